@@ -1,0 +1,76 @@
+# carpk needs Python 3.11 or newer (with venv) and make; everything else goes into .venv.
+#
+#   make demo          a short fit and a picture, from nothing
+#   make test          the fast tests
+#   make help          the rest
+
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# The first interpreter that runs, is new enough and can make virtual environments;
+# `make PYTHON=/path/to/python ...` chooses another.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+	>/dev/null 2>&1 && { command -v $$p; break; }; done)
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-slow lint notebooks wheel clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' \
+		| awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+demo: $(VENV)/.installed  ## set up, then run `carpk demo`
+	$(BIN)/carpk demo
+
+test: $(VENV)/.installed-test  ## the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-test  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-test  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Every notebook is run from top to bottom on a copy; the first cell that fails, fails.
+notebooks: $(VENV)/.installed-test  ## run every notebook
+	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && \
+	PATH="$(abspath $(BIN)):$$PATH" JUPYTER_PREFER_ENV_PATH=1 && export PATH JUPYTER_PREFER_ENV_PATH && \
+	ran=0 && \
+	for notebook in notebooks/*.ipynb; do \
+		[ -e "$$notebook" ] || continue; \
+		echo "running $$notebook"; \
+		copy="$$work/$$(basename "$$notebook")"; \
+		cp "$$notebook" "$$copy" && \
+		jupyter execute --kernel_name=python3 --inplace "$$copy" || { echo "failed: $$notebook"; exit 1; }; \
+		ran=$$((ran + 1)); \
+	done; \
+	echo "$$ran notebook(s) ran without error"
+
+wheel: $(VENV)/.installed-test  ## build dist/*.whl
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean:  ## remove environments, caches and builds
+	rm -rf .venv .venv313 build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { \
+		echo "No Python 3.11 or newer with the modules venv and ensurepip was found (looked for" >&2; \
+		echo "python3.11, python3.12, python3.13 and python3 on the PATH). Install one (on Debian" >&2; \
+		echo "and Ubuntu: python3-venv as well), or name it: make PYTHON=/path/to/python ..." >&2; \
+		exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "PYTHON=$(PYTHON) must be Python 3.11 or newer." >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --editable ".[test]"
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,46 @@
+"""ArviZ 0.x (InferenceData) and 1.x (DataTree): the whole difference is in this file."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+with warnings.catch_warnings():  # ArviZ 0.23 announces 1.0 at every import
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    import arviz as az
+
+def to_idata(groups: Mapping[str, xr.Dataset]) -> Any:
+    """An ArviZ object: InferenceData on 0.x, DataTree on 1.x."""
+    if hasattr(az, "InferenceData"):
+        return az.InferenceData(**groups)
+    return xr.DataTree.from_dict(dict(groups))
+
+
+def read_idata(path: Path) -> Any:
+    """Read what `to_idata` wrote, whichever ArviZ wrote it."""
+    with xr.open_datatree(path, engine="h5netcdf") as tree:
+        groups = {k.strip("/"): node.to_dataset().load() for k, node in tree.children.items()}
+    return to_idata(groups)
+
+
+def write_idata(idata: Any, path: Path) -> None:
+    xr.DataTree.from_dict({name: group(idata, name) for name in groups(idata)}).to_netcdf(
+        path, engine="h5netcdf"
+    )
+
+
+def groups(idata: Any) -> list[str]:
+    """Names of the groups."""
+    if hasattr(az, "InferenceData"):
+        return list(idata.groups())
+    return [k.strip("/") for k in idata.children]
+
+
+def group(idata: Any, name: str) -> xr.Dataset:
+    """One group as an xarray Dataset."""
+    node = idata[name]
+    return node if isinstance(node, xr.Dataset) else node.to_dataset()

@@ -1,0 +1,277 @@
+"""Checks of a population model against data: what it predicts, before and after the fit.
+
+`prior_predictive` and `posterior_predictive` replicate the data: cohorts of as many patients as
+were published, sampled on the study's days, summarised as the publication did, with the hard
+rules of `nca`. What is compared is like with like: a replicated median against the printed median.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from carpk import nca
+from carpk.dataset import Dataset
+from carpk.inference import INTERVAL, Fit, patients
+from carpk.population import Population, PopulationModel, cohort_facts
+from carpk.sampler import prior_draws
+from carpk.summaries import Fact
+
+QUANTILES = (0.25, 0.5, 0.75)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictive:
+    """Replicated data.
+
+    Attributes:
+        kind: "prior" or "posterior".
+        bound: the population model and its data.
+        curves: cohort -> DataArray (draw, quantile, time): quartiles of the measured levels of a
+            replicated cohort.
+        facts: one row per published statistic: observed, and median and 90 % interval of its
+            replicates; `p` is the share of replicates below the observed value.
+        observations: DataArray (draw, obs_id) of replicated individual observations, or None.
+    """
+
+    kind: str
+    bound: PopulationModel
+    curves: Mapping[str, xr.DataArray]
+    facts: pd.DataFrame
+    observations: xr.DataArray | None
+
+    def plot(self, **kwargs: Any) -> Any:
+        """Bands over the published figures."""
+        from carpk import plot
+
+        return plot.predictive([self], **kwargs)
+
+    def __repr__(self) -> str:
+        head = f"{self.kind} predictive check; replicates: median and 90 % equal-tailed interval"
+        if self.facts.empty:
+            return head + " (individual observations only)"
+        return head + "\n" + self.facts.to_string(float_format="{:.3g}".format)
+
+
+def prior_predictive(
+    population: Population,
+    data: Any,
+    *,
+    draws: int = 300,
+    days: Any = None,
+    seed: int = 0,
+) -> Predictive:
+    """What the priors alone imply for these data. Look before you fit.
+
+    Args:
+        population: the population model.
+        data: a `Dataset` or a `Study`.
+        draws: replicated data sets.
+        days: grid for curves [day]; 0 to beyond the last published day unless given.
+        seed: same seed, same replicates.
+    """
+    bound = population.bind(data if isinstance(data, Dataset) else data.dataset())
+    return _predict("prior", bound, prior_draws(bound.priors, draws, seed), days, seed)
+
+
+def posterior_predictive(
+    fit: Fit, *, draws: int = 300, days: Any = None, seed: int = 0
+) -> Predictive:
+    """What the posterior implies for data like those fitted; arguments as in `prior_predictive`."""
+    bound = fit.bound
+    theta = fit.draws(draws, seed)
+    result = _predict("posterior", bound, theta, days, seed)
+    if bound.individual is None:
+        return result
+    return dataclasses.replace(result, observations=_replicate_observations(fit, draws, seed))
+
+
+def _predict(
+    kind: str, bound: PopulationModel, theta: Mapping[str, Any], days: Any, seed: int
+) -> Predictive:
+    curves, rows = {}, []
+    for i, cohort in enumerate(bound.cohorts):
+        likelihood = bound.cohorts[cohort]
+        facts = all_facts(bound, cohort)
+        last = max([90.0, *(f.time for f in facts if f.metric == "level")])
+        grid = np.linspace(0.0, 1.1 * last, 200) if days is None else np.asarray(days, float)
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        size = max(f.n for f in likelihood.facts)
+        sampling = np.asarray(likelihood.sampling)
+        level_days = np.unique([f.time for f in facts if f.metric in ("level", "detectable")])
+        every = np.concatenate([grid, level_days, sampling])
+        f, y_days = _cohorts(bound, cohort, theta, every, len(grid), size, key)
+        quartiles = jnp.nanquantile(f, jnp.array(QUANTILES), axis=1).transpose(1, 0, 2)
+        curves[cohort] = xr.DataArray(
+            np.asarray(quartiles),
+            dims=("draw", "quantile", "time"),
+            coords={"quantile": list(QUANTILES), "time": grid},
+            attrs={"units": bound.population.model.units[bound.output], "patients": size},
+        )
+        y_level, y_sampled = np.split(np.asarray(y_days), [len(level_days)], axis=2)
+        for fact in facts:
+            rows += _fact_rows(cohort, fact, level_days, y_level, sampling, y_sampled)
+    table = pd.DataFrame(
+        rows, columns=["cohort", "statistic", "n", "observed", "median", "low", "high", "p", "use"]
+    )
+    return Predictive(kind, bound, curves, table.set_index(["cohort", "statistic"]), None)
+
+
+def _cohorts(
+    bound: PopulationModel,
+    cohort: str,
+    theta: Mapping[str, Any],
+    days: np.ndarray,
+    grid: int,
+    size: int,
+    key: Any,
+) -> tuple[Any, Any]:
+    """Measured levels of replicated cohorts: (draw, patient, grid) and (draw, patient, days)."""
+    design = bound.cohort_design[cohort]
+    model, output = bound.population.model, bound.output
+    residual = bound.population.residual
+    t = jnp.asarray(days)
+
+    def one(theta: Mapping[str, Any], key: Any) -> Any:
+        a, b, c = jax.random.split(key, 3)
+        p = bound.draw_patients(theta, design, a, size, 1)
+        f = jax.vmap(lambda p: model.level(output, t, p))(p)
+        once = residual.sample(jax.random.normal(b, (size, 1)), f[:, :grid], theta)
+        each = residual.sample(jax.random.normal(c, f[:, grid:].shape), f[:, grid:], theta)
+        return once, each
+
+    theta = {k: jnp.asarray(v) for k, v in theta.items()}
+    draws = len(next(iter(theta.values())))
+    return jax.jit(lambda th, k: jax.lax.map(lambda x: one(*x), (th, k)))(
+        theta, jax.random.split(key, draws)
+    )
+
+
+def all_facts(bound: PopulationModel, cohort: str) -> list[Fact]:
+    """Everything published about a cohort that can be compared, fitted or not."""
+    return cohort_facts(bound.data, bound.analyte, ("fit", "value", "check")).get(cohort, [])
+
+
+def _fact_rows(
+    cohort: str,
+    fact: Fact,
+    level_days: np.ndarray,
+    y_level: np.ndarray,
+    sampling: np.ndarray,
+    y_sampled: np.ndarray,
+) -> list[tuple[Any, ...]]:
+    """Rows of the table of facts: each printed number against its replicates."""
+    values = _patient_values(fact, level_days, y_level, sampling, y_sampled)
+    if values is None:
+        return []
+    values = values[:, : fact.n]
+    rows = []
+    for name, observed, statistic in printed_numbers(fact):
+        replicate = np.array([statistic(v[np.isfinite(v)]) for v in values])
+        replicate = replicate[np.isfinite(replicate)]
+        if replicate.size < 20:
+            continue
+        low, mid, high = np.quantile(replicate, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
+        share = float(np.mean(replicate < observed))
+        rows.append((cohort, name, fact.n, observed, mid, low, high, share, fact.use))
+    return rows
+
+
+def _patient_values(
+    fact: Fact,
+    level_days: np.ndarray,
+    y_level: np.ndarray,
+    sampling: np.ndarray,
+    y_sampled: np.ndarray,
+) -> np.ndarray | None:
+    """The quantity behind a fact, for every replicated patient: shape (draw, patient)."""
+    if fact.metric in ("level", "detectable"):
+        y = y_level[:, :, np.flatnonzero(level_days == fact.time)[0]]
+        return (y >= fact.lloq).astype(float) if fact.metric == "detectable" else y
+    if not sampling.size:
+        return None
+    lloq = fact.lloq if np.isfinite(fact.lloq) else 0.0
+    t = jnp.concatenate([jnp.zeros(1), jnp.asarray(sampling)])
+    functions = {
+        "cmax": lambda c: nca.cmax(t, c),
+        "tmax": lambda c: nca.tmax(t, c),
+        "auc": lambda c: nca.auc_to(fact.time)(t, c),
+        "t_half": lambda c: nca.half_life(t, c, lloq),
+        "tlast": lambda c: nca.tlast(t, c, lloq),
+        "clast": lambda c: nca.clast(t, c, lloq),
+    }
+    if fact.metric not in functions or (fact.metric in ("tlast", "clast") and lloq == 0.0):
+        return None
+    if fact.metric == "auc" and fact.time > sampling.max():
+        return None
+    c = np.concatenate([np.zeros((*y_sampled.shape[:2], 1)), y_sampled], axis=2)
+    one = jax.jit(jax.vmap(functions[fact.metric]))
+    return np.asarray(one(c.reshape(-1, c.shape[2]))).reshape(c.shape[:2])
+
+
+def printed_numbers(fact: Fact) -> list[tuple[str, float, Any]]:
+    """(name, printed number, function of the patients' values) of one fact."""
+    day = f" day {fact.time:g}" if fact.metric in ("level", "detectable") else ""
+    day = f" 0-{fact.time:g}d" if fact.metric == "auc" else day
+    name = f"{fact.metric}{day}"
+    if fact.statistic == "count":
+        return [(f"{name}, patients", fact.value, np.sum)]
+    centre = {
+        "median": np.median,
+        "geometric mean": lambda v: np.exp(np.mean(np.log(v))),
+        "mean": np.mean,
+    }[fact.statistic]
+    rows = [(f"{name}, {fact.statistic}", fact.value, centre)]
+    ends = {"IQR": ("quartile", 0.25, 0.75), "range": ("extreme", 0.0, 1.0)}
+    if fact.interval in ends:
+        word, p, q = ends[fact.interval]
+        rows.append((f"{name}, lower {word}", fact.low, lambda v: np.quantile(v, p)))
+        rows.append((f"{name}, upper {word}", fact.high, lambda v: np.quantile(v, q)))
+    elif fact.interval == "CV%":
+        rows.append((f"{name}, geometric CV %", fact.spread, geometric_cv))
+    elif fact.interval == "SD":
+        rows.append((f"{name}, SD", fact.spread, lambda v: np.std(v, ddof=1)))
+    return rows
+
+
+def geometric_cv(values: Any) -> float:
+    """Geometric coefficient of variation [percent]."""
+    return float(100 * np.sqrt(np.expm1(np.var(np.log(values), ddof=1))))
+
+
+def _replicate_observations(fit: Fit, draws: int, seed: int) -> xr.DataArray:
+    """Measured levels of the same patients at the same times, from posterior draws."""
+    bound = fit.bound
+    a = bound.individual
+    stacked = {
+        k: v.values.reshape(-1, *v.shape[2:]) for k, v in fit.posterior.data_vars.items()
+    }
+    total = len(next(iter(stacked.values())))
+    chosen = np.random.default_rng(seed).choice(total, min(draws, total), replace=False)
+    sample = {k: jnp.asarray(v[chosen]) for k, v in stacked.items()}
+
+    def one(sample: Mapping[str, Any], key: Any) -> Any:
+        params, theta = patients(bound, sample)
+        f = bound.individual_levels(params)
+        return bound.population.residual.sample(jax.random.normal(key, f.shape), f, theta)
+
+    keys = jax.random.split(jax.random.key(seed), len(chosen))
+    y = np.asarray(jax.jit(jax.vmap(one))(sample, keys))[:, a.mask]
+    where = np.nonzero(a.mask)
+    return xr.DataArray(
+        y,
+        dims=("draw", "obs_id"),
+        coords={
+            "patient": ("obs_id", np.asarray(bound.patients, str)[where[0]]),
+            "time": ("obs_id", a.time[a.mask]),
+            "observed": ("obs_id", a.value[a.mask]),
+            "censored": ("obs_id", a.censored[a.mask]),
+        },
+    )

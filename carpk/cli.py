@@ -1,0 +1,157 @@
+"""`carpk ...`: the main jobs from a shell.
+
+Exit codes: 0 ok; 1 bad input, explained in a sentence; 2 usage; 3 the fit cannot be trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import carpk as ck
+
+app = typer.Typer(
+    help="CAR-T cellular kinetics: fit expansion curves, look at models and studies.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Seed = Annotated[int, typer.Option(help="Same seed and machine, same draws.")]
+Draws = Annotated[int, typer.Option(min=1, help="Draws kept per chain.")]
+Tune = Annotated[int, typer.Option(min=1, help="Adaptation steps per chain.")]
+Chains = Annotated[int, typer.Option(min=1, help="Chains.")]
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show this model.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the structural models, or show one with its parameters."""
+    if name is None:
+        listed = {n: ck.load_model(n) for n in ck.list_models()}
+        if as_json:
+            typer.echo(json.dumps({n: dict(m.units) for n, m in listed.items()}))
+            return
+        for n, m in listed.items():
+            outputs = ", ".join(f"{o} [{u}]" for o, u in m.units.items())
+            typer.echo(f"{n:16} {outputs:28} {m.reference}")
+        return
+    model = ck.load_model(name)
+    typer.echo(model.describe().to_json(orient="index") if as_json else repr(model))
+
+
+@app.command()
+def studies(
+    name: Annotated[str | None, typer.Argument(help="Show this study.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the studies, or show one with the provenance of its figures."""
+    if name is None:
+        listed = {n: ck.load_study(n).title for n in ck.list_studies()}
+        typer.echo(json.dumps(listed) if as_json else "\n".join(f"{n:16} {t}" for n, t in listed.items()))
+        return
+    study = ck.load_study(name)
+    typer.echo(study.facts.to_json(orient="records") if as_json else f"{study}\n{study.facts}")
+
+
+@app.command()
+def fit(
+    data: Annotated[str, typer.Argument(help="A study, a data folder or a NONMEM file (.csv).")],
+    model: Annotated[str, typer.Option(help="A model's name or a .py file.")] = "stein2019",
+    varies: Annotated[str, typer.Option(help="Parameters that vary, with commas.")] = "cmax,tmax",
+    covariate: Annotated[
+        list[str] | None, typer.Option(help="parameter:covariate; repeat for more.")
+    ] = None,
+    analyte: Annotated[
+        str | None, typer.Option(help="name_in_data:output_of_model, where they differ.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for fit.nc, table and figure.")] = None,
+    seed: Seed = 0,
+    draws: Draws = 1000,
+    tune: Tune = 1000,
+    chains: Chains = 4,
+    target_accept: Annotated[float, typer.Option(min=0.5, max=0.999)] = 0.9,
+    as_json: AsJson = False,
+) -> None:
+    """Fit a model to a study or a data set by NUTS."""
+    covariates: dict[str, list[str]] = {}
+    for pair in covariate or []:
+        parameter, _, column = pair.partition(":")
+        covariates.setdefault(parameter, []).append(column)
+    analytes = dict([analyte.split(":", 1)]) if analyte and ":" in analyte else {}
+    population = ck.Population(
+        ck.load_model(model),
+        varies=[v.strip() for v in varies.split(",") if v.strip()],
+        covariates=covariates,
+        analytes=analytes,
+    )
+    result = ck.fit(
+        population,
+        _read(data),
+        draws=draws,
+        tune=tune,
+        chains=chains,
+        seed=seed,
+        target_accept=target_accept,
+    )
+    if out is not None:
+        result.save(out / "fit.nc")
+        result.summary().to_csv(out / "summary.csv")
+        result.plot().savefig(out / "fit.png", dpi=130)
+    if as_json:
+        verdict = {"ok": result.ok, "troubles": result.verdict.troubles}
+        table = json.loads(result.summary().to_json(orient="index"))
+        typer.echo(json.dumps({**verdict, "notes": result.verdict.notes, "summary": table}))
+    else:
+        typer.echo(repr(result))
+    if not result.ok:
+        raise typer.Exit(3)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for figures, tables, posteriors.")] = Path("demo"),
+    seed: Seed = 1,
+    draws: Draws = 1000,
+    tune: Tune = 1000,
+    chains: Chains = 4,
+) -> None:
+    """Fit three published cohorts and lay the answers side by side."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from carpk import demo as job
+
+    fits = job.run(out, seed=seed, draws=draws, tune=tune, chains=chains, say=typer.echo)
+    if not all(f.ok for f in fits.values()):
+        raise typer.Exit(3)
+
+
+def _read(data: str) -> ck.Dataset | ck.Study:
+    if data in ck.list_studies():
+        return ck.load_study(data)
+    path = Path(data)
+    if path.is_file():
+        return ck.Dataset.from_nonmem(path)
+    if (path / "arms.toml").exists():
+        return ck.load_study(path)
+    if not path.exists():
+        raise ck.DatasetError(
+            f"{data!r} is neither a study ({', '.join(ck.list_studies())}) nor a file or folder."
+        )
+    return ck.load_dataset(path)
+
+
+def main() -> None:
+    """Entry point: carpk's own errors become one sentence and exit code 1."""
+    try:
+        app()
+    except ck.CarpkError as error:
+        print(f"carpk: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,160 @@
+"""From tables of text to a checked data set: each table first, then what holds between them."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from carpk.dataset import facts, tables, together, validate
+from carpk.dataset.tables import Table, count, nearest
+from carpk.dataset.validate import Settings
+from carpk.errors import DatasetError
+
+
+def settings_of(
+    name: str,
+    time_unit: Any,
+    time_zero: Any,
+    units_given: Any,
+    lloq: Any,
+    source: str = "",
+) -> Settings:
+    where = f" ({source})" if source else ""
+    for what, entry in (("time_unit", time_unit), ("time_zero", time_zero)):
+        if not isinstance(entry, str):
+            raise DatasetError(
+                f"Dataset {name!r}{where}: {what} must be a word, but is {entry!r}. Write it as in "
+                f'{what} = "{"day" if what == "time_unit" else "first dose"}".'
+            )
+    if units_given is not None and not isinstance(units_given, Mapping):
+        raise DatasetError(
+            f"Dataset {name!r}{where}: `units` must give a unit per analyte, such as "
+            f'transgene = "copies/µg", but is {units_given!r}. Make it a table.'
+        )
+    limits = dict(lloq) if isinstance(lloq, Mapping) else lloq
+    return Settings(name, time_unit, time_zero, dict(units_given or {}), limits)
+
+
+def assemble(
+    read: dict[str, Table],
+    settings: Settings,
+    sampling: Any,
+    about: Mapping[str, Any] | None,
+    *,
+    lenient: bool = False,
+) -> dict[str, Any]:
+    """Check each table, then what holds between them. `lenient`: about.toml may name more."""
+    name, notes = settings.name, settings.notes
+    if "observations" not in read and "summaries" not in read:
+        raise DatasetError(
+            f"Dataset {name!r}: there are neither observations nor summaries. Pass observations= "
+            "(with doses=) for individual data, summaries= for published statistics, or both."
+        )
+    doses_table = read.get("doses") or _empty("doses", validate.DOSES, name)
+    seen_table = read.get("observations") or _empty("observations", validate.OBSERVATIONS, name)
+    facts_table = read.get("summaries") or _empty("summaries", facts.COLUMNS, name)
+    named = [
+        tables.text_of(entry)
+        for table in (seen_table, facts_table)
+        for entry in table.columns.get("analyte", [])
+    ]
+    if lenient:
+        _leave_out_strangers(settings, named)
+    settings.refuse_strangers(named)
+    doses = validate.read_doses(doses_table, settings)
+    observations = validate.read_observations(seen_table, settings)
+    summaries = facts.read_summaries(facts_table, settings)
+    if "patients" in read:
+        patients = validate.read_patients(read["patients"], notes)
+    else:
+        labels = list(dict.fromkeys([*observations["patient"], *doses["patient"]]))
+        patients = pd.DataFrame({"patient": tables.words(labels)})
+        if labels:
+            notes.append(
+                f"No patients table: {count(len(labels), 'patient')} were taken from the "
+                "observations and doses, without covariates."
+            )
+    if observations.empty and summaries.empty:
+        raise DatasetError(
+            f"Dataset {name!r}: there are neither observations nor published statistics. Add rows "
+            "to one of the two tables."
+        )
+    cohorts_table = read.get("cohorts") or _empty("cohorts", ["cohort"], name)
+    cohorts = validate.read_cohorts(cohorts_table, notes)
+    known = {"doses": doses_table, "observations": seen_table}
+    doses, observations = together.settle_time_zero(doses, observations, doses_table, settings)
+    together.check_together(patients, doses, observations, known, notes)
+    levels = dict(zip(observations["analyte"], observations["unit"], strict=True))
+    facts.check_units(facts_table, summaries, levels)
+    if "cohorts" in read:
+        _check_cohorts(cohorts, summaries, facts_table, patients, read.get("patients"))
+    return dict(
+        name=name,
+        patients=patients,
+        doses=doses,
+        observations=observations,
+        summaries=summaries,
+        cohorts=cohorts,
+        sampling=sampling_days(sampling, name),
+        about=dict(about or {}),
+        notes=tuple(notes),
+    )
+
+
+def _empty(label: str, columns: Sequence[str], name: str) -> Table:
+    return Table(label, {column: [] for column in columns}, [], name)
+
+
+def _leave_out_strangers(settings: Settings, named: Sequence[str]) -> None:
+    """about.toml may describe assays of which the folder holds no data; say which."""
+    for what, given in (("unit", settings.units), ("LLOQ", settings.lloq)):
+        if isinstance(given, dict):
+            for analyte in [a for a in given if a not in named]:
+                del given[analyte]
+                settings.notes.append(
+                    f"about.toml gives the {what} of {analyte}, of which there are no data."
+                )
+
+
+def _check_cohorts(
+    cohorts: pd.DataFrame,
+    summaries: pd.DataFrame,
+    facts_table: Table,
+    patients: pd.DataFrame,
+    patients_table: Table | None,
+) -> None:
+    known = cohorts["cohort"].tolist()
+    for frame, table in ((summaries, facts_table), (patients, patients_table)):
+        if table is None or "cohort" not in frame:
+            continue
+        stray = np.flatnonzero(
+            (~frame["cohort"].isin(known) & frame["cohort"].notna()).to_numpy(dtype=bool)
+        )
+        if stray.size:
+            label = frame["cohort"].iloc[stray[0]]
+            close = nearest(label, known)
+            hint = f"Did you mean {close!r}? If not, add" if close else "Add"
+            table.fail(
+                f"cohort {label!r} is not in the cohorts table",
+                f"{hint} a row for it there.",
+                rows=stray,
+                column="cohort",
+            )
+
+
+def sampling_days(days: Any, name: str) -> tuple[float, ...] | None:
+    if days is None:
+        return None
+    try:
+        found = tuple(float(day) for day in days)
+    except (TypeError, ValueError):
+        found = (np.nan,)
+    rises = all(a < b for a, b in itertools.pairwise(found))
+    if not found or not np.isfinite(found).all() or not rises:
+        raise DatasetError(
+            f"Dataset {name!r}: the sampling days must be a list of increasing numbers of days, "
+            f"but are {days!r}. Give the nominal days after infusion, such as [1, 4, 7, 14, 28]."
+        )
+    return found

@@ -1,0 +1,345 @@
+"""NONMEM, Monolix and rxode2 tables: one row per event, split into carpk's tables.
+
+Column names are read in any case. Rows keep the order of the file; at equal times nothing is
+rearranged. What the solvers do not support is refused by name.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from carpk.dataset.nonmem_names import (
+    DATES,
+    EVENTS,
+    SHOWN,
+    Arguments,
+    analyte_names,
+    assume_units,
+    dose_products,
+    read_patients,
+)
+from carpk.dataset.tables import Table, count, text_of
+from carpk.dataset.validate import Settings
+
+_WORDS = ("ID", "CMT", "ADM", "DVID", "DVU", "DOSEU")
+
+
+def read_events(
+    table: Table, arguments: Arguments, settings: Settings
+) -> tuple[Table, Table, Table]:
+    """Split an event table into patients, doses and observations that know their rows."""
+    notes = settings.notes
+    for column in DATES:
+        if column in table:
+            table.fail(
+                f"column {column} holds dates, which are not read",
+                "Give TIME in days (or `time_unit`) from the first cell infusion and remove the "
+                "column.",
+            )
+    ids = table.texts("ID")
+    table = table.with_columns(patient=list(ids))
+    numbers = {c: _numbers(table, c) for c in EVENTS if c in table and c not in _WORDS}
+    times = table.numbers("TIME")
+    _check_order(table, ids, times)
+    evid = _event_types(table, numbers, notes)
+    _refuse_unsupported(table, numbers, evid)
+    doses = _doses(table, numbers, times, evid, arguments, settings)
+    observations = _observations(table, numbers, times, evid, arguments, settings)
+    patients = read_patients(table, ids, arguments.covariates, notes)
+    return patients, doses, observations
+
+
+def _numbers(table: Table, column: str) -> np.ndarray:
+    return table.numbers(column, required=False)
+
+
+def _get(numbers: Mapping[str, np.ndarray], column: str, rows: int) -> np.ndarray:
+    """The column with nothing read as zero, as NONMEM does for event columns."""
+    return np.nan_to_num(numbers[column]) if column in numbers else np.zeros(rows)
+
+
+def _check_order(table: Table, ids: list[str], times: np.ndarray) -> None:
+    closed: set[str] = set()
+    for i in range(1, len(ids)):
+        if ids[i] == ids[i - 1]:
+            if times[i] < times[i - 1]:
+                table.fail(
+                    f"TIME goes back from {times[i - 1]:g} to {times[i]:g}",
+                    "Sort the rows of each ID by TIME.",
+                    rows=[i],
+                    column="TIME",
+                )
+            continue
+        closed.add(ids[i - 1])
+        if ids[i] in closed:
+            table.fail(
+                f"ID {ids[i]!r} appears again after rows of other IDs",
+                "Sort the table by ID and TIME, or give a different subject another ID.",
+                rows=[i],
+                column="ID",
+            )
+
+
+def _event_types(table: Table, numbers: Mapping[str, np.ndarray], notes: list[str]) -> np.ndarray:
+    """EVID of every row, inferred from AMT where the table has none."""
+    amount = _get(numbers, "AMT", len(table))
+    if "EVID" not in numbers:
+        evid = np.where(amount > 0, 1, 0)
+        if "AMT" in numbers and (amount < 0).any():
+            table.fail(
+                "AMT is negative",
+                "Give what was infused.",
+                rows=np.flatnonzero(amount < 0),
+                column="AMT",
+            )
+        notes.append(
+            f"{table.label}: no column EVID; {count(int(evid.sum()), 'row')} with AMT > 0 were "
+            "read as doses (EVID 1), the others as observations (EVID 0)."
+        )
+        return evid
+    evid = numbers["EVID"]
+
+    def refuse(bad: np.ndarray, problem: str, advice: str, column: str = "EVID") -> None:
+        if bad.any():
+            table.fail(problem, advice, rows=np.flatnonzero(bad), column=column)
+
+    refuse(np.isnan(evid), "EVID is missing", "Write 0 (observation) or 1 (dose).")
+    refuse(
+        np.isin(evid, (3, 4)),
+        "EVID 3 and 4 (resets) are not supported by the closed-form models yet",
+        "Give each course as a patient of its own (another ID), or remove the reset.",
+    )
+    refuse(
+        ~np.isin(evid, (0, 1, 2)),
+        "EVID must be 0 (observation), 1 (dose) or 2 (other event)",
+        "Correct the entry.",
+    )
+    refuse(
+        (evid == 1) & (amount <= 0),
+        "a dose (EVID 1) needs AMT > 0",
+        "Give the amount, or remove the row of a dose not given.",
+        "AMT",
+    )
+    refuse(
+        (evid != 1) & (amount != 0),
+        "AMT is given on a row that is no dose",
+        "Set EVID to 1 if it is one, else AMT to 0 or '.'.",
+        "AMT",
+    )
+    return evid.astype(int)
+
+
+def _refuse_unsupported(table: Table, numbers: Mapping[str, np.ndarray], evid: np.ndarray) -> None:
+    rows = len(table)
+    ss, rate = _get(numbers, "SS", rows), _get(numbers, "RATE", rows)
+    addl, ii = _get(numbers, "ADDL", rows), _get(numbers, "II", rows)
+    dose = evid == 1
+    for column, bad, problem, advice in (
+        (
+            "SS",
+            ss != 0,
+            "steady state (SS) does not exist for cells that multiply",
+            "List the doses that were given and set SS to 0.",
+        ),
+        (
+            "RATE",
+            np.isin(rate, (-1, -2)),
+            "RATE -1 and -2 (modelled rate or duration) are not supported",
+            "Give the rate (AMT per time) or the duration in a column DUR.",
+        ),
+        ("RATE", rate < 0, "RATE is negative", "Give AMT per time, or 0 for a bolus."),
+        (
+            "ADDL",
+            (addl < 0) | (addl != np.floor(addl)),
+            "ADDL must be a whole number from 0",
+            "Give the number of additional doses.",
+        ),
+        (
+            "ADDL",
+            dose & (addl > 0) & (ii <= 0),
+            "ADDL needs an interval II > 0",
+            "Give II, the time between doses, or list the doses one by one.",
+        ),
+        ("II", ii < 0, "II is negative", "Give the time between doses."),
+    ):
+        if bad.any():
+            table.fail(problem, advice, rows=np.flatnonzero(bad), column=column)
+    for column in ("RATE", "DUR", "ADDL", "II"):
+        stray = ~dose & (_get(numbers, column, rows) != 0)
+        if stray.any():
+            table.fail(
+                f"{column} is given on a row that is no dose",
+                f"Set EVID to 1 if it is one, else {column} to 0 or '.'.",
+                rows=np.flatnonzero(stray),
+                column=column,
+            )
+    value = _get(numbers, "DV", rows)
+    quiet = _get(numbers, "MDV", rows) == 1
+    both = (evid != 0) & (value != 0) & ~quiet
+    if both.any():
+        table.fail(
+            "DV is given on a row that is no observation",
+            "Put the observation on a row of its own (EVID 0), or set MDV to 1 or DV to '.'.",
+            rows=np.flatnonzero(both),
+            column="DV",
+        )
+
+
+def _doses(
+    table: Table,
+    numbers: Mapping[str, np.ndarray],
+    times: np.ndarray,
+    evid: np.ndarray,
+    arguments: Arguments,
+    settings: Settings,
+) -> Table:
+    """Doses with a product, unit and duration each; ADDL is expanded."""
+    rows, notes = np.flatnonzero(evid == 1), settings.notes
+    amount, rate = _get(numbers, "AMT", len(table)), _get(numbers, "RATE", len(table))
+    duration = np.zeros(len(table))
+    timed = rate > 0
+    duration[timed] = amount[timed] / rate[timed]
+    if "DUR" in numbers:
+        given = _get(numbers, "DUR", len(table))
+        clash = timed & (given != 0) & ~np.isclose(given, duration, rtol=1e-3)
+        if clash.any():
+            i = np.flatnonzero(clash)[0]
+            table.fail(
+                f"DUR is {given[i]:g}, but AMT/RATE is {duration[i]:g}",
+                "Keep one of RATE and DUR.",
+                rows=np.flatnonzero(clash),
+                column="DUR",
+            )
+        duration = np.where(timed, duration, given)
+    products, units = dose_products(table, rows, arguments, settings)
+    addl, ii = _get(numbers, "ADDL", len(table)), _get(numbers, "II", len(table))
+    index, when = [], []
+    for j, i in enumerate(rows):
+        for k in range(int(addl[i]) + 1):
+            index.append(j)
+            when.append(times[i] + k * ii[i])
+    expanded = len(index) - len(rows)
+    if expanded:
+        notes.append(
+            f"{table.label}: {count(expanded, 'dose')} given by ADDL and II "
+            f"({count(int((addl[rows] > 0).sum()), 'row')}) were written out."
+        )
+    idle = int(((ii[rows] > 0) & (addl[rows] == 0)).sum())
+    if idle:
+        notes.append(f"{table.label}: II without ADDL had no effect ({count(idle, 'row')}).")
+    if "MDV" in numbers and "DV" in numbers:
+        silent = int((_get(numbers, "DV", len(table))[evid != 0] != 0).sum())
+        if silent:
+            notes.append(
+                f"{table.label}: DV of {count(silent, 'row')} with MDV 1 that are no observations "
+                "was not used."
+            )
+    chosen = [int(rows[j]) for j in index]
+    ids = table.columns["patient"]
+    return Table(
+        table.label,
+        {
+            "patient": [ids[i] for i in chosen],
+            "time": when,
+            "product": [products[j] for j in index],
+            "amount": [amount[i] for i in chosen],
+            "unit": [units[j] for j in index],
+            "duration": [duration[i] for i in chosen],
+        },
+        [table.rows[i] for i in chosen],
+        table.name,
+        SHOWN,
+    )
+
+
+def _observations(
+    table: Table,
+    numbers: Mapping[str, np.ndarray],
+    times: np.ndarray,
+    evid: np.ndarray,
+    arguments: Arguments,
+    settings: Settings,
+) -> Table:
+    """Observations with analyte, unit and censoring; MDV 1 and EVID 2 rows stay out, counted."""
+    notes, rows = settings.notes, len(table)
+    mdv = _get(numbers, "MDV", rows)
+    if not np.isin(mdv, (0, 1)).all():
+        bad = np.flatnonzero(~np.isin(mdv, (0, 1)))
+        table.fail("MDV must be 0 or 1", "Correct the entry.", rows=bad, column="MDV")
+    blq, cens = _get(numbers, "BLQ", rows), _get(numbers, "CENS", rows)
+    for column, values, allowed in (("BLQ", blq, (0, 1)), ("CENS", cens, (-1, 0, 1))):
+        odd = np.flatnonzero((evid == 0) & ~np.isin(values, allowed))
+        if odd.size:
+            table.fail(
+                f"{column} must be {' or '.join(map(str, allowed))}, but is {values[odd[0]]:g}",
+                "Correct the flag.",
+                rows=odd,
+                column=column,
+            )
+    if other := int((evid == 2).sum()):
+        notes.append(f"{table.label}: {count(other, 'row')} with EVID 2 kept out of observations.")
+    left_out = (evid == 0) & (mdv == 1)
+    if left_out.any():
+        below = int((left_out & ((blq == 1) | (cens == 1))).sum())
+        flagged = f", {below} of them flagged as below the LLOQ" if below else ""
+        n = int(left_out.sum())
+        notes.append(f"{table.label}: {count(n, 'observation')} with MDV 1 left out{flagged}.")
+    keep = np.flatnonzero((evid == 0) & (mdv == 0))
+    analytes = analyte_names(table, keep, arguments, notes)
+    value = numbers["DV"].copy()
+    lloq = numbers["LLOQ"].copy() if "LLOQ" in numbers else np.full(rows, np.nan)
+    limit = numbers["LIMIT"].copy() if "LIMIT" in numbers else np.full(rows, np.nan)
+    censored = np.where(blq == 1, 1.0, cens)
+    both = np.flatnonzero((evid == 0) & (blq == 1) & (cens == -1))
+    if both.size:
+        table.fail("BLQ is 1, but CENS is -1", "Correct one of them.", rows=both, column="BLQ")
+    converted, kinds = 0, list(dict.fromkeys(analytes))
+    for j, i in enumerate(keep.tolist()):
+        if np.isnan(lloq[i]):
+            lloq[i] = settings.lloq_of(analytes[j], kinds)
+        if blq[i] == 1 and cens[i] != 1:
+            if np.isnan(lloq[i]):
+                table.fail(
+                    "BLQ is 1, but the LLOQ is unknown",
+                    "Add a column LLOQ, or pass lloq={analyte: number}.",
+                    rows=[i],
+                    column="BLQ",
+                )
+            value[i] = lloq[i]
+            converted += 1
+        elif cens[i] == 1 and np.isnan(lloq[i]):
+            if value[i] <= 0:
+                table.fail(
+                    f"CENS is 1, but DV is {value[i]:g} and there is no LLOQ",
+                    "Write the LLOQ as DV, as Monolix does, or add a column LLOQ.",
+                    rows=[i],
+                    column="DV",
+                )
+            lloq[i] = value[i]
+    if converted:
+        notes.append(
+            f"{table.label}: {count(converted, 'row')} with BLQ 1 read as CENS 1 with DV = LLOQ."
+        )
+    idle = np.isin(np.arange(rows), keep) & ~np.isnan(limit) & (censored != 1)
+    if idle.any():
+        if (limit[idle] != 0).any():
+            notes.append(
+                f"{table.label}: LIMIT of {count(int(idle.sum()), 'row')} that are not CENS 1 was "
+                "not used."
+            )
+        limit[idle] = np.nan
+    given = [text_of(table.columns["DVU"][i]) if "DVU" in table else "" for i in keep]
+    assume_units(table, analytes, given, settings)
+    ids = table.columns["patient"]
+    columns: dict[str, list[Any]] = {
+        "patient": [ids[i] for i in keep],
+        "time": times[keep].tolist(),
+        "analyte": list(analytes),
+        "value": value[keep].tolist(),
+        "unit": given,
+        "lloq": lloq[keep].tolist(),
+        "censored": censored[keep].tolist(),
+        "limit": limit[keep].tolist(),
+    }
+    return Table(table.label, columns, [table.rows[i] for i in keep], table.name, SHOWN)

@@ -1,0 +1,150 @@
+"""What holds between the tables: time zero, who is known, who was treated and when."""
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from carpk.dataset import units
+from carpk.dataset.tables import Table, count, nearest, some
+from carpk.dataset.validate import TIME_ZERO, Settings
+from carpk.errors import CarpkWarning
+
+CELLULAR = ("car_t", "transgene")
+"""Analytes that cannot exist before the first cell infusion."""
+HOST = ("alc", "il6", "il15", "tumor")
+"""Analytes that exist before any treatment, so that observations may precede it."""
+
+
+def settle_time_zero(
+    doses: pd.DataFrame,
+    observations: pd.DataFrame,
+    dose_table: Table,
+    settings: Settings,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Check that each patient's first cell infusion is on day 0, or shift it there if told to."""
+    cells = doses[doses["unit"].isin(units.CELL_UNITS)]
+    first = cells.groupby("patient", sort=False)["time"].min()
+    if TIME_ZERO[settings.time_zero] == "shift":
+        moved = first[first.abs() > 1e-9]
+        if len(moved):
+            shift = {"doses": doses["patient"].map(first).fillna(0.0).astype(float)}
+            shift["observations"] = observations["patient"].map(first).fillna(0.0).astype(float)
+            doses = doses.assign(time=doses["time"] - shift["doses"])
+            observations = observations.assign(time=observations["time"] - shift["observations"])
+            settings.notes.append(
+                f"Times of {count(len(moved), 'patient')} were shifted so that the first cell "
+                f"infusion is on day 0 (by {_range(-moved.to_numpy())} days)."
+            )
+        return doses, observations
+    late = first[first.abs() > 1e-9]
+    if len(late):
+        patient = late.index[0]
+        rows = np.flatnonzero(
+            (doses["patient"] == patient)
+            & doses["unit"].isin(units.CELL_UNITS)
+            & (doses["time"] == late.iloc[0])
+        )
+        others = f" So for {count(len(late) - 1, 'more patient')}." if len(late) > 1 else ""
+        dose_table.fail(
+            f"the patient's first cell infusion is on day {late.iloc[0]:g}, but time must count "
+            f"days from it.{others}",
+            "Correct the times, or pass time_zero='first dose' (in about.toml: time_zero = "
+            '"first dose") to shift each patient\'s times; if an earlier infusion is missing, '
+            "add it.",
+            rows=rows[:1],
+            column="time",
+        )
+    return doses, observations
+
+
+def _range(values: np.ndarray) -> str:
+    low, high = float(values.min()), float(values.max())
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def check_together(
+    patients: pd.DataFrame,
+    doses: pd.DataFrame,
+    observations: pd.DataFrame,
+    tables: Mapping[str, Table],
+    notes: list[str],
+) -> None:
+    """What holds between the tables: everyone is known, treated, and sampled after treatment."""
+    known = patients["patient"].tolist()
+    for frame, table in ((doses, tables["doses"]), (observations, tables["observations"])):
+        stray = ~frame["patient"].isin(known).to_numpy(dtype=bool)
+        if stray.any():
+            rows = np.flatnonzero(stray)
+            label = frame["patient"].iloc[rows[0]]
+            close = nearest(label, known)
+            hint = f"Did you mean {close!r}? If not, add" if close else "Add"
+            table.fail(
+                f"patient {label!r} is not in the patients table",
+                f"{hint} a row for the patient there.",
+                rows=rows,
+                column="patient",
+            )
+    _check_after_doses(doses, observations, tables["observations"])
+    seen = set(observations["patient"])
+    silent = [patient for patient in known if patient not in seen]
+    if silent:
+        notes.append(f"{count(len(silent), 'patient')} without observations: {some(silent)}.")
+    _warn_of_duplicates(observations, tables["observations"])
+
+
+def _check_after_doses(doses: pd.DataFrame, observations: pd.DataFrame, table: Table) -> None:
+    """Refuse observations of untreated patients, and those that precede what they measure."""
+    untreated = ~observations["patient"].isin(set(doses["patient"])).to_numpy(dtype=bool)
+    if untreated.any():
+        table.fail(
+            "the patient has observations, but no dose",
+            "Add what was given to the doses table, or remove the patient's observations.",
+            rows=np.flatnonzero(untreated),
+            column="patient",
+        )
+    cells = doses[doses["unit"].isin(units.CELL_UNITS)]
+    cellular = observations["analyte"].isin(CELLULAR).to_numpy(dtype=bool)
+    uninfused = ~observations["patient"].isin(set(cells["patient"])).to_numpy(dtype=bool)
+    if (cellular & uninfused).any():
+        table.fail(
+            "CAR T cells are reported, but the doses table holds no cells for the patient",
+            "Add the infusion (unit 'cells', 'cells/kg' or 'cells/m2'), or correct the unit of "
+            "the dose.",
+            rows=np.flatnonzero(cellular & uninfused),
+            column="patient",
+        )
+    host = observations["analyte"].isin(HOST).to_numpy(dtype=bool)
+    time = observations["time"].to_numpy(dtype=float)
+    for what, given, rows_of in (
+        ("first cell infusion", cells, cellular),
+        ("first dose", doses, ~cellular & ~host),
+    ):
+        start = given.groupby("patient")["time"].min()
+        begin = observations["patient"].map(start).to_numpy(dtype=float)
+        early = np.flatnonzero(rows_of & (time < begin - 1e-9))
+        if early.size:
+            i = early[0]
+            table.fail(
+                f"the observation on day {time[i]:g} precedes the patient's {what} on day "
+                f"{begin[i]:g}",
+                "If it is a baseline, move it to `patients.csv` (the patients table). If time "
+                'zero is another day (such as leukapheresis), give time_zero = "first dose" in '
+                "`about.toml` or as argument.",
+                rows=early,
+                column="time",
+            )
+
+
+def _warn_of_duplicates(observations: pd.DataFrame, table: Table) -> None:
+    repeated = observations.duplicated(["patient", "time", "analyte", "value"]).to_numpy()
+    if repeated.any():
+        rows = np.flatnonzero(repeated)
+        warnings.warn(
+            f"{table.where(int(rows[0]))}: the observation repeats an earlier one of the same "
+            f"patient, time, analyte and value ({count(rows.size, 'row')} like this). Both count; "
+            "remove one unless they are two samples.",
+            CarpkWarning,
+            stacklevel=4,
+        )

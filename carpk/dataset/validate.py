@@ -1,0 +1,461 @@
+"""What patients, doses and observations must be; every refusal names its row and a remedy."""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from carpk.dataset import units
+from carpk.dataset.tables import Table, count, listing, nearest, text_of, words
+from carpk.errors import CarpkWarning, DatasetError
+
+DOSES = ["patient", "time", "product", "amount", "unit", "duration"]
+OBSERVATIONS = ["patient", "time", "analyte", "value", "unit", "lloq", "censored", "limit"]
+
+TIME_ZERO = {
+    "first cell infusion": "check",
+    "first infusion": "check",
+    "first dose": "shift",
+}
+LONGEST = 40 * 365.25  # days
+FEWEST_CELLS, MOST_CELLS = 1e3, 1e13
+
+
+@dataclass
+class Settings:
+    """How a data set's entries are to be read; `notes` collects what was done to them."""
+
+    name: str
+    time_unit: str = "day"
+    time_zero: str = "first cell infusion"
+    units: dict[str, str] = field(default_factory=dict)
+    lloq: float | dict[str, float] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if units.time(str(self.time_unit)) is None:
+            raise DatasetError(
+                f"Dataset {self.name!r}: time_unit must be 'day', 'hour' or 'week', but is "
+                f"{self.time_unit!r}. Months are not a fixed length: give days."
+            )
+        if self.time_zero not in TIME_ZERO:
+            raise DatasetError(
+                f"Dataset {self.name!r}: time_zero must be 'first cell infusion' (times already "
+                "count from it) or 'first dose' (shift each patient's times to it), but is "
+                f"{self.time_zero!r}."
+            )
+        if not isinstance(self.units, Mapping):
+            raise DatasetError(
+                f"Dataset {self.name!r}: `units` must map analytes to units, such as "
+                f"{{'transgene': 'copies/µg'}}, but is {self.units!r}."
+            )
+        limits = self.lloq if isinstance(self.lloq, Mapping) else {"lloq": self.lloq}
+        for key, limit in limits.items():
+            number = isinstance(limit, int | float) and not isinstance(limit, bool)
+            if limit is not None and not (number and np.isfinite(limit) and limit > 0):
+                raise DatasetError(
+                    f"Dataset {self.name!r}: the LLOQ must be a positive number or map analytes "
+                    f"to positive numbers, but {key!r} is {limit!r}. Give it in the unit of the "
+                    "data, such as lloq={'transgene': 50}."
+                )
+
+    def lloq_of(self, analyte: str, analytes: Sequence[str]) -> float:
+        """The LLOQ given for `analyte`, in the unit of the data; NaN if none was given."""
+        if isinstance(self.lloq, Mapping):
+            return float(self.lloq.get(analyte, np.nan))
+        if self.lloq is None:
+            return np.nan
+        if len(set(analytes)) > 1:
+            raise DatasetError(
+                f"Dataset {self.name!r}: one number is given as LLOQ ({self.lloq:g}), but there "
+                f"are several analytes ({listing(dict.fromkeys(analytes))}). Give one for each: "
+                "lloq={analyte: number}."
+            )
+        return float(self.lloq)
+
+    def refuse_strangers(self, analytes: Sequence[str]) -> None:
+        """Refuse units and LLOQs of analytes that the data do not hold."""
+        for what, given in (("units", self.units), ("lloq", self.lloq)):
+            if not isinstance(given, Mapping):
+                continue
+            for analyte in given:
+                if analyte not in analytes:
+                    close = nearest(analyte, analytes)
+                    hint = f"Did you mean {close!r}?" if close else "Remove it."
+                    raise DatasetError(
+                        f"Dataset {self.name!r}: `{what}` names the analyte {analyte!r}, but the "
+                        f"data hold {listing(dict.fromkeys(analytes))}. {hint}"
+                    )
+
+
+def read_patients(table: Table, notes: list[str]) -> pd.DataFrame:
+    """Patients and their covariates; a column of numbers is numeric, any other is categories."""
+    table.require(["patient"], ["patient"], covariates=True)
+    patients = table.texts("patient")
+    _refuse_repeats(table, patients, "patient")
+    return _with_covariates(table, {"patient": patients}, notes)
+
+
+def read_cohorts(table: Table, notes: list[str]) -> pd.DataFrame:
+    """Cohorts and their covariates."""
+    table.require(["cohort"], ["cohort"], covariates=True)
+    cohorts = table.texts("cohort")
+    _refuse_repeats(table, cohorts, "cohort")
+    return _with_covariates(table, {"cohort": cohorts}, notes)
+
+
+def _refuse_repeats(table: Table, labels: Sequence[str], column: str) -> None:
+    for label, times in Counter(labels).items():
+        if times > 1:
+            rows = [i for i, other in enumerate(labels) if other == label]
+            table.fail(
+                f"{column} {label!r} appears {times} times",
+                f"Keep one row per {column}; what changes over time belongs in doses or "
+                "observations.",
+                rows=rows[1:],
+                column=column,
+            )
+
+
+def _with_covariates(table: Table, start: dict[str, list[str]], notes: list[str]) -> pd.DataFrame:
+    columns: dict[str, object] = {key: words(value) for key, value in start.items()}
+    for column in table.columns:
+        if column not in start:
+            columns[column] = covariate(table, column, notes)
+    return pd.DataFrame(columns)
+
+
+def covariate(table: Table, column: str, notes: list[str]) -> pd.Series:
+    """One covariate: float64 if every entry is a number, else text; missing stays missing."""
+    entries = table.columns[column]
+    if entries and all(isinstance(entry, bool | np.bool_) for entry in entries):
+        notes.append(f"{table.label}: `{column}` holds True and False and is kept as 1 and 0.")
+    labels = [text_of(entry) for entry in entries]
+    there = [i for i, word in enumerate(labels) if word]
+    plain = [i for i in there if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", labels[i])]
+    plain += [i for i in there if isinstance(entries[i], bool | np.bool_)]
+    if column not in ("cohort", "patient") and there and len(plain) == len(there):
+        return pd.Series(table.numbers(column, required=False))
+    odd = [i for i in there if i not in set(plain)]
+    slips = [i for i in odd if re.fullmatch(r"[+-]?\d+,\d+|[<>≤≥].*|[+-]?inf(inity)?", labels[i])]
+    if column not in ("cohort", "patient") and plain and slips:
+        table.numbers(column, required=False)  # refuses '12,5' and '<50' with their remedy
+    if column != "cohort" and plain and odd:
+        notes.append(
+            f"{table.label}: `{column}` mixes numbers and words (such as {labels[odd[0]]!r}) and "
+            "is kept as categories."
+        )
+    return words([word or None for word in labels])
+
+
+def read_doses(table: Table, settings: Settings) -> pd.DataFrame:
+    """Doses in days and carpk's units, in the order given."""
+    if "duration" not in table:
+        table = table.with_columns(duration=[0.0] * len(table))
+        if len(table):
+            settings.notes.append(f"{table.label}: no column `duration`; all doses are boluses.")
+    table.require(DOSES, DOSES)
+    patients, products = table.texts("patient"), table.texts("product")
+    times = _days(table, "time", settings)
+    amounts = table.numbers("amount")
+    durations = _days(table, "duration", settings, advice="Write 0 for a bolus.")
+    for column, values, remedy in (
+        ("amount", amounts, "Give what was infused, or remove the row of a dose not given."),
+        ("duration", durations, "Write 0 for a bolus, else the length of the infusion."),
+    ):
+        low = values <= 0 if column == "amount" else values < 0
+        if low.any():
+            sign = "positive" if column == "amount" else "zero or positive"
+            first = int(np.flatnonzero(low)[0])
+            table.fail(
+                f"{column} must be {sign}, but is {values[first]:g}",
+                remedy,
+                rows=np.flatnonzero(low),
+                column=column,
+            )
+    names, factors = [], np.ones(len(table))
+    changed: Counter[tuple[str, str]] = Counter()
+    for i, unit in enumerate(table.texts("unit")):
+        found = units.dose(unit)
+        if found is None:
+            table.fail(
+                f"dose unit {unit!r} is unknown; known are {listing(units.DOSE_UNITS)}",
+                "Convert the amount to one of these.",
+                rows=[i],
+                column="unit",
+            )
+        names.append(found[0])
+        factors[i] = found[1]
+        if found[0] != unit:
+            changed[unit, found[0]] += 1
+    for (old, new), times_changed in changed.items():
+        settings.notes.append(
+            f"{table.label}: {count(times_changed, 'dose')} in {old} kept in {new}."
+        )
+    amounts = amounts * factors
+    cells = np.array([name in units.CELL_UNITS for name in names], dtype=bool)
+    _warn_of_cell_numbers(table, amounts, names, cells)
+    return pd.DataFrame(
+        {
+            "patient": words(patients),
+            "time": times,
+            "product": words(products),
+            "amount": amounts,
+            "unit": words(names),
+            "duration": durations,
+        }
+    )
+
+
+def _warn_of_cell_numbers(
+    table: Table, amounts: np.ndarray, names: list[str], cells: np.ndarray
+) -> None:
+    few = np.flatnonzero(cells & (amounts < FEWEST_CELLS))
+    many = np.flatnonzero(cells & (amounts > MOST_CELLS))
+    for odd, size, hint in (
+        (few, "few", "If amounts are in millions of cells, write the unit as '1e6 cells'."),
+        (many, "many", "If amounts were multiplied by 1e6 twice, correct them."),
+    ):
+        if odd.size:
+            i = odd[0]
+            warnings.warn(
+                f"{table.where(i, 'amount')}: {amounts[i]:g} {names[i]} are very {size} "
+                f"({count(odd.size, 'dose')} like this). {hint}",
+                CarpkWarning,
+                stacklevel=4,
+            )
+
+
+def _days(table: Table, column: str, settings: Settings, *, advice: str = "") -> np.ndarray:
+    known = units.time(settings.time_unit)
+    assert known is not None
+    unit, factor = known
+    days = table.numbers(column, advice=advice)
+    days = days * factor if factor >= 1 else days / round(1 / factor)
+    far = np.flatnonzero(np.abs(days) > LONGEST)
+    if far.size:
+        table.fail(
+            f"{column} is {days[far[0]]:g} days, more than 40 years",
+            "It is probably a date, or in hours or minutes: give days since the first cell "
+            "infusion, or pass time_unit='hour'.",
+            rows=far,
+            column=column,
+        )
+    note = f"Times and durations were given in {unit}s and are kept in days."
+    if factor != 1 and len(table) and note not in settings.notes:
+        settings.notes.append(note)
+    return days
+
+
+def read_observations(table: Table, settings: Settings) -> pd.DataFrame:
+    """Observations in days and carpk's units, in the order given."""
+    notes, missing = settings.notes, [None] * len(table)
+    for column in ("lloq", "limit", "unit"):
+        if column not in table:
+            table = table.with_columns(**{column: list(missing)})
+    if "censored" not in table:
+        table = table.with_columns(censored=[0] * len(table))
+        if len(table):
+            notes.append(f"{table.label}: no column `censored`; no value counts as censored.")
+    table.require([c for c in OBSERVATIONS if c not in ("unit", "lloq", "limit")], OBSERVATIONS)
+    patients, analytes = table.texts("patient"), table.texts("analyte")
+    times = _days(table, "time", settings)
+    censored = table.numbers("censored", advice="Write 0 for an observed value.")
+    odd = np.flatnonzero(~np.isin(censored, (-1, 0, 1)))
+    if odd.size:
+        table.fail(
+            f"censored must be 0 (observed), 1 (below the LLOQ) or -1 (above the upper limit), "
+            f"but is {censored[odd[0]]:g}",
+            "Correct the flag.",
+            rows=odd,
+            column="censored",
+        )
+    values = table.numbers(
+        "value",
+        advice="Remove the row of a sample not taken; below the LLOQ write value = LLOQ and "
+        "censored = 1.",
+    )
+    lloq = _fill_lloq(table, analytes, settings)
+    limit = table.numbers("limit", required=False)
+    values = _check_values(table, values, lloq, limit, censored, notes)
+    names, factors = measured_units(table, analytes, table.texts("unit", required=False), settings)
+    return pd.DataFrame(
+        {
+            "patient": words(patients),
+            "time": times,
+            "analyte": words(analytes),
+            "value": values * factors,
+            "unit": words(names),
+            "lloq": lloq * factors,
+            "censored": censored.astype(np.int64),
+            "limit": limit * factors,
+        }
+    )
+
+
+def _fill_lloq(table: Table, analytes: list[str], settings: Settings) -> np.ndarray:
+    lloq = table.numbers("lloq", required=False)
+    bad = np.flatnonzero(lloq <= 0)
+    if bad.size:
+        table.fail(
+            f"lloq must be positive, but is {lloq[bad[0]]:g}",
+            "Give the assay's limit, or leave the entry empty where it is unknown.",
+            rows=bad,
+            column="lloq",
+        )
+    empty = np.isnan(lloq)
+    filled: Counter[str] = Counter()
+    kinds = list(dict.fromkeys(analytes))
+    for i in np.flatnonzero(empty):
+        lloq[i] = settings.lloq_of(analytes[i], kinds)
+        if not np.isnan(lloq[i]):
+            filled[analytes[i]] += 1
+    for analyte, n in filled.items():
+        given = settings.lloq_of(analyte, kinds)
+        settings.notes.append(
+            f"{table.label}: the LLOQ of {count(n, 'observation')} of {analyte} was filled with "
+            f"{given:g}, as given."
+        )
+    unknown = Counter(analytes[i] for i in np.flatnonzero(np.isnan(lloq)))
+    for analyte, n in unknown.items():
+        settings.notes.append(
+            f"{table.label}: no LLOQ is known for {count(n, 'observation')} of {analyte}."
+        )
+    return lloq
+
+
+def _check_values(
+    table: Table,
+    values: np.ndarray,
+    lloq: np.ndarray,
+    limit: np.ndarray,
+    censored: np.ndarray,
+    notes: list[str],
+) -> np.ndarray:
+    """Refuse values that contradict their flag; a censored value becomes its LLOQ, with a note."""
+    left = censored == 1
+
+    def refuse(bad: np.ndarray, problem: str, advice: str, column: str = "value") -> None:
+        rows = np.flatnonzero(bad)
+        if rows.size:
+            i = rows[0]
+            problem = problem.format(value=values[i], lloq=lloq[i], limit=limit[i])
+            table.fail(problem, advice, rows=rows, column=column)
+
+    refuse(
+        left & np.isnan(lloq),
+        "the observation is flagged censored = 1, but its LLOQ is missing",
+        "Give the LLOQ in the column, or for all rows with lloq={analyte: number}.",
+        "lloq",
+    )
+    refuse(
+        ~left & (values <= 0),
+        "the value must be positive, but is {value:g} and not flagged as censored",
+        "If it is below the limit of quantification, write value = LLOQ, lloq and censored = 1; "
+        "if it is a pre-dose baseline, remove the row.",
+    )
+    refuse(
+        ~left & (values < lloq),
+        "the value {value:g} is below its LLOQ {lloq:g}, but not flagged as censored",
+        "Either write value = LLOQ and censored = 1, or lower the lloq if it was quantified.",
+    )
+    refuse(
+        left & (values > lloq * (1 + 1e-9)),
+        "the value {value:g} is above its LLOQ {lloq:g}, but flagged censored = 1",
+        "Write censored = 0 if it was quantified, else value = LLOQ.",
+    )
+    refuse(left & (values < 0), "the value is negative ({value:g})", "Write value = LLOQ.")
+    refuse(
+        ~np.isnan(limit) & ~left,
+        "a limit is given ({limit:g}), but the observation is not flagged censored = 1",
+        "Leave the limit empty, or set the flag.",
+        "limit",
+    )
+    refuse(
+        left & ((limit < 0) | (limit >= lloq)),
+        "the limit {limit:g} must lie between 0 and the LLOQ {lloq:g}",
+        "The censored interval runs from the limit to the LLOQ: correct one of them.",
+        "limit",
+    )
+    lower = left & (values != lloq)
+    if lower.any():
+        notes.append(
+            f"{table.label}: {count(int(lower.sum()), 'value')} flagged censored = 1 differed from "
+            f"the LLOQ (the first in row {table.rows[int(np.flatnonzero(lower)[0])]}); the LLOQ "
+            "stands in their place."
+        )
+    return np.where(left, lloq, values)
+
+
+def measured_units(
+    table: Table, analytes: Sequence[str], given: Sequence[str], settings: Settings
+) -> tuple[list[str], np.ndarray]:
+    """carpk's unit of each row and the factor that leads to it; one unit per analyte."""
+    names, factors = [], np.ones(len(analytes))
+    done: Counter[tuple[str, str, str, float]] = Counter()
+    filled: Counter[tuple[str, str]] = Counter()
+    first: dict[str, str] = {}
+    for i, (analyte, unit) in enumerate(zip(analytes, given, strict=True)):
+        if not unit:
+            unit = settings.units.get(analyte, "")
+            if not unit:
+                own = units.KNOWN_ANALYTES.get(analyte)
+                example = own or "mL"
+                table.fail(
+                    f"the unit of {analyte!r} is missing",
+                    f"Give it in the column `unit`, or as units={{{analyte!r}: {example!r}}}.",
+                    rows=[i],
+                    column="unit",
+                )
+            filled[analyte, unit] += 1
+        name, factor = convert(table, i, analyte, unit)
+        if first.setdefault(analyte, name) != name:
+            table.fail(
+                f"{analyte!r} is in {name!r} here, but in {first[analyte]!r} before",
+                "Bring all values of an analyte to one unit, or give the two assays two names.",
+                rows=[i],
+                column="unit",
+            )
+        if name != unit:
+            done[analyte, unit, name, factor] += 1
+        names.append(name)
+        factors[i] = factor
+    for (analyte, unit), n in filled.items():
+        settings.notes.append(
+            f"{table.label}: {count(n, 'entry')} of {analyte} had no unit; {unit} was used, "
+            "as given."
+        )
+    for (analyte, old, new, factor), n in done.items():
+        how = f"converted from {old} to {new} (factor {factor:g})"
+        if factor == 1:
+            how = f"in {old}, which is {new}"
+        settings.notes.append(f"{table.label}: {count(n, 'entry')} of {analyte} {how}.")
+    return names, factors
+
+
+def convert(table: Table, row: int, analyte: str, unit: str) -> tuple[str, float]:
+    """carpk's unit and factor for one row of a known analyte; an unknown analyte's own unit."""
+    found = units.measured(unit)
+    own = units.KNOWN_ANALYTES.get(analyte)
+    if own is None:
+        return found or (unit, 1.0)
+    if found is not None and found[0] == own:
+        return found
+    advice = "Convert the values, or give the analyte another name."
+    if {own, found[0] if found else ""} == {"cells/µL", "copies/µg"}:
+        other = "transgene" if analyte == "car_t" else "car_t"
+        advice = (
+            "Copies per µg of DNA and cells per µL are different assays: going from one to the "
+            "other needs the leukocyte count of the same day and the vector copy number "
+            f"(carpk.assay). If it was measured as such, call the analyte {other!r}."
+        )
+    return table.fail(
+        f"{analyte!r} must be in {own} or a unit that converts to it, but is in {unit!r}",
+        advice,
+        rows=[row],
+        column="unit",
+    )

@@ -1,0 +1,145 @@
+"""The main job: three published cohorts, three posteriors, side by side.
+
+Fits the piecewise curve to what was published of axi-cel (medians and quartiles by day), tisa-cel
+(geometric means of Cmax, AUC and half-life) and cilta-cel (means of the same), and writes figures,
+tables and NetCDF files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from carpk import plot
+from carpk.checks import posterior_predictive, prior_predictive
+from carpk.inference import Fit, fit
+from carpk.library import load_model, load_study
+from carpk.population import Population
+
+VARIES = ["cmax", "tmax", "t_alpha", "fb"]
+ROWS = ["cmax", "tmax", "t_double", "t_alpha", "t_beta", "fb"]
+
+
+def populations() -> dict[str, Population]:
+    """Study -> population model. Priors are the model file's own, which are weak."""
+    cells = load_model("piecewise", output="car_t", unit="cells/µL", cmax=50.0)
+    copies = load_model("piecewise", output="transgene", unit="copies/µg", cmax=24_000.0)
+    by_response = {"cmax": ["response"], "tmax": ["response"], "t_alpha": ["response"]}
+    return {
+        "zuma1_moffitt": Population(cells, varies=VARIES),
+        "eliana_ensign": Population(copies, varies=VARIES, covariates=by_response),
+        "cartitude1": Population(copies, varies=VARIES),
+    }
+
+
+def run(
+    out: Path,
+    *,
+    seed: int = 1,
+    draws: int = 1000,
+    tune: int = 1000,
+    chains: int = 4,
+    progress: bool = True,
+    say: Callable[[str], Any] = print,
+) -> dict[str, Fit]:
+    """Fit every study, write everything to `out`, and return the fits."""
+    out.mkdir(parents=True, exist_ok=True)
+    fits = {}
+    start = time.monotonic()
+    for name, population in populations().items():
+        study = load_study(name)
+        say(f"\n{study}\n")
+        result = fit(
+            population,
+            study,
+            draws=draws,
+            tune=tune,
+            chains=chains,
+            seed=seed,
+            target_accept=0.95,
+            progress=progress,
+        )
+        say(f"{result}\n")
+        result.save(out / f"{name}.nc")
+        result.summary().to_csv(out / f"{name}.csv")
+        figures(result, out, name, seed)
+        fits[name] = result
+    comparison(fits).to_csv(out / "side_by_side.csv")
+    say("Side by side: typical value (90 % equal-tailed interval), and spread between patients\n")
+    say(comparison(fits).to_string())
+    say("\nTisa-cel: this fit of cohort summaries beside Stein 2019, fitted to the patients\n")
+    say(beside_stein(fits["eliana_ensign"]).to_string(float_format="{:.3g}".format))
+    say(f"\n{time.monotonic() - start:.0f} s; figures, tables and posteriors are in {out}/")
+    return fits
+
+
+def figures(result: Fit, out: Path, name: str, seed: int) -> None:
+    """Predictive bands, published numbers against replicates, posterior against prior."""
+    prior = prior_predictive(result.population, result.data, seed=seed)
+    posterior = posterior_predictive(result, seed=seed)
+    for kind, figure in {
+        "bands": plot.predictive([prior, posterior]),
+        "facts": plot.facts(posterior),
+        "prior_posterior": plot.prior_posterior(result),
+    }.items():
+        figure.savefig(out / f"{name}_{kind}.png", dpi=130)
+        plt.close(figure)
+
+
+def comparison(fits: Mapping[str, Fit]) -> pd.DataFrame:
+    """One column per study, one row per quantity, numbers as text."""
+    columns = {}
+    for name, result in fits.items():
+        table = result.summary()
+        column = {}
+        for row in ROWS:
+            r = table.loc[row]
+            column[f"{row} [{r['unit'] if row != 'cmax' else 'assay'}]"] = (
+                f"{r['median']:.3g} ({r['eti90_low']:.3g}-{r['eti90_high']:.3g})"
+            )
+        for row in VARIES:
+            r = table.loc[row]
+            column[f"spread of {row} (SD of log)"] = (
+                f"{r['iiv_sd']:.2g} ({r['iiv_low']:.2g}-{r['iiv_high']:.2g})"
+            )
+        columns[f"{name} [{result.population.model.units[result.bound.output]}]"] = column
+    return pd.DataFrame(columns)
+
+
+def beside_stein(result: Fit) -> pd.DataFrame:
+    """This fit's responders beside Stein 2019's population: typical values and spread."""
+    stein = load_model("stein2019")
+    params = stein.params()
+    info = stein.params.info()
+    theirs: dict[str, tuple[float, float | None]] = {
+        "cmax": (params.cmax, info["cmax"].iiv),
+        "tmax": (params.tmax, info["tmax"].iiv),
+        "t_double": (float(stein.derived["t_double"][0](params)), None),
+        "t_alpha": (float(stein.derived["t_alpha"][0](params)), info["alpha"].iiv),
+        "fb": (params.fb, info["fb"].iiv),
+        "t_beta": (float(stein.derived["t_beta"][0](params)), info["beta"].iiv),
+        "sigma": (0.56, None),
+    }
+    table = result.summary()
+    rows = []
+    for name, (value, spread) in theirs.items():
+        r = table.loc[name]
+        rows.append(
+            {
+                "quantity": name,
+                "here": r["median"],
+                "low": r["eti90_low"],
+                "high": r["eti90_high"],
+                "stein2019": value,
+                "inside": "yes" if r["eti90_low"] <= value <= r["eti90_high"] else "no",
+                "spread_here": r["iiv_sd"],
+                "spread_stein2019": np.nan if spread is None else spread,
+            }
+        )
+    return pd.DataFrame(rows).set_index("quantity")

@@ -1,0 +1,241 @@
+"""What is given, when and how: cells, lymphodepletion, antibody, graft, all alike.
+
+A `Regimen` is a bag of `Bolus` and `Infusion` events; regimens add up with `+`. Time is in days
+from the first cell infusion, so lymphodepletion has negative days. Amounts carry their unit:
+"cells" or "mg", absolute, per m² of body surface or per kg; `Regimen.resolve` makes them absolute
+for one patient.
+
+Lymphodepletion presets (each a published regimen, or said to be an assumption):
+
+- "Flu/Cy": fludarabine phosphate 30 mg/m² and cyclophosphamide 500 mg/m² on days -5, -4, -3, as in
+  ZUMA-1 (regimen: Kimmel 2021, doi:10.1098/rspb.2021.0229; days: Varela 2025, before axi-cel).
+- "Flu/Cy 30/300": fludarabine phosphate 30 mg/m² and cyclophosphamide 300 mg/m² for three days, as
+  in CARTITUDE-1 (J&J Medical Connect, 2025-11-20). The days -5, -4, -3 are assumed.
+- "Flu": the fludarabine of "Flu/Cy" without its cyclophosphamide: a contrast for simulation
+  (assumed), not the arm of a trial.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import equinox as eqx
+import pandas as pd
+
+from carpk.errors import RegimenError
+
+PER = ("", "m2", "kg")
+CELLS, DRUG = "cells", "mg"
+
+PRESETS: dict[str, dict[str, list[tuple[float, float]]]] = {
+    "Flu/Cy": {"flu": [(d, 30.0) for d in (-5, -4, -3)], "cy": [(d, 500.0) for d in (-5, -4, -3)]},
+    "Flu/Cy 30/300": {
+        "flu": [(d, 30.0) for d in (-5, -4, -3)],
+        "cy": [(d, 300.0) for d in (-5, -4, -3)],
+    },
+    "Flu": {"flu": [(d, 30.0) for d in (-5, -4, -3)]},
+}
+
+
+class Bolus(eqx.Module):
+    """An amount that is there at once.
+
+    Attributes:
+        time: day.
+        amount: in `unit`, divided by `per`.
+        product: what is given, for instance "car_t" or "fludarabine".
+        unit: "cells" or "mg".
+        per: "" (absolute), "m2" or "kg".
+        compartment: state that receives it; the product's name where left out.
+    """
+
+    time: float
+    amount: float
+    product: str = eqx.field(default="car_t", static=True)
+    unit: str = eqx.field(default=CELLS, static=True)
+    per: str = eqx.field(default="", static=True)
+    compartment: str = eqx.field(default="", static=True)
+
+    @property
+    def duration(self) -> float:
+        return 0.0
+
+
+class Infusion(eqx.Module):
+    """An amount that enters at a constant rate over `duration` days; fields as in `Bolus`."""
+
+    time: float
+    amount: float
+    duration: float
+    product: str = eqx.field(default="car_t", static=True)
+    unit: str = eqx.field(default=DRUG, static=True)
+    per: str = eqx.field(default="", static=True)
+    compartment: str = eqx.field(default="", static=True)
+
+
+class Regimen(eqx.Module):
+    """Events in order of time. `Regimen.cells(...) + Regimen.lymphodepletion("Flu/Cy")`."""
+
+    events: tuple[Bolus | Infusion, ...] = ()
+
+    def __post_init__(self) -> None:
+        for event in self.events:
+            _check(event)
+        self.events = tuple(sorted(self.events, key=lambda e: e.time))
+
+    @classmethod
+    def cells(
+        cls,
+        day: float | Sequence[float] = 0.0,
+        amount: float | Sequence[float] = 1e8,
+        per: str | None = None,
+        product: str = "car_t",
+    ) -> Regimen:
+        """Cell infusions, one per day in `day`, each a bolus of `amount` cells.
+
+        Args:
+            day: day or days, counted from the first cell infusion.
+            amount: cells, one number for all or one per day.
+            per: None (absolute), "m2" or "kg".
+            product: name of the product; say in the analysis whether cells are CAR+ or total.
+        """
+        days = [float(d) for d in _as_list(day)]
+        amounts = [float(a) for a in _as_list(amount)]
+        if len(amounts) == 1:
+            amounts *= len(days)
+        if len(amounts) != len(days):
+            raise RegimenError(
+                f"Regimen.cells got {len(days)} days and {len(amounts)} amounts; give one amount, "
+                "or one for each day."
+            )
+        return cls(
+            tuple(
+                Bolus(d, a, product=product, per=per or "")
+                for d, a in zip(days, amounts, strict=True)
+            )
+        )
+
+    @classmethod
+    def lymphodepletion(
+        cls,
+        preset: str | None = None,
+        *,
+        flu: Iterable[tuple[float, float]] = (),
+        cy: Iterable[tuple[float, float]] = (),
+        per: str = "m2",
+    ) -> Regimen:
+        """Fludarabine phosphate and cyclophosphamide, each dose a short infusion.
+
+        Args:
+            preset: one of `dosing.PRESETS`; or leave it out and give the doses:
+            flu: (day, mg of fludarabine phosphate per `per`) pairs, 30-minute infusions.
+            cy: (day, mg per `per`) pairs, 1-hour infusions.
+            per: "m2", "kg" or "".
+        """
+        if preset is not None:
+            if flu or cy:
+                raise RegimenError(
+                    f"Regimen.lymphodepletion got the preset {preset!r} and doses; give one of them."
+                )
+            if preset not in PRESETS:
+                raise RegimenError(
+                    f"Lymphodepletion {preset!r} is not a preset; known are "
+                    f"{', '.join(map(repr, PRESETS))}. Any other regimen can be given as "
+                    "flu=[(day, mg_per_m2), ...], cy=[(day, mg_per_m2), ...]."
+                )
+            return cls.lymphodepletion(**PRESETS[preset])
+        drugs = [("fludarabine", list(flu), 0.5 / 24), ("cyclophosphamide", list(cy), 1 / 24)]
+        return cls(
+            tuple(
+                Infusion(float(d), float(a), duration, product=drug, per=per)
+                for drug, doses, duration in drugs
+                for d, a in doses
+            )
+        )
+
+    def __add__(self, other: Regimen) -> Regimen:
+        if not isinstance(other, Regimen):
+            return NotImplemented
+        return Regimen(self.events + other.events)
+
+    def shift(self, days: float) -> Regimen:
+        """The same regimen, `days` later."""
+        return Regimen(tuple(eqx.tree_at(lambda e: e.time, e, e.time + days) for e in self.events))
+
+    @property
+    def infusions(self) -> tuple[Bolus | Infusion, ...]:
+        """The cell infusions, in order of time."""
+        return tuple(e for e in self.events if e.unit == CELLS)
+
+    @property
+    def drugs(self) -> tuple[Bolus | Infusion, ...]:
+        """Everything that is not cells."""
+        return tuple(e for e in self.events if e.unit != CELLS)
+
+    def resolve(self, *, bsa: float | None = None, weight: float | None = None) -> Regimen:
+        """Absolute amounts for a patient of this body surface [m²] and weight [kg]."""
+        size = {"m2": ("bsa", "body surface [m²]", bsa), "kg": ("weight", "weight [kg]", weight)}
+        events = []
+        for event in self.events:
+            if event.per:
+                argument, words, factor = size[event.per]
+                if factor is None:
+                    raise RegimenError(
+                        f"The dose of {event.product} on day {event.time:g} is per {event.per}; "
+                        f"give the patient's {words} as resolve({argument}=...)."
+                    )
+                event = eqx.tree_at(lambda e: e.amount, event, event.amount * factor)
+                event = _with_static(event, per="")
+            events.append(event)
+        return Regimen(tuple(events))
+
+    def describe(self) -> pd.DataFrame:
+        """One row per event: time [day], product, amount, unit, duration [day]."""
+        return pd.DataFrame(
+            [
+                {
+                    "time": e.time,
+                    "product": e.product,
+                    "amount": e.amount,
+                    "unit": f"{e.unit}/{e.per}" if e.per else e.unit,
+                    "duration": e.duration,
+                }
+                for e in self.events
+            ],
+            columns=["time", "product", "amount", "unit", "duration"],
+        )
+
+    def __repr__(self) -> str:
+        if not self.events:
+            return "Regimen()"
+        return "Regimen:\n" + self.describe().to_string(index=False, float_format="{:g}".format)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if hasattr(value, "__iter__") else [value]
+
+
+def _with_static(event: Any, **changes: Any) -> Any:
+    fields = {name: getattr(event, name) for name in event.__dataclass_fields__}
+    return type(event)(**{**fields, **changes})
+
+
+def _check(event: Bolus | Infusion) -> None:
+    what = f"The dose of {event.product} on day {event.time}"
+    if not all(isinstance(x, (int, float)) for x in (event.time, event.amount, event.duration)):
+        return  # traced by JAX: values are checked where they are made
+    if not math.isfinite(event.time):
+        raise RegimenError(f"{what}: the day must be a finite number.")
+    if not (math.isfinite(event.amount) and event.amount > 0):
+        raise RegimenError(f"{what} has amount {event.amount}, but an amount must be above 0.")
+    if isinstance(event, Infusion) and not event.duration > 0:
+        raise RegimenError(
+            f"{what} is an infusion of {event.duration} days; an infusion must last longer than 0 "
+            "days, and a dose that is there at once is a Bolus."
+        )
+    if event.per not in PER:
+        raise RegimenError(f"{what} is per {event.per!r}; known are 'm2', 'kg' and '' (absolute).")
+    if event.unit not in (CELLS, DRUG):
+        raise RegimenError(f"{what} has unit {event.unit!r}; known are 'cells' and 'mg'.")

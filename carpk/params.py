@@ -1,0 +1,176 @@
+"""Parameters of a structural model: typed fields with value, unit, meaning, source and bounds.
+
+    class Params(ck.Params):
+        tmax: ck.Scalar = ck.param(9.3, "day", "time of the peak", source="Table 1", iiv=0.38)
+
+`Params()` is the typical patient (THETA); an instance is a pytree, so it can be traced, batched
+and differentiated. The metadata live on the class, never in the numbers.
+
+Estimation works on an unbounded scale per parameter, given by its bounds: the log for (0, inf),
+the logit for (a, b), the value itself for (-inf, inf). Random and covariate effects act there, so
+a parameter varies log- or logit-normally between patients.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.scipy.special as jsp
+import pandas as pd
+from jaxtyping import Array, Float
+
+from carpk.errors import ModelError
+
+Scalar = Float[Array, ""] | float
+
+
+class Transform(NamedTuple):
+    """A smooth one-to-one map from a parameter's range to the whole line, and back."""
+
+    name: str
+    forward: Callable[[Any], Any]
+    inverse: Callable[[Any], Any]
+    derivative: Callable[[Any], Any]  # of `forward`
+
+
+def transform_for(bounds: tuple[float, float]) -> Transform:
+    """The estimation scale of a parameter with these bounds."""
+    low, high = bounds
+    if (low, high) == (0.0, math.inf):
+        return Transform("log", jnp.log, jnp.exp, lambda x: 1 / x)
+    if math.isfinite(low) and math.isfinite(high):
+        width = high - low
+        return Transform(
+            "logit",
+            lambda x: jsp.logit((x - low) / width),
+            lambda u: low + width * jsp.expit(u),
+            lambda x: width / ((x - low) * (high - x)),
+        )
+    if (low, high) == (-math.inf, math.inf):
+        return Transform("identity", lambda x: x, lambda u: u, jnp.ones_like)
+    raise ModelError(
+        f"A parameter has bounds ({low}, {high}), but they must be (0, inf), (-inf, inf) or two "
+        "finite numbers; rewrite the parameter so that one of these holds."
+    )
+
+
+class ParamInfo(NamedTuple):
+    """What is known of a parameter beside its number."""
+
+    symbol: str
+    value: float
+    unit: str
+    about: str
+    source: str
+    bounds: tuple[float, float]
+    iiv: float | None
+    prior_sd: float
+
+    @property
+    def transform(self) -> Transform:
+        return transform_for(self.bounds)
+
+
+def param(
+    value: float,
+    unit: str,
+    about: str,
+    source: str = "",
+    bounds: tuple[float, float] = (0.0, math.inf),
+    iiv: float | None = None,
+    prior_sd: float = 1.0,
+) -> Any:
+    """A parameter of a structural model.
+
+    Args:
+        value: typical value, in `unit`.
+        unit: "1" for a pure number.
+        about: what it means, in words a clinician understands.
+        source: paper and table, or "assumed" with the reason.
+        bounds: (0, inf) by default; also (a, b) or (-inf, inf).
+        iiv: published between-patient standard deviation on the estimation scale (log or
+            logit), where there is one. Always a standard deviation, never a variance.
+        prior_sd: how far the typical value of another cohort or product may lie from this one:
+            SD of the default prior on the estimation scale. An assumption, to be replaced where
+            more is known.
+    """
+    low, high = bounds
+    if not low < value < high:
+        raise ModelError(
+            f"param({value}, {unit!r}, {about!r}): the value must lie inside its bounds "
+            f"({low}, {high})."
+        )
+    if not (unit and about):
+        raise ModelError(
+            f"param({value}, {unit!r}, {about!r}): every parameter needs a unit and a meaning; "
+            'write "1" for a pure number.'
+        )
+    if iiv is not None and iiv < 0:
+        raise ModelError(f"param({value}, ...): iiv is a standard deviation, but {iiv} < 0.")
+    transform_for(bounds)
+    metadata = {
+        "unit": unit,
+        "about": about,
+        "source": source,
+        "bounds": bounds,
+        "iiv": iiv,
+        "prior_sd": prior_sd,
+    }
+    return eqx.field(default=float(value), metadata=metadata)
+
+
+class Params(eqx.Module):
+    """Base class of the parameters of a structural model. See `param`."""
+
+    @classmethod
+    def info(cls) -> dict[str, ParamInfo]:
+        """Symbol -> what is known of it, in the order of definition."""
+        infos = {}
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if "unit" not in field.metadata:
+                raise ModelError(
+                    f"{cls.__name__}.{field.name} has no unit and no meaning; define it with "
+                    f'`{field.name}: ck.Scalar = ck.param(value, "unit", "meaning", source=...)`.'
+                )
+            infos[field.name] = ParamInfo(
+                symbol=field.name,
+                value=field.default,  # type: ignore[arg-type]
+                **field.metadata,
+            )
+        return infos
+
+    @classmethod
+    def describe(cls) -> pd.DataFrame:
+        """One row per parameter: symbol, value, unit, about, iiv (an SD), scale, source."""
+        rows = [
+            {
+                "symbol": i.symbol,
+                "value": i.value,
+                "unit": i.unit,
+                "about": i.about,
+                "iiv": math.nan if i.iiv is None else i.iiv,
+                "scale": i.transform.name,
+                "source": i.source,
+            }
+            for i in cls.info().values()
+        ]
+        return pd.DataFrame(rows).set_index("symbol")
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """(symbol, value) in the order of definition."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            yield field.name, getattr(self, field.name)
+
+    def replace(self, **changes: Any) -> Params:
+        """A copy with other values; names that are not parameters are refused."""
+        unknown = sorted(set(changes) - set(self.info()))
+        if unknown:
+            raise ModelError(
+                f"{unknown[0]!r} is not a parameter; known are {', '.join(self.info())}."
+            )
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]

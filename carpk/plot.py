@@ -1,0 +1,296 @@
+"""Every figure. Levels are on a log10 axis; bands say what they are in the legend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from carpk.checks import Predictive, posterior_predictive, prior_predictive
+from carpk.inference import INTERVAL, PRIOR_DRAWS, Fit, estimation_scale, patients
+from carpk.sampler import prior_draws
+
+if TYPE_CHECKING:
+    from carpk.simulation import Simulation
+
+BLUE, GREY, RED, INK = "#2a6fa8", "#9a9a9a", "#c23b22", "#222222"
+LOW, HIGH = (1 - INTERVAL) / 2, (1 + INTERVAL) / 2
+
+
+def fit(result: Fit, *, seed: int = 0) -> Figure:
+    """Predictive bands over published figures, or individual fits; what the data call for."""
+    if result.bound.cohorts:
+        prior = prior_predictive(result.population, result.data, seed=seed)
+        return predictive([prior, posterior_predictive(result, seed=seed)])
+    return individual_fits(result, seed=seed)
+
+
+def predictive(checks: Sequence[Predictive]) -> Figure:
+    """Bands of replicated cohorts over the published figures, one panel per cohort.
+
+    A band is the 90 % interval of the quartile of a replicated cohort of as many patients.
+    """
+    last = checks[-1]
+    cohorts = list(last.bound.cohorts)
+    figure, axes = plt.subplots(
+        1, len(cohorts), figsize=(1.5 + 5.5 * len(cohorts), 4.6), squeeze=False, sharey=True
+    )
+    unit = last.bound.population.model.units[last.bound.output]
+    floors = []
+    for axis, cohort in zip(axes[0], cohorts, strict=True):
+        for check in checks:
+            curves = check.curves[cohort]
+            t = curves["time"].values
+            bands = np.quantile(curves.values, [LOW, 0.5, HIGH], axis=0)
+            if check.kind == "prior":
+                for edge, label in ((0, "prior: 90 % interval of the median"), (2, None)):
+                    axis.plot(t, bands[edge, 1], color=GREY, lw=1, ls="--", label=label)
+                continue
+            for q, alpha, label in (
+                (0, 0.18, "posterior: the quartiles"),
+                (2, 0.18, None),
+                (1, 0.45, "posterior: the median"),
+            ):
+                axis.fill_between(
+                    t, bands[0, q], bands[2, q], color=BLUE, alpha=alpha, lw=0, label=label
+                )
+            axis.plot(t, bands[1, 1], color=BLUE, lw=1.5)
+            floors.append(float(bands[0, 0][t > 1].min()))
+        _published(axis, last, cohort)
+        size = last.curves[cohort].attrs["patients"]
+        axis.set_title(f"{cohort} (n = {size})", loc="left", fontsize=10)
+        axis.set_yscale("log")
+        axis.set_xlabel("days after infusion")
+        axis.spines[["top", "right"]].set_visible(False)
+    bottom = min(floors)
+    axes[0, 0].set_ylim(bottom=10 ** math.floor(math.log10(bottom)))
+    axes[0, 0].set_ylabel(f"{last.bound.output} [{unit}]")
+    axes[0, -1].legend(frameon=False, fontsize=8, loc="upper right")
+    figure.suptitle(
+        f"{last.bound.population.model.name} fitted to {last.bound.data.name}: "
+        "90 % bands of replicated cohorts",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+    )
+    figure.tight_layout()
+    return figure
+
+
+def _published(axis: Any, check: Predictive, cohort: str) -> None:
+    """Published levels by day; else the published peak at the published time of the peak."""
+    facts = [f for f in check.bound.cohorts[cohort].facts]
+    levels = [f for f in facts if f.metric == "level"]
+    bar = {"fmt": "o", "color": INK, "ms": 5, "capsize": 3, "lw": 1.2, "zorder": 5}
+    if levels:
+        y = np.array([f.value for f in levels])
+        ends = np.array([[f.value - f.low, f.high - f.value] for f in levels]).T
+        label = f"published: {levels[0].statistic}, {levels[0].interval}"
+        axis.errorbar(
+            [f.time for f in levels], y, yerr=np.nan_to_num(ends), label=label, **bar
+        )
+        return
+    peaks = [f for f in facts if f.metric == "cmax"]
+    times = [f for f in facts if f.metric == "tmax"]
+    if not (peaks and times):
+        return
+    peak, time = peaks[0], times[0]
+    if peak.interval == "CV%":
+        factor = math.exp(math.sqrt(math.log1p((peak.spread / 100) ** 2)))
+        ends = [[peak.value - peak.value / factor], [peak.value * factor - peak.value]]
+        what = "geometric mean and SD of Cmax"
+    else:
+        spread = peak.spread if peak.interval == "SD" else 0.0
+        ends = [[min(spread, 0.9 * peak.value)], [spread]]
+        what = "mean and SD of Cmax"
+    label = f"published: {what},\nat the median Tmax"
+    axis.errorbar([time.value], [peak.value], yerr=ends, label=label, **bar)
+
+
+def facts(check: Predictive) -> Figure:
+    """Every published number against its replicates, as ratios."""
+    table = check.facts.reset_index()
+    figure, axis = plt.subplots(figsize=(8.5, 1.3 + 0.28 * len(table)))
+    several = table["cohort"].nunique() > 1
+    for i, row in enumerate(table.itertuples()):
+        ratio = np.array([row.low, row.median, row.high]) / row.observed
+        ratio = np.maximum(ratio, 1e-3)
+        fitted = row.use != "check"
+        colour = BLUE if fitted else GREY
+        axis.plot(ratio[[0, 2]], [i, i], color=colour, lw=3, alpha=0.6, solid_capstyle="butt")
+        axis.plot(ratio[1], i, "o", color=colour, ms=5)
+    labels = [
+        f"{r.cohort}: {r.statistic}" if several else f"{r.statistic}" for r in table.itertuples()
+    ]
+    axis.set_yticks(range(len(table)), [f"{s} (n = {n})" for s, n in zip(labels, table["n"])])
+    axis.invert_yaxis()
+    axis.set_xscale("log")
+    axis.axvline(1.0, color=INK, lw=0.8)
+    axis.set_xlabel("replicated / published (median and 90 % interval)")
+    axis.plot([], [], color=BLUE, lw=3, alpha=0.6, label="in the likelihood")
+    if (table["use"] == "check").any():
+        axis.plot([], [], color=GREY, lw=3, alpha=0.6, label="kept out, compared here")
+    axis.legend(frameon=False, fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title(
+        f"{check.kind} predictive check: {check.bound.data.name}", loc="left", fontsize=11
+    )
+    figure.tight_layout()
+    return figure
+
+
+def prior_posterior(result: Fit) -> Figure:
+    """Posterior (filled) against prior (line) of every population parameter."""
+    bound = result.bound
+    info = bound.population.model.params.info()
+    prior = prior_draws(bound.priors, PRIOR_DRAWS, seed=0)
+    posterior = result.draws()
+    panels = []
+    for name in bound.priors:
+        scale = estimation_scale(bound, name)
+        before, after = (np.asarray(scale(x[name])) for x in (prior, posterior))
+        if before.ndim == 1:
+            panels.append((name, name, before, after))
+        else:
+            levels = bound.covariates[bound.effects[name][1]].columns
+            for i, level in enumerate(levels):
+                panels.append((name, f"{name}\n{level}", before[:, i], after[:, i]))
+    columns = min(5, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(2.6 * columns, 2.1 * rows + 0.5), squeeze=False
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (name, label, before, after) in zip(axes.flat, panels, strict=False):
+        low = min(np.quantile(before, 0.01), np.quantile(after, 0.001))
+        high = max(np.quantile(before, 0.99), np.quantile(after, 0.999))
+        bins = np.linspace(low, high, 50)
+        axis.hist(after, bins, density=True, color=BLUE, alpha=0.6, label="posterior")
+        axis.hist(
+            before, bins, density=True, histtype="step", color=INK, lw=1.0, label="prior"
+        )
+        unit = info[name].unit if name in info else "1"
+        shown = label if unit == "1" else f"{label} [{unit}]"
+        axis.set_title(shown, fontsize=8)
+        axis.set_yticks([])
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        _natural_ticks(axis, bound, name, low, high)
+    axes.flat[0].legend(frameon=False, fontsize=7)
+    figure.suptitle(f"Posterior and prior: {bound.data.name}", x=0.01, ha="left", fontsize=11)
+    figure.tight_layout()
+    return figure
+
+
+def _natural_ticks(axis: Any, bound: Any, name: str, low: float, high: float) -> None:
+    """Label an axis of the estimation scale with natural values."""
+    info = bound.population.model.params.info()
+    if name.startswith("beta_"):
+        axis.tick_params(labelsize=7)
+        return
+    transform = info[name].transform if name in info else None
+    inverse = transform.inverse if transform else np.exp
+    ticks = np.linspace(low, high, 5)[1:-1]
+    axis.set_xticks(ticks, [f"{float(inverse(x)):.2g}" for x in ticks], fontsize=7)
+
+
+def individual_fits(result: Fit, *, draws: int = 200, seed: int = 0, most: int = 48) -> Figure:
+    """Each patient's data with the 90 % interval of the patient's own curve."""
+    import jax
+    import jax.numpy as jnp
+
+    bound = result.bound
+    a = bound.individual
+    stacked = {
+        k: v.values.reshape(-1, *v.shape[2:]) for k, v in result.posterior.data_vars.items()
+    }
+    total = len(next(iter(stacked.values())))
+    chosen = np.random.default_rng(seed).choice(total, min(draws, total), replace=False)
+    grid = jnp.linspace(0.0, float(a.time[a.mask].max()), 200)
+    start = jnp.where(a.infusion_mask, a.infusion_time, jnp.inf)
+    model, output = bound.population.model, bound.output
+
+    def curves(sample: Any) -> Any:
+        params, _ = patients(bound, sample)
+        return jax.vmap(lambda p, s, d: model.level(output, grid, p, s, d))(
+            params, start, a.infusion_amount
+        )
+
+    levels = jax.jit(lambda s: jax.lax.map(curves, s))(
+        {k: jnp.asarray(v[chosen]) for k, v in stacked.items()}
+    )
+    low, mid, high = np.quantile(np.asarray(levels), [LOW, 0.5, HIGH], axis=0)
+    shown = min(len(bound.patients), most)
+    columns = min(8, shown)
+    rows = math.ceil(shown / columns)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(1.7 * columns + 0.8, 1.5 * rows + 0.8),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+    )
+    measured = a.value[a.mask]
+    for axis in axes.flat[shown:]:
+        axis.set_visible(False)
+    for i, axis in zip(range(shown), axes.flat, strict=False):
+        axis.fill_between(grid, low[i], high[i], color=BLUE, alpha=0.35, lw=0)
+        axis.plot(grid, mid[i], color=BLUE, lw=1)
+        seen = a.mask[i]
+        t, y, censored = a.time[i][seen], a.value[i][seen], a.censored[i][seen]
+        axis.plot(t[censored == 0], y[censored == 0], "o", color=INK, ms=2.5)
+        axis.plot(t[censored == 1], y[censored == 1], "v", color=RED, ms=3)
+        axis.set_title(bound.patients[i], fontsize=7, pad=2)
+        axis.tick_params(labelsize=6)
+        axis.set_yscale("log")
+    axes[0, 0].set_ylim(measured.min() / 5, measured.max() * 5)
+    unit = model.units[output]
+    figure.supxlabel("days after infusion", fontsize=9)
+    figure.supylabel(f"{output} [{unit}]", fontsize=9)
+    figure.suptitle(
+        f"Individual fits, {bound.data.name}: data (red triangle: below LLOQ), median and 90 % "
+        "interval of the patient's curve",
+        x=0.01,
+        ha="left",
+        fontsize=9,
+    )
+    figure.tight_layout()
+    return figure
+
+
+def simulation(result: Simulation, output: str) -> Figure:
+    """Median and 50 % and 90 % bands over simulated patients, with arrows at the infusions."""
+    levels = result[output]
+    t = levels["time"].values
+    x = levels.values.reshape(-1, t.size)
+    figure, axis = plt.subplots(figsize=(7, 4.2))
+    positive = np.where(x > 0, x, np.nan)
+    if x.shape[0] > 1:
+        with np.errstate(all="ignore"):
+            q = np.nanquantile(positive[:, t >= 0], [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
+        day = t[t >= 0]
+        axis.fill_between(day, q[0], q[4], color=BLUE, alpha=0.2, lw=0, label="90 % of patients")
+        axis.fill_between(day, q[1], q[3], color=BLUE, alpha=0.35, lw=0, label="50 % of patients")
+        axis.plot(day, q[2], color=BLUE, lw=1.5, label="median")
+    else:
+        axis.plot(t, positive[0], color=BLUE, lw=1.5, label="typical patient")
+    axis.set_yscale("log")
+    for event in result.regimen.infusions:
+        axis.annotate(
+            "",
+            (event.time, 0.0),
+            (event.time, -0.07),
+            xycoords=("data", "axes fraction"),
+            arrowprops={"arrowstyle": "-|>", "color": RED},
+        )
+    axis.set_xlabel("days after the first infusion (red arrows: infusions)")
+    axis.set_ylabel(f"{output} [{levels.attrs['units']}], simulated")
+    axis.legend(frameon=False, fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,525 @@
+"""Population models: what varies between patients, how, and what is believed beforehand.
+
+A population model is a structural model, the parameters that vary, covariates, a residual model
+and priors. On the estimation scale of a parameter (log, logit or identity, see `params`)
+
+    phi_i = phi + sum_c beta_c x_ic + omega z_i + omega_occasion z_ik,      z ~ Normal(0, 1)
+
+with phi the typical value, x the patient's or the cohort's covariates and k the infusion.
+`PopulationModel.log_likelihood` joins individual observations and published cohort summaries; it
+is written once and serves every method of inference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+
+from carpk.assay import LogNormal, Residual, log_likelihood
+from carpk.dataset import Dataset
+from carpk.errors import FitError, ModelError
+from carpk.params import Params
+from carpk.structural import ClosedForm
+from carpk.summaries import NEEDS_SAMPLING, CohortLikelihood, Fact
+
+PATIENT, INFUSION = "patient", "infusion"
+OMEGA_SCALE = 1.0  # default prior of omega: half-normal with this scale, or with
+OMEGA_PUBLISHED = 1.5  # this times the model file's spread, where it has one
+EFFECT_SD = 1.0  # default prior SD of a covariate effect, on the estimation scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Population:
+    """A structural model and everything that varies around it.
+
+    Args:
+        model: structural model.
+        varies: parameters that differ between patients; or parameter -> levels, out of "patient"
+            and "infusion" (each infusion has its own value, its own peak above all).
+        covariates: parameter -> names of covariates that shift it, on the estimation scale.
+            A text covariate gives one effect per level beyond the most frequent one, a number one
+            effect per unit around its mean.
+        residual: what the assay sees, `LogNormal()` unless said otherwise.
+        priors: NumPyro distributions by name: a parameter's typical value (natural scale),
+            "omega_<parameter>", "omega_<parameter>_infusion", "beta_<parameter>_<covariate>" and
+            the residual's parameters. Defaults are weak: typical values normal around the model
+            file's value on the estimation scale, with its `prior_sd` (1 unless the file says
+            otherwise: a 90 % interval of a factor of 5 each way); omegas half-normal with 1.5 times
+            the file's spread as scale, or 1; effects normal with SD 1.
+        fixed: parameter -> value that is not estimated.
+        analytes: name of an analyte in the data -> output of the model, where they differ.
+        centered: parameters whose random effects are sampled on their own scale, which suits data
+            that determine every patient well; the others are sampled as standard scores.
+        virtual_patients: number of virtual patients behind cohort summaries; a power of two.
+        summary_dependence: False treats the statistics of one cohort as independent. Intervals
+            are then too narrow; see `summaries`.
+    """
+
+    model: ClosedForm
+    varies: Sequence[str] | Mapping[str, Sequence[str]] = ()
+    covariates: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    residual: Residual = dataclasses.field(default_factory=LogNormal)
+    priors: Mapping[str, dist.Distribution] = dataclasses.field(default_factory=dict)
+    fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    analytes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    centered: Sequence[str] = ()
+    virtual_patients: int = 256
+    summary_dependence: bool = True
+
+    def __post_init__(self) -> None:
+        known = self.model.params.info()
+        levels = self.levels
+        for where, names in {
+            "varies": list(levels),
+            "covariates": list(self.covariates),
+            "fixed": list(self.fixed),
+            "centered": list(self.centered),
+        }.items():
+            for name in names:
+                if name not in known:
+                    raise ModelError(
+                        f"Population: {name!r} in `{where}` is not a parameter of "
+                        f"{self.model.name!r}; known are {', '.join(known)}."
+                    )
+        for name, kinds in levels.items():
+            bad = [k for k in kinds if k not in (PATIENT, INFUSION)]
+            if bad or not kinds:
+                raise ModelError(
+                    f"Population: {name!r} varies by {bad[0] if bad else 'nothing'!r}, but the "
+                    'levels are "patient" and "infusion".'
+                )
+        for name in self.fixed:
+            if name in levels or name in self.covariates:
+                raise ModelError(
+                    f"Population: {name!r} is fixed, so it can neither vary nor have covariates."
+                )
+        for name, names in self.covariates.items():
+            if isinstance(names, str):
+                raise ModelError(
+                    f"Population: covariates[{name!r}] must be a list of names, but is {names!r}; "
+                    f"write [{names!r}]."
+                )
+        if self.virtual_patients & (self.virtual_patients - 1) or self.virtual_patients < 16:
+            raise ModelError(
+                f"Population: virtual_patients is {self.virtual_patients}, but must be a power of "
+                "two, at least 16."
+            )
+        allowed = set(self.default_priors())
+        for name, prior in self.priors.items():
+            if name not in allowed and not name.startswith("beta_"):
+                raise ModelError(
+                    f"Population: there is no parameter for the prior {name!r}; known are "
+                    f"{', '.join(sorted(allowed))} and beta_<parameter>_<covariate>."
+                )
+            if not isinstance(prior, dist.Distribution):
+                raise ModelError(
+                    f"Population: the prior of {name!r} must be a NumPyro distribution, such as "
+                    f"numpyro.distributions.LogNormal(0, 1), but is {prior!r}."
+                )
+
+    @property
+    def levels(self) -> dict[str, tuple[str, ...]]:
+        """Parameter -> the levels at which it varies."""
+        if isinstance(self.varies, Mapping):
+            return {k: tuple([v] if isinstance(v, str) else v) for k, v in self.varies.items()}
+        return {k: (PATIENT,) for k in self.varies}
+
+    @property
+    def estimated(self) -> tuple[str, ...]:
+        """The structural parameters that are not fixed."""
+        return tuple(p for p in self.model.params.info() if p not in self.fixed)
+
+    def default_priors(self) -> dict[str, dist.Distribution]:
+        """Priors of everything but covariate effects, before `priors` replaces any."""
+        priors: dict[str, dist.Distribution] = {}
+        for name in self.estimated:
+            info = self.model.params.info()[name]
+            centre = float(info.transform.forward(info.value))
+            base = dist.Normal(centre, info.prior_sd)
+            if info.transform.name == "log":
+                priors[name] = dist.LogNormal(centre, info.prior_sd)
+            elif info.transform.name == "identity":
+                priors[name] = base
+            else:
+                low, high = info.bounds
+                priors[name] = dist.TransformedDistribution(
+                    base,
+                    [
+                        dist.transforms.SigmoidTransform(),
+                        dist.transforms.AffineTransform(
+                            low, high - low, domain=constraints.unit_interval
+                        ),
+                    ],
+                )
+        for name, kinds in self.levels.items():
+            iiv = self.model.params.info()[name].iiv
+            scale = OMEGA_PUBLISHED * iiv if iiv else OMEGA_SCALE
+            for kind in kinds:
+                priors[omega_name(name, kind)] = dist.HalfNormal(scale)
+        return {**priors, **self.residual.priors()}
+
+    def all_priors(self, effects: Sequence[str] = ()) -> dict[str, dist.Distribution]:
+        """The prior of every population parameter, in the order of the results."""
+        priors = self.default_priors()
+        priors |= {name: dist.Normal(0.0, EFFECT_SD) for name in effects}
+        return {name: self.priors.get(name, prior) for name, prior in priors.items()}
+
+    def bind(self, data: Dataset) -> PopulationModel:
+        """The population model of one data set; every mismatch is refused here."""
+        return PopulationModel.from_data(self, data)
+
+
+def omega_name(parameter: str, level: str = PATIENT) -> str:
+    return f"omega_{parameter}" + ("_infusion" if level == INFUSION else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Covariate:
+    """One covariate as columns of a design matrix.
+
+    Attributes:
+        name: as in the data.
+        reference: the level, or the number, at which the typical value stands.
+        columns: names of the effects.
+        encode: value -> row of the design matrix.
+    """
+
+    name: str
+    reference: Any
+    levels: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[Any]) -> Covariate:
+        array = np.asarray(values)
+        if array.dtype.kind in "ifu":
+            return cls(name, float(array.mean()), ())
+        names, counts = np.unique(array.astype(str), return_counts=True)
+        if len(names) < 2:
+            raise FitError(
+                f"The covariate {name!r} has the single value {names[0]!r} in these data, so its "
+                "effect cannot be estimated; leave it out of `covariates`."
+            )
+        reference = str(names[np.argmax(counts)])
+        return cls(name, reference, tuple(str(x) for x in names if x != reference))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.levels or (f"per unit around {self.reference:g}",)
+
+    def encode(self, value: Any) -> np.ndarray:
+        if not self.levels:
+            return np.array([float(value) - self.reference])
+        return np.array([float(str(value) == level) for level in self.levels])
+
+
+@dataclasses.dataclass(frozen=True)
+class PopulationModel:
+    """A `Population` bound to data: arrays, and the joint log-likelihood."""
+
+    population: Population
+    data: Dataset
+    covariates: Mapping[str, Covariate]
+    output: str
+    analyte: str
+    individual: Any  # IndividualArrays or None
+    patient_design: Mapping[str, np.ndarray]  # covariate -> (P, columns)
+    cohorts: Mapping[str, CohortLikelihood]
+    cohort_design: Mapping[str, Mapping[str, np.ndarray]]  # cohort -> covariate -> (columns,)
+
+    @classmethod
+    def from_data(cls, population: Population, data: Dataset) -> PopulationModel:
+        output, analyte = match_analyte(population, data)
+        has_individuals = analyte in set(data.observations["analyte"])
+        individual = data.arrays([analyte]) if has_individuals else None
+        facts = cohort_facts(data, analyte)
+        if individual is None and not facts:
+            raise FitError(
+                f"{data.name}: there is nothing to fit for {analyte!r}: no observation and no "
+                'published fact with use "fit" or "value".'
+            )
+        names = list(dict.fromkeys(n for ns in population.covariates.values() for n in ns))
+        covariates, patient_design = {}, {}
+        cohort_design: dict[str, dict[str, np.ndarray]] = {c: {} for c in facts}
+        for name in names:
+            of_patients = [] if individual is None else list(data.covariate(name))
+            of_cohorts = data.cohort_covariate(name) if facts else {}
+            values = of_patients + [of_cohorts[c] for c in facts]
+            covariates[name] = covariate = Covariate.of(name, values)
+            if individual is not None:
+                patient_design[name] = np.stack([covariate.encode(v) for v in of_patients])
+            for cohort in facts:
+                cohort_design[cohort][name] = covariate.encode(of_cohorts[cohort])
+        effects = sum(len(levels) for levels in population.levels.values())
+        likelihoods = {
+            cohort: CohortLikelihood(
+                facts=tuple(rows),
+                sampling=sampling_days(data, rows),
+                residual=population.residual,
+                virtual_patients=population.virtual_patients,
+                random_effects=effects,
+                dependence=population.summary_dependence,
+            )
+            for cohort, rows in facts.items()
+        }
+        bound = cls(
+            population,
+            data,
+            covariates,
+            output,
+            analyte,
+            individual,
+            patient_design,
+            likelihoods,
+            cohort_design,
+        )
+        _ = bound.priors  # built now, outside any trace
+        return bound
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        return () if self.individual is None else tuple(self.individual.patients)
+
+    @property
+    def effects(self) -> dict[str, tuple[str, str]]:
+        """Name of a covariate effect -> (parameter, covariate)."""
+        return {
+            f"beta_{p}_{c}": (p, c) for p, names in self.population.covariates.items() for c in names
+        }
+
+    @cached_property
+    def priors(self) -> dict[str, dist.Distribution]:
+        """The prior of every population parameter."""
+        priors = self.population.all_priors(list(self.effects))
+        for name, (_, covariate) in self.effects.items():
+            size = len(self.covariates[covariate].columns)
+            priors[name] = priors[name].expand((size,)).to_event(1)
+        return priors
+
+    # -- parameters ---------------------------------------------------------------------------
+
+    def typical(self, theta: Mapping[str, Any], design: Mapping[str, Any]) -> dict[str, Any]:
+        """phi of each estimated parameter at these covariates, on the estimation scale."""
+        info = self.population.model.params.info()
+        phi = {}
+        for name in self.population.estimated:
+            value = info[name].transform.forward(theta[name])
+            for covariate in self.population.covariates.get(name, ()):
+                value = value + design[covariate] @ theta[f"beta_{name}_{covariate}"]
+            phi[name] = value
+        return phi
+
+    def params(self, phi: Mapping[str, Any]) -> Params:
+        """Structural parameters [natural scale] from the estimation scale."""
+        info = self.population.model.params.info()
+        values = {name: info[name].transform.inverse(x) for name, x in phi.items()}
+        return self.population.model.params(**{**values, **self.population.fixed})
+
+    def virtual_patients(self, theta: Mapping[str, Any], cohort: str) -> Params:
+        """The virtual patients of a cohort; leaves of shape (S,)."""
+        z = self.cohorts[cohort].normals()[0]
+        return self.params_from_scores(theta, self.cohort_design[cohort], z)
+
+    def params_from_scores(
+        self, theta: Mapping[str, Any], design: Mapping[str, Any], z: Any
+    ) -> Params:
+        """Patients with these standard scores, shape (S, R), at one set of covariates."""
+        phi = self.typical(theta, design)
+        column = 0
+        for name, kinds in self.population.levels.items():
+            for kind in kinds:
+                phi[name] = phi[name] + theta[omega_name(name, kind)] * z[:, column]
+                column += 1
+        size = z.shape[0]
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (size,)), self.params(phi))
+
+    def draw_patients(
+        self, theta: Mapping[str, Any], design: Mapping[str, Any], key: Any, size: int, infusions: int
+    ) -> Params:
+        """Random patients; leaves of shape (size, infusions)."""
+        kinds = [kind for levels in self.population.levels.values() for kind in levels]
+        z = jax.random.normal(key, (size, infusions, len(kinds)))
+        same = np.array([kind == PATIENT for kind in kinds], bool)
+        z = jnp.where(same, z[:, :1], z).reshape(size * infusions, len(kinds))
+        params = self.params_from_scores(theta, design, z)
+        return jax.tree.map(lambda x: x.reshape(size, infusions), params)
+
+    def design_at(self, **covariates: Any) -> dict[str, np.ndarray]:
+        """Design of a patient with these covariates; the reference where one is left out."""
+        for name, value in covariates.items():
+            if name not in self.covariates:
+                raise FitError(
+                    f"{name!r} is not a covariate of this fit; it has "
+                    f"{', '.join(self.covariates) or 'none'}."
+                )
+            known = (self.covariates[name].reference, *self.covariates[name].levels)
+            if self.covariates[name].levels and str(value) not in known:
+                raise FitError(
+                    f"The covariate {name!r} was never {value!r} in the data; its levels are "
+                    f"{', '.join(map(repr, known))}."
+                )
+        return {
+            name: covariate.encode(covariates.get(name, covariate.reference))
+            for name, covariate in self.covariates.items()
+        }
+
+    # -- likelihood ---------------------------------------------------------------------------
+
+    def curves(self, params: Params, days: Any) -> Any:
+        """Levels of patients (leaves (S,)) at `days` after one infusion, shape (S, days)."""
+        model, output = self.population.model, self.output
+        return jax.vmap(lambda p: model.level(output, days, p, smooth=True))(params)
+
+    def summary_log_likelihoods(self, theta: Mapping[str, Any]) -> dict[str, Any]:
+        """Cohort -> ln likelihood of each fact, and last of their dependence."""
+        return {
+            cohort: likelihood.log_likelihoods(
+                self.curves(self.virtual_patients(theta, cohort), likelihood.days), theta
+            )
+            for cohort, likelihood in self.cohorts.items()
+        }
+
+    def individual_levels(self, params: Params) -> Any:
+        """True levels at the observations, shape (P, T); leaves (P,) or (P, K)."""
+        a = self.individual
+        model, output = self.population.model, self.output
+
+        def one(t: Any, p: Params, start: Any, amount: Any) -> Any:
+            return model.level(output, t, p, start, amount, smooth=True)
+
+        start = jnp.where(a.infusion_mask, a.infusion_time, jnp.inf)
+        return jax.vmap(one)(a.time, params, start, a.infusion_amount)
+
+    def observation_log_likelihoods(self, params: Params, theta: Mapping[str, Any]) -> Any:
+        """ln likelihood of each observation, shape (P, T); 0 where padded."""
+        a = self.individual
+        f = jnp.where(a.mask, self.individual_levels(params), 1.0)
+        each = log_likelihood(
+            self.population.residual, a.value, f, theta, a.censored, a.lloq, a.limit
+        )
+        return jnp.where(a.mask, each, 0.0)
+
+    def numpyro_model(self, summaries: bool = True) -> None:
+        """The NumPyro model; sites are named as in `priors`, random effects `eta_<parameter>`."""
+        theta = {name: numpyro.sample(name, prior) for name, prior in self.priors.items()}
+        if self.individual is not None:
+            params = self.sample_patients(theta)
+            each = self.observation_log_likelihoods(params, theta)
+            numpyro.factor("observations", jnp.sum(each))
+        if summaries:
+            for cohort, each in self.summary_log_likelihoods(theta).items():
+                numpyro.factor(f"summaries of {cohort}", jnp.sum(each))
+
+    def sample_patients(self, theta: Mapping[str, Any]) -> Params:
+        phi = self.typical(theta, self.patient_design)
+        size = len(self.patients)
+        infusions = self.individual.infusion_time.shape[1]
+        phi = {name: jnp.broadcast_to(x, (size,)) for name, x in phi.items()}
+        for name, kinds in self.population.levels.items():
+            for kind in kinds:
+                omega = theta[omega_name(name, kind)]
+                if kind == INFUSION:
+                    z = numpyro.sample(
+                        f"eta_{name}_infusion",
+                        dist.Normal(0.0, 1.0).expand((size, infusions)).to_event(2),
+                    )
+                    phi[name] = phi[name][:, None] + omega * z
+                elif name in self.population.centered:
+                    phi[name] = numpyro.sample(
+                        f"phi_{name}", dist.Normal(phi[name], omega).to_event(1)
+                    )
+                else:
+                    z = numpyro.sample(
+                        f"eta_{name}", dist.Normal(0.0, 1.0).expand((size,)).to_event(1)
+                    )
+                    phi[name] = phi[name] + omega * z
+        params = self.params(phi)
+        wide = max(getattr(x, "ndim", 0) for x in jax.tree.leaves(params))
+        shape = (size, infusions) if wide == 2 else (size,)
+
+        def widen(x: Any) -> Any:
+            x = jnp.asarray(x, float)
+            if x.ndim == 1 and wide == 2:
+                x = x[:, None]
+            return jnp.broadcast_to(x, shape)
+
+        return jax.tree.map(widen, params)
+
+
+def match_analyte(population: Population, data: Dataset) -> tuple[str, str]:
+    """(output of the model, analyte of the data), refusing what does not fit together."""
+    model = population.model
+    present = list(dict.fromkeys([*data.analytes]))
+    wanted = dict(population.analytes) or {a: a for a in present if a in model.outputs}
+    wanted = {a: o for a, o in wanted.items() if a in present}
+    if not wanted:
+        units = ", ".join(f"{a} [{data.units.get(a, '?')}]" for a in present)
+        outputs = ", ".join(f"{o} [{u}]" for o, u in model.units.items())
+        raise FitError(
+            f"{data.name} has {units}, but {model.name!r} gives {outputs}. Use a model with that "
+            f'output, such as ck.load_model("piecewise", output={present[0]!r}, unit=...), or say '
+            f"which is which: Population(..., analytes={{{present[0]!r}: "
+            f"{next(iter(model.outputs))!r}}})."
+        )
+    if len(wanted) > 1:
+        raise FitError(
+            f"{data.name} has several analytes that {model.name!r} could be fitted to "
+            f"({', '.join(wanted)}); one endpoint is fitted at a time: choose it with "
+            "Population(..., analytes={name in the data: output})."
+        )
+    analyte, output = next(iter(wanted.items()))
+    model.require(output)
+    unit = data.units.get(analyte, "")
+    if unit and unit != model.units[output]:
+        raise FitError(
+            f"{data.name}: {analyte} is in {unit}, but the output {output!r} of {model.name!r} is in "
+            f"{model.units[output]}. Convert the data (copies/µg and cells/µL convert only through "
+            "the leukocyte count, see carpk.assay), or load the model in the data's unit: "
+            f'ck.load_model("piecewise", output={analyte!r}, unit={unit!r}, cmax=...).'
+        )
+    return output, analyte
+
+
+def cohort_facts(
+    data: Dataset, analyte: str, uses: Sequence[str] = ("fit", "value")
+) -> dict[str, list[Fact]]:
+    """The facts of each cohort with one of these uses, those of the likelihood by default."""
+    facts: dict[str, list[Fact]] = {}
+    if data.summaries is None or data.summaries.empty:
+        return facts
+    rows = data.summaries
+    rows = rows[(rows["analyte"] == analyte) & rows["use"].isin(list(uses))]
+    for row in rows.to_dict("records"):
+        alone = row["use"] == "value"
+        day = "" if np.isnan(row["time"]) else f" day {row['time']:g}"
+        fact = Fact(
+            metric=row["metric"],
+            time=float(row["time"]),
+            statistic=row["statistic"],
+            value=float(row["value"]),
+            low=float("nan") if alone else float(row["low"]),
+            high=float("nan") if alone else float(row["high"]),
+            interval="" if alone else row["interval"],
+            spread=float("nan") if alone else float(row["spread"]),
+            n=int(row["n"]),
+            lloq=float(row["lloq"]),
+            use=row["use"],
+            label=f"{data.name}, cohort {row['cohort']!r}, {row['metric']}{day}",
+        )
+        facts.setdefault(str(row["cohort"]), []).append(fact)
+    return facts
+
+
+def sampling_days(data: Dataset, facts: Sequence[Fact]) -> tuple[float, ...]:
+    """The study's sampling days, where a fact depends on them."""
+    if any(f.metric in NEEDS_SAMPLING for f in facts):
+        return tuple(data.sampling or ())
+    return ()

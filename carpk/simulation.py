@@ -1,0 +1,211 @@
+"""Simulation: a typical patient, a virtual population, or a population with its uncertainty.
+
+    ck.simulate(model, ck.Regimen.cells(), days)                     the typical patient
+    ck.simulate(model, regimen, days, patients=200)                  with the model file's spread
+    ck.simulate(fit, regimen, days, patients=200, draws=100)         with the posterior's uncertainty
+
+Simulated levels are true levels; `measured=True` adds the assay. Everything here is simulated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from carpk import nca
+from carpk.dosing import Regimen
+from carpk.errors import CarpkWarning, FitError, RegimenError
+from carpk.inference import INTERVAL, Fit
+from carpk.params import Params
+from carpk.structural import ClosedForm
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulation:
+    """Simulated levels.
+
+    Attributes:
+        data: xarray Dataset, a variable per output with dims (draw, patient, time) and its unit in
+            `attrs`; structural parameters with dims (draw, patient, infusion).
+        regimen: what was given.
+    """
+
+    data: xr.Dataset
+    regimen: Regimen
+
+    def __getitem__(self, output: str) -> xr.DataArray:
+        return self.data[output]
+
+    @property
+    def outputs(self) -> list[str]:
+        return [str(k) for k, v in self.data.data_vars.items() if v.dims[-1] == "time"]
+
+    def summary(self) -> pd.DataFrame:
+        """Cmax, Tmax and AUC0-28d per output: median and 90 % equal-tailed interval over patients.
+
+        Patients of all draws are pooled, so that the interval is that of a new patient.
+        """
+        t = jnp.asarray(self.data["time"].values)
+        rows = []
+        for output in self.outputs:
+            unit = self.data[output].attrs["units"]
+            levels = jnp.asarray(self.data[output].values).reshape(-1, t.size)
+            metrics = {"CMAX": (nca.cmax, unit), "TMAX": (nca.tmax, "day")}
+            if float(t[-1]) >= 28.0:
+                metrics["AUC0_28D"] = (nca.auc_to(28), f"day*{unit}")
+            shown = t >= 0
+            for name, (metric, metric_unit) in metrics.items():
+                one = jax.vmap(lambda c, f=metric: f(t[shown], c[shown]))
+                x = np.asarray(one(levels))
+                low, mid, high = np.nanquantile(x, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
+                rows.append((output, name, mid, low, high, metric_unit))
+        columns = ["output", "quantity", "median", "eti90_low", "eti90_high", "unit"]
+        return pd.DataFrame(rows, columns=columns).set_index(["output", "quantity"])
+
+    def plot(self, output: str | None = None, **kwargs: Any) -> Any:
+        """Median and bands over patients, on a log axis."""
+        from carpk import plot
+
+        return plot.simulation(self, output or self.outputs[0], **kwargs)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the levels to a NetCDF file."""
+        self.data.to_netcdf(path, engine="h5netcdf")
+        return Path(path)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{self.data.sizes[d]} {d}s" for d in ("draw", "patient", "time"))
+        table = self.summary().to_string(float_format="{:.3g}".format)
+        return f"Simulation: {sizes}; median and 90 % interval over patients:\n{table}"
+
+
+def simulate(
+    source: ClosedForm | Fit,
+    regimen: Regimen,
+    days: Any,
+    *,
+    patients: int | None = None,
+    draws: int | None = None,
+    covariates: Mapping[str, Any] | None = None,
+    measured: bool = False,
+    seed: int = 0,
+) -> Simulation:
+    """Simulate a regimen.
+
+    Args:
+        source: a structural model, or a `Fit`.
+        regimen: cell infusions; of a closed form, each gives its own curve, and they add up.
+        days: times [day], ascending, shape (time,).
+        patients: virtual patients per draw. None is the typical patient: one per draw, without
+            any spread.
+        draws: posterior draws of a fit, 100 unless said otherwise.
+        covariates: name -> value, for a fit with covariates; the reference where left out.
+        measured: add the assay's residual error (fits only).
+        seed: same seed, same patients.
+    """
+    t = np.asarray(days, float)
+    if t.ndim != 1 or t.size < 2 or not (np.diff(t) > 0).all():
+        raise RegimenError("simulate: `days` must be at least two ascending times, shape (time,).")
+    infusions = regimen.infusions
+    if not infusions:
+        raise RegimenError(
+            "simulate: the regimen has no cell infusion; add Regimen.cells(day=[...], amount=...)."
+        )
+    model = source.population.model if isinstance(source, Fit) else source
+    if regimen.drugs and isinstance(model, ClosedForm):
+        drugs = ", ".join(sorted({e.product for e in regimen.drugs}))
+        warnings.warn(
+            f"{model.name!r} is a closed form without lymphodepletion: {drugs} have no effect on "
+            "the simulated cells. Compare regimens through a covariate of a fit.",
+            CarpkWarning,
+            stacklevel=2,
+        )
+    key = jax.random.key(seed)
+    if isinstance(source, Fit):
+        params, noise = _from_fit(source, len(infusions), patients, draws, covariates, key)
+    elif covariates or measured or draws:
+        raise FitError(
+            "simulate: `covariates`, `measured` and `draws` need a fit; a structural model alone "
+            "has neither covariates nor an assay nor uncertainty."
+        )
+    else:
+        params, noise = _from_model(source, len(infusions), patients, key), None
+    start = jnp.array([e.time for e in infusions])
+    amount = jnp.array([e.amount for e in infusions])
+    if model.dose_effect is not None and any(e.per for e in infusions):
+        raise RegimenError(
+            "simulate: the model has a dose effect, which needs absolute cells; use "
+            "regimen.resolve(bsa=..., weight=...) first."
+        )
+    shape = ("draw", "patient", "time")
+    grid = jnp.asarray(t)
+    variables = {}
+    for output, unit in model.units.items():
+
+        def one(p: Params, output: str = output) -> Any:
+            return model.level(output, grid, p, start, amount)
+
+        levels = jax.jit(lambda p, one=one: jax.lax.map(jax.vmap(one), p))(params)
+        if measured:
+            residual = source.population.residual  # type: ignore[union-attr]
+            eps = jax.random.normal(jax.random.fold_in(key, 1), levels.shape)
+            theta = {k: v[:, None, None] for k, v in noise.items()}  # type: ignore[union-attr]
+            levels = residual.sample(eps, levels, theta)
+        attrs = {"units": unit, "long_name": output, "simulated": "yes"}
+        variables[output] = (shape, np.asarray(levels), attrs)
+    for name, info in model.params.info().items():
+        value = np.asarray(getattr(params, name))
+        variables[name] = (("draw", "patient", "infusion"), value, {"units": info.unit})
+    size = next(iter(variables.values()))[1].shape
+    coords = {
+        "draw": np.arange(size[0]),
+        "patient": np.arange(size[1]),
+        "time": ("time", t, {"units": "day"}),
+        "infusion": np.arange(1, len(infusions) + 1),
+    }
+    return Simulation(xr.Dataset(variables, coords=coords), regimen)
+
+
+def _from_model(model: ClosedForm, infusions: int, patients: int | None, key: Any) -> Params:
+    """Typical patient, or patients with the spread in the model file; leaves (1, n, K)."""
+    values = {}
+    for i, (name, info) in enumerate(model.params.info().items()):
+        phi = info.transform.forward(info.value)
+        spread = info.iiv if patients and info.iiv else 0.0
+        z = jax.random.normal(jax.random.fold_in(key, i), (1, patients or 1, 1))
+        value = info.transform.inverse(phi + spread * z)
+        values[name] = jnp.broadcast_to(value, (1, patients or 1, infusions))
+    return model.params(**values)
+
+
+def _from_fit(
+    fit: Fit,
+    infusions: int,
+    patients: int | None,
+    draws: int | None,
+    covariates: Mapping[str, Any] | None,
+    key: Any,
+) -> tuple[Params, dict[str, Any]]:
+    """Patients of posterior draws, leaves (draws, n, K), and the residual parameters."""
+    bound = fit.bound
+    design = bound.design_at(**(covariates or {}))
+    theta = {k: jnp.asarray(v) for k, v in fit.draws(draws or 100).items()}
+    size = len(next(iter(theta.values())))
+    if patients is None:
+        theta |= {k: jnp.zeros_like(v) for k, v in theta.items() if k.startswith("omega_")}
+    keys = jax.random.split(key, size)
+
+    def one(theta: Mapping[str, Any], key: Any) -> Params:
+        return bound.draw_patients(theta, design, key, patients or 1, infusions)
+
+    params = jax.jit(jax.vmap(one))(theta, keys)
+    return params, {k: theta[k] for k in fit.population.residual.names}

@@ -1,0 +1,83 @@
+"""Lisocabtagene maraleucel in large B-cell lymphoma (Ogasawara 2021).
+
+Lag, exponential expansion, biexponential decline; 261 patients of TRANSCEND NHL 001, 2,524 qPCR
+observations. Level: relative to the peak until `cmax` is given (its typical value could not be
+read). Time: days after infusion.
+
+Reference: Ogasawara et al. (2021) Clin Pharmacokinet, doi:10.1007/s40262-021-01039-5
+(PMC8613160). Population means and their 95 % confidence intervals: abstract; the paper itself
+could not be read. Between-patient variability and residual error are therefore absent, and
+`fb` is Stein 2019's, marked unverified.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+import carpk as ck
+from carpk.models import piecewise
+
+ABSTRACT = "Ogasawara 2021, abstract"
+
+
+class Params(ck.Params):
+    cmax: ck.Scalar = ck.param(1.0, "relative", "peak level", "assumed: the peak is the unit")
+    lag: ck.Scalar = ck.param(3.27, "day", "lag before expansion", ABSTRACT + " (2.71-3.97)")
+    tmax: ck.Scalar = ck.param(9.29, "day", "time of the peak", ABSTRACT + " (8.81-9.70)")
+    t_double: ck.Scalar = ck.param(0.755, "day", "doubling time", ABSTRACT + " (0.667-0.821)")
+    t_alpha: ck.Scalar = ck.param(
+        5.00, "day", "half-life of the first decline", ABSTRACT + " (4.15-5.90)"
+    )
+    t_beta: ck.Scalar = ck.param(352.0, "day", "terminal half-life", ABSTRACT + " (241-647)")
+    fb: ck.Scalar = ck.param(
+        0.0079,
+        "1",
+        "share of the peak that persists",
+        "unverified for liso-cel: Stein 2019, Table 1, tisa-cel",
+        (0, 1),
+    )
+
+
+def rates(p) -> dict:
+    """The arguments of the piecewise curve from the parameters of the paper."""
+    rho, alpha, beta = (jnp.log(2) / x for x in (p.t_double, p.t_alpha, p.t_beta))
+    return dict(cmax=p.cmax, tmax=p.tmax, rho=rho, alpha=alpha, beta=beta, fb=p.fb, lag=p.lag)
+
+
+def transgene(t: Float[Array, " time"], p) -> Float[Array, " time"]:
+    """Transgene level [unit of cmax]."""
+    return piecewise.level(t, **rates(p))
+
+
+model = ck.ClosedForm(
+    name="ogasawara2021",
+    reference="doi:10.1007/s40262-021-01039-5",
+    params=Params,
+    outputs={"transgene": transgene},
+    smooth={"transgene": lambda t, p: piecewise.smooth_level(t, **rates(p))},
+    states=lambda t, p: piecewise.compartments(t, **rates(p)),
+    units={"transgene": "relative"},
+    derived={"fold": (lambda p: 2.0 ** ((p.tmax - p.lag) / p.t_double), "1")},
+    published={
+        "time to maximum [day]": (
+            lambda p: jnp.linspace(0, 60, 60_001)[
+                jnp.argmax(transgene(jnp.linspace(0, 60, 60_001), p))
+            ],
+            9.29,
+        ),
+        "level one doubling time before the peak": (
+            lambda p: transgene(jnp.array([p.tmax - p.t_double]), p)[0] / p.cmax,
+            0.5,
+        ),
+        "decline over the first half-life": (
+            lambda p: transgene(jnp.array([p.tmax + p.t_alpha]), p.replace(fb=1e-9))[0] / p.cmax,
+            0.5,
+        ),
+        "decline over the terminal half-life": (
+            lambda p: (
+                transgene(jnp.array([200.0 + p.t_beta]), p)[0]
+                / transgene(jnp.array([200.0]), p)[0]
+            ),
+            0.5,
+        ),
+    },
+)

@@ -1,0 +1,760 @@
+"""A data set takes what is right, refuses the rest with advice, and says what it changed.
+
+All patients here are simulated.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from carpk.dataset import Dataset, load_dataset, units
+from carpk.errors import CarpkWarning, DatasetError
+
+FOLDER = Path(__file__).parent / "reference" / "dataset" / "simulated"
+
+
+def patients(**columns):
+    return pd.DataFrame({"patient": ["P1", "P2"], "cohort": ["flu", "flucy"], **columns})
+
+
+def doses(**columns):
+    table = {
+        "patient": ["P1", "P1", "P2"],
+        "time": [-5.0, 0.0, 0.0],
+        "product": ["fludarabine", "car_t", "car_t"],
+        "amount": [30.0, 1e8, 1e8],
+        "unit": ["mg/m2", "cells", "cells"],
+        "duration": [0.02, 0.0, 0.0],
+    }
+    return pd.DataFrame({**table, **columns})
+
+
+def observations(**columns):
+    table = {
+        "patient": ["P1", "P1", "P2", "P2"],
+        "time": [7.0, 14.0, 7.0, 180.0],
+        "analyte": ["transgene"] * 4,
+        "value": [2e4, 3e3, 5e4, 50.0],
+        "unit": ["copies/µg"] * 4,
+        "lloq": [50.0] * 4,
+        "censored": [0, 0, 0, 1],
+    }
+    return pd.DataFrame({**table, **columns})
+
+
+def summaries(**columns):
+    table = {
+        "cohort": ["flu", "flu", "flucy", "flucy"],
+        "analyte": ["transgene"] * 4,
+        "metric": ["cmax", "level", "auc", "detectable"],
+        "time": [None, 28.0, 28.0, 42.0],
+        "statistic": ["median", "geometric mean", "mean", "count"],
+        "value": [4e4, 900.0, 3e5, 7],
+        "low": [1e4, None, None, None],
+        "high": [9e4, None, None, None],
+        "interval": ["IQR", "CV%", "SD", ""],
+        "spread": [None, 120.0, 2e5, None],
+        "n": [9, 9, 8, 9],
+        "unit": ["copies/µg", "copies/ug DNA", "day*copies/µg", "patients"],
+        "lloq": [50.0] * 4,
+        "use": ["fit", "fit", "check", "fit"],
+        "source": ["Table 2"] * 4,
+        "note": ["", "", "same patients as Cmax", ""],
+    }
+    return pd.DataFrame({**table, **columns})
+
+
+def dataset(**tables):
+    """The good data set, with some tables replaced."""
+    given = {"patients": patients(), "doses": doses(), "observations": observations(), **tables}
+    return Dataset.from_frames(**given)
+
+
+def at(table, row, column, entry):
+    """The table with one entry replaced, whatever its type."""
+    changed = table.astype(object)
+    changed.loc[row, column] = entry
+    return changed
+
+
+def refusal(**tables):
+    with pytest.raises(DatasetError) as caught:
+        dataset(**tables)
+    return str(caught.value)
+
+
+# ---- good data ------------------------------------------------------------------------------
+
+
+def test_good_tables_pass_unchanged_and_without_notes():
+    data = dataset()
+    assert data.notes == ()
+    assert data.observations["value"].tolist() == [2e4, 3e3, 5e4, 50.0]
+    assert data.analytes == ("transgene",)
+    assert data.units == {"transgene": "copies/µg"}
+    assert data.infusions["product"].tolist() == ["car_t", "car_t"]
+
+
+def test_the_caller_s_tables_are_not_touched():
+    table = observations(unit=["copies/ng"] * 4)
+    before = table.copy()
+    data = dataset(observations=table)
+    data.observations.loc[0, "value"] = -1.0
+    pd.testing.assert_frame_equal(table, before)
+
+
+def test_printing_shows_numbers_provenance_and_notes():
+    data = dataset(
+        observations=observations(unit=["copies/ug gDNA"] * 4),
+        summaries=summaries(),
+        about={"citation": "Doe 2024, Table 2", "licence": "CC BY 4.0"},
+    )
+    text = repr(data)
+    assert str(data) == text
+    for expected in (
+        "2 patients, 3 doses (2 of cells), 4 observations, 4 published statistics",
+        "transgene [copies/µg]: 4 observations of 2 patients, 25 % below LLOQ",
+        "cohort 'flucy': 2 statistics",
+        "Doe 2024, Table 2 (licence: CC BY 4.0)",
+        "copies/ug gDNA",
+    ):
+        assert expected in text
+
+
+def test_summaries_alone_and_individuals_alone_are_data_sets_but_nothing_is_not():
+    alone = Dataset.from_frames(summaries=summaries(), sampling=[1, 7, 14, 28])
+    assert alone.sampling == (1.0, 7.0, 14.0, 28.0)
+    assert alone.patients.empty
+    assert alone.arrays(["transgene"]).time.shape[0] == 0
+    assert dataset().summaries.empty
+    with pytest.raises(DatasetError, match="neither observations nor summaries"):
+        Dataset.from_frames(patients=patients(), doses=doses())
+    with pytest.raises(DatasetError, match="neither observations nor published"):
+        Dataset.from_frames(doses=doses().iloc[:0], observations=observations().iloc[:0])
+
+
+def test_patients_left_out_are_taken_from_the_other_tables_and_noted():
+    data = dataset(patients=None)
+    assert data.patients["patient"].tolist() == ["P1", "P2"]
+    assert any("No patients table" in note for note in data.notes)
+
+
+def test_numeric_labels_match_whatever_their_type():
+    data = Dataset.from_frames(
+        patients=pd.DataFrame({"patient": [1, 2]}),
+        doses=doses(patient=["1", "1", "2"]),
+        observations=observations(patient=[1.0, 1.0, 2.0, 2.0]),
+    )
+    assert data.arrays(["transgene"]).patients == ("1", "2")
+
+
+# ---- what is refused ------------------------------------------------------------------------
+
+BAD_OBSERVATIONS = {
+    "decimal comma": ("value", "12,5", ["'12,5' is not a number", "12.5"]),
+    "below the limit as text": ("value", "<50", ["value = 50", "lloq = 50", "censored = 1"]),
+    "above the limit as text": ("value", ">900", ["value = 900", "censored = -1"]),
+    "word": ("value", "BLQ", ["'BLQ' is not a number", "censored = 1"]),
+    "missing value": ("value", None, ["number is missing", "sample not taken"]),
+    "zero": ("value", 0.0, ["must be positive", "pre-dose baseline", "censored = 1"]),
+    "negative": ("value", -3.0, ["must be positive", "-3"]),
+    "infinite": ("value", np.inf, ["infinite", "finite number"]),
+    "below its LLOQ": ("value", 20.0, ["20 is below its LLOQ 50", "lower the lloq"]),
+    "date": ("time", "2024-03-01", ["not a number", "Dates and clock times"]),
+    "missing time": ("time", "", ["missing", "days from the patient's first cell infusion"]),
+    "impossible day": ("time", 45000, ["more than 40 years", "date"]),
+    "before the infusion": ("time", -1, ["precedes", "first cell infusion", "`patients.csv`"]),
+    "odd flag": ("censored", 2, ["0 (observed)", "but is 2"]),
+    "missing flag": ("censored", None, ["missing", "Write 0"]),
+    "negative LLOQ": ("lloq", -50, ["lloq must be positive"]),
+    "missing analyte": ("analyte", " ", ["missing", "what was measured"]),
+    "other assay": ("unit", "cells/µL", ["'transgene' must be in copies/µg", "leukocyte count"]),
+    "unknown unit": ("unit", "furlong", ["'furlong'", "Convert the values"]),
+    "missing unit": ("unit", None, ["unit of 'transgene' is missing", "units={'transgene'"]),
+    "limit without flag": ("limit", 10.0, ["limit is given (10)", "censored = 1"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OBSERVATIONS)
+def test_a_bad_observation_is_refused_with_row_column_patient_and_advice(case):
+    column, entry, expected = BAD_OBSERVATIONS[case]
+    message = refusal(observations=at(observations(limit=[np.nan] * 4), 1, column, entry))
+    for part in ("observations, row 1", f"column `{column}`", "patient 'P1'", *expected):
+        assert part in message
+
+
+BAD_DOSES = {
+    "negative amount": ("amount", -1e6, ["amount must be positive", "-1e+06"]),
+    "no amount": ("amount", None, ["number is missing"]),
+    "word": ("amount", "1e8 cells", ["is not a number"]),
+    "negative duration": ("duration", -1, ["zero or positive", "bolus"]),
+    "missing duration": ("duration", None, ["Write 0 for a bolus"]),
+    "unknown unit": ("unit", "vials", ["'vials' is unknown", "`cells/kg`", "`mg/m2`"]),
+    "missing product": ("product", None, ["entry is missing", "fludarabine"]),
+    "impossible day": ("time", 1e6, ["more than 40 years"]),
+    "late first infusion": ("time", 3.0, ["first cell infusion is on day 3", "first dose"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DOSES)
+def test_a_bad_dose_is_refused_with_row_column_patient_and_advice(case):
+    column, entry, expected = BAD_DOSES[case]
+    message = refusal(doses=at(doses(), 2, column, entry))
+    for part in ("doses, row 2", f"column `{column}`", "patient 'P2'", *expected):
+        assert part in message
+
+
+BAD_SUMMARIES = {
+    "unknown metric": (0, "metric", "c_max", ["'c_max' is unknown", "Did you mean 'cmax'?"]),
+    "unknown statistic": (0, "statistic", "geomean", ["is unknown", "geometric mean"]),
+    "unknown interval": (0, "interval", "iqr", ["'iqr' is unknown", "'IQR'"]),
+    "unknown use": (0, "use", "yes", ["`fit`, `value`, `check`, `no`"]),
+    "no source": (0, "source", "", ["entry is missing", "paper, page or table"]),
+    "no note": (2, "note", "", ["use 'check' needs a reason"]),
+    "no day": (1, "time", None, ["time of 'level' is missing", "the day of the level"]),
+    "no end": (2, "time", None, ["time of 'auc' is missing", "starts on day 0"]),
+    "needless day": (0, "time", 7, ["'cmax' has none", "metric 'level'"]),
+    "no low": (0, "low", None, ["interval is IQR, but low is missing"]),
+    "order": (0, "low", 6e4, ["low <= value <= high", "60000, 40000, 90000"]),
+    "no spread": (1, "spread", None, ["interval is CV%, but spread is missing"]),
+    "no positive spread": (1, "spread", -3, ["must be positive"]),
+    "unnamed interval": (0, "interval", "", ["low is given", "not named"]),
+    "low of SD": (2, "low", 1, ["low is given (1), but the interval is SD"]),
+    "n of none": (1, "n", 0, ["whole number from 1"]),
+    "n broken": (1, "n", 8.5, ["whole number from 1"]),
+    "n of two": (0, "n", 2, ["needs n of at least 3"]),
+    "n of one": (1, "n", 1, ["needs n of at least 2"]),
+    "count of all": (3, "value", 11, ["count 11 exceeds n = 9"]),
+    "share": (3, "value", 0.78, ["whole number", "not a share"]),
+    "count with interval": (3, "low", 5, ["a count has no low"]),
+    "mean of detectable": (3, "statistic", "mean", ["counted"]),
+    "zero": (1, "value", -2, ["must be positive"]),
+    "limit": (1, "lloq", 0, ["lloq must be positive"]),
+    "unit of area": (2, "unit", "copies/µg", ["time times a level", "day*copies/µg"]),
+    "unit": (0, "unit", "cells/µL", ["must be in copies/µg", "leukocyte count"]),
+    "no unit": (0, "unit", "", ["unit is missing"]),
+    "text": (0, "value", "4,1", ["'4,1' is not a number", "4.1"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SUMMARIES)
+def test_a_bad_statistic_is_refused_with_row_column_cohort_and_advice(case):
+    row, column, entry, expected = BAD_SUMMARIES[case]
+    message = refusal(summaries=at(summaries(), row, column, entry))
+    cohort = "flu" if row < 2 else "flucy"
+    for part in (f"summaries, row {row}", f"column `{column}`", f"cohort '{cohort}'", *expected):
+        assert part in message
+
+
+@pytest.mark.parametrize("column", ["patient", "time", "product", "amount", "unit"])
+def test_a_missing_column_of_doses_is_named_with_what_it_means(column):
+    message = refusal(doses=doses().drop(columns=column))
+    assert f"doses: column `{column}` is missing" in message
+    assert "Add it:" in message
+
+
+@pytest.mark.parametrize("column", ["patient", "time", "analyte", "value"])
+def test_a_missing_column_of_observations_is_named_with_its_likely_misspelling(column):
+    message = refusal(observations=observations().rename(columns={column: column.upper() + "s"}))
+    assert f"column `{column}` is missing" in message
+    assert f"Rename `{column.upper()}s` to `{column}`" in message
+
+
+def test_an_unknown_column_is_refused_by_name_with_the_nearest_known_one():
+    message = refusal(observations=observations(lloqs=50.0))
+    assert "column `lloqs` is unknown" in message
+    assert "Did you mean `lloq`?" in message
+    assert "`site` is unknown" in refusal(doses=doses(site="A"))
+
+
+def test_a_repeated_column_is_refused():
+    table = pd.concat([observations(), observations()[["value"]]], axis=1)
+    assert "`value` appears 2 times" in refusal(observations=table)
+
+
+def test_a_repeated_patient_is_refused_with_the_row_of_the_repetition():
+    message = refusal(patients=pd.DataFrame({"patient": ["P1", "P2", "P1"]}))
+    assert "patients, row 2, column `patient`: patient 'P1' appears 2 times" in message
+
+
+@pytest.mark.parametrize("table", ["doses", "observations"])
+def test_a_patient_who_is_not_in_the_patients_table_is_refused_with_the_nearest(table):
+    make = {"doses": doses, "observations": observations}[table]
+    message = refusal(**{table: at(make(), 2, "patient", "P22")})
+    assert f"{table}, row 2, column `patient`: patient 'P22' is not in the patients" in message
+    assert "Did you mean 'P2'?" in message
+
+
+def test_a_patient_without_observations_is_noted_and_kept():
+    data = dataset(patients=pd.DataFrame({"patient": ["P1", "P2", "P3"]}))
+    assert any("1 patient without observations: P3" in note for note in data.notes)
+    assert data.arrays(["transgene"]).mask.sum(axis=1).tolist() == [2, 2, 0]
+
+
+def test_an_observed_patient_needs_doses_and_a_cellular_level_needs_cells():
+    assert "no dose" in refusal(doses=doses().iloc[:2])
+    drugs = at(doses(), 2, "unit", "mg")
+    assert "holds no cells for the patient" in refusal(doses=drugs)
+
+
+def test_all_rows_of_one_trouble_are_counted():
+    message = refusal(observations=observations(value=[1.0, 2.0, 3.0, 50.0]))
+    assert "row 0" in message
+    assert "The same holds for 2 more rows: 1, 2." in message
+
+
+def test_host_levels_may_precede_treatment_but_cells_and_unknown_analytes_may_not():
+    table = observations(analyte="alc", unit="cells/µL", time=[-20, 1, 1, 2])
+    assert dataset(observations=table).observations["time"].min() == -20
+    table = observations(analyte="ferritin", unit="µg/L", time=[-20, 1, 1, 2])
+    assert "precedes the patient's first dose" in refusal(observations=table)
+    table = observations(analyte="ferritin", unit="µg/L", time=[-4, 1, 1, 2])
+    assert len(dataset(observations=table).observations) == 4
+
+
+def test_exact_repetitions_of_an_observation_warn_and_replicates_do_not():
+    table = observations(time=[7, 7, 7, 180], value=[2e4, 2e4, 5e4, 50])
+    with pytest.warns(CarpkWarning, match=r"row 1, patient 'P1'.*repeats an earlier one"):
+        data = dataset(observations=table)
+    assert len(data.observations) == 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset(observations=observations(time=[7, 7, 7, 180]))
+
+
+def test_very_few_cells_warn_that_the_unit_may_be_millions():
+    with pytest.warns(CarpkWarning, match=r"row 2.*100 cells are very few.*'1e6 cells'"):
+        dataset(doses=at(doses(), 2, "amount", 100.0))
+
+
+def test_arguments_that_make_no_sense_are_refused_with_what_is_possible():
+    for wrong, part in (
+        ({"time_unit": "month"}, "'day', 'hour' or 'week'"),
+        ({"time_zero": "leukapheresis"}, "'first dose'"),
+        ({"lloq": -1}, "positive number"),
+        ({"lloq": {"trangene": 50}}, "Did you mean 'transgene'?"),
+        ({"units": {"trangene": "copies/µg"}}, "Did you mean 'transgene'?"),
+        ({"units": "copies/µg"}, "unit per analyte"),
+        ({"sampling": [7, 1]}, "increasing"),
+        ({"observations": 3}, "must be a data frame"),
+    ):
+        assert part in refusal(**wrong)
+
+
+# ---- what is filled or converted, and noted ---------------------------------------------------
+
+
+def test_a_given_lloq_fills_missing_ones_only_and_is_noted():
+    table = observations(lloq=[None, 40.0, None, 50.0])
+    data = dataset(observations=table, lloq={"transgene": 50})
+    assert data.observations["lloq"].tolist() == [50, 40, 50, 50]
+    assert any("2 observations of transgene was filled with 50" in note for note in data.notes)
+    two = observations(analyte=["transgene", "il6"] * 2, unit=["copies/µg", "pg/mL"] * 2)
+    two = two.drop(columns="lloq")
+    assert "Give one for each" in refusal(observations=two, lloq=50)
+
+
+def test_a_censored_row_needs_a_limit_and_holds_it_as_value():
+    assert "its LLOQ is missing" in refusal(observations=at(observations(), 3, "lloq", None))
+    data = dataset(observations=at(observations(), 3, "value", 12.0))
+    assert data.observations["value"].iloc[3] == 50
+    assert any("differed from the LLOQ (the first in row 3)" in note for note in data.notes)
+    message = refusal(observations=at(observations(), 3, "value", 80.0))
+    assert "80 is above its LLOQ 50, but flagged censored = 1" in message
+
+
+def test_absent_flags_limits_and_durations_are_noted():
+    data = dataset(
+        observations=observations(value=[2e4, 3e3, 5e4, 90.0]).drop(columns=["lloq", "censored"]),
+        doses=doses().drop(columns="duration"),
+    )
+    text = " ".join(data.notes)
+    for part in ("no column `censored`", "no LLOQ is known for 4", "no column `duration`"):
+        assert part in text
+    assert data.observations["lloq"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("analyte", "unit", "own", "factor"),
+    [
+        ("car_t", "cells/uL", "cells/µL", 1),
+        ("car_t", "cells/mm3", "cells/µL", 1),
+        ("car_t", "cells/μL", "cells/µL", 1),
+        ("car_t", "cells/mL", "cells/µL", 1e-3),
+        ("alc", "1e9/L", "cells/µL", 1e3),
+        ("alc", "10^9/L", "cells/µL", 1e3),
+        ("transgene", "copies/ug", "copies/µg", 1),
+        ("transgene", "copies/µg DNA", "copies/µg", 1),
+        ("transgene", "copies/ug gDNA", "copies/µg", 1),
+        ("il6", "ng/mL", "pg/mL", 1e3),
+        ("tumor", "mL", "mL", 1),
+    ],
+)
+def test_units_are_converted_by_their_table_with_value_lloq_and_limit_and_noted(
+    analyte, unit, own, factor
+):
+    table = observations(analyte=analyte, unit=unit, limit=[np.nan] * 3 + [5.0])
+    data = dataset(observations=table)
+    assert data.units == {analyte: own}
+    assert data.observations["value"].to_numpy() == pytest.approx(factor * table["value"])
+    assert data.observations["lloq"].to_numpy() == pytest.approx(factor * table["lloq"])
+    assert data.observations["limit"].iloc[3] == pytest.approx(factor * 5)
+    assert any(unit in note for note in data.notes) == (unit != own)
+
+
+def test_an_unknown_analyte_keeps_its_unit_but_only_one():
+    table = observations(analyte="ferritin", unit="µg/L")
+    assert dataset(observations=table).units == {"ferritin": "µg/L"}
+    message = refusal(observations=at(table, 2, "unit", "IU/L"))
+    assert "row 2" in message
+    assert "'IU/L' here, but in 'µg/L' before" in message
+
+
+def test_hours_and_weeks_become_days_and_are_noted():
+    hours = dataset(
+        doses=doses(time=[-120, 0, 0], duration=[0.5, 0, 0]),
+        observations=observations(time=[168, 336, 168, 4320]),
+        time_unit="hour",
+    )
+    assert hours.observations["time"].tolist() == [7, 14, 7, 180]
+    assert hours.doses["time"].tolist() == [-5, 0, 0]
+    assert hours.doses["duration"].iloc[0] == pytest.approx(0.5 / 24)
+    assert sum("hours" in note for note in hours.notes) == 1
+    weeks = dataset(observations=observations(time=[1, 2, 1, 26]), time_unit="week")
+    assert weeks.observations["time"].tolist() == [7, 14, 7, 182]
+
+
+@pytest.mark.parametrize(
+    ("unit", "own", "factor"),
+    [("1e6 cells", "cells", 1e6), ("10^6 cells/kg", "cells/kg", 1e6), ("cells/m²", "cells/m2", 1)],
+)
+def test_millions_of_cells_become_cells(unit, own, factor):
+    data = dataset(doses=at(at(doses(), 2, "unit", unit), 2, "amount", 2e5))
+    assert data.doses["unit"].iloc[2] == own
+    assert data.doses["amount"].iloc[2] == 2e5 * factor
+    assert any(unit in note for note in data.notes)
+
+
+@given(st.floats(-300, 300), st.floats(-300, 300))
+@settings(max_examples=25, deadline=None)
+def test_shifting_to_the_first_dose_keeps_every_time_difference(first, second):
+    shift = {"P1": first, "P2": second}
+    moved_doses, moved = doses(), observations()
+    moved_doses["time"] += moved_doses["patient"].map(shift)
+    moved["time"] += moved["patient"].map(shift)
+    data = dataset(doses=moved_doses, observations=moved, time_zero="first dose")
+    assert data.infusions["time"].tolist() == pytest.approx([0, 0], abs=1e-9)
+    np.testing.assert_allclose(data.observations["time"], observations()["time"], atol=1e-9)
+    np.testing.assert_allclose(data.doses["time"], doses()["time"], atol=1e-9)
+    assert any("shifted" in note for note in data.notes) == (max(abs(first), abs(second)) > 1e-9)
+
+
+# ---- summaries --------------------------------------------------------------------------------
+
+
+def test_statistics_are_kept_with_their_units_converted():
+    data = dataset(summaries=summaries(unit=["copies/ng", "copies/µg", "h*copies/ug", "count"]))
+    table = data.summaries
+    assert table["unit"].tolist() == ["copies/µg", "copies/µg", "day*copies/µg", "count"]
+    assert table["value"].to_numpy() == pytest.approx([4e7, 900, 3e5 / 24, 7])
+    assert table["low"].iloc[0] == 1e7
+    assert table["spread"].to_numpy()[1:3] == pytest.approx([120, 2e5 / 24])
+    assert table["lloq"].tolist() == [5e4, 50, 50, 50]
+    assert table["n"].dtype.kind == "i"
+    assert any("of cmax of transgene converted from copies/ng" in note for note in data.notes)
+
+
+@pytest.mark.parametrize(
+    "unit", ["day*copies/µg", "copies/µg*day", "days x copies/ug", "copies/µg·d", "d·copies/µg DNA"]
+)
+def test_the_unit_of_an_area_is_read_in_any_order(unit):
+    data = dataset(summaries=at(summaries(), 2, "unit", unit))
+    assert data.summaries["unit"].iloc[2] == "day*copies/µg"
+    assert data.summaries["value"].iloc[2] == 3e5
+
+
+def test_times_become_days_and_folds_have_no_unit():
+    table = summaries().iloc[[0, 0]].reset_index(drop=True)
+    table = table.assign(metric=["tmax", "fold"], value=[240.0, 3900.0], low=[168.0, 100.0])
+    table = table.assign(high=[336.0, 9000.0], unit=["hour", "fold"])
+    found = dataset(summaries=table).summaries
+    assert found["value"].tolist() == [10, 3900]
+    assert found["unit"].tolist() == ["day", "1"]
+    message = refusal(summaries=at(table, 0, "unit", "month"))
+    assert "day, hour or week" in message
+    assert "30.44" in message
+
+
+def test_a_range_may_start_at_nothing_only_with_a_limit():
+    table = at(at(summaries(), 0, "low", 0), 0, "interval", "range")
+    assert dataset(summaries=table).summaries["low"].iloc[0] == 0
+    assert "give the lloq too" in refusal(summaries=at(table, 0, "lloq", None))
+
+
+def test_a_mean_may_lie_above_the_upper_quartile_but_a_median_may_not():
+    table = at(summaries(), 0, "value", 1e5)
+    assert "low <= value <= high" in refusal(summaries=table)
+    assert len(dataset(summaries=at(table, 0, "statistic", "mean")).summaries) == 4
+
+
+def test_a_count_of_detectable_patients_without_a_limit_warns():
+    with pytest.warns(CarpkWarning, match="neither lloq nor threshold"):
+        dataset(summaries=at(summaries(), 3, "lloq", None))
+
+
+def test_statistics_and_observations_of_an_analyte_share_its_unit():
+    seen = observations(analyte="b_cells", unit="1/µL")
+    table = summaries(analyte="b_cells", unit=["%", "%", "day*%", ""])
+    assert "'%' here, but in '1/µL' elsewhere" in refusal(observations=seen, summaries=table)
+
+
+def test_every_cohort_must_be_in_the_cohorts_table_if_there_is_one():
+    table = pd.DataFrame({"cohort": ["flu"], "ld": ["Flu"]})
+    message = refusal(summaries=summaries(), cohorts=table)
+    assert "summaries, row 2, column `cohort`" in message
+    assert "cohort 'flucy' is not in the cohorts table" in message
+
+
+# ---- covariates -------------------------------------------------------------------------------
+
+COHORTS = pd.DataFrame(
+    {"cohort": ["flu", "flucy"], "conditioning": ["Flu", "Flu/Cy"], "cy": [0, 1]}
+)
+
+
+def test_covariates_come_from_the_patient_or_else_from_the_cohort():
+    data = dataset(patients=patients(age=[60, 70]), cohorts=COHORTS)
+    assert data.covariate("age").tolist() == [60.0, 70.0]
+    assert data.covariate("AGE").tolist() == [60.0, 70.0]
+    assert data.covariate("conditioning").tolist() == ["Flu", "Flu/Cy"]
+    assert data.covariate("cy").dtype == np.float64
+    assert data.covariate("cohort").tolist() == ["flu", "flucy"]
+    assert data.cohort_covariate("conditioning") == {"flu": "Flu", "flucy": "Flu/Cy"}
+
+
+def test_an_unknown_covariate_lists_the_known_and_a_missing_value_names_the_patient():
+    data = dataset(patients=patients(age=[60, None]), cohorts=COHORTS)
+    with pytest.raises(DatasetError, match=r"no covariate `agge`; known are .*`age`.*you mean"):
+        data.covariate("agge")
+    with pytest.raises(DatasetError, match=r"no value for 1 patient \(P2\)"):
+        data.covariate("age")
+    with pytest.raises(DatasetError, match=r"cohorts table has no covariate `age`"):
+        data.cohort_covariate("age")
+
+
+def test_a_covariate_of_numbers_and_slips_is_refused_and_one_of_stages_is_words():
+    message = refusal(patients=patients(age=["60", "7,5"]))
+    assert "patients, row 1, column `age`, patient 'P2'" in message
+    data = dataset(patients=patients(stage=["2", "3A"]))
+    assert data.covariate("stage").tolist() == ["2", "3A"]
+    assert any("mixes numbers and words" in note for note in data.notes)
+
+
+# ---- arrays -----------------------------------------------------------------------------------
+
+
+def test_arrays_hold_every_observation_once_in_order_of_time_and_pad_harmlessly():
+    rng = np.random.default_rng(3)
+    shuffled = observations().iloc[rng.permutation(4)]
+    shuffled = shuffled[shuffled["time"] != 180]
+    data = dataset(observations=shuffled, doses=doses())
+    arrays = data.arrays(["transgene"])
+    assert arrays.patients == ("P1", "P2")
+    assert arrays.time.tolist() == [[7, 14], [7, 0]]
+    assert arrays.value.tolist() == [[2e4, 3e3], [5e4, 1]]
+    assert arrays.lloq.tolist() == [[50, 50], [50, 1]]
+    assert arrays.mask.tolist() == [[True, True], [True, False]]
+    assert arrays.infusion_amount.tolist() == [[1e8], [1e8]]  # fludarabine is no infusion
+    assert arrays.infusion_unit == "cells"
+    assert np.isnan(arrays.limit).all()
+
+
+def test_arrays_count_analytes_in_the_order_asked_for():
+    table = observations(analyte=["transgene", "il6"] * 2, unit=["copies/µg", "pg/mL"] * 2)
+    arrays = dataset(observations=table).arrays(["il6", "transgene"])
+    assert arrays.analytes == ("il6", "transgene")
+    assert arrays.analyte.tolist() == [[1, 0], [1, 0]]
+    with pytest.raises(DatasetError, match=r"no analyte 'il7'.*Did you mean 'il6'"):
+        dataset(observations=table).arrays(["il7"])
+
+
+def test_an_unknown_limit_never_censors_and_a_limit_of_zero_is_none():
+    table = observations(lloq=[None, 50, 50, 50], limit=[None, None, None, 0])
+    arrays = dataset(observations=table).arrays(["transgene"])
+    assert arrays.lloq[0, 0] == 1e-30
+    assert np.isnan(arrays.limit).all()
+
+
+def test_infusions_in_several_units_warn():
+    data = dataset(doses=at(doses(), 2, "unit", "cells/kg"))
+    with pytest.warns(CarpkWarning, match="cells and cells/kg"):
+        assert data.arrays(["transgene"]).infusion_unit == "mixed"
+
+
+# ---- sums -------------------------------------------------------------------------------------
+
+
+def other():
+    rename = {"P1": "Q1", "P2": "Q2"}
+    return dataset(
+        patients=patients(age=[1, 2]).assign(patient=["Q1", "Q2"]),
+        doses=doses().replace({"patient": rename}),
+        observations=observations().replace({"patient": rename}),
+        name="other",
+    )
+
+
+def test_a_sum_holds_the_patients_of_both_and_notes_covariates_only_one_has():
+    both = dataset() + other()
+    assert both.name == "data set + other"
+    assert both.patients["patient"].tolist() == ["P1", "P2", "Q1", "Q2"]
+    assert len(both.observations) == 8
+    assert both.patients["age"].tolist()[2:] == [1, 2]
+    assert any("`age` is missing" in note for note in both.notes)
+    np.testing.assert_array_equal(
+        both.arrays(["transgene"]).value[2:], other().arrays(["transgene"]).value
+    )
+
+
+def test_a_sum_refuses_clashes_of_patients_units_cohorts_and_sampling():
+    with pytest.raises(DatasetError, match=r"both have 2 patients named P1, P2.*Rename"):
+        dataset() + dataset()
+    seen = observations(analyte="ferritin", unit="µg/L")
+    odd = other()
+    odd_seen = odd.observations.assign(analyte="ferritin", unit="IU/L")
+    odd = Dataset.from_frames(odd.patients, odd.doses, odd_seen, name="odd")
+    with pytest.raises(DatasetError, match=r"'ferritin' is in 'µg/L'.*'IU/L' in 'odd'"):
+        dataset(observations=seen) + odd
+    first = Dataset.from_frames(summaries=summaries(), cohorts=COHORTS, sampling=[1, 7])
+    second = Dataset.from_frames(summaries=summaries(), cohorts=COHORTS.assign(cy=2))
+    with pytest.raises(DatasetError, match="'flu' is in several"):
+        Dataset.concat(first, second, sampling=[1, 7])
+    third = Dataset.from_frames(summaries=summaries(), sampling=[1, 14])
+    with pytest.raises(DatasetError, match="different sampling days"):
+        first + third
+    assert Dataset.concat(first, third, sampling=[1, 7, 14]).sampling == (1, 7, 14)
+
+
+# ---- folders ----------------------------------------------------------------------------------
+
+FILES = {
+    "about.toml": 'citation = "simulated for a test"\nlicence = "CC0"\n',
+    "patients.csv": "patient,age\nP1,60\n",
+    "doses.csv": "patient,time,product,amount,unit,duration\nP1,0,car_t,1e8,cells,0\n",
+    "observations.csv": (
+        "patient,time,analyte,value,unit,lloq,censored\n"
+        "P1,7,transgene,20000,copies/µg,50,0\n"
+        "\n"
+        "P1,28,transgene,900,copies/µg,50,0\n"
+    ),
+}
+
+
+def folder(path, **files):
+    for name, text in {**FILES, **files}.items():
+        if text is not None:
+            (path / name).write_text(text, encoding="utf-8")
+    return path
+
+
+def folder_refusal(path, **files):
+    with pytest.raises(DatasetError) as caught:
+        load_dataset(folder(path, **files))
+    return str(caught.value)
+
+
+def test_the_simulated_study_folder_is_read_as_about_toml_says():
+    data = load_dataset(FOLDER)
+    assert data.name == "simulated"
+    assert "simulated" in repr(data)
+    assert data.sampling == (1, 4, 7, 10, 14, 28)
+    assert data.units == {"transgene": "copies/µg", "alc": "cells/µL"}
+    assert (data.observations["lloq"] == 50).sum() == 4
+    assert data.observations["time"].max() == 28  # given in hours
+    assert data.summaries["metric"].tolist() == ["cmax", "detectable"]
+    assert data.cohort_covariate("conditioning") == {"flu": "Flu", "flucy": "Flu/Cy"}
+    assert data.covariate("conditioning").tolist() == ["Flu", "Flu/Cy"]
+
+
+def test_rows_are_line_numbers_of_the_file_blank_lines_included(tmp_path):
+    bad = FILES["observations.csv"].replace("900", "9,1").replace("9,1", '"9,1"')
+    message = folder_refusal(tmp_path, **{"observations.csv": bad})
+    assert "observations.csv, row 4, column `value`, patient 'P1': '9,1' is not" in message
+
+
+def test_a_ragged_line_is_refused_with_its_number(tmp_path):
+    bad = FILES["observations.csv"].replace("900", "9,1")
+    message = folder_refusal(tmp_path, **{"observations.csv": bad})
+    assert "observations.csv, row 4: 8 entries where the header names 7 columns" in message
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "expected"),
+    [
+        ("about.toml", None, ["no about.toml", 'citation = "..."']),
+        ("about.toml", "citation = x", ["not valid TOML", "line 1"]),
+        ("about.toml", "time_unit = 3", ["time_unit must be a word"]),
+        ("about.toml", "lloq = 'fifty'", ["LLOQ must be a positive number"]),
+        ("doses.csv", None, ["no doses.csv", "`product`"]),
+        ("observations.csv", None, ["neither observations.csv", "facts.csv"]),
+        ("doses.csv", "patient;time\n", ["row 1", "semicolons"]),
+        ("doses.csv", "", ["doses.csv is empty"]),
+        ("doses.csv", "patient,,time\n", ["column 2 has no name"]),
+        ("patients.csv", "Patient\nP1\n", ["Rename `Patient` to `patient`"]),
+        ("patients.csv", 'patient,x\nP1,"a\n', ["not readable as CSV", "quotes"]),
+    ],
+)
+def test_a_bad_folder_is_refused_by_file_with_advice(tmp_path, file, text, expected):
+    message = folder_refusal(tmp_path, **{file: text})
+    for part in expected:
+        assert part in message
+
+
+def test_a_misspelt_file_is_refused_and_another_noted(tmp_path):
+    message = folder_refusal(tmp_path, **{"patients.csv": None, "Patient.csv": "patient\nP1\n"})
+    assert "Did you mean patients.csv?" in message
+    (tmp_path / "Patient.csv").unlink()
+    data = load_dataset(folder(tmp_path, **{"weather.csv": "day\n1\n", "README.md": "x"}))
+    assert any("weather.csv was not read" in note for note in data.notes)
+
+
+def test_a_path_that_is_no_folder_is_refused_with_the_right_verb(tmp_path):
+    folder(tmp_path)
+    with pytest.raises(DatasetError, match=r"Dataset\.from_nonmem"):
+        load_dataset(tmp_path / "doses.csv")
+    (tmp_path / "heros").mkdir()
+    with pytest.raises(DatasetError, match=r"no folder .*Did you mean .*heros"):
+        load_dataset(tmp_path / "herros")
+    with pytest.raises(DatasetError, match="does not exist either"):
+        load_dataset(tmp_path / "a" / "b")
+
+
+def test_latin_1_is_refused_because_of_its_micro(tmp_path):
+    folder(tmp_path)
+    (tmp_path / "doses.csv").write_bytes(FILES["doses.csv"].replace("cells", "µ").encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"doses.csv is not UTF-8.*CSV UTF-8"):
+        load_dataset(tmp_path)
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path):
+    assert len(load_dataset(folder(tmp_path, **{"doses.csv": "\ufeff" + FILES["doses.csv"]})).doses)
+
+
+def test_about_toml_may_describe_assays_without_data_and_time_zero(tmp_path):
+    about = FILES["about.toml"] + 'time_zero = "first dose"\n[lloq]\ntransgene = 50\nil6 = 2\n'
+    late = FILES["doses.csv"].replace("P1,0", "P1,2")
+    data = load_dataset(folder(tmp_path, **{"about.toml": about, "doses.csv": late}))
+    assert data.observations["time"].tolist() == [5, 26]
+    assert any("LLOQ of il6, of which there are no data" in note for note in data.notes)
+
+
+def test_every_unit_in_the_table_leads_to_a_fixed_point():
+    for unit in ("cells/uL", "1e9/L", "copies/ug gDNA", "ng/mL", "cm3"):
+        name, _ = units.measured(unit)
+        assert units.measured(name) == (name, 1.0)
+    assert units.measured("copies/cell") is None
