@@ -13,7 +13,7 @@ is written once and serves every method of inference.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -31,9 +31,10 @@ from carpk.params import Params
 from carpk.structural import ClosedForm
 from carpk.summaries import NEEDS_SAMPLING, CohortLikelihood, Fact
 
+FLOOR = 1e-30  # levels below this, in any unit, are taken as this: their logs stay finite
 PATIENT, INFUSION = "patient", "infusion"
-OMEGA_SCALE = 1.0  # default prior of omega: half-normal with this scale, or with
-OMEGA_PUBLISHED = 1.5  # this times the model file's spread, where it has one
+OMEGA_MEDIAN = 0.5  # default prior of omega: log-normal with this median (assumed), or with the
+OMEGA_SD = 0.5  # spread in the model file as median; SD of ln omega
 EFFECT_SD = 1.0  # default prior SD of a covariate effect, on the estimation scale
 
 
@@ -53,8 +54,10 @@ class Population:
             "omega_<parameter>", "omega_<parameter>_infusion", "beta_<parameter>_<covariate>" and
             the residual's parameters. Defaults are weak: typical values normal around the model
             file's value on the estimation scale, with its `prior_sd` (1 unless the file says
-            otherwise: a 90 % interval of a factor of 5 each way); omegas half-normal with 1.5 times
-            the file's spread as scale, or 1; effects normal with SD 1.
+            otherwise: a 90 % interval of a factor of 5 each way); omegas log-normal around the
+            file's spread, or 0.5, with a 90 % interval of a factor of 2.3 each way: cohorts of a
+            handful of patients or of published medians hardly tell a spread by themselves;
+            effects normal with SD 1.
         fixed: parameter -> value that is not estimated.
         analytes: name of an analyte in the data -> output of the model, where they differ.
         centered: parameters whose random effects are sampled on their own scale, which suits data
@@ -161,10 +164,9 @@ class Population:
                     ],
                 )
         for name, kinds in self.levels.items():
-            iiv = self.model.params.info()[name].iiv
-            scale = OMEGA_PUBLISHED * iiv if iiv else OMEGA_SCALE
+            median = self.model.params.info()[name].iiv or OMEGA_MEDIAN
             for kind in kinds:
-                priors[omega_name(name, kind)] = dist.HalfNormal(scale)
+                priors[omega_name(name, kind)] = dist.LogNormal(float(np.log(median)), OMEGA_SD)
         return {**priors, **self.residual.priors()}
 
     def all_priors(self, effects: Sequence[str] = ()) -> dict[str, dist.Distribution]:
@@ -376,7 +378,8 @@ class PopulationModel:
     def curves(self, params: Params, days: Any) -> Any:
         """Levels of patients (leaves (S,)) at `days` after one infusion, shape (S, days)."""
         model, output = self.population.model, self.output
-        return jax.vmap(lambda p: model.level(output, days, p, smooth=True))(params)
+        levels = jax.vmap(lambda p: model.level(output, days, p, smooth=True))(params)
+        return jnp.maximum(levels, FLOOR)
 
     def summary_log_likelihoods(self, theta: Mapping[str, Any]) -> dict[str, Any]:
         """Cohort -> ln likelihood of each fact, and last of their dependence."""
@@ -396,7 +399,7 @@ class PopulationModel:
             return model.level(output, t, p, start, amount, smooth=True)
 
         start = jnp.where(a.infusion_mask, a.infusion_time, jnp.inf)
-        return jax.vmap(one)(a.time, params, start, a.infusion_amount)
+        return jnp.maximum(jax.vmap(one)(a.time, params, start, a.infusion_amount), FLOOR)
 
     def observation_log_likelihoods(self, params: Params, theta: Mapping[str, Any]) -> Any:
         """ln likelihood of each observation, shape (P, T); 0 where padded."""
@@ -407,16 +410,26 @@ class PopulationModel:
         )
         return jnp.where(a.mask, each, 0.0)
 
-    def numpyro_model(self, summaries: bool = True) -> None:
+    def numpyro_model(self) -> None:
         """The NumPyro model; sites are named as in `priors`, random effects `eta_<parameter>`."""
         theta = {name: numpyro.sample(name, prior) for name, prior in self.priors.items()}
         if self.individual is not None:
             params = self.sample_patients(theta)
-            each = self.observation_log_likelihoods(params, theta)
-            numpyro.factor("observations", jnp.sum(each))
-        if summaries:
-            for cohort, each in self.summary_log_likelihoods(theta).items():
-                numpyro.factor(f"summaries of {cohort}", jnp.sum(each))
+            numpyro.factor("observations", self._observations(params, theta))
+        if self.cohorts:
+            numpyro.factor("summaries", self._summaries(theta))
+
+    # Compiled as a whole, also where NumPyro evaluates the model operation by operation.
+
+    @cached_property
+    def _observations(self) -> Callable[[Params, Mapping[str, Any]], Any]:
+        return jax.jit(lambda params, theta: jnp.sum(self.observation_log_likelihoods(params, theta)))
+
+    @cached_property
+    def _summaries(self) -> Callable[[Mapping[str, Any]], Any]:
+        return jax.jit(
+            lambda theta: sum(jnp.sum(x) for x in self.summary_log_likelihoods(theta).values())
+        )
 
     def sample_patients(self, theta: Mapping[str, Any]) -> Params:
         phi = self.typical(theta, self.patient_design)

@@ -330,8 +330,19 @@ def order_scores(u: Distribution, rank: np.ndarray, n: int) -> Any:
     cdf = jnp.exp(u.cdf)
     below = jnp.concatenate([jnp.zeros(1), cdf[:-1]])
     share = jnp.clip((cdf - below) / jnp.maximum(1 - below, 1e-12), 1e-9, 1 - 1e-9)
-    p = jsp.betainc(a[:-1], rest[1:], share)
-    return jsp.ndtri(jnp.clip(p, 1e-9, 1 - 1e-9))
+    return beta_score(share, a[:-1], rest[1:])
+
+
+def beta_score(x: Any, a: Any, b: Any) -> Any:
+    """Normal score of a Beta(a, b) variable: Paulson (1942) Ann Math Stat 13:233-235.
+
+    The cube root of the matching F ratio is nearly normal: between the 10 % and the 90 % point
+    the scores are within 0.04 of the exact ones for a, b >= 1; farther out they fall short of
+    them by up to 0.3 (1 %, a = 1). They serve the dependence only; margins are exact.
+    """
+    w = jnp.cbrt(x * b / ((1 - x) * a))
+    u, v = 1 / (9 * a), 1 / (9 * b)
+    return ((1 - v) * w - (1 - u)) / jnp.sqrt(v * w**2 + u)
 
 
 @lru_cache(maxsize=256)
@@ -546,13 +557,23 @@ def virtual_normals(size: int, dims: int) -> np.ndarray:
     return (z - z.mean(0)) / z.std(0)
 
 
+def bounded_scores(q: Quantity) -> Any:
+    """The patients' scores of a quantity, unit length; far tails are bent back to 3 SDs.
+
+    A correlation of logs would hang on the one virtual patient whose peak comes months late. A
+    patient in whom the quantity is hardly defined stands at the mean.
+    """
+    mean = (q.weight @ q.x) / jnp.sum(q.weight)
+    x = mean + q.weight * (q.x - mean)
+    low, middle, high = jnp.quantile(x, jnp.array([0.25, 0.5, 0.75]))
+    z = 3 * jnp.tanh((x - middle) / (3 * (high - low) / 1.349 + 1e-12))
+    z = z - jnp.mean(z)
+    return z / jnp.sqrt(jnp.sum(z**2) + 1e-12)
+
+
 def log_copula(margins: Sequence[Margin], values: Sequence[Quantity], sizes: Sequence[int]) -> Any:
     """ln density of the Gaussian copula that ties the statistics of one cohort."""
-    centred = []
-    for q in values:
-        mean, var, _ = moments(q)
-        centred.append(jnp.sqrt(q.weight / (jnp.sum(q.weight) * var)) * (q.x - mean))
-    x = jnp.stack(centred)
+    x = jnp.stack([bounded_scores(q) for q in values])
     rho = x @ x.T  # a Gram matrix, so positive definite
     block = np.repeat(np.arange(len(margins)), [m.scores.shape[0] for m in margins])
     c = jnp.concatenate([jnp.asarray(m.hermite) for m in margins])
