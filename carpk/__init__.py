@@ -7,6 +7,10 @@ import jax
 
 jax.config.update("jax_enable_x64", True)
 
+from carpk import assay, checks, nca, plot  # noqa: E402
+from carpk.assay import Combined, LogNormal, Proportional  # noqa: E402
+from carpk.dataset import Dataset, load_dataset  # noqa: E402
+from carpk.dosing import Bolus, Infusion, Regimen  # noqa: E402
 from carpk.errors import (  # noqa: E402
     CarpkError,
     CarpkWarning,
@@ -15,14 +19,10 @@ from carpk.errors import (  # noqa: E402
     ModelError,
     RegimenError,
 )
-from carpk.params import Params, Scalar, param  # noqa: E402
-from carpk.dosing import Bolus, Infusion, Regimen  # noqa: E402
-from carpk.structural import ClosedForm, States, state  # noqa: E402
-from carpk.assay import Combined, LogNormal, Proportional  # noqa: E402
-from carpk.dataset import Dataset, load_dataset  # noqa: E402
-from carpk.library import list_models, list_studies, load_model, load_study  # noqa: E402
-from carpk.studies import Study  # noqa: E402
-from carpk.population import Population  # noqa: E402
 from carpk.inference import Fit, fit, load_fit  # noqa: E402
+from carpk.library import list_models, list_studies, load_model, load_study  # noqa: E402
+from carpk.params import Params, Scalar, param  # noqa: E402
+from carpk.population import Population  # noqa: E402
 from carpk.simulation import Simulation, simulate  # noqa: E402
-from carpk import assay, checks, nca, plot  # noqa: E402
+from carpk.structural import ClosedForm, States, state  # noqa: E402
+from carpk.studies import Study  # noqa: E402

@@ -13,6 +13,7 @@ with warnings.catch_warnings():  # ArviZ 0.23 announces 1.0 at every import
     warnings.filterwarnings("ignore", category=FutureWarning)
     import arviz as az
 
+
 def to_idata(groups: Mapping[str, xr.Dataset]) -> Any:
     """An ArviZ object: InferenceData on 0.x, DataTree on 1.x."""
     if hasattr(az, "InferenceData"):

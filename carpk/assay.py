@@ -134,6 +134,7 @@ def log_likelihood(
         lloq: lower limit of quantification.
         limit: where finite, a censored level is also known to lie above it (M4).
     """
+    lloq = jnp.where(censored == 1, lloq, y)  # an LLOQ of 0 or NaN must not reach a gradient
     measured = residual.log_prob(y, f, theta)
     below = residual.log_cdf(lloq, f, theta)
     above = residual.log_sf(y, f, theta)

@@ -15,13 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import scipy.stats
 import xarray as xr
 
 from carpk import nca
 from carpk.dataset import Dataset
-from carpk.inference import INTERVAL, Fit, patients
+from carpk.inference import INTERVAL, Fit, estimation_scale, patients
+from carpk.params import Params
 from carpk.population import Population, PopulationModel, cohort_facts
-from carpk.sampler import prior_draws
+from carpk.sampler import one_chain_each, prior_draws
 from carpk.summaries import Fact
 
 QUANTILES = (0.25, 0.5, 0.75)
@@ -250,9 +252,7 @@ def _replicate_observations(fit: Fit, draws: int, seed: int) -> xr.DataArray:
     """Measured levels of the same patients at the same times, from posterior draws."""
     bound = fit.bound
     a = bound.individual
-    stacked = {
-        k: v.values.reshape(-1, *v.shape[2:]) for k, v in fit.posterior.data_vars.items()
-    }
+    stacked = {k: v.values.reshape(-1, *v.shape[2:]) for k, v in fit.posterior.data_vars.items()}
     total = len(next(iter(stacked.values())))
     chosen = np.random.default_rng(seed).choice(total, min(draws, total), replace=False)
     sample = {k: jnp.asarray(v[chosen]) for k, v in stacked.items()}
@@ -275,3 +275,196 @@ def _replicate_observations(fit: Fit, draws: int, seed: int) -> xr.DataArray:
             "censored": ("obs_id", a.censored[a.mask]),
         },
     )
+
+
+# ---------------------------------------------------------------------------------------------
+# Recovery of known truth
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovery:
+    """Fits of simulated data whose truth is known.
+
+    Attributes:
+        truth: name -> (simulation,).
+        quantiles: name -> (simulation, 3): median and the ends of the 90 % interval.
+        z: name -> (simulation,): (posterior mean - truth) / posterior SD, on the estimation scale.
+        failed: simulations whose draws were not finite; they count as not covered.
+    """
+
+    truth: Mapping[str, np.ndarray]
+    quantiles: Mapping[str, np.ndarray]
+    z: Mapping[str, np.ndarray]
+    failed: int
+
+    def covered(self, name: str) -> np.ndarray:
+        """Whether the 90 % interval holds the truth, per simulation."""
+        _, low, high = self.quantiles[name].T
+        return (low <= self.truth[name]) & (self.truth[name] <= high)
+
+    def table(self) -> pd.DataFrame:
+        """Per parameter: share of 90 % intervals that hold the truth, its 95 % binomial interval,
+        mean z (0 without bias; SE 1/sqrt(simulations)) and SD of z (1 if the width is right)."""
+        rows = []
+        for name in self.truth:
+            covered = self.covered(name)
+            test = scipy.stats.binomtest(int(covered.sum()), covered.size)
+            ends = test.proportion_ci(method="wilson")
+            z = self.z[name][np.isfinite(self.z[name])]
+            rows.append((name, covered.mean(), ends.low, ends.high, z.mean(), z.std()))
+        columns = ["parameter", "coverage", "low", "high", "mean_z", "sd_z"]
+        return pd.DataFrame(rows, columns=columns).set_index("parameter")
+
+    def __repr__(self) -> str:
+        size = next(iter(self.truth.values())).size
+        head = f"Recovery of known truth in {size} simulated data sets ({self.failed} failed)"
+        return head + "\n" + self.table().to_string(float_format="{:.2f}".format)
+
+
+def recovery(
+    population: Population,
+    data: Any,
+    *,
+    simulations: int = 100,
+    truth: Mapping[str, float] | None = None,
+    draws: int = 300,
+    tune: int = 300,
+    seed: int = 0,
+    fitted: Population | None = None,
+    progress: bool = True,
+) -> Recovery:
+    """Simulate data like these many times, fit each, and see whether the truth is found.
+
+    Cohort facts and individual observations are both simulated: the same numbers of patients,
+    days, statistics and limits of quantification. Published statistics are computed from simulated
+    patients by the hard rules of `nca`, so that every approximation in the likelihood is on trial.
+
+    Args:
+        population: what the truth and the data are drawn from.
+        data: the design: a `Dataset` or a `Study`; its values are not used.
+        simulations: number of data sets.
+        truth: fixed true parameters; drawn from the priors, anew for each data set, if left out,
+            so that 90 % intervals must hold the truth in 90 % of the data sets.
+        draws, tune: of the single chain per data set.
+        seed: same seed, same answer.
+        fitted: fit this population instead, to see what a wrong assumption does.
+    """
+    data = data if isinstance(data, Dataset) else data.dataset()
+    bound = population.bind(data)
+    theta = prior_draws(bound.priors, simulations, seed)
+    if truth is not None:
+        theta = {k: np.full_like(theta[k], v) for k, v in truth.items()}
+    values = _simulate_data(bound, theta, seed)
+    target = bound if fitted is None else fitted.bind(data)
+    names = list(target.priors)
+
+    def model(values: Mapping[str, Any]) -> None:
+        _with_data(target, values).numpyro_model()
+
+    samples = one_chain_each(model, values, draws=draws, tune=tune, seed=seed, progress=progress)
+    quantiles, z = {}, {}
+    for n in names:
+        scale = estimation_scale(target, n)
+        x = np.asarray(scale(samples[n]))
+        ends = [0.5, (1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
+        quantiles[n] = np.moveaxis(np.quantile(samples[n], ends, axis=1), 0, 1)
+        z[n] = (x.mean(1) - np.asarray(scale(theta[n]))) / x.std(1)
+    finite = np.all([np.isfinite(samples[n]).reshape(simulations, -1).all(1) for n in names], 0)
+    failed = int((~finite).sum())
+    return Recovery(*_scalars(target, theta, quantiles, z), failed)
+
+
+def _scalars(target: PopulationModel, theta: Any, quantiles: Any, z: Any) -> tuple[Any, Any, Any]:
+    """Split effects with several levels into scalars."""
+    truths, q_out, z_out = {}, {}, {}
+    for n in target.priors:
+        q, score = quantiles[n], z[n]
+        if q.ndim == 2:
+            truths[n], q_out[n], z_out[n] = theta[n], q, score
+            continue
+        for j, level in enumerate(target.covariates[target.effects[n][1]].columns):
+            name = f"{n}[{level}]"
+            truths[name], q_out[name], z_out[name] = theta[n][:, j], q[:, :, j], score[:, j]
+    return truths, q_out, z_out
+
+
+def _simulate_data(
+    bound: PopulationModel, theta: Mapping[str, np.ndarray], seed: int
+) -> dict[str, np.ndarray]:
+    """Values in place of the data's: (simulation, fact, 4) per cohort; observations (.., P, T)."""
+    values: dict[str, np.ndarray] = {}
+    for i, (cohort, likelihood) in enumerate(bound.cohorts.items()):
+        sampling = np.asarray(likelihood.sampling)
+        days = np.unique([f.time for f in likelihood.facts if f.metric in ("level", "detectable")])
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        size = max(f.n for f in likelihood.facts)
+        _, y = _cohorts(bound, cohort, theta, np.concatenate([days, sampling]), 0, size, key)
+        level, sampled = np.split(np.asarray(y), [len(days)], axis=2)
+        rows = []
+        for fact in likelihood.facts:
+            x = _patient_values(fact, days, level, sampling, sampled)
+            assert x is not None
+            rows.append(_printed_again(fact, x[:, : fact.n]))
+        values[cohort] = np.stack(rows, axis=1)
+    if bound.individual is not None:
+        values |= _simulate_observations(bound, theta, jax.random.key(seed + 1))
+    return values
+
+
+def _printed_again(fact: Fact, x: np.ndarray) -> np.ndarray:
+    """value, low, high, spread of a fact from patients' values (simulation, patient)."""
+    numbers = [[f(v[np.isfinite(v)]) for _, _, f in printed_numbers(fact)] for v in x]
+    out = np.full((len(x), 4), np.nan)
+    columns = {"IQR": [0, 1, 2], "range": [0, 1, 2], "CV%": [0, 3], "SD": [0, 3]}
+    out[:, columns.get(fact.interval, [0])] = np.array(numbers, float)
+    return out
+
+
+def _simulate_observations(
+    bound: PopulationModel, theta: Mapping[str, np.ndarray], key: Any
+) -> dict[str, np.ndarray]:
+    a = bound.individual
+    size, infusions = len(bound.patients), a.infusion_time.shape[1]
+
+    def one(theta: Mapping[str, Any], key: Any) -> Any:
+        k, e = jax.random.split(key)
+        keys = jax.random.split(k, size)
+        design = {c: jnp.asarray(d) for c, d in bound.patient_design.items()}
+
+        def patient(i: Any) -> Params:
+            row = {c: d[i] for c, d in design.items()}
+            return bound.draw_patients(theta, row, keys[i], 1, infusions)
+
+        params = jax.tree.map(lambda x: x[:, 0], jax.vmap(patient)(jnp.arange(size)))
+        f = bound.individual_levels(params)
+        return bound.population.residual.sample(jax.random.normal(e, f.shape), f, theta)
+
+    first = next(iter(theta.values()))
+    y = np.asarray(
+        jax.jit(jax.vmap(one))(
+            {k: jnp.asarray(v) for k, v in theta.items()}, jax.random.split(key, len(first))
+        )
+    )
+    censored = (y < a.lloq) & a.mask
+    return {"value": np.where(a.mask, np.maximum(y, a.lloq), 1.0), "censored": censored.astype(int)}
+
+
+def _with_data(bound: PopulationModel, values: Mapping[str, Any]) -> PopulationModel:
+    """The same population model with other values in place of the data's."""
+    cohorts = {
+        cohort: dataclasses.replace(
+            likelihood,
+            facts=tuple(
+                f._replace(value=v[0], low=v[1], high=v[2], spread=v[3])
+                for f, v in zip(likelihood.facts, values[cohort], strict=True)
+            ),
+        )
+        for cohort, likelihood in bound.cohorts.items()
+    }
+    individual = bound.individual
+    if individual is not None:
+        individual = dataclasses.replace(
+            individual, value=values["value"], censored=values["censored"], limit=None
+        )
+    return dataclasses.replace(bound, cohorts=cohorts, individual=individual)

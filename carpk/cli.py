@@ -54,7 +54,9 @@ def studies(
     """List the studies, or show one with the provenance of its figures."""
     if name is None:
         listed = {n: ck.load_study(n).title for n in ck.list_studies()}
-        typer.echo(json.dumps(listed) if as_json else "\n".join(f"{n:16} {t}" for n, t in listed.items()))
+        typer.echo(
+            json.dumps(listed) if as_json else "\n".join(f"{n:16} {t}" for n, t in listed.items())
+        )
         return
     study = ck.load_study(name)
     typer.echo(study.facts.to_json(orient="records") if as_json else f"{study}\n{study.facts}")
@@ -82,9 +84,9 @@ def fit(
     """Fit a model to a study or a data set by NUTS."""
     covariates: dict[str, list[str]] = {}
     for pair in covariate or []:
-        parameter, _, column = pair.partition(":")
+        parameter, column = _pair("covariate", pair, "parameter:covariate")
         covariates.setdefault(parameter, []).append(column)
-    analytes = dict([analyte.split(":", 1)]) if analyte and ":" in analyte else {}
+    analytes = dict([_pair("analyte", analyte, "name_in_data:output_of_model")]) if analyte else {}
     population = ck.Population(
         ck.load_model(model),
         varies=[v.strip() for v in varies.split(",") if v.strip()],
@@ -116,7 +118,9 @@ def fit(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for figures, tables, posteriors.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for figures, tables, posteriors.")] = Path(
+        "demo"
+    ),
     seed: Seed = 1,
     draws: Draws = 1000,
     tune: Tune = 1000,
@@ -131,6 +135,13 @@ def demo(
     fits = job.run(out, seed=seed, draws=draws, tune=tune, chains=chains, say=typer.echo)
     if not all(f.ok for f in fits.values()):
         raise typer.Exit(3)
+
+
+def _pair(option: str, text: str, form: str) -> tuple[str, str]:
+    left, _, right = text.partition(":")
+    if not (left and right):
+        raise typer.BadParameter(f"must be {form}, but is {text!r}.", param_hint=f"--{option}")
+    return left, right
 
 
 def _read(data: str) -> ck.Dataset | ck.Study:

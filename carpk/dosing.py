@@ -18,10 +18,12 @@ Lymphodepletion presets (each a published regimen, or said to be an assumption):
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import pandas as pd
 
 from carpk.errors import RegimenError
@@ -76,14 +78,18 @@ class Infusion(eqx.Module):
 
 
 class Regimen(eqx.Module):
-    """Events in order of time. `Regimen.cells(...) + Regimen.lymphodepletion("Flu/Cy")`."""
+    """Events in order of time. `Regimen.cells(...) + Regimen.lymphodepletion("Flu/Cy")`.
+
+    Where JAX traces the days, the events stay in the order in which they were given.
+    """
 
     events: tuple[Bolus | Infusion, ...] = ()
 
     def __post_init__(self) -> None:
         for event in self.events:
             _check(event)
-        self.events = tuple(sorted(self.events, key=lambda e: e.time))
+        if not any(_traced(e.time) for e in self.events):  # the order of traced days is not known
+            self.events = tuple(sorted(self.events, key=lambda e: e.time))
 
     @classmethod
     def cells(
@@ -137,13 +143,18 @@ class Regimen(eqx.Module):
         if preset is not None:
             if flu or cy:
                 raise RegimenError(
-                    f"Regimen.lymphodepletion got the preset {preset!r} and doses; give one of them."
+                    f"Regimen.lymphodepletion got the preset {preset!r} and doses; give only one."
                 )
             if preset not in PRESETS:
                 raise RegimenError(
                     f"Lymphodepletion {preset!r} is not a preset; known are "
                     f"{', '.join(map(repr, PRESETS))}. Any other regimen can be given as "
                     "flu=[(day, mg_per_m2), ...], cy=[(day, mg_per_m2), ...]."
+                )
+            if per != "m2":
+                raise RegimenError(
+                    f"Regimen.lymphodepletion: the preset {preset!r} is per m2, not {per!r}; "
+                    "give the doses as flu=[(day, amount), ...], cy=[(day, amount), ...]."
                 )
             return cls.lymphodepletion(**PRESETS[preset])
         drugs = [("fludarabine", list(flu), 0.5 / 24), ("cyclophosphamide", list(cy), 1 / 24)]
@@ -222,9 +233,13 @@ def _with_static(event: Any, **changes: Any) -> Any:
     return type(event)(**{**fields, **changes})
 
 
+def _traced(value: Any) -> bool:
+    return isinstance(value, jax.core.Tracer)
+
+
 def _check(event: Bolus | Infusion) -> None:
     what = f"The dose of {event.product} on day {event.time}"
-    if not all(isinstance(x, (int, float)) for x in (event.time, event.amount, event.duration)):
+    if not all(isinstance(x, numbers.Real) for x in (event.time, event.amount, event.duration)):
         return  # traced by JAX: values are checked where they are made
     if not math.isfinite(event.time):
         raise RegimenError(f"{what}: the day must be a finite number.")

@@ -1,9 +1,9 @@
 """Fitting: from a population model and data to a posterior with a verdict.
 
-    fit = ck.fit(pop, data, seed=1)
-    fit                # first line: can it be trusted, and why
-    fit.summary()      # typical values, 90 % equal-tailed intervals, spread between patients
-    fit.save("fit.nc")
+fit = ck.fit(pop, data, seed=1)
+fit                # first line: can it be trusted, and why
+fit.summary()      # typical values, 90 % equal-tailed intervals, spread between patients
+fit.save("fit.nc")
 """
 
 from __future__ import annotations
@@ -164,7 +164,9 @@ def _by_element(result: Any) -> dict[str, float]:
     flat = {}
     for name, array in result.data_vars.items():
         for index in np.ndindex(array.shape):
-            labels = [str(array.coords[d].values[i]) for d, i in zip(array.dims, index, strict=True)]
+            labels = [
+                str(array.coords[d].values[i]) for d, i in zip(array.dims, index, strict=True)
+            ]
             flat[f"{name}[{', '.join(labels)}]" if labels else str(name)] = float(
                 array.values[index]
             )
@@ -176,9 +178,7 @@ def _shrinkage(
 ) -> float:
     """Largest posterior SD over prior SD, on the estimation scale."""
     transform = estimation_scale(bound, name)
-    after = np.asarray(transform(posterior[name].values)).reshape(
-        -1, *posterior[name].shape[2:]
-    )
+    after = np.asarray(transform(posterior[name].values)).reshape(-1, *posterior[name].shape[2:])
     before = np.asarray(transform(prior[name].values)).reshape(-1, *prior[name].shape[2:])
     return float(np.max(after.std(0) / before.std(0)))
 
@@ -472,7 +472,9 @@ def summarize(result: Fit) -> pd.DataFrame:
         entry = row(name, draws[name], info[name].unit, name)
         omega = omega_name(name)
         if omega in draws:
-            low, mid, high = np.quantile(draws[omega], [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
+            low, mid, high = np.quantile(
+                draws[omega], [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2]
+            )
             entry |= {"iiv_sd": mid, "iiv_low": low, "iiv_high": high}
         rows.append(entry)
     typical = bound.population.model.params(
@@ -594,9 +596,7 @@ def decode_population(spec: Mapping[str, Any]) -> Population:
     model = load_model(origin["name"], **origin["options"])
     effect = fields.pop("dose_effect")
     if effect is not None:
-        model = model.with_dose_effect(
-            effect["exponent"], effect["reference"], effect["parameter"]
-        )
+        model = model.with_dose_effect(effect["exponent"], effect["reference"], effect["parameter"])
     residual = dict(fields.pop("residual"))
     fields["residual"] = getattr(assay, residual.pop("class"))(**residual)
     fields["priors"] = {k: decode_prior(k, v) for k, v in fields["priors"].items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from carpk.checks import Predictive, posterior_predictive, prior_predictive
 from carpk.inference import INTERVAL, PRIOR_DRAWS, Fit, estimation_scale, patients
@@ -47,13 +48,13 @@ def predictive(checks: Sequence[Predictive]) -> Figure:
             t = curves["time"].values
             bands = np.quantile(curves.values, [LOW, 0.5, HIGH], axis=0)
             if check.kind == "prior":
-                for edge, label in ((0, "prior: 90 % interval of the median"), (2, None)):
+                for edge, label in ((0, "prior: median"), (2, None)):
                     axis.plot(t, bands[edge, 1], color=GREY, lw=1, ls="--", label=label)
                 continue
             for q, alpha, label in (
-                (0, 0.18, "posterior: the quartiles"),
+                (0, 0.18, "posterior: lower and upper quartile"),
                 (2, 0.18, None),
-                (1, 0.45, "posterior: the median"),
+                (1, 0.45, "posterior: median"),
             ):
                 axis.fill_between(
                     t, bands[0, q], bands[2, q], color=BLUE, alpha=alpha, lw=0, label=label
@@ -90,9 +91,7 @@ def _published(axis: Any, check: Predictive, cohort: str) -> None:
         y = np.array([f.value for f in levels])
         ends = np.array([[f.value - f.low, f.high - f.value] for f in levels]).T
         label = f"published: {levels[0].statistic}, {levels[0].interval}"
-        axis.errorbar(
-            [f.time for f in levels], y, yerr=np.nan_to_num(ends), label=label, **bar
-        )
+        axis.errorbar([f.time for f in levels], y, yerr=np.nan_to_num(ends), label=label, **bar)
         return
     peaks = [f for f in facts if f.metric == "cmax"]
     times = [f for f in facts if f.metric == "tmax"]
@@ -129,6 +128,9 @@ def facts(check: Predictive) -> Figure:
     axis.set_yticks(range(len(table)), [f"{s} (n = {n})" for s, n in zip(labels, table["n"])])
     axis.invert_yaxis()
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.axvline(1.0, color=INK, lw=0.8)
     axis.set_xlabel("replicated / published (median and 90 % interval)")
     axis.plot([], [], color=BLUE, lw=3, alpha=0.6, label="in the likelihood")
@@ -171,9 +173,7 @@ def prior_posterior(result: Fit) -> Figure:
         high = max(np.quantile(before, 0.99), np.quantile(after, 0.999))
         bins = np.linspace(low, high, 50)
         axis.hist(after, bins, density=True, color=BLUE, alpha=0.6, label="posterior")
-        axis.hist(
-            before, bins, density=True, histtype="step", color=INK, lw=1.0, label="prior"
-        )
+        axis.hist(before, bins, density=True, histtype="step", color=INK, lw=1.0, label="prior")
         unit = info[name].unit if name in info else "1"
         shown = label if unit == "1" else f"{label} [{unit}]"
         axis.set_title(shown, fontsize=8)
@@ -189,7 +189,7 @@ def prior_posterior(result: Fit) -> Figure:
 def _natural_ticks(axis: Any, bound: Any, name: str, low: float, high: float) -> None:
     """Label an axis of the estimation scale with natural values."""
     info = bound.population.model.params.info()
-    if name.startswith("beta_"):
+    if name in bound.effects:
         axis.tick_params(labelsize=7)
         return
     transform = info[name].transform if name in info else None
@@ -205,9 +205,7 @@ def individual_fits(result: Fit, *, draws: int = 200, seed: int = 0, most: int =
 
     bound = result.bound
     a = bound.individual
-    stacked = {
-        k: v.values.reshape(-1, *v.shape[2:]) for k, v in result.posterior.data_vars.items()
-    }
+    stacked = {k: v.values.reshape(-1, *v.shape[2:]) for k, v in result.posterior.data_vars.items()}
     total = len(next(iter(stacked.values())))
     chosen = np.random.default_rng(seed).choice(total, min(draws, total), replace=False)
     grid = jnp.linspace(0.0, float(a.time[a.mask].max()), 200)

@@ -32,6 +32,7 @@ from carpk.structural import ClosedForm
 from carpk.summaries import NEEDS_SAMPLING, CohortLikelihood, Fact
 
 FLOOR = 1e-30  # levels below this, in any unit, are taken as this: their logs stay finite
+PEAK_BY = 60.0  # day; peaks of published cohorts are looked for until then
 PATIENT, INFUSION = "patient", "infusion"
 OMEGA_MEDIAN = 0.5  # default prior of omega: log-normal with this median (assumed), or with the
 OMEGA_SD = 0.5  # spread in the model file as median; SD of ln omega
@@ -75,7 +76,7 @@ class Population:
     fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
     analytes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     centered: Sequence[str] = ()
-    virtual_patients: int = 256
+    virtual_patients: int = 128
     summary_dependence: bool = True
 
     def __post_init__(self) -> None:
@@ -272,7 +273,7 @@ class PopulationModel:
             )
             for cohort, rows in facts.items()
         }
-        bound = cls(
+        return cls(
             population,
             data,
             covariates,
@@ -283,8 +284,6 @@ class PopulationModel:
             likelihoods,
             cohort_design,
         )
-        _ = bound.priors  # built now, outside any trace
-        return bound
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -294,13 +293,16 @@ class PopulationModel:
     def effects(self) -> dict[str, tuple[str, str]]:
         """Name of a covariate effect -> (parameter, covariate)."""
         return {
-            f"beta_{p}_{c}": (p, c) for p, names in self.population.covariates.items() for c in names
+            f"beta_{p}_{c}": (p, c)
+            for p, names in self.population.covariates.items()
+            for c in names
         }
 
     @cached_property
     def priors(self) -> dict[str, dist.Distribution]:
         """The prior of every population parameter."""
-        priors = self.population.all_priors(list(self.effects))
+        with jax.ensure_compile_time_eval():
+            priors = self.population.all_priors(list(self.effects))
         for name, (_, covariate) in self.effects.items():
             size = len(self.covariates[covariate].columns)
             priors[name] = priors[name].expand((size,)).to_event(1)
@@ -344,7 +346,12 @@ class PopulationModel:
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (size,)), self.params(phi))
 
     def draw_patients(
-        self, theta: Mapping[str, Any], design: Mapping[str, Any], key: Any, size: int, infusions: int
+        self,
+        theta: Mapping[str, Any],
+        design: Mapping[str, Any],
+        key: Any,
+        size: int,
+        infusions: int,
     ) -> Params:
         """Random patients; leaves of shape (size, infusions)."""
         kinds = [kind for levels in self.population.levels.values() for kind in levels]
@@ -423,7 +430,9 @@ class PopulationModel:
 
     @cached_property
     def _observations(self) -> Callable[[Params, Mapping[str, Any]], Any]:
-        return jax.jit(lambda params, theta: jnp.sum(self.observation_log_likelihoods(params, theta)))
+        return jax.jit(
+            lambda params, theta: jnp.sum(self.observation_log_likelihoods(params, theta))
+        )
 
     @cached_property
     def _summaries(self) -> Callable[[Mapping[str, Any]], Any]:
@@ -532,7 +541,15 @@ def cohort_facts(
 
 
 def sampling_days(data: Dataset, facts: Sequence[Fact]) -> tuple[float, ...]:
-    """The study's sampling days, where a fact depends on them."""
-    if any(f.metric in NEEDS_SAMPLING for f in facts):
-        return tuple(data.sampling or ())
-    return ()
+    """The study's sampling days, as far as the facts depend on them.
+
+    Peaks are looked for in the first two months, half-lives over the whole schedule.
+    """
+    days = tuple(data.sampling or ())
+    metrics = {f.metric for f in facts}
+    if not metrics & set(NEEDS_SAMPLING):
+        return ()
+    if "t_half" in metrics:
+        return days
+    last = max([PEAK_BY, *(f.time for f in facts if f.metric == "auc")])
+    return tuple(t for t in days if t <= last)

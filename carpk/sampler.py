@@ -6,6 +6,7 @@ compiled block serves all of them. Same seed, same machine: same draws.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -14,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from numpyro.infer import NUTS, init_to_median
+from numpyro.infer import MCMC, NUTS, init_to_median
 from tqdm import tqdm
 
 BLOCK = 50
@@ -82,7 +84,7 @@ def nuts(
             model,
             init_strategy=init_to_median(num_samples=25),
             target_accept_prob=target_accept,
-            max_tree_depth=max_treedepth,
+            max_tree_depth=(min(8, max_treedepth), max_treedepth),
             dense_mass=[tuple(dense)] if dense else False,
         )
         return kernel, kernel.init(keys, tune, None, (), {})
@@ -128,7 +130,7 @@ def nuts(
         return jax.tree.map(lambda *x: np.concatenate(x)[:draws], *blocks)
 
     try:
-        with ThreadPoolExecutor(max_workers=chains) as pool:
+        with ThreadPoolExecutor(max_workers=min(chains, os.cpu_count() or 1)) as pool:
             results = list(pool.map(run, states))
     finally:
         bar.close()
@@ -148,3 +150,57 @@ def prior_draws(priors: Mapping[str, Any], size: int, seed: int) -> dict[str, np
     }
 
 
+def one_chain_each(
+    model: Callable[[Any], None],
+    data: Any,
+    *,
+    draws: int,
+    tune: int,
+    seed: int,
+    target_accept: float = 0.9,
+    progress: bool = True,
+) -> dict[str, np.ndarray]:
+    """One short chain for each of many data sets of the same shape, compiled once.
+
+    Args:
+        model: NumPyro model of one data set.
+        data: pytree of arrays with a leading axis (data set,).
+
+    Returns:
+        Samples on the natural scale, name -> (data set, draw, ...).
+    """
+
+    @jax.jit
+    def one(data: Any, key: Any) -> dict[str, Any]:
+        mcmc = MCMC(
+            NUTS(
+                model,
+                init_strategy=init_to_median(num_samples=25),
+                target_accept_prob=target_accept,
+                max_tree_depth=8,
+                dense_mass=True,
+            ),
+            num_warmup=tune,
+            num_samples=draws,
+            progress_bar=False,
+        )
+        mcmc.run(key, data)
+        return mcmc.get_samples()
+
+    size = jax.tree.leaves(data)[0].shape[0]
+    keys = jax.random.split(jax.random.key(seed), size)
+    bar = Progress(size, "recovery", progress)
+
+    def run(i: int) -> dict[str, np.ndarray]:
+        out = one(jax.tree.map(lambda x: jnp.asarray(x[i]), data), keys[i])
+        out = {k: np.asarray(v) for k, v in out.items()}
+        bar.add(1)
+        return out
+
+    try:
+        first = run(0)  # compiles
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            samples = [first, *pool.map(run, range(1, size))]
+    finally:
+        bar.close()
+    return {k: np.stack([s[k] for s in samples]) for k in first}

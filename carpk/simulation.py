@@ -1,8 +1,8 @@
 """Simulation: a typical patient, a virtual population, or a population with its uncertainty.
 
-    ck.simulate(model, ck.Regimen.cells(), days)                     the typical patient
-    ck.simulate(model, regimen, days, patients=200)                  with the model file's spread
-    ck.simulate(fit, regimen, days, patients=200, draws=100)         with the posterior's uncertainty
+    ck.simulate(model, ck.Regimen.cells(), days)                the typical patient
+    ck.simulate(model, regimen, days, patients=200)             with the model file's spread
+    ck.simulate(fit, regimen, days, patients=200, draws=100)    with the posterior's uncertainty
 
 Simulated levels are true levels; `measured=True` adds the assay. Everything here is simulated.
 """
@@ -129,7 +129,7 @@ def simulate(
             CarpkWarning,
             stacklevel=2,
         )
-    key = jax.random.key(seed)
+    key, assay_key = jax.random.split(jax.random.key(seed))
     if isinstance(source, Fit):
         params, noise = _from_fit(source, len(infusions), patients, draws, covariates, key)
     elif covariates or measured or draws:
@@ -157,7 +157,7 @@ def simulate(
         levels = jax.jit(lambda p, one=one: jax.lax.map(jax.vmap(one), p))(params)
         if measured:
             residual = source.population.residual  # type: ignore[union-attr]
-            eps = jax.random.normal(jax.random.fold_in(key, 1), levels.shape)
+            eps = jax.random.normal(assay_key, levels.shape)
             theta = {k: v[:, None, None] for k, v in noise.items()}  # type: ignore[union-attr]
             levels = residual.sample(eps, levels, theta)
         attrs = {"units": unit, "long_name": output, "simulated": "yes"}

@@ -184,15 +184,11 @@ def log_half_life(curves: Curves, lloq: float) -> tuple[Any, Any]:
     r2 = jnp.clip(sty**2 / (stt * syy), 0.0, 1.0)
     enough = jax.nn.sigmoid((n - 2.75) / 0.02)
     adjusted = enough * (1 - (1 - r2) * (n - 1) / jnp.maximum(n - 2, 0.5))
-    usable = (
-        jnp.log(enough + 1e-12)
-        + jax.nn.log_sigmoid((t - peak[:, None]) / 0.1)
-        + jax.nn.log_sigmoid(rate / 5e-4)
-        + jnp.log(counts + 1e-12)
-    )
-    weights = jax.nn.softmax(adjusted / SOFT_FIT + usable, axis=1)
+    after = jax.nn.sigmoid((t - peak[:, None]) / 0.1)
+    usable = enough * counts * after * jax.nn.sigmoid(rate / 5e-4)
+    weights = jax.nn.softmax(adjusted / SOFT_FIT + jnp.log(usable + 1e-30), axis=1)
     ln_half = jnp.log(math.log(2) / jnp.maximum(rate, 1e-4))
-    return jnp.sum(weights * ln_half, axis=1), jnp.exp(jnp.max(usable, axis=1))
+    return jnp.sum(weights * ln_half, axis=1), jnp.max(usable, axis=1)
 
 
 class Quantity(NamedTuple):
@@ -261,7 +257,7 @@ def moments(q: Quantity) -> tuple[Any, Any, Any]:
     w = q.weight / jnp.sum(q.weight)
     mean = w @ q.x
     d = q.x - mean
-    var = w @ d**2 + 1e-12
+    var = w @ d**2 + 1e-6
     return mean, var, (w @ d**4) / var**2 - 3
 
 
@@ -363,7 +359,7 @@ def quantiles(fact: Fact, q: Quantity) -> Margin:
     ends = {"IQR": (0.25, 0.75), "range": (0.0, 1.0)}.get(fact.interval)
     p = (0.5,) if ends is None else (ends[0], 0.5, ends[1])
     y = [fact.value] if ends is None else [fact.low, fact.value, fact.high]
-    u = population_distribution(q, jnp.asarray(y, float))
+    u = population_distribution(q, jnp.stack([jnp.asarray(v, float) for v in y]))
     rank = ranks(p, fact.n)
     return Margin(
         log_order_statistics(u, rank, fact.n),
@@ -376,12 +372,12 @@ def log_moments(fact: Fact, q: Quantity) -> Margin:
     """Geometric mean, alone or with its geometric CV: mean and variance of n logs."""
     mean, var, kurtosis = moments(q)
     n = fact.n
-    z = (math.log(fact.value) - mean) / jnp.sqrt(var / n)
+    z = (jnp.log(fact.value) - mean) / jnp.sqrt(var / n)
     hermite = np.eye(2, HERMITE_ORDER)
     of_mean = jst.norm.logpdf(z) - 0.5 * jnp.log(var / n)
     if fact.interval != "CV%":
         return Margin(of_mean, z[None], hermite[:1])
-    s2 = math.log1p((fact.spread / 100) ** 2)
+    s2 = jnp.log1p((fact.spread / 100) ** 2)
     kurtosis = jnp.clip(kurtosis, -1.5, 30.0)
     nu = 2 / (2 / (n - 1) + kurtosis / n)  # Var(s²) = var² (2/(n-1) + kurtosis/n)
     scaled = s2 / var
@@ -444,12 +440,12 @@ def raw_moments(fact: Fact, q: Quantity) -> Margin:
         return jnp.interp(x, table.ln_tau, column)
 
     sd_a = at(table.sd[:, 0])
-    za = (math.log(fact.value) - mu - at(table.mean[:, 0])) / sd_a
+    za = (jnp.log(fact.value) - mu - at(table.mean[:, 0])) / sd_a
     of_mean = jst.norm.logpdf(za) - jnp.log(sd_a)
     hermite_a = jnp.stack([at(table.hermite[:, 0, m]) for m in range(HERMITE_ORDER)])
     if fact.interval != "SD":
         return Margin(of_mean, za[None], hermite_a[None])
-    observed = 0.5 * math.log(math.log1p((fact.spread / fact.value) ** 2))
+    observed = 0.5 * jnp.log(jnp.log1p((fact.spread / fact.value) ** 2))
     r, sd_b = at(table.corr), at(table.sd[:, 1])
     rest = jnp.sqrt(1 - r**2)
     zb = ((observed - ln_tau - at(table.mean[:, 1])) / sd_b - r * za) / rest
@@ -463,11 +459,7 @@ def count(fact: Fact, q: Quantity) -> Any:
     """ln probability that `value` of n patients are at or above the LLOQ on that day."""
     at_limit = population_distribution(q, jnp.asarray([fact.lloq], float))
     k, n = fact.value, fact.n
-    constant = float(
-        scipy.special.gammaln(n + 1)
-        - scipy.special.gammaln(k + 1)
-        - scipy.special.gammaln(n - k + 1)
-    )
+    constant = jsp.gammaln(n + 1.0) - jsp.gammaln(k + 1.0) - jsp.gammaln(n - k + 1.0)
     return constant + k * at_limit.sf[0] + (n - k) * at_limit.cdf[0]
 
 
@@ -565,8 +557,8 @@ def bounded_scores(q: Quantity) -> Any:
     """
     mean = (q.weight @ q.x) / jnp.sum(q.weight)
     x = mean + q.weight * (q.x - mean)
-    low, middle, high = jnp.quantile(x, jnp.array([0.25, 0.5, 0.75]))
-    z = 3 * jnp.tanh((x - middle) / (3 * (high - low) / 1.349 + 1e-12))
+    scale = jnp.mean(jnp.sqrt((x - mean) ** 2 + 1e-12)) * math.sqrt(math.pi / 2)
+    z = 3 * jnp.tanh((x - mean) / (3 * scale))
     z = z - jnp.mean(z)
     return z / jnp.sqrt(jnp.sum(z**2) + 1e-12)
 

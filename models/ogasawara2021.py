@@ -74,8 +74,7 @@ model = ck.ClosedForm(
         ),
         "decline over the terminal half-life": (
             lambda p: (
-                transgene(jnp.array([200.0 + p.t_beta]), p)[0]
-                / transgene(jnp.array([200.0]), p)[0]
+                transgene(jnp.array([200.0 + p.t_beta]), p)[0] / transgene(jnp.array([200.0]), p)[0]
             ),
             0.5,
         ),

@@ -53,7 +53,8 @@ def with_comedication(
     """
     rho = jnp.log(p.foldx) / p.tmax
     until_peak = jnp.minimum(t, p.tmax)
-    days = jnp.sort(jnp.array([0.0, tocilizumab, steroids]))
+    days = jnp.array([0.0, tocilizumab, steroids])
+    days = jnp.sort(jnp.maximum(days, 0.0))  # nothing grows before the infusion
     grown = 0.0
     for start, stop in zip(days, [*days[1:], jnp.inf], strict=True):
         factor = jnp.where(tocilizumab <= start, F_TOCILIZUMAB, 1.0)

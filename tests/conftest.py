@@ -1,0 +1,44 @@
+"""Settings for all tests, and a fit whose posterior is known because nothing sampled it."""
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import xarray as xr
+
+import carpk as ck  # switches JAX to float64 before any test makes an array
+from carpk._arviz import to_idata
+from carpk.inference import Verdict
+
+mpl.use("Agg")
+
+POSTERIOR = {  # parameter of the population -> its value in draw 0; 2 % more in each draw
+    "cmax": 40.0,
+    "tmax": 8.0,
+    "t_double": 0.8,
+    "t_alpha": 5.0,
+    "fb": 0.005,
+    "beta_alpha": 0.02,
+    "omega_cmax": 0.9,
+    "omega_cmax_infusion": 0.4,
+    "omega_tmax": 0.2,
+    "sigma": 0.5,
+}
+
+
+@pytest.fixture(scope="session")
+def known_fit():
+    """A piecewise fit to ZUMA-1 with 2 chains of 10 made-up draws, and a verdict that says so."""
+    varies = {"cmax": ["patient", "infusion"], "tmax": ["patient"]}
+    population = ck.Population(ck.load_model("piecewise"), varies=varies)
+    grow = 1.02 ** np.arange(20).reshape(2, 10)
+
+    def group(spread):
+        values = {k: (("chain", "draw"), v * grow**spread) for k, v in POSTERIOR.items()}
+        return xr.Dataset(values, coords={"chain": [0, 1], "draw": np.arange(10)})
+
+    idata = to_idata({"posterior": group(1.0), "prior": group(3.0)})
+    numbers = {"rhat_max": 2.0, "ess_min": 3.0, "divergences": 0.0, "ebfmi_min": 1.0}
+    verdict = Verdict(False, ("The draws are made up: sample them.",), ("A note.",), numbers)
+    settings = {"method": "nuts", "chains": 2, "draws": 10, "seed": 0}
+    data = ck.load_study("zuma1_moffitt").dataset()
+    return ck.Fit(population, data, idata, verdict, settings)

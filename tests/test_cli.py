@@ -1,0 +1,167 @@
+"""The shell: lists and tables, JSON that parses, and exit codes that a script can use."""
+
+import dataclasses
+import json
+import sys
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import carpk as ck
+from carpk import cli
+from carpk.inference import Verdict
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def shell(monkeypatch, capsys):
+    """carpk as the shell runs it: exit code, standard output, standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["carpk", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return call
+
+
+def test_models_lists_every_model_with_its_unit():
+    result = run("models")
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ck.list_models()
+    assert "transgene [copies/µg]" in result.stdout
+    units = json.loads(run("models", "--json").stdout)
+    assert units == {n: dict(ck.load_model(n).units) for n in ck.list_models()}
+
+
+def test_a_model_is_shown_with_its_parameters():
+    assert run("models", "stein2019").stdout.strip() == repr(ck.load_model("stein2019"))
+    table = json.loads(run("models", "stein2019", "--json").stdout)
+    assert list(table) == list(ck.load_model("stein2019").params.info())
+    assert table["cmax"]["value"] == 24_000
+    assert table["cmax"]["unit"] == "copies/µg"
+
+
+def test_studies_are_listed_and_shown_with_their_facts():
+    titles = json.loads(run("studies", "--json").stdout)
+    assert list(titles) == ck.list_studies()
+    assert [line.split()[0] for line in run("studies").stdout.splitlines()] == ck.list_studies()
+    study = ck.load_study("zuma1_moffitt")
+    assert "doi:10.1098/rspb.2021.0229" in run("studies", "zuma1_moffitt").stdout
+    assert len(json.loads(run("studies", "zuma1_moffitt", "--json").stdout)) == len(study.facts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["models", "stien2019"], "did you mean 'stein2019'"),
+        (["studies", "zuma1"], "did you mean 'zuma1_moffitt'"),
+        (["fit", "no_such_study"], "neither a study"),
+        (["fit", "zuma1_moffitt", "--model", "piecewise", "--varies", "cmx"], "'cmx' in `varies`"),
+    ],
+)
+def test_bad_input_ends_with_one_sentence_and_exit_code_1(shell, arguments, words):
+    code, out, err = shell(*arguments)
+    assert code == 1
+    assert out == ""
+    assert err.startswith("carpk: ")
+    assert words in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-command"],
+        ["models", "--no-such-option"],
+        ["fit"],
+        ["fit", "zuma1_moffitt", "--draws", "0"],
+        ["fit", "zuma1_moffitt", "--covariate", "cmax"],
+        ["fit", "zuma1_moffitt", "--analyte", "car_t"],
+    ],
+)
+def test_wrong_usage_ends_with_exit_code_2(shell, arguments):
+    code, out, err = shell(*arguments)
+    assert code == 2
+    assert out == ""
+    assert err
+
+
+def test_help_is_there_for_every_command():
+    for command in ("models", "studies", "fit", "demo"):
+        result = run(command, "--help")
+        assert result.exit_code == 0
+        assert "Usage" in result.stdout
+
+
+# --- fit, with the sampling left out --------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch, known_fit):
+    """What the command asks of `ck.fit`, which returns the fit that is known."""
+    got = {}
+
+    def fit(population, data, **settings):
+        got.update(settings, population=population, data=data)
+        return got.get("answer", known_fit)
+
+    monkeypatch.setattr(ck, "fit", fit)
+    return got
+
+
+def test_a_fit_that_cannot_be_trusted_is_shown_and_ends_with_exit_code_3(asked, known_fit, shell):
+    code, out, _ = shell("fit", "zuma1_moffitt", "--model", "piecewise", "--varies", "cmax")
+    assert code == 3
+    assert out.startswith("DO NOT TRUST")
+    assert out.strip() == repr(known_fit)
+
+
+def test_a_fit_that_can_be_trusted_ends_with_exit_code_0(asked, known_fit, shell):
+    verdict = Verdict(True, (), (), known_fit.verdict.numbers)
+    asked["answer"] = dataclasses.replace(known_fit, verdict=verdict)
+    code, out, _ = shell("fit", "zuma1_moffitt", "--model", "piecewise", "--json")
+    assert code == 0
+    assert json.loads(out)["ok"] is True
+
+
+def test_the_options_reach_the_fit(asked, shell):
+    options = "--draws 7 --tune 8 --chains 2 --seed 9 --target-accept 0.95 --varies cmax,tmax"
+    shell("fit", "eliana_ensign", *options.split(), "--covariate", "cmax:response")
+    expected = {"draws": 7, "tune": 8, "chains": 2, "seed": 9, "target_accept": 0.95}
+    assert {k: asked[k] for k in expected} == expected
+    assert asked["population"].model.name == "stein2019"
+    assert asked["population"].varies == ["cmax", "tmax"]
+    assert asked["population"].covariates == {"cmax": ["response"]}
+    assert asked["data"].name == "eliana_ensign"
+
+
+def test_json_and_files_hold_verdict_and_summary(asked, known_fit, shell, tmp_path):
+    out = tmp_path / "deep" / "folder"
+    code, text, _ = shell("fit", "zuma1_moffitt", "--model", "piecewise", "--json", "--out", out)
+    answer = json.loads(text)
+    assert code == 3
+    assert answer["ok"] is False
+    assert answer["troubles"] == ["The draws are made up: sample them."]
+    assert answer["notes"] == ["A note."]
+    table = known_fit.summary()
+    assert list(answer["summary"]) == list(table.index)
+    assert answer["summary"]["cmax"]["median"] == pytest.approx(table.loc["cmax", "median"])
+    assert sorted(p.name for p in out.iterdir()) == ["fit.nc", "fit.png", "summary.csv"]
+    assert list(pd.read_csv(out / "summary.csv", index_col=0).index) == list(table.index)
+
+
+@pytest.mark.slow
+def test_a_real_fit_of_twenty_draws_is_not_trusted(shell, tmp_path):
+    options = "--draws 20 --tune 20 --chains 1 --model piecewise --varies cmax --json"
+    code, text, err = shell("fit", "zuma1_moffitt", *options.split(), "--out", tmp_path)
+    assert code == 3
+    assert json.loads(text)["troubles"]
+    assert "100 %" in err
+    assert {p.name for p in tmp_path.iterdir()} == {"fit.nc", "fit.png", "summary.csv"}
