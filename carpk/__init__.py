@@ -26,3 +26,45 @@ from carpk.population import Population  # noqa: E402
 from carpk.simulation import Simulation, simulate  # noqa: E402
 from carpk.structural import ClosedForm, States, state  # noqa: E402
 from carpk.studies import Study  # noqa: E402
+
+__all__ = [
+    "Bolus",
+    "CarpkError",
+    "CarpkWarning",
+    "ClosedForm",
+    "Combined",
+    "Dataset",
+    "DatasetError",
+    "Fit",
+    "FitError",
+    "Infusion",
+    "LogNormal",
+    "ModelError",
+    "Params",
+    "Population",
+    "Proportional",
+    "Regimen",
+    "RegimenError",
+    "Scalar",
+    "Simulation",
+    "States",
+    "Study",
+    "assay",
+    "checks",
+    "fit",
+    "list_models",
+    "list_studies",
+    "load_dataset",
+    "load_fit",
+    "load_model",
+    "load_study",
+    "nca",
+    "param",
+    "plot",
+    "simulate",
+    "state",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

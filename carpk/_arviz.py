@@ -17,7 +17,7 @@ with warnings.catch_warnings():  # ArviZ 0.23 announces 1.0 at every import
 def to_idata(groups: Mapping[str, xr.Dataset]) -> Any:
     """An ArviZ object: InferenceData on 0.x, DataTree on 1.x."""
     if hasattr(az, "InferenceData"):
-        return az.InferenceData(**groups)
+        return az.InferenceData(**dict[str, Any](groups))
     return xr.DataTree.from_dict(dict(groups))
 
 

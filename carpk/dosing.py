@@ -156,7 +156,8 @@ class Regimen(eqx.Module):
                     f"Regimen.lymphodepletion: the preset {preset!r} is per m2, not {per!r}; "
                     "give the doses as flu=[(day, amount), ...], cy=[(day, amount), ...]."
                 )
-            return cls.lymphodepletion(**PRESETS[preset])
+            doses = PRESETS[preset]
+            return cls.lymphodepletion(flu=doses["flu"], cy=doses.get("cy", ()))
         drugs = [("fludarabine", list(flu), 0.5 / 24), ("cyclophosphamide", list(cy), 1 / 24)]
         return cls(
             tuple(

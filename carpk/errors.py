@@ -1,4 +1,4 @@
-"""Errors and warnings: each is one clear sentence of what, where, what was expected and what to do."""
+"""Errors and warnings: what, where, what was expected and what to do, in a sentence."""
 
 
 class CarpkError(ValueError):

@@ -15,6 +15,7 @@ import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def judge(
     ebfmi = change / np.maximum(np.var(energy, axis=1), 1e-300)
     divergences = int(stats["diverging"].values.sum())
     deep = float(stats["reached_max_treedepth"].values.mean())
-    nonfinite = [k for k in posterior if not np.isfinite(posterior[k].values).all()]
+    nonfinite = [str(k) for k in posterior if not np.isfinite(posterior[k].values).all()]
     worst_rhat = max(rhat, key=lambda k: rhat[k] if math.isfinite(rhat[k]) else math.inf)
     worst_ess = min(ess, key=lambda k: ess[k] if math.isfinite(ess[k]) else -math.inf)
     troubles = []
@@ -325,7 +326,7 @@ def fit(
         "chains": chains,
         "seed": seed,
         "target_accept": target_accept,
-        "float64": bool(jax.config.jax_enable_x64),
+        "float64": bool(jnp.zeros(0).dtype == jnp.float64),
         "machine": platform.machine(),
         "versions": {name: _version(name) for name in ("carpk", "jax", "numpyro", "arviz")},
         "data_sha256": data_hash(data),
@@ -389,7 +390,8 @@ def load_fit(path: str | Path, population: Population | None = None) -> Fit:
 
 def labelled(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> xr.Dataset:
     """Samples as an xarray Dataset with named dimensions."""
-    variables, coords = {}, {}
+    variables: dict[str, Any] = {}
+    coords: dict[str, Any] = {}
     for name, value in samples.items():
         dims: tuple[str, ...] = ("chain", "draw")
         if name in bound.effects:
@@ -526,9 +528,7 @@ def encode_data(data: Dataset) -> dict[str, Any]:
 
 
 def decode_data(spec: Mapping[str, Any]) -> Dataset:
-    from io import StringIO
-
-    tables = {
+    tables: dict[str, Any] = {
         t: None if x is None else pd.read_json(StringIO(json.dumps(x)), orient="table")
         for t, x in spec["tables"].items()
     }

@@ -100,11 +100,11 @@ def _published(axis: Any, check: Predictive, cohort: str) -> None:
     peak, time = peaks[0], times[0]
     if peak.interval == "CV%":
         factor = math.exp(math.sqrt(math.log1p((peak.spread / 100) ** 2)))
-        ends = [[peak.value - peak.value / factor], [peak.value * factor - peak.value]]
+        ends = np.array([[peak.value - peak.value / factor], [peak.value * factor - peak.value]])
         what = "geometric mean and SD of Cmax"
     else:
         spread = peak.spread if peak.interval == "SD" else 0.0
-        ends = [[min(spread, 0.9 * peak.value)], [spread]]
+        ends = np.array([[min(spread, 0.9 * peak.value)], [spread]])
         what = "mean and SD of Cmax"
     label = f"published: {what},\nat the median Tmax"
     axis.errorbar([time.value], [peak.value], yerr=ends, label=label, **bar)
@@ -125,7 +125,9 @@ def facts(check: Predictive) -> Figure:
     labels = [
         f"{r.cohort}: {r.statistic}" if several else f"{r.statistic}" for r in table.itertuples()
     ]
-    axis.set_yticks(range(len(table)), [f"{s} (n = {n})" for s, n in zip(labels, table["n"])])
+    axis.set_yticks(
+        range(len(table)), [f"{s} (n = {n})" for s, n in zip(labels, table["n"], strict=True)]
+    )
     axis.invert_yaxis()
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

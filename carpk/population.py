@@ -65,7 +65,7 @@ class Population:
             that determine every patient well; the others are sampled as standard scores.
         virtual_patients: number of virtual patients behind cohort summaries; a power of two.
         summary_dependence: False treats the statistics of one cohort as independent. Intervals
-            are then too narrow; see `summaries`.
+            then have the wrong width, that of Tmax above all; see `summaries`.
     """
 
     model: ClosedForm
@@ -82,6 +82,7 @@ class Population:
     def __post_init__(self) -> None:
         known = self.model.params.info()
         levels = self.levels
+        names: Sequence[str]
         for where, names in {
             "varies": list(levels),
             "covariates": list(self.covariates),
@@ -106,11 +107,11 @@ class Population:
                 raise ModelError(
                     f"Population: {name!r} is fixed, so it can neither vary nor have covariates."
                 )
-        for name, names in self.covariates.items():
-            if isinstance(names, str):
+        for name, columns in self.covariates.items():
+            if isinstance(columns, str):
                 raise ModelError(
-                    f"Population: covariates[{name!r}] must be a list of names, but is {names!r}; "
-                    f"write [{names!r}]."
+                    f"Population: covariates[{name!r}] must be a list of names, but is "
+                    f"{columns!r}; write [{columns!r}]."
                 )
         if self.virtual_patients & (self.virtual_patients - 1) or self.virtual_patients < 16:
             raise ModelError(
@@ -502,7 +503,7 @@ def match_analyte(population: Population, data: Dataset) -> tuple[str, str]:
     unit = data.units.get(analyte, "")
     if unit and unit != model.units[output]:
         raise FitError(
-            f"{data.name}: {analyte} is in {unit}, but the output {output!r} of {model.name!r} is in "
+            f"{data.name}: {analyte} is in {unit}, but {output!r} of {model.name!r} is in "
             f"{model.units[output]}. Convert the data (copies/µg and cells/µL convert only through "
             "the leukocyte count, see carpk.assay), or load the model in the data's unit: "
             f'ck.load_model("piecewise", output={analyte!r}, unit={unit!r}, cmax=...).'

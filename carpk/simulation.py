@@ -55,14 +55,17 @@ class Simulation:
         Patients of all draws are pooled, so that the interval is that of a new patient.
         """
         t = jnp.asarray(self.data["time"].values)
+        shown = t >= 0
         rows = []
         for output in self.outputs:
             unit = self.data[output].attrs["units"]
             levels = jnp.asarray(self.data[output].values).reshape(-1, t.size)
-            metrics = {"CMAX": (nca.cmax, unit), "TMAX": (nca.tmax, "day")}
+            metrics: dict[str, tuple[Any, str]] = {
+                "CMAX": (nca.cmax, unit),
+                "TMAX": (nca.tmax, "day"),
+            }
             if float(t[-1]) >= 28.0:
                 metrics["AUC0_28D"] = (nca.auc_to(28), f"day*{unit}")
-            shown = t >= 0
             for name, (metric, metric_unit) in metrics.items():
                 one = jax.vmap(lambda c, f=metric: f(t[shown], c[shown]))
                 x = np.asarray(one(levels))

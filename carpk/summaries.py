@@ -9,7 +9,8 @@ smooth and repeatable.
 **Margins.** With F the population's distribution of the quantity:
 
 - quantiles (median, quartiles, range): order statistics of n draws. U_k = F(y_k) has a Dirichlet
-  density with ranks r_k = 1 + p_k (n - 1) (quantiles as R's type 7, the default of most software).
+  density with ranks r_k = 1 + p_k (n - 1) (quantiles as R's type 7, the default of most software;
+  where a quantile lies between two patients, its true SD is a few percent smaller: 4 % at n = 8).
   For a level at a day F is the mixture F(y) = mean_s Phi((ln y - ln f_s) / sigma), exact given the
   virtual patients; for the highest of several samples the product of such terms; for other
   quantities a smoothed distribution of the virtual patients' values.
@@ -17,14 +18,14 @@ smooth and repeatable.
   of freedom adjusted for the population's kurtosis.
 - mean and SD: of n draws from a log-normal, whose logarithm has the population's mean and SD; the
   joint distribution of (ln mean, ln sqrt(ln(1 + SD²/mean²))) is tabulated by simulation once per n.
-- counts: binomial.
+- counts: binomial; median Tmax: the probability of the sampling day next to it.
 
 **Dependence.** Statistics of one cohort come from the same patients, so their product would count
 these patients several times. The statistics are therefore tied by a Gaussian copula: each is a
 mean over patients of a function of the patient's normal score, with known Hermite coefficients c,
 so the correlation of statistics a and b is sum_m c_am c_bm rho^m (Mehler), rho being the
 correlation of the two quantities between virtual patients, times sqrt(n_small / n_large) where
-one was reported for fewer patients. Counts are taken as independent of the rest.
+one was reported for fewer patients. Counts and Tmax are taken as independent of the rest.
 """
 
 from __future__ import annotations
@@ -227,23 +228,6 @@ def quantity(
             return Distribution(cdf, 1 - cdf, pdf)
 
         return Quantity(_ln(jnp.max(curves.y, axis=1)), ones, highest)
-    if metric == "tmax":
-        t = np.asarray(curves.t)
-        edges = np.concatenate([[t[0] / 2], (t[1:] + t[:-1]) / 2, [1.5 * t[-1] - 0.5 * t[-2]]])
-        # The highest of several samples with noise: exact for Gumbel noise of the same SD.
-        sd = jnp.std(_ln(curves.y) - _ln(curves.f))
-        share = jax.nn.softmax(_ln(curves.f) / (EULER_TO_NORMAL * sd), axis=1)
-
-        def when(y: Any) -> Distribution:  # the sample is taken anywhere around its nominal day
-            part = jnp.clip((y[None, :] - edges[:-1, None]) / np.diff(edges)[:, None], 0.0, 1.0)
-            inside = (part > 0) & (part < 1)
-            cdf = share @ part
-            return Distribution(
-                cdf, 1 - cdf, share @ jnp.where(inside, 1 / np.diff(edges)[:, None], 0.0)
-            )
-
-        soft = jax.nn.softmax(_ln(curves.y) / SOFT_MAX, axis=1)
-        return Quantity(soft @ jnp.log(curves.t), ones, when)
     if metric == "auc":
         return Quantity(auc(curves, time), ones, None)
     if metric == "t_half":
@@ -463,6 +447,28 @@ def count(fact: Fact, q: Quantity) -> Any:
     return constant + k * at_limit.sf[0] + (n - k) * at_limit.cdf[0]
 
 
+def median_peak_day(fact: Fact, curves: Curves) -> Any:
+    """ln probability that the median of n observed peak days falls where the published one does.
+
+    A peak is observed on a sampling day, so the median is only known to lie nearer to one sampling
+    day than to its neighbours. Which sample of a patient is the highest, given assay noise, has a
+    closed form for Gumbel noise, here of the same SD as the assay's.
+    """
+    t = np.asarray(curves.t)
+    edges = (t[1:] + t[:-1]) / 2
+    cell = jnp.searchsorted(jnp.asarray(edges), fact.value)
+    sd = jnp.std(_ln(curves.y) - _ln(curves.f))
+    share = jnp.mean(jax.nn.softmax(_ln(curves.f) / (EULER_TO_NORMAL * sd), axis=1), axis=0)
+    rank = 1 + 0.5 * (fact.n - 1)
+    upto = jnp.clip(jnp.concatenate([jnp.zeros(1), jnp.cumsum(share)]), 1e-9, 1 - 1e-9)
+    low = beta_score(upto[cell], rank, fact.n + 1 - rank)
+    high = beta_score(upto[cell + 1], rank, fact.n + 1 - rank)
+    mirrored = low > 0  # take the difference where it loses no digits
+    low, high = jnp.where(mirrored, -high, low), jnp.where(mirrored, -low, high)
+    below, above = jsp.log_ndtr(low), jsp.log_ndtr(high)
+    return above + log1mexp(below - above - 1e-12)
+
+
 MARGINS = {"median": quantiles, "geometric mean": log_moments, "mean": raw_moments}
 
 
@@ -526,6 +532,9 @@ class CohortLikelihood:
         terms, margins, values, sizes = [], [], [], []
         for fact in self.facts:
             curves = scheduled if fact.metric in NEEDS_SAMPLING else everything
+            if fact.metric == "tmax":
+                terms.append(median_peak_day(fact, curves))
+                continue
             q = quantity(fact.metric, fact.time, fact.lloq, curves, self.residual, theta)
             if fact.statistic == "count":
                 terms.append(count(fact, q))

@@ -1,0 +1,262 @@
+"""The likelihood of published summaries, against exact and simulated sampling distributions."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import carpk as ck
+from carpk import summaries as s
+from carpk.assay import LogNormal
+
+NAN = math.nan
+DAY = 7.0
+SIGMA = 0.5
+OMEGA = 0.8
+TOTAL = math.hypot(SIGMA, OMEGA)  # SD of ln(level) over the population
+CENTRE = math.log(20.0)
+
+
+def fact(metric="level", statistic="median", value=20.0, n=22, **more):
+    fields = {"time": DAY, "low": NAN, "high": NAN, "interval": "", "spread": NAN, "lloq": NAN}
+    fields |= {"use": "fit", "label": "simulated"} | more
+    return s.Fact(metric=metric, statistic=statistic, value=value, n=n, **fields)
+
+
+def cohort(*facts, size=1024, sampling=(), dependence=True):
+    return s.CohortLikelihood(tuple(facts), tuple(sampling), LogNormal(), size, 1, dependence)
+
+
+def log_likelihood(likelihood, centre=CENTRE, omega=OMEGA, sigma=SIGMA):
+    """Of a population whose level on every day is exp(centre + omega z)."""
+    z = jnp.asarray(likelihood.normals()[0][:, 0])
+    f = jnp.exp(centre + omega * z)[:, None] * jnp.ones(len(likelihood.days))
+    return likelihood.log_likelihoods(f, {"sigma": sigma})
+
+
+def exact_order_statistics(y, rank, n):
+    """ln joint density of order statistics of n draws of ln y ~ N(CENTRE, TOTAL), integer ranks."""
+    x = (np.log(y) - CENTRE) / TOTAL
+    u = scipy.stats.norm.cdf(x)
+    gaps = np.diff(np.concatenate([[0], u, [1]]))
+    between = np.diff(np.concatenate([[0], rank, [n + 1]])).astype(int) - 1
+    ways = math.lgamma(n + 1) - sum(math.lgamma(b + 1) for b in between)
+    density = scipy.stats.norm.logpdf(x) - math.log(TOTAL) - np.log(y)
+    return ways + np.sum(between * np.log(gaps)) + density.sum()
+
+
+class TestOrderStatistics:
+    def test_median_and_quartiles_have_the_exact_joint_density_where_ranks_are_whole(self):
+        y, n = np.array([11.0, 21.0, 43.0]), 21  # type-7 ranks 6, 11, 16
+        one = fact(value=y[1], low=y[0], high=y[2], interval="IQR", n=n)
+        exact = exact_order_statistics(y, [6, 11, 16], n)
+        assert float(log_likelihood(cohort(one))[0]) == pytest.approx(exact, abs=0.01)
+
+    def test_median_and_range_have_the_exact_joint_density(self):
+        y, n = np.array([3.0, 21.0, 160.0]), 15
+        one = fact(value=y[1], low=y[0], high=y[2], interval="range", n=n)
+        exact = exact_order_statistics(y, [1, 8, 15], n)
+        assert float(log_likelihood(cohort(one))[0]) == pytest.approx(exact, abs=0.01)
+
+    def test_density_of_an_interpolated_median_matches_simulation(self):
+        """n even: the median is the mean of two order statistics, ranks are fractional."""
+        n, rng = 8, np.random.default_rng(1)
+        medians = np.median(rng.normal(CENTRE, TOTAL, (200_000, n)), axis=1)
+        grid = np.linspace(CENTRE - 0.7, CENTRE + 0.7, 8)
+        kde = scipy.stats.gaussian_kde(medians)(grid)
+        ours = [math.exp(log_likelihood(cohort(fact(value=math.exp(x), n=n)))[0] + x) for x in grid]
+        assert np.abs(np.array(ours) / kde - 1).max() < 0.15  # a few percent in the SD
+
+    def test_density_integrates_to_one(self):
+        def density(ln_y):
+            return math.exp(float(log_likelihood(cohort(fact(value=math.exp(ln_y))))[0]) + ln_y)
+
+        x = np.linspace(CENTRE - 2, CENTRE + 2, 161)
+        assert np.trapezoid([density(v) for v in x], x) == pytest.approx(1.0, abs=1e-3)
+
+    def test_more_patients_make_a_sharper_likelihood(self):
+        def curvature(n):
+            at = lambda c: log_likelihood(cohort(fact(n=n)), centre=c)[0]  # noqa: E731
+            return -float(jax.grad(jax.grad(at))(CENTRE))
+
+        assert curvature(80) / curvature(20) == pytest.approx(4.0, rel=0.15)
+
+
+class TestMoments:
+    def test_geometric_mean_and_cv_follow_normal_and_chi_square_in_a_log_normal_population(self):
+        n, gm, cv = 25, 18.0, 110.0
+        one = fact(statistic="geometric mean", value=gm, interval="CV%", spread=cv, n=n)
+        s2 = math.log1p((cv / 100) ** 2)
+        exact = scipy.stats.norm.logpdf(math.log(gm), CENTRE, TOTAL / math.sqrt(n))
+        scale = TOTAL**2 / (n - 1)
+        exact += scipy.stats.chi2.logpdf(s2 / scale, n - 1) - math.log(scale) + math.log(s2)
+        assert float(log_likelihood(cohort(one))[0]) == pytest.approx(exact, abs=0.25)
+
+    @pytest.mark.parametrize("tau", [0.3, 0.7, 1.1])
+    def test_mean_and_sd_of_a_log_normal_have_their_simulated_joint_distribution(self, tau):
+        n, rng = 40, np.random.default_rng(3)
+        x = np.exp(rng.normal(0, tau, (20_000, n)))
+        a = np.log(x.mean(1))
+        b = 0.5 * np.log(np.log1p((x.std(1, ddof=1) / x.mean(1)) ** 2))
+        table = s.moment_table(n)
+        row = int(np.argmin(np.abs(np.exp(table.ln_tau) - tau)))
+        shift = math.log(tau) - table.ln_tau[row]
+        assert abs(a.mean() - table.mean[row, 0]) < 0.2 * a.std() + abs(shift)
+        assert abs((b - math.log(tau)).mean() - table.mean[row, 1]) < 0.2 * b.std()
+        assert a.std() == pytest.approx(table.sd[row, 0], rel=0.15)
+        assert b.std() == pytest.approx(table.sd[row, 1], rel=0.15)
+
+    def test_a_published_sd_is_a_standard_deviation_and_not_a_variance(self):
+        """The likelihood of the population's own SD beats that of its square, and of its root."""
+        mean = math.exp(CENTRE + TOTAL**2 / 2)
+        sd = mean * math.sqrt(math.expm1(TOTAL**2))
+
+        def at(spread):
+            return float(
+                log_likelihood(
+                    cohort(fact(statistic="mean", value=mean, interval="SD", spread=spread, n=60))
+                )[0]
+            )
+
+        assert at(sd) > at(sd**2) + 5
+        assert at(sd) > at(math.sqrt(sd)) + 5
+
+    def test_a_count_is_binomial_in_the_share_above_the_limit(self):
+        one = fact("detectable", "count", value=7.0, n=9, lloq=10.0)
+        p = scipy.stats.norm.sf(math.log(10.0), CENTRE, TOTAL)
+        exact = scipy.stats.binom.logpmf(7, 9, p)
+        assert float(log_likelihood(cohort(one))[0]) == pytest.approx(exact, abs=0.01)
+
+
+class TestDependence:
+    def two(self, dependence=True, rho_patients=True):
+        a, b = fact(time=7.0, n=22), fact(time=14.0, n=22)
+        return cohort(a, b, dependence=dependence)
+
+    def test_the_same_patients_on_two_days_are_not_two_cohorts(self):
+        """Correlation of two medians of bivariate normal data is (2/pi) asin(rho) (exact)."""
+        rho = OMEGA**2 / TOTAL**2
+        margins = [s.quantiles(fact(n=22), _quantity()) for _ in range(2)]
+        c = margins[0].hermite[0]
+        ours = sum(c[m] ** 2 * rho ** (m + 1) for m in range(s.HERMITE_ORDER))
+        assert ours == pytest.approx(2 / math.pi * math.asin(rho), rel=0.01)
+
+    def test_dependence_leaves_single_statistics_alone(self):
+        assert float(log_likelihood(cohort(fact()))[-1]) == 0.0
+
+    def test_agreeing_medians_are_more_likely_together_than_apart(self):
+        up = [fact(time=d, value=30.0) for d in (7.0, 14.0)]
+        apart = [fact(time=7.0, value=30.0), fact(time=14.0, value=13.3)]
+        assert log_likelihood(cohort(*up))[-1] > log_likelihood(cohort(*apart))[-1] + 0.3
+
+    def test_scores_of_a_beta_variable_are_close_to_normal_scores(self):
+        p = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
+        for a, b in [(1, 22), (5.5, 13.5), (10, 10), (49, 49)]:
+            x = scipy.stats.beta.ppf(p, a, b)
+            error = np.abs(np.asarray(s.beta_score(x, a, b)) - scipy.stats.norm.ppf(p))
+            assert error.max() < 0.04
+
+
+def _quantity():
+    x = jnp.linspace(-2, 2, 64)
+
+    def at(y):
+        return s.normal((jnp.log(y)[None, :] - CENTRE) / TOTAL * jnp.ones((64, 1)))
+
+    return s.Quantity(x, jnp.ones(64), at)
+
+
+class TestQuantities:
+    T = np.array([3.0, 5, 8, 10, 12, 15, 18, 22, 28, 58, 88, 118, 148])
+
+    def curves(self, noise=0.3, size=400, seed=0):
+        rng = np.random.default_rng(seed)
+        tmax = 9.0 * np.exp(0.25 * rng.standard_normal((size, 1)))
+        alpha = 0.15 * np.exp(0.4 * rng.standard_normal((size, 1)))
+        since = np.maximum(self.T - tmax, 0)
+        decline = 0.99 * np.exp(-alpha * since) + 0.01 * np.exp(-0.003 * since)
+        f = 1000 * np.exp(0.8 * np.minimum(self.T - tmax, 0)) * decline
+        y = f * np.exp(noise * rng.standard_normal(f.shape))
+        return s.Curves(self.T, jnp.asarray(f), jnp.asarray(y))
+
+    def test_areas_are_those_of_nca(self):
+        curves = self.curves()
+        t = jnp.concatenate([jnp.zeros(1), jnp.asarray(self.T)])
+        exact = [ck.nca.auc_to(28)(t, jnp.concatenate([jnp.zeros(1), c])) for c in curves.y[:40]]
+        assert np.asarray(s.auc(curves, 28.0))[:40] == pytest.approx(np.log(exact), abs=1e-9)
+
+    def test_half_lives_are_those_of_nca_in_most_patients(self):
+        """The rounded-off rule picks the same samples; where two choices tie, it averages."""
+        curves = self.curves()
+        ours, weight = s.log_half_life(curves, 0.5)
+        exact = np.array([ck.nca.half_life(jnp.asarray(self.T), c, 0.5) for c in curves.y[:80]])
+        known = np.isfinite(exact)
+        error = np.abs(np.asarray(ours)[:80][known] - np.log(exact[known]))
+        assert np.median(error) < 0.04
+        assert np.mean(error < 0.2) > 0.85
+        assert np.asarray(weight)[:80][known].mean() > 0.9
+
+    @pytest.mark.parametrize("n", [9, 60])
+    def test_the_median_peak_day_has_its_simulated_probability(self, n):
+        curves = self.curves(noise=0.5, size=4000)
+        observed = self.T[np.argmax(np.asarray(curves.y), axis=1)]
+        rng = np.random.default_rng(5)
+        medians = np.median(rng.choice(observed, (20_000, n)), axis=1)
+        nearest = self.T[np.argmin(np.abs(medians[:, None] - self.T), axis=1)]
+        for day in (8.0, 10.0, 12.0):
+            one = fact("tmax", value=day, n=n, time=NAN)
+            ours = math.exp(float(s.median_peak_day(one, curves)))
+            assert ours == pytest.approx(np.mean(nearest == day), abs=0.1)
+
+    def test_the_observed_peak_has_the_simulated_distribution(self):
+        curves = self.curves(noise=0.5, size=4000)
+        q = s.quantity("cmax", NAN, NAN, curves, LogNormal(), {"sigma": 0.5})
+        peaks = np.asarray(curves.y).max(1)
+        for p in (0.1, 0.5, 0.9):
+            y = float(np.quantile(peaks, p))
+            ours = math.exp(float(s.population_distribution(q, jnp.array([y])).cdf[0]))
+            assert ours == pytest.approx(p, abs=0.03)
+
+
+def test_gradients_of_every_kind_of_statistic_equal_finite_differences():
+    facts = [
+        fact(value=20.0, low=9.0, high=40.0, interval="IQR"),
+        fact(time=14.0, value=20.0, low=2.0, high=140.0, interval="range"),
+        fact("cmax", "geometric mean", 40.0, interval="CV%", spread=90.0, time=NAN),
+        fact("cmax", "mean", 60.0, interval="SD", spread=50.0, time=NAN),
+        fact("auc", "geometric mean", 700.0, interval="CV%", spread=90.0, time=28.0),
+        fact("tmax", "median", 9.0, time=NAN),
+        fact("detectable", "count", 15.0, time=14.0, lloq=12.0),
+    ]
+    likelihood = cohort(*facts, size=128, sampling=(3, 7, 10, 14, 21, 28))
+    days = jnp.asarray(likelihood.days)
+    z = jnp.asarray(likelihood.normals()[0][:, 0])
+
+    def total(p):
+        f = jnp.exp(p[0] + p[1] * z)[:, None] * jnp.exp(-p[2] * jnp.abs(days - 8.0))
+        return jnp.sum(likelihood.log_likelihoods(f, {"sigma": p[3]}))
+
+    p = jnp.array([3.5, 0.7, 0.08, 0.5])
+    gradient = jax.jit(jax.grad(total))(p)
+    for i in range(4):
+        step = jnp.zeros(4).at[i].set(1e-5)
+        difference = (total(p + step) - total(p - step)) / 2e-5
+        assert float(gradient[i]) == pytest.approx(float(difference), rel=2e-4, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (fact("tlast", "median", 100.0), "no likelihood"),
+        (fact("tmax", "mean", 9.0), "median only"),
+        (fact("cmax", "median", 9.0, time=NAN), "sampling"),
+        (fact("detectable", "count", 3.0), "lloq"),
+        (fact("level", "count", 3.0), "count"),
+    ],
+)
+def test_a_statistic_without_likelihood_is_refused_with_advice(bad, words):
+    with pytest.raises(ck.FitError, match=words):
+        cohort(bad)
