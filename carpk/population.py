@@ -227,11 +227,15 @@ class Covariate:
 
 @dataclasses.dataclass(frozen=True)
 class PopulationModel:
-    """A `Population` bound to data: arrays, and the joint log-likelihood."""
+    """A `Population` bound to data: arrays, priors and the joint log-likelihood.
+
+    `priors` holds the prior of every population parameter, in the order of the results.
+    """
 
     population: Population
     data: Dataset
     covariates: Mapping[str, Covariate]
+    priors: Mapping[str, dist.Distribution]
     output: str
     analyte: str
     individual: Any  # IndividualArrays or None
@@ -274,10 +278,16 @@ class PopulationModel:
             )
             for cohort, rows in facts.items()
         }
+        effects_of = covariate_effects(population)
+        priors = population.all_priors(list(effects_of))
+        for name, (_, covariate_name) in effects_of.items():
+            size = len(covariates[covariate_name].columns)
+            priors[name] = priors[name].expand((size,)).to_event(1)
         return cls(
             population,
             data,
             covariates,
+            priors,
             output,
             analyte,
             individual,
@@ -293,21 +303,7 @@ class PopulationModel:
     @property
     def effects(self) -> dict[str, tuple[str, str]]:
         """Name of a covariate effect -> (parameter, covariate)."""
-        return {
-            f"beta_{p}_{c}": (p, c)
-            for p, names in self.population.covariates.items()
-            for c in names
-        }
-
-    @cached_property
-    def priors(self) -> dict[str, dist.Distribution]:
-        """The prior of every population parameter."""
-        with jax.ensure_compile_time_eval():
-            priors = self.population.all_priors(list(self.effects))
-        for name, (_, covariate) in self.effects.items():
-            size = len(self.covariates[covariate].columns)
-            priors[name] = priors[name].expand((size,)).to_event(1)
-        return priors
+        return covariate_effects(self.population)
 
     # -- parameters ---------------------------------------------------------------------------
 
@@ -475,6 +471,11 @@ class PopulationModel:
             return jnp.broadcast_to(x, shape)
 
         return jax.tree.map(widen, params)
+
+
+def covariate_effects(population: Population) -> dict[str, tuple[str, str]]:
+    """Name of a covariate effect -> (parameter, covariate)."""
+    return {f"beta_{p}_{c}": (p, c) for p, names in population.covariates.items() for c in names}
 
 
 def match_analyte(population: Population, data: Dataset) -> tuple[str, str]:
