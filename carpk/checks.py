@@ -169,14 +169,20 @@ def _fact_rows(
     sampling: np.ndarray,
     y_sampled: np.ndarray,
 ) -> list[tuple[Any, ...]]:
-    """Rows of the table of facts: each printed number against its replicates."""
+    """Rows of the table of facts: each printed number against its replicates.
+
+    A replicate in which the statistic is not defined (no patient with a half-life, say) is left
+    out; with fewer than 20 left the row is.
+    """
     values = _patient_values(fact, level_days, y_level, sampling, y_sampled)
     if values is None:
         return []
     values = values[:, : fact.n]
     rows = []
     for name, observed, statistic in printed_numbers(fact):
-        replicate = np.array([statistic(v[np.isfinite(v)]) for v in values])
+        patients_of = [v[np.isfinite(v)] for v in values]
+        with np.errstate(all="ignore"):
+            replicate = np.array([statistic(v) for v in patients_of if v.size > 1])
         replicate = replicate[np.isfinite(replicate)]
         if replicate.size < 20:
             continue

@@ -123,7 +123,7 @@ def demo(
     ),
     seed: Seed = 1,
     draws: Draws = 1000,
-    tune: Tune = 1000,
+    tune: Tune = 750,
     chains: Chains = 4,
 ) -> None:
     """Fit three published cohorts and lay the answers side by side."""

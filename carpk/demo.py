@@ -43,7 +43,7 @@ def run(
     *,
     seed: int = 1,
     draws: int = 1000,
-    tune: int = 1000,
+    tune: int = 750,
     chains: int = 4,
     progress: bool = True,
     say: Callable[[str], Any] = print,

@@ -14,6 +14,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
@@ -222,13 +223,14 @@ class Fit:
         """Whether the draws can be trusted; the reasons are in `verdict`."""
         return self.verdict.ok
 
-    @property
+    @cached_property
     def bound(self) -> PopulationModel:
         """The population model, bound to the data."""
         return self.population.bind(self.data)
 
     @property
     def posterior(self) -> xr.Dataset:
+        """Draws of every parameter, dims (chain, draw, ...)."""
         return group(self.idata, "posterior")
 
     def draws(self, size: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:

@@ -47,6 +47,7 @@ class Simulation:
 
     @property
     def outputs(self) -> list[str]:
+        """Names of the simulated outputs."""
         return [str(k) for k, v in self.data.data_vars.items() if v.dims[-1] == "time"]
 
     def summary(self) -> pd.DataFrame:
