@@ -122,7 +122,7 @@ def demo(
         "demo"
     ),
     seed: Seed = 1,
-    draws: Draws = 1000,
+    draws: Draws = 750,
     tune: Tune = 750,
     chains: Chains = 4,
 ) -> None:

@@ -42,7 +42,7 @@ def run(
     out: Path,
     *,
     seed: int = 1,
-    draws: int = 1000,
+    draws: int = 750,
     tune: int = 750,
     chains: int = 4,
     progress: bool = True,
@@ -62,7 +62,7 @@ def run(
             tune=tune,
             chains=chains,
             seed=seed,
-            target_accept=0.95,
+            target_accept=0.98,
             progress=progress,
         )
         say(f"{result}\n")
