@@ -106,7 +106,7 @@ def _predict(
         grid = np.linspace(0.0, 1.1 * last, 200) if days is None else np.asarray(days, float)
         key = jax.random.fold_in(jax.random.key(seed), i)
         size = max(f.n for f in likelihood.facts)
-        sampling = np.asarray(likelihood.sampling)
+        sampling = np.asarray(bound.data.sampling or (), float)
         level_days = np.unique([f.time for f in facts if f.metric in ("level", "detectable")])
         every = np.concatenate([grid, level_days, sampling])
         f, y_days = _cohorts(bound, cohort, theta, every, len(grid), size, key)

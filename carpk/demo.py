@@ -24,13 +24,13 @@ from carpk.population import Population
 
 TARGET_ACCEPT = {"zuma1_moffitt": 0.98}  # levels by day make a posterior with sharper corners
 WHY = """\
-Both are tisa-cel in B-ALL. They need not agree: Stein's 90 patients are all patients, the fit here
-stands at the responders of a later data cut. The label prints no level by day: the contraction
-(t_alpha) rests on the ratio of AUC0-28d to Cmax alone, and nothing printed and fitted reaches
-beyond day 28, so persistence (fb, t_beta) is the prior's, which is liso-cel's and Stein's. The
-printed Cmax is the highest of several noisy samples; its spread holds assay noise, which here and in
-Stein's fit is taken out. The printed half-lives (21.7 d in responders) lie between the two phases,
-as a regression over both does; they are compared in eliana_ensign_facts.png."""
+Both are tisa-cel in B-ALL. They need not agree: Stein's 90 patients are all patients, the fit
+here stands at the responders of a later data cut. The label prints no level by day: the
+contraction (t_alpha) rests on the ratio of AUC0-28d to Cmax alone, and nothing printed and fitted
+reaches beyond day 28, so persistence (fb, t_beta) is the prior's, which is liso-cel's and
+Stein's. The printed Cmax is the highest of several noisy samples: assay noise is part of its
+spread, and both fits have to take it out. The printed half-lives lie between the two phases, as a
+regression over both does; they are compared in eliana_ensign_facts.png."""
 VARIES = ["cmax", "tmax", "t_alpha", "fb"]
 ROWS = ["cmax", "tmax", "t_double", "t_alpha", "t_beta", "fb"]
 

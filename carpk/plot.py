@@ -60,7 +60,7 @@ def predictive(checks: Sequence[Predictive]) -> Figure:
                     t, bands[0, q], bands[2, q], color=BLUE, alpha=alpha, lw=0, label=label
                 )
             axis.plot(t, bands[1, 1], color=BLUE, lw=1.5)
-            floors.append(float(bands[0, 0][t > 1].min()))
+            floors.append(float(bands[0, 0][t > 4].min()))
         _published(axis, last, cohort)
         size = last.curves[cohort].attrs["patients"]
         axis.set_title(f"{cohort} (n = {size})", loc="left", fontsize=10)
@@ -70,7 +70,7 @@ def predictive(checks: Sequence[Predictive]) -> Figure:
     bottom = min(floors)
     axes[0, 0].set_ylim(bottom=10 ** math.floor(math.log10(bottom)))
     axes[0, 0].set_ylabel(f"{last.bound.output} [{unit}]")
-    axes[0, -1].legend(frameon=False, fontsize=8, loc="upper right")
+    handles, labels = axes[0, -1].get_legend_handles_labels()
     figure.suptitle(
         f"{last.bound.population.model.name} fitted to {last.bound.data.name}: "
         "90 % bands of replicated cohorts",
@@ -78,7 +78,8 @@ def predictive(checks: Sequence[Predictive]) -> Figure:
         ha="left",
         fontsize=11,
     )
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    figure.legend(handles, labels, loc="lower left", ncols=4, frameon=False, fontsize=8)
     return figure
 
 
@@ -106,7 +107,7 @@ def _published(axis: Any, check: Predictive, cohort: str) -> None:
         spread = peak.spread if peak.interval == "SD" else 0.0
         ends = np.array([[min(spread, 0.9 * peak.value)], [spread]])
         what = "mean and SD of Cmax"
-    label = f"published: {what},\nat the median Tmax"
+    label = f"published: {what}, at the median Tmax"
     axis.errorbar([time.value], [peak.value], yerr=ends, label=label, **bar)
 
 
