@@ -13,10 +13,12 @@ with warnings.catch_warnings():  # ArviZ 0.23 announces 1.0 at every import
     warnings.filterwarnings("ignore", category=FutureWarning)
     import arviz as az
 
+INFERENCE_DATA = int(az.__version__.split(".")[0]) < 1
+
 
 def to_idata(groups: Mapping[str, xr.Dataset]) -> Any:
     """An ArviZ object: InferenceData on 0.x, DataTree on 1.x."""
-    if hasattr(az, "InferenceData"):
+    if INFERENCE_DATA:
         return az.InferenceData(**dict[str, Any](groups))
     return xr.DataTree.from_dict(dict(groups))
 
@@ -36,7 +38,7 @@ def write_idata(idata: Any, path: Path) -> None:
 
 def groups(idata: Any) -> list[str]:
     """Names of the groups."""
-    if hasattr(az, "InferenceData"):
+    if INFERENCE_DATA:
         return list(idata.groups())
     return [k.strip("/") for k in idata.children]
 

@@ -42,8 +42,11 @@ def populations() -> dict[str, Population]:
     by_response = {"cmax": ["response"], "tmax": ["response"], "t_alpha": ["response"]}
     return {
         "zuma1_moffitt": Population(cells, varies=VARIES),
-        "eliana_ensign": Population(copies, varies=VARIES, covariates=by_response),
-        "cartitude1": Population(copies, varies=VARIES),
+        # Means and variances of logs need fewer virtual patients than quartiles do.
+        "eliana_ensign": Population(
+            copies, varies=VARIES, covariates=by_response, virtual_patients=128
+        ),
+        "cartitude1": Population(copies, varies=VARIES, virtual_patients=128),
     }
 
 

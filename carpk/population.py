@@ -76,7 +76,7 @@ class Population:
     fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
     analytes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     centered: Sequence[str] = ()
-    virtual_patients: int = 128
+    virtual_patients: int = 256
     summary_dependence: bool = True
 
     def __post_init__(self) -> None:
