@@ -285,7 +285,7 @@ def simulation(result: Simulation, output: str) -> Figure:
         axis.annotate(
             "",
             (event.time, 0.0),
-            (event.time, -0.07),
+            (event.time, 0.09),
             xycoords=("data", "axes fraction"),
             arrowprops={"arrowstyle": "-|>", "color": RED},
         )
