@@ -258,17 +258,15 @@ def _replicate_observations(fit: Fit, draws: int, seed: int) -> xr.DataArray:
     """Measured levels of the same patients at the same times, from posterior draws."""
     bound = fit.bound
     a = bound.individual
-    stacked = {k: v.values.reshape(-1, *v.shape[2:]) for k, v in fit.posterior.data_vars.items()}
-    total = len(next(iter(stacked.values())))
-    chosen = np.random.default_rng(seed).choice(total, min(draws, total), replace=False)
-    sample = {k: jnp.asarray(v[chosen]) for k, v in stacked.items()}
+    sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, effects=True).items()}
+    size = len(next(iter(sample.values())))
 
     def one(sample: Mapping[str, Any], key: Any) -> Any:
         params, theta = patients(bound, sample)
         f = bound.individual_levels(params)
         return bound.population.residual.sample(jax.random.normal(key, f.shape), f, theta)
 
-    keys = jax.random.split(jax.random.key(seed), len(chosen))
+    keys = jax.random.split(jax.random.key(seed), size)
     y = np.asarray(jax.jit(jax.vmap(one))(sample, keys))[:, a.mask]
     where = np.nonzero(a.mask)
     return xr.DataArray(

@@ -233,11 +233,17 @@ class Fit:
         """Draws of every parameter, dims (chain, draw, ...)."""
         return group(self.idata, "posterior")
 
-    def draws(self, size: int | None = None, seed: int = 0) -> dict[str, np.ndarray]:
-        """Population parameters, name -> (draw, ...); all draws, or `size` of them at random."""
-        names = [n for n in self.bound.priors if n in self.posterior]
+    def draws(
+        self, size: int | None = None, seed: int = 0, *, effects: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Parameters, name -> (draw, ...); all draws, or `size` of them at random.
+
+        Those of the population; with `effects` the patients' random effects too.
+        """
+        names = list(self.posterior.data_vars) if effects else list(self.bound.priors)
         stacked = {
-            n: self.posterior[n].values.reshape(-1, *self.posterior[n].shape[2:]) for n in names
+            str(n): self.posterior[n].values.reshape(-1, *self.posterior[n].shape[2:])
+            for n in names
         }
         total = len(next(iter(stacked.values())))
         if size is None or size >= total:

@@ -208,9 +208,7 @@ def individual_fits(result: Fit, *, draws: int = 200, seed: int = 0, most: int =
 
     bound = result.bound
     a = bound.individual
-    stacked = {k: v.values.reshape(-1, *v.shape[2:]) for k, v in result.posterior.data_vars.items()}
-    total = len(next(iter(stacked.values())))
-    chosen = np.random.default_rng(seed).choice(total, min(draws, total), replace=False)
+    sample = {k: jnp.asarray(v) for k, v in result.draws(draws, seed, effects=True).items()}
     grid = jnp.linspace(0.0, float(a.time[a.mask].max()), 200)
     start = jnp.where(a.infusion_mask, a.infusion_time, jnp.inf)
     model, output = bound.population.model, bound.output
@@ -221,9 +219,7 @@ def individual_fits(result: Fit, *, draws: int = 200, seed: int = 0, most: int =
             params, start, a.infusion_amount
         )
 
-    levels = jax.jit(lambda s: jax.lax.map(curves, s))(
-        {k: jnp.asarray(v[chosen]) for k, v in stacked.items()}
-    )
+    levels = jax.jit(lambda s: jax.lax.map(curves, s))(sample)
     low, mid, high = np.quantile(np.asarray(levels), [LOW, 0.5, HIGH], axis=0)
     shown = min(len(bound.patients), most)
     columns = min(8, shown)
