@@ -10,7 +10,8 @@ jax.config.update("jax_enable_x64", True)
 from carpk import assay, checks, nca, plot  # noqa: E402
 from carpk.assay import Combined, LogNormal, Proportional  # noqa: E402
 from carpk.dataset import Dataset, load_dataset  # noqa: E402
-from carpk.dosing import Bolus, Infusion, Regimen  # noqa: E402
+from carpk.disposition import Disposition  # noqa: E402
+from carpk.dosing import Bolus, Infusion, Multiply, Regimen, Replace, Reset  # noqa: E402
 from carpk.errors import (  # noqa: E402
     CarpkError,
     CarpkWarning,
@@ -24,7 +25,8 @@ from carpk.library import list_models, list_studies, load_model, load_study  # n
 from carpk.params import Params, Scalar, param  # noqa: E402
 from carpk.population import Population  # noqa: E402
 from carpk.simulation import Simulation, simulate  # noqa: E402
-from carpk.structural import ClosedForm, States, state  # noqa: E402
+from carpk.solver import Solution, solve  # noqa: E402
+from carpk.structural import ClosedForm, ODEModel, States, Target, state  # noqa: E402
 from carpk.studies import Study  # noqa: E402
 
 __all__ = [
@@ -35,20 +37,27 @@ __all__ = [
     "Combined",
     "Dataset",
     "DatasetError",
+    "Disposition",
     "Fit",
     "FitError",
     "Infusion",
     "LogNormal",
     "ModelError",
+    "Multiply",
+    "ODEModel",
     "Params",
     "Population",
     "Proportional",
     "Regimen",
     "RegimenError",
+    "Replace",
+    "Reset",
     "Scalar",
     "Simulation",
+    "Solution",
     "States",
     "Study",
+    "Target",
     "assay",
     "checks",
     "fit",
@@ -62,6 +71,7 @@ __all__ = [
     "param",
     "plot",
     "simulate",
+    "solve",
     "state",
 ]
 

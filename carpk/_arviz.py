@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
+from scipy.special import logsumexp
 
 with warnings.catch_warnings():  # ArviZ 0.23 announces 1.0 at every import
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -47,3 +49,15 @@ def group(idata: Any, name: str) -> xr.Dataset:
     """One group as an xarray Dataset."""
     node = idata[name]
     return node if isinstance(node, xr.Dataset) else node.to_dataset()
+
+
+def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed log importance weights, normalised, and the Pareto k-hat (PSIS)."""
+    if INFERENCE_DATA:
+        smoothed, k = az.psislw(log_weights)
+    else:
+        from arviz_stats.base import array_stats
+
+        smoothed, k = array_stats.psislw(log_weights)
+        smoothed = smoothed - logsumexp(smoothed)
+    return np.asarray(smoothed), float(k)

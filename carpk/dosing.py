@@ -1,9 +1,9 @@
 """What is given, when and how: cells, lymphodepletion, antibody, graft, all alike.
 
-A `Regimen` is a bag of `Bolus` and `Infusion` events; regimens add up with `+`. Time is in days
-from the first cell infusion, so lymphodepletion has negative days. Amounts carry their unit:
-"cells" or "mg", absolute, per m² of body surface or per kg; `Regimen.resolve` makes them absolute
-for one patient.
+A `Regimen` is a bag of events: doses (`Bolus`, `Infusion`) and changes of state (`Reset`,
+`Replace`, `Multiply`); regimens add up with `+`. Time is in days from the first cell infusion, so
+lymphodepletion has negative days. Amounts carry their unit: "cells" or "mg", absolute, per m² of
+body surface or per kg; `Regimen.resolve` makes them absolute for one patient.
 
 Lymphodepletion presets (each a published regimen, or said to be an assumption):
 
@@ -50,7 +50,10 @@ class Bolus(eqx.Module):
         product: what is given, for instance "car_t" or "fludarabine".
         unit: "cells" or "mg".
         per: "" (absolute), "m2" or "kg".
-        compartment: state that receives it; the product's name where left out.
+        compartment: state that receives it; where left out, what the structural model says of the
+            product, or else the state of the product's name.
+        addl: further doses like it (ADDL), which a `Regimen` writes out.
+        ii: days between them (II).
     """
 
     time: float
@@ -59,6 +62,8 @@ class Bolus(eqx.Module):
     unit: str = eqx.field(default=CELLS, static=True)
     per: str = eqx.field(default="", static=True)
     compartment: str = eqx.field(default="", static=True)
+    addl: int = eqx.field(default=0, static=True)
+    ii: float = eqx.field(default=0.0, static=True)
 
     @property
     def duration(self) -> float:
@@ -75,19 +80,53 @@ class Infusion(eqx.Module):
     unit: str = eqx.field(default=DRUG, static=True)
     per: str = eqx.field(default="", static=True)
     compartment: str = eqx.field(default="", static=True)
+    addl: int = eqx.field(default=0, static=True)
+    ii: float = eqx.field(default=0.0, static=True)
+
+
+class Reset(eqx.Module):
+    """Every compartment is set to its initial value (EVID 3); with a dose after it, EVID 4.
+
+    Infusions that run are stopped, and doses that wait for their lag are cancelled.
+    """
+
+    time: float
+
+
+class Replace(eqx.Module):
+    """A compartment is set to `amount`, in the compartment's own unit (EVID 5 of rxode2)."""
+
+    time: float
+    amount: float
+    compartment: str = eqx.field(static=True)
+
+
+class Multiply(eqx.Module):
+    """A compartment is multiplied by `amount`: the share that survives (EVID 6 of rxode2)."""
+
+    time: float
+    amount: float
+    compartment: str = eqx.field(static=True)
+
+
+Dose = Bolus | Infusion
+Event = Bolus | Infusion | Reset | Replace | Multiply
 
 
 class Regimen(eqx.Module):
     """Events in order of time. `Regimen.cells(...) + Regimen.lymphodepletion("Flu/Cy")`.
 
-    Where JAX traces the days, the events stay in the order in which they were given.
+    Doses with ADDL and II are written out. Events of one time act in the order in which they were
+    given, so that a `Reset` and then a `Bolus` are EVID 4. Where JAX traces the days, all events
+    stay in that order.
     """
 
-    events: tuple[Bolus | Infusion, ...] = ()
+    events: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
         for event in self.events:
             _check(event)
+        self.events = tuple(each for event in self.events for each in _written_out(event))
         if not any(_traced(e.time) for e in self.events):  # the order of traced days is not known
             self.events = tuple(sorted(self.events, key=lambda e: e.time))
 
@@ -177,21 +216,26 @@ class Regimen(eqx.Module):
         return Regimen(tuple(eqx.tree_at(lambda e: e.time, e, e.time + days) for e in self.events))
 
     @property
-    def infusions(self) -> tuple[Bolus | Infusion, ...]:
+    def infusions(self) -> tuple[Dose, ...]:
         """The cell infusions, in order of time."""
-        return tuple(e for e in self.events if e.unit == CELLS)
+        return tuple(e for e in self.doses if e.unit == CELLS)
 
     @property
-    def drugs(self) -> tuple[Bolus | Infusion, ...]:
-        """Everything that is not cells."""
-        return tuple(e for e in self.events if e.unit != CELLS)
+    def drugs(self) -> tuple[Dose, ...]:
+        """Every dose that is not cells."""
+        return tuple(e for e in self.doses if e.unit != CELLS)
+
+    @property
+    def doses(self) -> tuple[Dose, ...]:
+        """Every `Bolus` and `Infusion`, in order of time."""
+        return tuple(e for e in self.events if isinstance(e, Dose))
 
     def resolve(self, *, bsa: float | None = None, weight: float | None = None) -> Regimen:
         """Absolute amounts for a patient of this body surface [m²] and weight [kg]."""
         size = {"m2": ("bsa", "body surface [m²]", bsa), "kg": ("weight", "weight [kg]", weight)}
-        events = []
+        events: list[Event] = []
         for event in self.events:
-            if event.per:
+            if isinstance(event, Dose) and event.per:
                 argument, words, factor = size[event.per]
                 if factor is None:
                     raise RegimenError(
@@ -205,19 +249,17 @@ class Regimen(eqx.Module):
 
     def describe(self) -> pd.DataFrame:
         """One row per event: time [day], product, amount, unit, duration [day]."""
-        return pd.DataFrame(
-            [
-                {
-                    "time": e.time,
-                    "product": e.product,
-                    "amount": e.amount,
-                    "unit": f"{e.unit}/{e.per}" if e.per else e.unit,
-                    "duration": e.duration,
-                }
-                for e in self.events
-            ],
-            columns=["time", "product", "amount", "unit", "duration"],
-        )
+        rows = []
+        for e in self.events:
+            if isinstance(e, Dose):
+                unit = f"{e.unit}/{e.per}" if e.per else e.unit
+                rows.append((e.time, e.product, e.amount, unit, e.duration))
+            elif isinstance(e, Reset):
+                rows.append((e.time, "reset of every compartment", math.nan, "", 0.0))
+            else:
+                what = f"{type(e).__name__.lower()} {e.compartment}"
+                rows.append((e.time, what, e.amount, "", 0.0))
+        return pd.DataFrame(rows, columns=["time", "product", "amount", "unit", "duration"])
 
     def __repr__(self) -> str:
         if not self.events:
@@ -238,8 +280,27 @@ def _traced(value: Any) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
-def _check(event: Bolus | Infusion) -> None:
+def _written_out(event: Event) -> Iterable[Event]:
+    """The event, and its additional doses as events of their own."""
+    if not isinstance(event, Dose) or not event.addl:
+        return (event,)
+    plain = _with_static(event, addl=0, ii=0.0)
+    times = [event.time + k * event.ii for k in range(event.addl + 1)]
+    return tuple(_with_static(plain, time=t) for t in times)
+
+
+def _check(event: Event) -> None:
+    if not isinstance(event, Dose):
+        _check_state_event(event)
+        return
     what = f"The dose of {event.product} on day {event.time}"
+    if event.addl != int(event.addl) or event.addl < 0:
+        raise RegimenError(f"{what}: addl must be a whole number from 0, but is {event.addl}.")
+    if event.addl and not 0 < event.ii < math.inf:
+        raise RegimenError(
+            f"{what} has {event.addl} additional doses, so ii, the days between them, must be "
+            f"above 0, but it is {event.ii}."
+        )
     if not all(isinstance(x, numbers.Real) for x in (event.time, event.amount, event.duration)):
         return  # traced by JAX: values are checked where they are made
     if not math.isfinite(event.time):
@@ -255,3 +316,17 @@ def _check(event: Bolus | Infusion) -> None:
         raise RegimenError(f"{what} is per {event.per!r}; known are 'm2', 'kg' and '' (absolute).")
     if event.unit not in (CELLS, DRUG):
         raise RegimenError(f"{what} has unit {event.unit!r}; known are 'cells' and 'mg'.")
+
+
+def _check_state_event(event: Reset | Replace | Multiply) -> None:
+    what = f"{type(event).__name__} on day {event.time}"
+    if _traced(event.time):
+        return
+    if not math.isfinite(event.time):
+        raise RegimenError(f"{what}: the day must be a finite number.")
+    if isinstance(event, Reset) or _traced(event.amount):
+        return
+    if not (math.isfinite(event.amount) and event.amount >= 0):
+        raise RegimenError(
+            f"{what} of {event.compartment!r} has amount {event.amount}, but it must be at least 0."
+        )

@@ -27,12 +27,12 @@ import numpyro.distributions as dist
 import pandas as pd
 import xarray as xr
 
-from carpk import assay
+from carpk import assay, dosing
 from carpk._arviz import az, group, groups, read_idata, to_idata, write_idata
 from carpk.dataset import Dataset
+from carpk.dosing import Regimen
 from carpk.errors import FitError
 from carpk.library import load_model
-from carpk.params import transform_for
 from carpk.population import Population, PopulationModel, omega_name
 from carpk.sampler import nuts, prior_draws
 
@@ -179,20 +179,10 @@ def _shrinkage(
     bound: PopulationModel, posterior: xr.Dataset, prior: xr.Dataset, name: str
 ) -> float:
     """Largest posterior SD over prior SD, on the estimation scale."""
-    transform = estimation_scale(bound, name)
+    transform = bound.scale(name).forward
     after = np.asarray(transform(posterior[name].values)).reshape(-1, *posterior[name].shape[2:])
     before = np.asarray(transform(prior[name].values)).reshape(-1, *prior[name].shape[2:])
     return float(np.max(after.std(0) / before.std(0)))
-
-
-def estimation_scale(bound: PopulationModel, name: str) -> Any:
-    """The transform of a population parameter: its own, the log for SDs, none for effects."""
-    info = bound.population.model.params.info()
-    if name in info:
-        return info[name].transform.forward
-    if name.startswith("beta_"):
-        return np.asarray
-    return transform_for((0.0, math.inf)).forward
 
 
 # ---------------------------------------------------------------------------------------------
@@ -245,11 +235,15 @@ class Fit:
             str(n): self.posterior[n].values.reshape(-1, *self.posterior[n].shape[2:])
             for n in names
         }
-        total = len(next(iter(stacked.values())))
-        if size is None or size >= total:
-            return stacked
-        chosen = np.random.default_rng(seed).choice(total, size, replace=False)
+        chosen = self.chosen(size, seed)
         return {n: x[chosen] for n, x in stacked.items()}
+
+    def chosen(self, size: int | None = None, seed: int = 0) -> np.ndarray:
+        """Which draws `draws` takes, counted through the chains one after the other."""
+        total = int(np.prod(next(iter(self.posterior.values())).shape[:2]))
+        if size is None or size >= total:
+            return np.arange(total)
+        return np.random.default_rng(seed).choice(total, size, replace=False)
 
     def summary(self) -> pd.DataFrame:
         """One row per population parameter and derived quantity.
@@ -576,8 +570,25 @@ def decode_prior(name: str, spec: Mapping[str, Any]) -> dist.Distribution:
     return getattr(dist, spec["distribution"])(**spec["arguments"])
 
 
+def encode_regimen(regimen: Regimen) -> list[dict[str, Any]]:
+    """The events of a regimen, each with its class and fields."""
+    return [
+        {"event": type(e).__name__} | {f.name: getattr(e, f.name) for f in dataclasses.fields(e)}
+        for e in regimen.events
+    ]
+
+
+def decode_regimen(spec: list[dict[str, Any]]) -> Regimen:
+    return Regimen(
+        tuple(
+            getattr(dosing, e["event"])(**{k: v for k, v in e.items() if k != "event"})
+            for e in spec
+        )
+    )
+
+
 def encode_population(p: Population) -> dict[str, Any]:
-    effect = p.model.dose_effect
+    effect = getattr(p.model, "dose_effect", None)
     return {
         "model": None if p.model.origin is None else dict(p.model.origin),
         "dose_effect": None if effect is None else dataclasses.asdict(effect),
@@ -590,6 +601,8 @@ def encode_population(p: Population) -> dict[str, Any]:
         "centered": list(p.centered),
         "virtual_patients": p.virtual_patients,
         "summary_dependence": p.summary_dependence,
+        "regimens": {k: encode_regimen(v) for k, v in p.regimens.items()},
+        "rtol": p.rtol,
     }
 
 
@@ -608,4 +621,5 @@ def decode_population(spec: Mapping[str, Any]) -> Population:
     residual = dict(fields.pop("residual"))
     fields["residual"] = getattr(assay, residual.pop("class"))(**residual)
     fields["priors"] = {k: decode_prior(k, v) for k, v in fields["priors"].items()}
+    fields["regimens"] = {k: decode_regimen(v) for k, v in fields["regimens"].items()}
     return Population(model, **fields)

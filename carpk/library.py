@@ -13,7 +13,8 @@ import pkgutil
 import sys
 import traceback
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,15 @@ def _model_of(module: types.ModuleType, label: str, options: dict[str, Any]) -> 
             raise ModelError(
                 f"Model {label!r} has no option {unknown[0]!r}; {_nearest(unknown[0], known)}"
             )
+    if all(isinstance(value, Hashable) for value in options.values()):
+        return _built(build, tuple(sorted(options.items())))
     return build(**options)
+
+
+@lru_cache(maxsize=64)
+def _built(build: Callable[..., Any], options: tuple[tuple[str, Any], ...]) -> Any:
+    """What `build` makes of these options: once, so that code compiled for it is used again."""
+    return build(**dict(options))
 
 
 def _finish(model: Any, label: str, name: str, options: dict[str, Any]) -> Any:

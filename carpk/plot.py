@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from carpk.checks import Predictive, posterior_predictive, prior_predictive
-from carpk.inference import INTERVAL, PRIOR_DRAWS, Fit, estimation_scale, patients
+from carpk.inference import INTERVAL, PRIOR_DRAWS, Fit, patients
 from carpk.sampler import prior_draws
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def prior_posterior(result: Fit) -> Figure:
     posterior = result.draws()
     panels = []
     for name in bound.priors:
-        scale = estimation_scale(bound, name)
+        scale = bound.scale(name).forward
         before, after = (np.asarray(scale(x[name])) for x in (prior, posterior))
         if before.ndim == 1:
             panels.append((name, name, before, after))
@@ -210,14 +210,11 @@ def individual_fits(result: Fit, *, draws: int = 200, seed: int = 0, most: int =
     a = bound.individual
     sample = {k: jnp.asarray(v) for k, v in result.draws(draws, seed, effects=True).items()}
     grid = jnp.linspace(0.0, float(a.time[a.mask].max()), 200)
-    start = jnp.where(a.infusion_mask, a.infusion_time, jnp.inf)
-    model, output = bound.population.model, bound.output
+    levels_at = bound.patient_predictor(grid, smooth=False)
 
     def curves(sample: Any) -> Any:
         params, _ = patients(bound, sample)
-        return jax.vmap(lambda p, s, d: model.level(output, grid, p, s, d))(
-            params, start, a.infusion_amount
-        )
+        return levels_at(params)
 
     levels = jax.jit(lambda s: jax.lax.map(curves, s))(sample)
     low, mid, high = np.quantile(np.asarray(levels), [LOW, 0.5, HIGH], axis=0)
@@ -246,9 +243,9 @@ def individual_fits(result: Fit, *, draws: int = 200, seed: int = 0, most: int =
         axis.tick_params(labelsize=6)
         axis.set_yscale("log")
     axes[0, 0].set_ylim(measured.min() / 5, measured.max() * 5)
-    unit = model.units[output]
+    unit = bound.population.model.units[bound.output]
     figure.supxlabel("days after infusion", fontsize=9)
-    figure.supylabel(f"{output} [{unit}]", fontsize=9)
+    figure.supylabel(f"{bound.output} [{unit}]", fontsize=9)
     figure.suptitle(
         f"Individual fits, {bound.data.name}: data (red triangle: below LLOQ), median and 90 % "
         "interval of the patient's curve",

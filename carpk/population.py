@@ -26,9 +26,11 @@ from numpyro.distributions import constraints
 
 from carpk.assay import LogNormal, Residual, log_likelihood
 from carpk.dataset import Dataset
+from carpk.dosing import Regimen
 from carpk.errors import FitError, ModelError
-from carpk.params import Params
-from carpk.structural import ClosedForm
+from carpk.levels import ClosedLevels, Predictor, solved
+from carpk.params import Params, Transform, transform_for
+from carpk.structural import ClosedForm, ODEModel
 from carpk.summaries import NEEDS_SAMPLING, CohortLikelihood, Fact
 
 FLOOR = 1e-30  # levels below this, in any unit, are taken as this: their logs stay finite
@@ -36,6 +38,7 @@ PEAK_BY = 60.0  # day; peaks of published cohorts are looked for until then
 PATIENT, INFUSION = "patient", "infusion"
 OMEGA_MEDIAN = 0.5  # default prior of omega: log-normal with this median (assumed), or with the
 OMEGA_SD = 0.5  # spread in the model file as median; SD of ln omega
+REFERENCE_DRAWS = 16  # per patient, for the mesh of an ODE model
 EFFECT_SD = 1.0  # default prior SD of a covariate effect, on the estimation scale
 
 
@@ -66,9 +69,13 @@ class Population:
         virtual_patients: number of virtual patients behind cohort summaries; a power of two.
         summary_dependence: False treats the statistics of one cohort as independent. Intervals
             then have the wrong width, that of Tmax above all; see `summaries`.
+        regimens: cohort -> what its patients were given, absolute amounts: needed where published
+            cohorts are fitted with an ODE model. Individual patients have their own doses.
+        rtol: of an ODE model, the largest relative error of its outputs, held for patients drawn
+            from the priors and checked after the fit by `checks.solver`.
     """
 
-    model: ClosedForm
+    model: ClosedForm | ODEModel
     varies: Sequence[str] | Mapping[str, Sequence[str]] = ()
     covariates: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     residual: Residual = dataclasses.field(default_factory=LogNormal)
@@ -78,6 +85,8 @@ class Population:
     centered: Sequence[str] = ()
     virtual_patients: int = 256
     summary_dependence: bool = True
+    regimens: Mapping[str, Regimen] = dataclasses.field(default_factory=dict)
+    rtol: float = 1e-4
 
     def __post_init__(self) -> None:
         known = self.model.params.info()
@@ -101,6 +110,11 @@ class Population:
                 raise ModelError(
                     f"Population: {name!r} varies by {bad[0] if bad else 'nothing'!r}, but the "
                     'levels are "patient" and "infusion".'
+                )
+            if INFUSION in kinds and isinstance(self.model, ODEModel):
+                raise ModelError(
+                    f"Population: {name!r} cannot vary by infusion in {self.model.name!r}: in an "
+                    "ODE model the parameters belong to the patient. Let it vary by patient."
                 )
         for name in self.fixed:
             if name in levels or name in self.covariates:
@@ -229,7 +243,9 @@ class Covariate:
 class PopulationModel:
     """A `Population` bound to data: arrays, priors and the joint log-likelihood.
 
-    `priors` holds the prior of every population parameter, in the order of the results.
+    `priors` holds the prior of every population parameter, in the order of the results;
+    `predictors` what gives the levels behind the likelihood, of the individual patients (under
+    None) and of each cohort.
     """
 
     population: Population
@@ -242,6 +258,7 @@ class PopulationModel:
     patient_design: Mapping[str, np.ndarray]  # covariate -> (P, columns)
     cohorts: Mapping[str, CohortLikelihood]
     cohort_design: Mapping[str, Mapping[str, np.ndarray]]  # cohort -> covariate -> (columns,)
+    predictors: Mapping[str | None, Predictor]
 
     @classmethod
     def from_data(cls, population: Population, data: Dataset) -> PopulationModel:
@@ -283,7 +300,7 @@ class PopulationModel:
         for name, (_, covariate_name) in effects_of.items():
             size = len(covariates[covariate_name].columns)
             priors[name] = priors[name].expand((size,)).to_event(1)
-        return cls(
+        bound = cls(
             population,
             data,
             covariates,
@@ -294,7 +311,94 @@ class PopulationModel:
             patient_design,
             likelihoods,
             cohort_design,
+            predictors={},
         )
+        predictors: dict[str | None, Predictor] = {
+            cohort: bound.cohort_predictor(cohort, likelihood.days, smooth=True)
+            for cohort, likelihood in likelihoods.items()
+        }
+        if individual is not None:
+            predictors[None] = bound.patient_predictor()
+        return dataclasses.replace(bound, predictors=predictors)
+
+    # -- predictors ---------------------------------------------------------------------------
+
+    def patient_predictor(self, days: Any = None, *, smooth: bool = True) -> Predictor:
+        """Levels of the individual patients, at their own observations or at `days`."""
+        a, model = self.individual, self.population.model
+        if isinstance(model, ClosedForm):
+            start = jnp.where(a.infusion_mask, a.infusion_time, jnp.inf)
+            days = a.time if days is None else days
+            return ClosedLevels(model, self.output, days, start, a.infusion_amount, smooth)
+        days = np.where(a.mask, a.time, np.nan) if days is None else days
+        regimens = self.data.regimens()
+        designs = {k: jnp.asarray(v) for k, v in self.patient_design.items()}
+
+        def reference(width: float) -> Params:
+            return self._reference(width, designs, len(regimens))
+
+        return solved(
+            model,
+            self.output,
+            regimens,
+            days,
+            reference,
+            rtol=self.population.rtol,
+            labels=self.patients,
+        )
+
+    def cohort_predictor(self, cohort: str, days: Any, *, smooth: bool = False) -> Predictor:
+        """Levels of any number of patients of a cohort at `days`."""
+        model = self.population.model
+        if isinstance(model, ClosedForm):
+            return ClosedLevels(model, self.output, days, smooth=smooth)
+        if cohort not in self.population.regimens:
+            raise FitError(
+                f"{self.data.name}: an ODE model needs to know what cohort {cohort!r} was given; "
+                f"say it as Population(..., regimens={{{cohort!r}: ck.Regimen...}}), with absolute "
+                "amounts."
+            )
+        design = {k: jnp.asarray(v)[None] for k, v in self.cohort_design[cohort].items()}
+
+        def reference(width: float) -> Params:
+            return self._reference(width, design, 1)
+
+        return solved(
+            model,
+            self.output,
+            [self.population.regimens[cohort]],
+            days,
+            reference,
+            rtol=self.population.rtol,
+            labels=[cohort],
+        )
+
+    def _reference(self, width: float, designs: Mapping[str, Any], size: int) -> Params:
+        """Patients drawn from the priors, leaves (D, P); `width` 1 is the prior itself."""
+        key = jax.random.key(0)
+        theta = {}
+        for i, (name, prior) in enumerate(self.priors.items()):
+            x = prior.sample(jax.random.fold_in(key, i), (REFERENCE_DRAWS,))
+            scale = self.scale(name)
+            centre = jnp.median(scale.forward(x), axis=0)
+            theta[name] = scale.inverse(centre + width * (scale.forward(x) - centre))
+        keys = jax.random.split(jax.random.fold_in(key, len(theta)), (REFERENCE_DRAWS, size))
+
+        def one(theta: Mapping[str, Any], keys: Any) -> Params:
+            def patient(design: Mapping[str, Any], key: Any) -> Params:
+                return jax.tree.map(lambda x: x[0, 0], self.draw_patients(theta, design, key, 1, 1))
+
+            return jax.vmap(patient)(designs, keys)
+
+        return jax.vmap(one)(theta, keys)
+
+    def scale(self, name: str) -> Transform:
+        """The estimation scale of a population parameter: its own, the log for SDs, none for
+        effects."""
+        info = self.population.model.params.info()
+        if name in info:
+            return info[name].transform
+        return transform_for((-np.inf, np.inf) if name.startswith("beta_") else (0.0, np.inf))
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -379,31 +483,19 @@ class PopulationModel:
 
     # -- likelihood ---------------------------------------------------------------------------
 
-    def curves(self, params: Params, days: Any) -> Any:
-        """Levels of patients (leaves (S,)) at `days` after one infusion, shape (S, days)."""
-        model, output = self.population.model, self.output
-        levels = jax.vmap(lambda p: model.level(output, days, p, smooth=True))(params)
-        return jnp.maximum(levels, FLOOR)
-
     def summary_log_likelihoods(self, theta: Mapping[str, Any]) -> dict[str, Any]:
         """Cohort -> ln likelihood of each fact, and last of their dependence."""
         return {
             cohort: likelihood.log_likelihoods(
-                self.curves(self.virtual_patients(theta, cohort), likelihood.days), theta
+                jnp.maximum(self.predictors[cohort](self.virtual_patients(theta, cohort)), FLOOR),
+                theta,
             )
             for cohort, likelihood in self.cohorts.items()
         }
 
     def individual_levels(self, params: Params) -> Any:
         """True levels at the observations, shape (P, T); leaves (P,) or (P, K)."""
-        a = self.individual
-        model, output = self.population.model, self.output
-
-        def one(t: Any, p: Params, start: Any, amount: Any) -> Any:
-            return model.level(output, t, p, start, amount, smooth=True)
-
-        start = jnp.where(a.infusion_mask, a.infusion_time, jnp.inf)
-        return jnp.maximum(jax.vmap(one)(a.time, params, start, a.infusion_amount), FLOOR)
+        return jnp.maximum(self.predictors[None](params), FLOOR)
 
     def observation_log_likelihoods(self, params: Params, theta: Mapping[str, Any]) -> Any:
         """ln likelihood of each observation, shape (P, T); 0 where padded."""

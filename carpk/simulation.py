@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from carpk.dosing import Regimen
 from carpk.errors import CarpkWarning, FitError, RegimenError
 from carpk.inference import INTERVAL, Fit
 from carpk.params import Params
-from carpk.structural import ClosedForm
+from carpk.solver import solve_many
+from carpk.structural import ClosedForm, ODEModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Simulation:
 
 
 def simulate(
-    source: ClosedForm | Fit,
+    source: ClosedForm | ODEModel | Fit,
     regimen: Regimen,
     days: Any,
     *,
@@ -107,7 +109,9 @@ def simulate(
 
     Args:
         source: a structural model, or a `Fit`.
-        regimen: cell infusions; of a closed form, each gives its own curve, and they add up.
+        regimen: what is given. To a closed form, cell infusions: each gives its own curve, and
+            they add up. To an ODE model, anything it has a compartment for; the integration starts
+            with the first event or time.
         days: times [day], ascending, shape (time,).
         patients: virtual patients per draw. None is the typical patient: one per draw, without
             any spread.
@@ -120,12 +124,13 @@ def simulate(
     if t.ndim != 1 or t.size < 2 or not (np.diff(t) > 0).all():
         raise RegimenError("simulate: `days` must be at least two ascending times, shape (time,).")
     infusions = regimen.infusions
-    if not infusions:
+    model = source.population.model if isinstance(source, Fit) else source
+    closed = isinstance(model, ClosedForm)
+    if closed and not infusions:
         raise RegimenError(
             "simulate: the regimen has no cell infusion; add Regimen.cells(day=[...], amount=...)."
         )
-    model = source.population.model if isinstance(source, Fit) else source
-    if regimen.drugs and isinstance(model, ClosedForm):
+    if regimen.drugs and closed:
         drugs = ", ".join(sorted({e.product for e in regimen.drugs}))
         warnings.warn(
             f"{model.name!r} is a closed form without lymphodepletion: {drugs} have no effect on "
@@ -133,38 +138,30 @@ def simulate(
             CarpkWarning,
             stacklevel=2,
         )
+    occasions = max(1, len(infusions)) if closed else 1
     key, assay_key = jax.random.split(jax.random.key(seed))
     if isinstance(source, Fit):
-        params, noise = _from_fit(source, len(infusions), patients, draws, covariates, key)
+        params, noise = _from_fit(source, occasions, patients, draws, covariates, key)
     elif covariates or measured or draws:
         raise FitError(
             "simulate: `covariates`, `measured` and `draws` need a fit; a structural model alone "
             "has neither covariates nor an assay nor uncertainty."
         )
     else:
-        params, noise = _from_model(source, len(infusions), patients, key), None
-    start = jnp.array([e.time for e in infusions])
-    amount = jnp.array([e.amount for e in infusions])
-    if model.dose_effect is not None and any(e.per for e in infusions):
-        raise RegimenError(
-            "simulate: the model has a dose effect, which needs absolute cells; use "
-            "regimen.resolve(bsa=..., weight=...) first."
-        )
+        params, noise = _from_model(source, occasions, patients, key), None
     shape = ("draw", "patient", "time")
-    grid = jnp.asarray(t)
+    if isinstance(model, ODEModel):
+        every, note = _solved(model, regimen, t, params)
+    else:
+        every, note = _closed(model, regimen, t, params), ""
     variables = {}
-    for output, unit in model.units.items():
-
-        def one(p: Params, output: str = output) -> Any:
-            return model.level(output, grid, p, start, amount)
-
-        levels = jax.jit(lambda p, one=one: jax.lax.map(jax.vmap(one), p))(params)
+    for output, levels in every.items():
         if measured:
             residual = source.population.residual  # type: ignore[union-attr]
             eps = jax.random.normal(assay_key, levels.shape)
             theta = {k: v[:, None, None] for k, v in noise.items()}  # type: ignore[union-attr]
             levels = residual.sample(eps, levels, theta)
-        attrs = {"units": unit, "long_name": output, "simulated": "yes"}
+        attrs = {"units": model.units[output], "long_name": output, "simulated": "yes"}
         variables[output] = (shape, np.asarray(levels), attrs)
     for name, info in model.params.info().items():
         value = np.asarray(getattr(params, name))
@@ -174,12 +171,54 @@ def simulate(
         "draw": np.arange(size[0]),
         "patient": np.arange(size[1]),
         "time": ("time", t, {"units": "day"}),
-        "infusion": np.arange(1, len(infusions) + 1),
+        "infusion": np.arange(1, occasions + 1),
     }
-    return Simulation(xr.Dataset(variables, coords=coords), regimen)
+    return Simulation(xr.Dataset(variables, coords=coords, attrs={"solver": note}), regimen)
 
 
-def _from_model(model: ClosedForm, infusions: int, patients: int | None, key: Any) -> Params:
+def _closed(model: ClosedForm, regimen: Regimen, t: np.ndarray, params: Params) -> dict[str, Any]:
+    """Levels of a closed form, name -> (draw, patient, time)."""
+    infusions = regimen.infusions
+    start = jnp.array([e.time for e in infusions])
+    amount = jnp.array([e.amount for e in infusions])
+    if model.dose_effect is not None and any(e.per for e in infusions):
+        raise RegimenError(
+            "simulate: the model has a dose effect, which needs absolute cells; use "
+            "regimen.resolve(bsa=..., weight=...) first."
+        )
+    grid = jnp.asarray(t)
+
+    def one(p: Params, output: str) -> Any:
+        return model.level(output, grid, p, start, amount)
+
+    def every(p: Params) -> dict[str, Any]:
+        return {k: jax.lax.map(jax.vmap(partial(one, output=k)), p) for k in model.units}
+
+    return jax.jit(every)(params)
+
+
+def _solved(
+    model: ODEModel, regimen: Regimen, t: np.ndarray, params: Params
+) -> tuple[dict[str, Any], str]:
+    """Levels of an ODE model, name -> (draw, patient, time), and how they were solved."""
+    draws, patients = np.shape(next(iter(params.items()))[1])[:2]
+    flat = jax.tree.map(lambda x: jnp.reshape(x, draws * patients), params)
+    first = min([float(t[0]), *(float(e.time) for e in regimen.events)])
+    result = solve_many(model, regimen, t, flat, start=first)
+    for reason, count in result.failures.items():
+        warnings.warn(
+            f"simulate: {count} of {draws * patients} patients have no solution and are nan: "
+            f"{reason}.",
+            CarpkWarning,
+            stacklevel=3,
+        )
+    levels = {k: v.reshape(draws, patients, t.size) for k, v in result.outputs.items()}
+    return levels, result.solver.describe()
+
+
+def _from_model(
+    model: ClosedForm | ODEModel, infusions: int, patients: int | None, key: Any
+) -> Params:
     """Typical patient, or patients with the spread in the model file; leaves (1, n, K)."""
     values = {}
     for i, (name, info) in enumerate(model.params.info().items()):

@@ -1,13 +1,14 @@
 """Structural models: what happens in the body, before any assay or any variability.
 
-`ClosedForm` is a model whose outputs can be written down; models given by differential equations
-follow the same pattern (`Params`, `States`, outputs with units).
+`ClosedForm` is a model whose outputs can be written down, `ODEModel` one given by differential
+equations. Both have `Params`, `States` and outputs with units.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import equinox as eqx
@@ -16,17 +17,27 @@ import jax.numpy as jnp
 import pandas as pd
 from jaxtyping import Array, Float
 
+from carpk.disposition import Disposition
 from carpk.errors import ModelError
 from carpk.params import Params
 
 Curve = Callable[[Float[Array, " time"], Any], Float[Array, " time"]]
 
 
-def state(unit: str, about: str, initial: float = 0.0) -> Any:
-    """A named compartment: its unit, its meaning and its content before anything is given."""
+def state(unit: str, about: str, initial: float = 0.0, *, log: bool = False) -> Any:
+    """A named compartment.
+
+    Args:
+        unit: of its content.
+        about: what it is.
+        initial: content before anything is given; `ODEModel(initial=...)` may compute it.
+        log: integrate the logarithm. For a state that grows or shrinks in proportion to itself,
+            over decades: cells that divide, tumors. It then keeps its relative accuracy however
+            small it gets. Not for a state that starts at 0 and is filled by another one.
+    """
     if not (unit and about):
         raise ModelError(f"state({unit!r}, {about!r}): every state needs a unit and a meaning.")
-    return eqx.field(default=float(initial), metadata={"unit": unit, "about": about})
+    return eqx.field(default=float(initial), metadata={"unit": unit, "about": about, "log": log})
 
 
 class States(eqx.Module):
@@ -48,9 +59,15 @@ class States(eqx.Module):
                     "initial": field.default,
                     "unit": field.metadata["unit"],
                     "about": field.metadata["about"],
+                    "integrated_as": "log" if field.metadata["log"] else "itself",
                 }
             )
         return pd.DataFrame(rows).set_index("symbol")
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The compartments, in the order of definition."""
+        return tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,45 +79,32 @@ class DoseEffect:
     reference: float
 
 
-@dataclasses.dataclass(frozen=True)
-class ClosedForm:
-    """A structural model with its outputs in closed form, as the response to one infusion.
-
-    Several infusions superpose, each with its own parameters (its own peak, above all). The
-    amount infused has no effect unless `with_dose_effect` gives it one: in the clinic the peak of
-    CAR-T cells hardly follows the dose. Lymphodepletion is not part of a closed form: it is
-    felt through the parameters, as a covariate.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StructuralModel:
+    """What both kinds of structural model have.
 
     Attributes:
         name: the file's name.
         params: class of the parameters; calling it gives the typical patient.
-        outputs: name -> f(t, p), the level at `t` days >= 0 after an infusion, shape (time,). At
-            t = 0 it is the level just after the infusion.
+        outputs: name -> function that gives it.
         units: name -> unit of that output.
         reference: DOI of the paper.
-        states: f(t, p) -> States, the compartments behind the outputs, where the model has any.
-        smooth: name -> the same output with every sharp switch rounded off, for samplers that
-            need derivatives; `outputs` where left out.
         derived: name -> (function of params, unit): what a fit reports beside the parameters.
         published: what the paper reports: name -> (function of params, value).
-        dose_effect: see `with_dose_effect`.
         origin: how `load_model` finds the model again: its name or path, and its options.
     """
 
     name: str
     params: type[Params]
-    outputs: Mapping[str, Curve]
+    outputs: Mapping[str, Callable[..., Any]]
     units: Mapping[str, str]
     reference: str = ""
-    states: Callable[[Any, Any], States] | None = None
-    smooth: Mapping[str, Curve] | None = None
     derived: Mapping[str, tuple[Callable[[Any], Any], str]] = dataclasses.field(
         default_factory=dict
     )
     published: Mapping[str, tuple[Callable[[Any], Any], float]] = dataclasses.field(
         default_factory=dict
     )
-    dose_effect: DoseEffect | None = None
     origin: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -108,15 +112,57 @@ class ClosedForm:
         for name in self.outputs:
             if name not in self.units:
                 raise ModelError(f"Model {self.name!r}: the output {name!r} has no unit.")
+
+    def describe(self) -> pd.DataFrame:
+        """The parameters: symbol, value, unit, about, iiv, scale, source."""
+        return self.params.describe()
+
+    def require(self, output: str) -> None:
+        """Refuse an output that the model does not have."""
+        if output not in self.outputs:
+            raise ModelError(
+                f"Model {self.name!r} has no output {output!r}; it has "
+                f"{', '.join(f'{k} [{u}]' for k, u in self.units.items())}."
+            )
+
+    def __repr__(self) -> str:
+        outputs = ", ".join(f"{k} [{self.units[k]}]" for k in self.outputs)
+        head = f"{type(self).__name__} {self.name!r}: {outputs}"
+        if self.reference:
+            head += f" ({self.reference})"
+        table = self.describe()[["value", "unit", "about"]]
+        return head + "\n" + table.to_string(float_format="{:g}".format)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class ClosedForm(StructuralModel):
+    """A structural model with its outputs in closed form, as the response to one infusion.
+
+    Several infusions superpose, each with its own parameters (its own peak, above all). The
+    amount infused has no effect unless `with_dose_effect` gives it one: in the clinic the peak of
+    CAR-T cells hardly follows the dose. Lymphodepletion is not part of a closed form: it is
+    felt through the parameters, as a covariate.
+
+    Attributes, beside those of every structural model:
+        outputs: name -> f(t, p), the level at `t` days >= 0 after an infusion, shape (time,). At
+            t = 0 it is the level just after the infusion.
+        states: f(t, p) -> States, the compartments behind the outputs, where the model has any.
+        smooth: name -> the same output with every sharp switch rounded off, for samplers that
+            need derivatives; `outputs` where left out.
+        dose_effect: see `with_dose_effect`.
+    """
+
+    states: Callable[[Any, Any], States] | None = None
+    smooth: Mapping[str, Curve] | None = None
+    dose_effect: DoseEffect | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.smooth is not None and set(self.smooth) != set(self.outputs):
             raise ModelError(
                 f"Model {self.name!r}: `smooth` must have the same outputs as `outputs`, but has "
                 f"{sorted(self.smooth)} and not {sorted(self.outputs)}."
             )
-
-    def describe(self) -> pd.DataFrame:
-        """The parameters: symbol, value, unit, about, iiv, scale, source."""
-        return self.params.describe()
 
     def level(
         self,
@@ -172,14 +218,6 @@ class ClosedForm:
             self, dose_effect=DoseEffect(parameter, float(exponent), float(reference))
         )
 
-    def require(self, output: str) -> None:
-        """Refuse an output that the model does not have."""
-        if output not in self.outputs:
-            raise ModelError(
-                f"Model {self.name!r} has no output {output!r}; it has "
-                f"{', '.join(f'{k} [{u}]' for k, u in self.units.items())}."
-            )
-
     def _scale_with_dose(self, params: Params, amount: Any) -> Params:
         effect = self.dose_effect
         assert effect is not None
@@ -193,10 +231,121 @@ class ClosedForm:
         factor = (dose / effect.reference) ** effect.exponent
         return params.replace(**{effect.parameter: value * factor})
 
-    def __repr__(self) -> str:
-        outputs = ", ".join(f"{k} [{self.units[k]}]" for k in self.outputs)
-        head = f"ClosedForm {self.name!r}: {outputs}"
-        if self.reference:
-            head += f" ({self.reference})"
-        table = self.describe()[["value", "unit", "about"]]
-        return head + "\n" + table.to_string(float_format="{:g}".format)
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Where a product goes, and how much of it arrives.
+
+    Attributes:
+        compartment: a state, or one of the model's `inputs`.
+        bioavailability: f(p), content of the compartment per unit given (F): the conversion from
+            cells or mg to the compartment's unit belongs here. 1 where left out.
+        lag: f(p), days between giving and arriving (ALAG); none where left out.
+        unit: of the amounts given: "cells" or "mg".
+    """
+
+    compartment: str
+    bioavailability: Callable[[Any], Any] | None = None
+    lag: Callable[[Any], Any] | None = None
+    unit: str = "cells"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False, eq=False)
+class ODEModel(StructuralModel):
+    """A structural model given by differential equations, solved by `carpk.solve`.
+
+    Attributes, beside those of every structural model:
+        states: class of the compartments.
+        vector_field: f(t, y, p), or f(t, y, p, c) for a model with `inputs`: the `States` of time
+            derivatives [per day], from day t, states y, parameters p and concentrations c. Events
+            never appear in it: no `if t < ...`.
+        outputs: name -> f(t, y, p) or f(t, y, p, c), a number.
+        initial: f(p), the `States` before anything is given; their defaults where left out.
+        targets: product -> `Target`; a product that is not named goes into the state or the input
+            of its own name.
+        inputs: name -> f(p), a `Disposition`: drugs that are eliminated linearly. They are solved
+            in closed form and given to the vector field as c["name"].
+    """
+
+    states: type[States]
+    vector_field: Callable[..., States]
+    initial: Callable[[Any], States] | None = None
+    targets: Mapping[str, Target] = dataclasses.field(default_factory=dict)
+    inputs: Mapping[str, Callable[[Any], Disposition]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.states.describe()
+        for name in self.inputs:
+            if name in self.states.names():
+                raise ModelError(
+                    f"Model {self.name!r}: {name!r} is a state and an input; rename one of them."
+                )
+        for product, target in self.targets.items():
+            if target.compartment not in self.compartments:
+                raise ModelError(
+                    f"Model {self.name!r}: {product!r} goes into {target.compartment!r}, which is "
+                    f"not a compartment; known are {', '.join(self.compartments)}."
+                )
+
+    @property
+    def compartments(self) -> tuple[str, ...]:
+        """Everything that can be dosed: the states, then the inputs."""
+        return (*self.states.names(), *self.inputs)
+
+    @cached_property
+    def logs(self) -> tuple[bool, ...]:
+        """Which states are integrated as logarithms."""
+        return tuple(f.metadata["log"] for f in dataclasses.fields(self.states))  # type: ignore
+
+    def start(self, params: Any) -> States:
+        """The compartments before anything is given."""
+        return self.states() if self.initial is None else self.initial(params)
+
+    def check(self) -> None:
+        """Refuse a vector field or an output of the wrong shape, before anything is compiled."""
+        params = self.params()
+
+        def numbers(what: str, x: Any) -> None:
+            if not isinstance(x, self.states):
+                raise ModelError(
+                    f"Model {self.name!r}: {what} must return {self.states.__name__}, but returned "
+                    f"{type(x).__name__}."
+                )
+            for name in self.states.names():
+                value = getattr(x, name)
+                shape = getattr(value, "shape", None)
+                if shape != () and not isinstance(value, int | float):
+                    kind = f"shape {shape}" if shape else type(value).__name__
+                    raise ModelError(
+                        f"Model {self.name!r}: {what} must return a number for {name!r}, but "
+                        f"returned {kind}. It is called for one patient at one time; patients are "
+                        "batched outside it."
+                    )
+
+        def evaluate(p: Any) -> Any:
+            y = self.start(p)
+            numbers("`initial`", y)
+            c = {name: jnp.zeros(()) for name in self.inputs}
+            more = (c,) if self.inputs else ()
+            numbers("the vector field", self.vector_field(jnp.zeros(()), y, p, *more))
+            return {k: f(jnp.zeros(()), y, p, *more) for k, f in self.outputs.items()}
+
+        for name, value in jax.eval_shape(evaluate, params).items():
+            if getattr(value, "shape", ()) != ():
+                raise ModelError(
+                    f"Model {self.name!r}: the output {name!r} must be a number, but has shape "
+                    f"{value.shape}."
+                )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ODEModel) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @cached_property
+    def _key(self) -> tuple[Any, ...]:
+        """What decides the compiled code: two loads of one file share it."""
+        functions = (self.vector_field, self.initial, *self.outputs.items(), *self.inputs.items())
+        return (self.name, self.params, self.states, functions, tuple(self.targets.items()))

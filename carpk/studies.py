@@ -71,8 +71,8 @@ class Arm:
     def __repr__(self) -> str:
         n = "n not known" if self.n is None else f"n = {self.n}"
         lines = [f"Arm {self.name!r} ({n}): {self.about}"]
-        for drug in sorted({event.product for event in self.lymphodepletion.events}):
-            events = [e for e in self.lymphodepletion.events if e.product == drug]
+        for drug in sorted({event.product for event in self.lymphodepletion.doses}):
+            events = [e for e in self.lymphodepletion.doses if e.product == drug]
             lines.append(f"  {drug} {_doses(events)}")
         if self.amount is None:
             days = ", ".join(f"{day:g}" for day in self.days)

@@ -59,7 +59,7 @@ def test_simulated_facts_are_those_of_the_population():
     theta = {k: np.full(2, v) for k, v in theta.items()}
     values = checks._simulate_data(bound, theta, seed=1)["moffitt"]
     one = {k: v[0] for k, v in theta.items()}
-    levels = bound.curves(bound.virtual_patients(one, "moffitt"), bound.cohorts["moffitt"].days)
+    levels = bound.predictors["moffitt"](bound.virtual_patients(one, "moffitt"))
     noise = bound.cohorts["moffitt"].normals()[1]
     y = np.asarray(levels) * np.exp(0.5 * noise)
     for day in range(4):

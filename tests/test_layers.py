@@ -8,12 +8,16 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "carpk"
 LAYERS = (  # a module imports from layers before its own only
     ("errors", "models"),
-    ("params", "dosing", "nca", "assay"),
+    ("params", "dosing", "nca", "assay", "disposition"),
     ("structural",),
+    ("events",),
+    ("routes",),
+    ("mesh",),
+    ("solver",),
     ("dataset",),
     ("studies",),
     ("library",),
-    ("summaries",),
+    ("levels", "summaries"),
     ("population",),
     ("sampler", "_arviz"),
     ("inference",),
@@ -29,7 +33,8 @@ OWNERS = {  # dependency -> the only modules that may import it, anywhere in the
     "arviz": {"_arviz"},
     "tqdm": {"sampler"},
     "typer": {"cli"},
-    "equinox": {"params", "dosing", "structural"},
+    "equinox": {"params", "dosing", "disposition", "structural"},
+    "diffrax": {"routes"},
     "xarray": {"_arviz", "inference", "simulation", "checks"},
 }
 MODULES = sorted(p.stem if p.suffix else p.name for p in PACKAGE.iterdir() if p.name[0] != ".")

@@ -45,7 +45,7 @@ def test_lists_are_sorted_and_hold_every_file():
     assert list_models() == in_folder
     in_folder = sorted(path.parent.name for path in (ROOT / "data").glob("*/about.toml"))
     assert list_studies() == in_folder
-    assert {"stein2019", "piecewise"} <= set(list_models())
+    assert {"stein2019", "piecewise", "kimmel2021", "singh2021"} <= set(list_models())
 
 
 class TestModelsByName:

@@ -13,12 +13,16 @@ import carpk as ck
 from carpk.models import stein2019
 
 NAMES = ck.list_models()
+ODES = [name for name in NAMES if isinstance(ck.load_model(name), ck.ODEModel)]
+CLOSED_FORMS = [name for name in NAMES if name not in ODES]
 YEAR = np.concatenate([np.linspace(0, 30, 121), np.linspace(31, 365, 112)])
 OFF_CORNERS = jnp.array([0.4, 2.1, 5.3, 8.2, 10.6, 14.3, 28.1, 90.2, 364.0])
 CORNERS = {"tmax": 1.0, "lag": 1.5}  # parameter -> days around it where `smooth` is rounded
 OPTIONS = {
     "stein2019": {"omega_is": "variance"},
     "piecewise": {"output": "transgene", "unit": "copies/µg", "cmax": 24_000.0},
+    "kimmel2021": {"scale": "body"},
+    "singh2021": {"binding": "full"},
 }
 
 
@@ -72,6 +76,33 @@ class TestEveryModel:
             assert float(derive(model.params())) > 0, symbol
             assert symbol not in model.params.info()
 
+    def test_prints_as_a_table(self, name):
+        model = ck.load_model(name)
+        shown = repr(model)
+        assert shown.startswith(f"{type(model).__name__} {name!r}: ")
+        for symbol, info in model.params.info().items():
+            row = next(line for line in shown.splitlines()[1:] if line.split()[0] == symbol)
+            assert info.unit in row
+            assert info.about in row
+            assert f"{info.value:g}" in row
+        for unit in model.units.values():
+            assert f"[{unit}]" in shown
+
+    def test_gives_patients_that_can_be_copied_and_pickled(self, name):
+        patient = ck.load_model(name).params()
+        assert copy.deepcopy(patient) == patient
+        if "<locals>" in type(patient).__qualname__:
+            pytest.skip("its parameter class is made inside `build`, which pickle cannot find")
+        assert pickle.loads(pickle.dumps(patient)) == patient
+
+    def test_takes_its_options(self, name):
+        options = OPTIONS.get(name, {})
+        model = ck.load_model(name, **options)
+        assert model.origin == {"name": name, "options": options}
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+class TestEveryClosedForm:
     def test_stays_finite_and_never_negative_over_a_year(self, name):
         model = ck.load_model(name)
         patients = random_patients(model, 200)
@@ -129,30 +160,33 @@ class TestEveryModel:
                 alone = one(jax.tree.map(lambda x, i=i: x[i], patients))
                 np.testing.assert_allclose(together[i], alone, rtol=1e-9)
 
-    def test_prints_as_a_table(self, name):
-        model = ck.load_model(name)
-        shown = repr(model)
-        assert shown.startswith(f"ClosedForm {name!r}: ")
-        for symbol, info in model.params.info().items():
-            row = next(line for line in shown.splitlines()[1:] if line.split()[0] == symbol)
-            assert info.unit in row
-            assert info.about in row
-            assert f"{info.value:g}" in row
-        for unit in model.units.values():
-            assert f"[{unit}]" in shown
-
-    def test_gives_patients_that_can_be_copied_and_pickled(self, name):
-        patient = ck.load_model(name).params()
-        assert copy.deepcopy(patient) == patient
-        if "<locals>" in type(patient).__qualname__:
-            pytest.skip("its parameter class is made inside `build`, which pickle cannot find")
-        assert pickle.loads(pickle.dumps(patient)) == patient
-
-    def test_takes_its_options(self, name):
-        options = OPTIONS.get(name, {})
-        model = ck.load_model(name, **options)
-        assert model.origin == {"name": name, "options": options}
+    def test_gives_levels_with_its_options(self, name):
+        model = ck.load_model(name, **OPTIONS.get(name, {}))
         assert np.isfinite(model.level(next(iter(model.outputs)), YEAR, model.params())).all()
+
+
+@pytest.mark.parametrize("name", ODES)
+class TestEveryODEModel:
+    def test_gives_every_state_a_unit_a_meaning_and_a_start(self, name):
+        model = ck.load_model(name)
+        states = model.states.describe()
+        assert (states["unit"].str.len() > 0).all()
+        assert (states["about"].str.len() > 4).all()
+        start = model.start(model.params())
+        assert all(float(getattr(start, symbol)) >= 0 for symbol in states.index)
+
+    def test_has_equations_that_fit_its_states_with_any_option(self, name):
+        for options in ({}, OPTIONS.get(name, {})):
+            ck.load_model(name, **options).check()
+
+    def test_gives_finite_levels_over_a_year_after_an_infusion(self, name):
+        model = ck.load_model(name)
+        solution = ck.solve(model, ck.Regimen.cells(0, 1e8), [0.0, 1.0, 7.0, 28.0, 90.0, 365.0])
+        assert solution.reason == ""
+        for output in model.outputs:
+            levels = np.asarray(solution[output])
+            assert np.isfinite(levels).all()
+            assert (levels >= 0).all()
 
 
 # --- single models --------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from carpk.dataset import facts, nonmem, nonmem_file, tables, units, validate
-from carpk.dataset.arrays import IndividualArrays, padded
+from carpk.dataset.arrays import IndividualArrays, given, padded
 from carpk.dataset.assemble import assemble, settings_of
 from carpk.dataset.folder import (
     FILES,
@@ -29,6 +29,7 @@ from carpk.dataset.folder import (
 from carpk.dataset.join import joined
 from carpk.dataset.nonmem_names import Arguments
 from carpk.dataset.tables import count, listing, nearest
+from carpk.dosing import Regimen
 from carpk.errors import CarpkWarning, DatasetError
 
 __all__ = ["Dataset", "IndividualArrays", "load_dataset"]
@@ -304,6 +305,13 @@ class Dataset:
         wanted = [analytes] if isinstance(analytes, str) else list(analytes)
         people = self.patients["patient"].tolist()
         return padded(self.name, people, self.analytes, self.observations, self.infusions, wanted)
+
+    def regimens(self) -> list[Regimen]:
+        """What each patient was given, in the data set's order, as absolute amounts.
+
+        Doses per m² or kg are multiplied by the covariates `bsa` [m²] and `weight` [kg].
+        """
+        return given(self.name, self.patients, self.doses)
 
     def to_nonmem(self, path: str | Path) -> dict[str, Any]:
         """Write the individual data as a NONMEM table with upper-case columns.

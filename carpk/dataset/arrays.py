@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from carpk.dataset.tables import listing, nearest
+from carpk.dosing import Bolus, Dose, Infusion, Regimen
 from carpk.errors import CarpkWarning, DatasetError
 
 NEVER = 1e-30
@@ -123,3 +124,27 @@ def _places(owners: pd.Series, patients: list[str]) -> tuple[np.ndarray, np.ndar
     place = owners.groupby(owners).cumcount().to_numpy(dtype=int)
     width = int(place.max()) + 1 if place.size else 1
     return row, place, (len(patients), width)
+
+
+def given(name: str, patients: pd.DataFrame, doses: pd.DataFrame) -> list[Regimen]:
+    """The regimen of each patient, absolute amounts."""
+    regimens = []
+    for patient in patients.to_dict("records"):
+        events: list[Dose] = []
+        for dose in doses[doses["patient"] == patient["patient"]].to_dict("records"):
+            unit, _, per = str(dose["unit"]).partition("/")
+            size = {"kg": "weight", "m2": "bsa"}.get(per)
+            if size is not None and not patient.get(size, np.nan) > 0:
+                raise DatasetError(
+                    f"Dataset {name!r}, patient {patient['patient']!r}: the dose of "
+                    f"{dose['product']} on day {dose['time']:g} is per {per}, so the patient's "
+                    f"{size!r} is needed; add it as a column of the patients."
+                )
+            amount = dose["amount"] * (1.0 if size is None else patient[size])
+            kind = {"product": dose["product"], "unit": unit}
+            if dose["duration"] > 0:
+                events.append(Infusion(dose["time"], amount, dose["duration"], **kind))
+            else:
+                events.append(Bolus(dose["time"], amount, **kind))
+        regimens.append(Regimen(tuple(events)))
+    return regimens

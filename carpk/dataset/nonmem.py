@@ -107,8 +107,9 @@ def _event_types(table: Table, numbers: Mapping[str, np.ndarray], notes: list[st
     refuse(np.isnan(evid), "EVID is missing", "Write 0 (observation) or 1 (dose).")
     refuse(
         np.isin(evid, (3, 4)),
-        "EVID 3 and 4 (resets) are not supported by the closed-form models yet",
-        "Give each course as a patient of its own (another ID), or remove the reset.",
+        "EVID 3 and 4 (resets) are not read from tables",
+        "Give each course as a patient of its own (another ID), or remove the reset; in a "
+        "simulation ck.Reset does it.",
     )
     refuse(
         ~np.isin(evid, (0, 1, 2)),

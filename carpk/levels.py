@@ -1,0 +1,113 @@
+"""Levels of patients from their parameters, whatever kind the structural model is.
+
+A predictor is made once, for given patients, days and doses; calling it with parameters gives the
+levels, shape (patient, time). It is what likelihoods, checks and figures are written against.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from carpk.dosing import Regimen
+from carpk.events import Plan
+from carpk.solver import Solver
+from carpk.structural import ClosedForm, ODEModel
+
+SHRINK = (1.0, 0.5, 0.25)  # how far reference patients may lie from the middle of the prior
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedLevels:
+    """Levels from a closed form.
+
+    Attributes:
+        days: (T,), or (P, T).
+        infusion_time: (P, K) days, infinite where there is none; None for one infusion on day 0.
+        amount: (P, K) cells.
+        smooth: use the rounded-off outputs.
+    """
+
+    model: ClosedForm
+    output: str
+    days: Any
+    infusion_time: Any = None
+    amount: Any = None
+    smooth: bool = False
+
+    def __call__(self, params: Any) -> Any:
+        """Levels (P, T) of parameters with leaves (P,) or (P, K)."""
+        days = jnp.asarray(self.days)
+        axis = 0 if days.ndim == 2 else None
+        given = None if self.infusion_time is None else 0
+
+        def one(t: Any, p: Any, start: Any, amount: Any) -> Any:
+            start = 0.0 if start is None else start
+            return self.model.level(self.output, t, p, start, amount, smooth=self.smooth)
+
+        return jax.vmap(one, in_axes=(axis, 0, given, given))(
+            days, params, self.infusion_time, self.amount
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class SolvedLevels:
+    """Levels from differential equations.
+
+    Attributes:
+        place: where each wanted day stands among the solver's; None where they are the same.
+    """
+
+    solver: Solver
+    output: str
+    place: Any = None
+
+    def __call__(self, params: Any) -> Any:
+        """Levels (P, T) of parameters with leaves (P,) or (P, 1)."""
+        size = jax.tree.leaves(params)[0].shape[0]
+        levels = self.solver(jax.tree.map(lambda x: x.reshape(size), params))[self.output]
+        return levels if self.place is None else levels[:, self.place]
+
+    def adaptive(self, rtol: float) -> SolvedLevels:
+        """The same on the adaptive route."""
+        method = "kvaerno5" if self.solver.mesh is None else "auto"
+        return dataclasses.replace(self, solver=Solver.adaptive(self.solver.plan, method, rtol))
+
+
+Predictor = ClosedLevels | SolvedLevels
+
+
+def solved(
+    model: ODEModel,
+    output: str,
+    regimens: Sequence[Regimen],
+    days: Any,
+    reference: Callable[[float], Any],
+    *,
+    rtol: float,
+    labels: Sequence[str] | None = None,
+) -> SolvedLevels:
+    """A predictor for an ODE model; its mesh is chosen for reference patients.
+
+    Args:
+        regimens: one for everybody, or one per patient.
+        days: (T,) in any order, or (P, T) ascending, with NaN where a patient has fewer.
+        reference: parameters, leaves (D, P), from how far they may lie from the middle of the
+            prior: where the widest ones cannot be put on a mesh, nearer ones are tried.
+        rtol: largest relative error of the levels.
+        labels: how messages name the patients.
+    """
+    days, place = np.asarray(days, float), None
+    if days.ndim == 1:
+        days, place = np.unique(days, return_inverse=True)
+    plan = Plan.of(model, regimens, days, labels=labels)
+    for width in SHRINK:
+        solver = Solver.prepare(plan, reference(width), rtol=rtol)
+        if solver.mesh is not None:
+            break
+    return SolvedLevels(solver, output, place)

@@ -1,0 +1,360 @@
+"""Solving structural models given by differential equations.
+
+    sol = ck.solve(model, regimen, days)            one patient, the adaptive route
+    sol["car_t"]                                    shape (time,)
+    sol.states.C, sol.reason
+
+    solve_many(model, regimen, days, params)        a virtual population
+    solver = Solver.prepare(plan, reference)        any patients, again and again
+    solver(params)                                  outputs, name -> (patient, time)
+
+A solution that fails is nan with a reason, never an exception.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from carpk import mesh
+from carpk.dosing import Regimen
+from carpk.errors import ModelError
+from carpk.events import Plan, Structure, Timeline
+from carpk.params import Params
+from carpk.routes import ATOL, OK, REASONS, RTOL, STIFF, Adaptive, Steps, march
+from carpk.structural import ODEModel, States
+
+CHUNK = 512  # patients that run side by side
+BLOCK = 8 * CHUNK  # patients that one thread takes at a time
+SAMPLE = 256  # virtual patients for whom a mesh is chosen
+ROUTES = ("auto", "adaptive", "mesh")
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """The states and outputs of one patient.
+
+    Attributes:
+        time: days, (time,).
+        states: compartments, leaves (time,).
+        outputs: name -> (time,).
+        units: name -> unit.
+        reason: why the solution is nan; "" where it is not.
+        steps: how many the integrator took.
+        route: "adaptive" or "mesh", and how it was chosen.
+    """
+
+    time: np.ndarray
+    states: States
+    outputs: Mapping[str, Any]
+    units: Mapping[str, str]
+    reason: str
+    steps: int
+    route: str
+
+    def __getitem__(self, output: str) -> Any:
+        if output not in self.outputs:
+            raise ModelError(
+                f"The solution has no output {output!r}; it has {', '.join(self.outputs)}, and "
+                f"the states {', '.join(self.states.names())} in `states`."
+            )
+        return self.outputs[output]
+
+    def table(self) -> pd.DataFrame:
+        """One row per time: outputs, then states."""
+        states = {n: np.asarray(getattr(self.states, n)) for n in self.states.names()}
+        outputs = {f"{k} [{self.units[k]}]": np.asarray(v) for k, v in self.outputs.items()}
+        return pd.DataFrame({**outputs, **states}, index=pd.Index(self.time, name="time"))
+
+    def __repr__(self) -> str:
+        head = f"Solution: {self.steps} steps, {self.route} route"
+        if self.reason:
+            head += f"; FAILED: {self.reason}"
+        return head + "\n" + self.table().to_string(float_format="{:.4g}".format)
+
+
+def solve(
+    model: ODEModel,
+    regimen: Regimen,
+    days: Any,
+    params: Params | None = None,
+    *,
+    route: str = "adaptive",
+    method: str = "auto",
+    rtol: float | None = None,
+    atol: float = ATOL,
+    start: float | None = None,
+    after: bool = False,
+) -> Solution:
+    """Solve the equations of one patient.
+
+    Args:
+        model: structural model.
+        regimen: doses and changes of state; amounts absolute.
+        days: times of observation, ascending, shape (time,).
+        params: the patient's parameters; the typical patient's if left out.
+        route: "adaptive", or "mesh" as fits and virtual populations use it.
+        method: of the adaptive route: "tsit5", "dopri8" (explicit), "kvaerno5", "kvaerno3"
+            (stiff); "auto" tries "tsit5", and "kvaerno5" where that needs too many steps.
+        rtol: relative error allowed per step (adaptive, 1e-8 if left out) or in the outputs (mesh,
+            1e-4 if left out).
+        atol: absolute one, of states not integrated as logs, in their own unit.
+        start: first day; that of the first event or observation if left out.
+        after: whether an observation at the time of an event sees what is there after it. The
+            default is the level before a dose, as in NONMEM.
+
+    Returns:
+        A `Solution`; nan with a `reason` where the equations cannot be solved.
+    """
+    if route not in ROUTES[1:]:
+        raise ModelError(f'solve: the route must be "adaptive" or "mesh", but is {route!r}.')
+    params = model.params() if params is None else params
+    check_params(model, params)
+    plan = Plan.of(model, [regimen], np.asarray(days, float), start=start, after=after)
+    each = jax.tree.map(lambda x: jnp.asarray(x, float)[None], params)
+    if route == "mesh":
+        reference = jax.tree.map(lambda x: x[None], each)
+        solver = Solver.prepare(plan, reference, rtol=1e-4 if rtol is None else rtol, share=1.0)
+    else:
+        solver = Solver.adaptive(plan, method, RTOL if rtol is None else rtol, atol)
+    states, outputs, code, steps = solver.run(each)
+    if route == "adaptive" and method == "auto" and int(code[0]) != OK:
+        stiff = Solver.adaptive(plan, "kvaerno5", RTOL if rtol is None else rtol, atol)
+        solver = dataclasses.replace(stiff, why=f"tsit5 failed, {REASONS[int(code[0])]}")
+        states, outputs, code, steps = solver.run(each)
+    first = partial(jax.tree.map, lambda x: x[0])
+    return Solution(
+        time=np.asarray(days, float),
+        states=first(states),
+        outputs=first(outputs),
+        units=model.units,
+        reason=REASONS[int(code[0])],
+        steps=int(steps[0]),
+        route=solver.describe(),
+    )
+
+
+def check_params(model: ODEModel, params: Any) -> None:
+    """Refuse parameters of another model, or that are not numbers."""
+    model.check()
+    if not isinstance(params, model.params):
+        raise ModelError(
+            f"Model {model.name!r} needs its own parameters, {model.name}.params(...), but got "
+            f"{type(params).__name__}."
+        )
+    for name, value in params.items():
+        if isinstance(value, jax.core.Tracer):
+            continue
+        bad = ~np.isfinite(np.asarray(value, float))
+        if bad.any():
+            raise ModelError(
+                f"Model {model.name!r}: the parameter {name!r} is {np.asarray(value)[bad][0]}"
+                + (f" for {bad.sum()} patients" if bad.size > 1 else "")
+                + ", but must be a finite number."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """The equations of many patients, ready to be solved at any parameters.
+
+    Attributes:
+        plan: events and times of P patients; P = 1 serves any number of patients who get the same.
+        line: their timelines, where no dose lags.
+        mesh: the steps; None on the adaptive route.
+        settings: of the adaptive route.
+        why: why the adaptive route was taken; "" where it was asked for.
+    """
+
+    plan: Plan
+    line: Timeline | None
+    mesh: mesh.Mesh | None
+    settings: Adaptive
+    why: str = ""
+
+    @classmethod
+    def adaptive(
+        cls, plan: Plan, method: str = "auto", rtol: float = RTOL, atol: float = ATOL
+    ) -> Solver:
+        """On the adaptive route."""
+        method = "tsit5" if method == "auto" else method
+        limit = 10_000 if method not in STIFF else 100_000
+        settings = Adaptive(method, rtol, atol, limit)
+        return cls(plan, None if plan.structure.lagged else plan.fixed(), None, settings)
+
+    @classmethod
+    def prepare(
+        cls,
+        plan: Plan,
+        reference: Any,
+        *,
+        route: str = "auto",
+        rtol: float = 1e-4,
+        share: float = 0.95,
+    ) -> Solver:
+        """On the mesh route, or on the adaptive one where that fails; `why` says why.
+
+        Args:
+            reference: parameters that stand for those to come, leaves (D, P).
+            route: "adaptive" skips the mesh.
+            rtol, share: see `mesh.choose`.
+        """
+        plan.structure.model.check()
+        line = None if plan.structure.lagged else plan.fixed()
+        stiff = Adaptive("kvaerno5", 1e-7, ATOL)
+        if route == "adaptive":
+            return cls(plan, line, None, stiff)
+        chosen = mesh.choose(plan, reference, rtol=rtol, share=share, line=line)
+        if isinstance(chosen, mesh.Mesh):
+            return cls(plan, line, chosen, stiff)
+        return cls(plan, line, None, stiff, chosen)
+
+    def describe(self) -> str:
+        """The route, and how it came to be."""
+        if self.mesh is not None:
+            return f"mesh ({self.mesh!r})"
+        return f"adaptive ({self.settings.method}" + (f": {self.why})" if self.why else ")")
+
+    def __call__(self, params: Any) -> dict[str, Any]:
+        """Outputs, name -> (P, T); nan where a solution fails."""
+        return self.run(params)[1]
+
+    def run(self, params: Any) -> tuple[States, dict[str, Any], Any, Any]:
+        """States and outputs (P, T), codes and numbers of steps (P,); for jit, grad and vmap.
+
+        Args:
+            params: leaves (P,), or any number of patients where the plan is for one.
+        """
+        size, known = len(jax.tree.leaves(params)[0]), self.plan.patients
+        if known not in (1, size):
+            raise ModelError(
+                f"The solver was made for {known} patients, but got parameters of {size}."
+            )
+        steps = None if self.mesh is None else self.mesh.steps
+        structure = self.plan.structure
+        return _run(structure, self.settings, self.line, steps, params, self.plan.rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Patients:
+    """Solutions of many patients.
+
+    Attributes:
+        outputs: name -> (P, T).
+        code: (P,), keys of `REASONS`.
+        solver: what solved them.
+        again: how many were solved again on the adaptive route, because the mesh failed for them.
+    """
+
+    outputs: Mapping[str, np.ndarray]
+    code: np.ndarray
+    solver: Solver
+    again: int
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Reason -> number of patients without a solution."""
+        codes, counts = np.unique(self.code[self.code != OK], return_counts=True)
+        return {REASONS[int(c)]: int(n) for c, n in zip(codes, counts, strict=True)}
+
+
+def solve_many(
+    model: ODEModel,
+    regimen: Regimen,
+    days: Any,
+    params: Any,
+    *,
+    route: str = "auto",
+    rtol: float = 1e-4,
+    start: float | None = None,
+) -> Patients:
+    """Solve the equations of many patients who are given the same.
+
+    The mesh is chosen for a sample of these patients, and holds for nearly all of that sample;
+    who still has no finite solution on it is solved again on the adaptive route. Patients go in
+    blocks, one thread each, so that memory does not grow with their number beyond the result.
+
+    Args:
+        params: leaves (P,).
+        route: "auto", "mesh" or "adaptive".
+        rtol: largest relative error of the outputs.
+        others: as in `solve`.
+    """
+    if route not in ROUTES:
+        raise ModelError(f"solve_many: the route must be one of {ROUTES}, but is {route!r}.")
+    check_params(model, params)
+    plan = Plan.of(model, [regimen], np.asarray(days, float), start=start)
+    size = len(jax.tree.leaves(params)[0])
+    sample = np.linspace(0, size - 1, min(size, SAMPLE)).astype(int)
+    reference = jax.tree.map(lambda x: jnp.asarray(x)[sample, None], params)
+    solver = Solver.prepare(plan, reference, route=route, rtol=rtol, share=0.99)
+    outputs, code = _in_blocks(solver, params, size)
+    failed = np.flatnonzero(code != OK)
+    if failed.size and solver.mesh is not None:
+        stiff = Solver.adaptive(plan, "kvaerno5", 1e-7)
+        some = jax.tree.map(lambda x: jnp.asarray(x)[failed], params)
+        redone, code[failed] = _in_blocks(stiff, some, failed.size)
+        for name, values in redone.items():
+            outputs[name][failed] = values
+    return Patients(outputs, code, solver, failed.size if solver.mesh is not None else 0)
+
+
+def _in_blocks(solver: Solver, params: Any, size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Outputs and codes, computed block by block in threads; all blocks have one shape."""
+    block = min(BLOCK, size)
+    starts = range(0, size, block)
+
+    def one(first: int) -> Any:
+        index = np.minimum(np.arange(first, first + block), size - 1)
+        _, outputs, code, _ = solver.run(jax.tree.map(lambda x: jnp.asarray(x)[index], params))
+        return jax.tree.map(np.asarray, (outputs, code))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = list(pool.map(one, starts))
+    outputs = {k: np.concatenate([p[0][k] for p in parts])[:size] for k in parts[0][0]}
+    return outputs, np.concatenate([p[1] for p in parts])[:size]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _run(
+    structure: Structure, settings: Adaptive, line: Any, steps: Any, params: Any, patients: Any
+) -> Any:
+    """States, outputs, codes and steps of all patients, `CHUNK` of them side by side."""
+    size = jax.tree.leaves(params)[0].shape[0]
+    shared = patients[2].shape[0] == 1 and size > 1
+
+    def all_of(params: Any, line: Any, steps: Any, patients: Any) -> Any:
+        axis = None if shared else 0
+        if steps is None:
+            one = partial(settings.solve, structure)
+            return jax.vmap(one, in_axes=(axis, 0, axis))(line, params, patients)
+        axes = Steps(axis, axis, axis, axis, None, axis)
+        one = partial(march, structure, jax.tree.leaves(params)[0].shape[0])
+        return jax.vmap(one, in_axes=(axis, axes, 0, axis))(line, steps, params, patients)
+
+    if shared:
+        line, patients = jax.tree.map(lambda x: x[0], (line, patients))
+        steps = steps and steps.each(lambda x: x[0])
+    if size <= CHUNK:
+        return all_of(params, line, steps, patients)
+    chunks = -(-size // CHUNK)
+    index = jnp.minimum(jnp.arange(chunks * CHUNK), size - 1).reshape(chunks, CHUNK)
+
+    def chunk(i: Any) -> Any:
+        pick = partial(jax.tree.map, lambda x: x[i])
+        if shared:
+            return all_of(pick(params), line, steps, patients)
+        some = steps and steps.each(pick)
+        return all_of(pick(params), pick(line), some, pick(patients))
+
+    every = jax.lax.map(chunk, index)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], every)
