@@ -26,9 +26,9 @@ from carpk.dataset import Dataset
 from carpk.errors import FitError
 from carpk.inference import INTERVAL, Fit, patients
 from carpk.levels import SolvedLevels
-from carpk.mesh import BEYOND
 from carpk.params import Params
 from carpk.population import Population, PopulationModel, cohort_facts
+from carpk.routes import BEYOND
 from carpk.sampler import one_chain_each, prior_draws
 from carpk.structural import ODEModel
 from carpk.summaries import Fact

@@ -36,10 +36,13 @@ class Modes(NamedTuple):
     weight: Exponentials
 
     def after(self, amplitude: Exponentials, inflow: Any, dt: Any) -> Exponentials:
-        """The amplitudes `dt` days later, with `inflow` [amount/day] all the while."""
+        """The amplitudes `dt` days later, with `inflow` [amount/day] all the while, or None."""
+        decayed = [a * jnp.exp(-k * dt) for a, k in zip(amplitude, self.rate, strict=True)]
+        if inflow is None:
+            return tuple(decayed)
         return tuple(
-            a * jnp.exp(-k * dt) - inflow * w * jnp.expm1(-k * dt) / k
-            for a, k, w in zip(amplitude, self.rate, self.weight, strict=True)
+            a - inflow * w * jnp.expm1(-k * dt) / k
+            for a, k, w in zip(decayed, self.rate, self.weight, strict=True)
         )
 
 

@@ -19,11 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from carpk.events import Plan, Structure, Timeline
-from carpk.routes import ORDER, Content, Steps, System, observed, runge_kutta
+from carpk.routes import (
+    BEYOND,
+    ORDER,
+    Content,
+    Steps,
+    System,
+    observed,
+    relative_error,
+    runge_kutta,
+)
 
 MAX_STEPS = 1500  # a mesh with more costs more than it saves: the adaptive route is taken
 ROUNDS = 12
-BEYOND = 1e-12  # of its largest value: what is smaller need not be relatively exact
 STABLE = 2.5  # largest step times spectral radius; the method is stable to a little beyond 3
 START_STEP = 1.0  # day; longest step of the first mesh
 
@@ -39,6 +47,7 @@ class Mesh:
         share: share of the reference patients for which it holds.
         error: estimated relative error of the outputs, the largest over that share.
         worst: the same over all of them.
+        local: largest estimated error of any one step, over that share.
     """
 
     steps: Steps
@@ -47,6 +56,7 @@ class Mesh:
     share: float
     error: float
     worst: float
+    local: float
 
     def __repr__(self) -> str:
         return (
@@ -87,7 +97,8 @@ def choose(
         hardest = float(np.quantile(error, share, method="higher"))
         if hardest <= rtol and (best is None or size < best.size):
             kept = error[error <= hardest]
-            best = Mesh(steps, size, rtol, share, float(kept.max()), float(error.max()))
+            local = max(float(d.max()) for d in demand) ** ORDER
+            best = Mesh(steps, size, rtol, share, float(kept.max()), float(error.max()), local)
         if attempt and best is not None and best.size == size and hardest > 0.2 * rtol:
             break
         if attempt and np.isfinite(hardest):
@@ -248,7 +259,6 @@ def _run_one(
     """Outputs and local errors of one patient on the first `size` steps."""
     system = System.of(structure, params)
     line = structure.timeline(patient, system.lags) if line is None else line
-    logs = structure.model.logs
     begin = system.begin()
     at = jax.tree.map(lambda x: jnp.repeat(x[None], line.time.shape[0], axis=0), begin)
 
@@ -261,15 +271,8 @@ def _run_one(
         time, h = line.time[k] + steps.offset[i] * length, steps.width[i] * length
         flows = system.inflow(line.rate[k])
         new, error = runge_kutta(system, time, h, content, flows, errors=True)
-        size_of = [
-            jnp.maximum(jnp.abs(a), jnp.abs(b)) for a, b in zip(content.u, new.u, strict=True)
-        ]
-        peak = tuple(jnp.maximum(a, b) for a, b in zip(peak, size_of, strict=True))
-        relative = [
-            jnp.abs(e) if log else jnp.abs(e) / (s + BEYOND * m + 1e-300)
-            for e, s, m, log in zip(error, size_of, peak, logs, strict=True)
-        ]
-        local = local.at[i].set(jnp.max(jnp.stack(relative)))
+        peak, size = relative_error(structure, content, new, error, peak)
+        local = local.at[i].set(size)
         at = jax.tree.map(lambda a, v: a.at[k + 1].set(v), at, new)
         return new, at, peak, local
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from carpk.disposition import Modes
 from carpk.errors import ModelError
@@ -26,8 +27,10 @@ from carpk.events import Structure, Timeline
 from carpk.structural import States
 
 FLOOR = 1e-30  # in any unit; a state integrated as its log is never below it when it is set
+LOWEST = -690.0  # a log below it is read as this: its exponential would be 0, and divides
 RTOL = 1e-8  # of the adaptive route: relative, and absolute on the log of a state
 ATOL = 1e-12  # of the adaptive route, for states not integrated as logs, in their own unit
+BEYOND = 1e-12  # of its largest value: what is smaller need not be relatively exact
 MAX_STEPS = 100_000  # of the adaptive route, between two boundaries
 
 EXPLICIT = {"tsit5": diffrax.Tsit5, "dopri8": diffrax.Dopri8}
@@ -43,13 +46,14 @@ ORDER = 5
 
 SIDE_BY_SIDE = 4096  # steps times patients; up to here `_walk` is faster, `benchmarks/README.md`
 
-OK, TOO_MANY_STEPS, NOT_FINITE = range(3)
+OK, TOO_MANY_STEPS, NOT_FINITE, TOO_COARSE = range(4)
 REASONS = {
     OK: "",
     TOO_MANY_STEPS: "the solver used up its steps: the equations are stiff for an explicit "
     'method, or have no solution there; try method="kvaerno5"',
     NOT_FINITE: "a state is not finite: it grows without bound, or the vector field divides by "
     "zero or takes the log of a negative number there",
+    TOO_COARSE: "the mesh is too coarse for these parameters",
 }
 
 
@@ -118,10 +122,13 @@ class System:
         )
 
     def natural(self, u: Sequence[Any]) -> tuple[Any, ...]:
-        """The natural scale from that of integration."""
+        """The natural scale from that of integration.
+
+        The barrier keeps XLA from turning a division by exp(u) into another exponential.
+        """
         logs = self.structure.model.logs
         return tuple(
-            jax.lax.optimization_barrier(jnp.exp(x)) if log else x
+            jax.lax.optimization_barrier(jnp.exp(jnp.maximum(x, LOWEST))) if log else x
             for x, log in zip(u, logs, strict=True)
         )
 
@@ -146,8 +153,7 @@ class System:
         """The amplitudes of each input `dt` days later."""
         drugs = flows[len(self.initial) :]
         return tuple(
-            m.after(a, 0.0 if flow is None else flow, dt)
-            for m, a, flow in zip(self.modes, amplitude, drugs, strict=True)
+            m.after(a, flow, dt) for m, a, flow in zip(self.modes, amplitude, drugs, strict=True)
         )
 
     def slope(self, t: Any, u: Sequence[Any], c: Mapping[str, Any], flows: Sequence[Any]) -> Any:
@@ -326,21 +332,37 @@ class Steps(NamedTuple):
 
 
 def march(
-    structure: Structure, lanes: int, line: Timeline | None, steps: Steps, params: Any, patient: Any
+    structure: Structure,
+    lanes: int,
+    bound: float | None,
+    line: Timeline | None,
+    steps: Steps,
+    params: Any,
+    patient: Any,
 ) -> Any:
-    """States, outputs, code and number of steps of one patient, one of `lanes` under vmap."""
-    walk = _walk if lanes * steps.segment.shape[0] <= SIDE_BY_SIDE else _walk_step_by_step
+    """States, outputs, code and number of steps of one patient, one of `lanes` under vmap.
+
+    With a `bound`, a patient for whom the estimated error of any step exceeds it is reported as
+    TOO_COARSE; that costs a seventh stage in every step, and is not for derivatives.
+    """
     system = System.of(structure, params)
     line = structure.timeline(patient, system.lags) if line is None else line
     begins, lengths = line.time[steps.segment], jnp.diff(line.time)[steps.segment]
     moves = (begins + steps.offset * lengths, steps.width * lengths)
     where = (steps.segment, steps.first, steps.any_first, line.rate[steps.segment])
-    begin = system.begin()
-    at = after(begin, walk(structure, params, moves, line._replace(at=None), where, begin))
-    at = jax.tree.map(lambda v: v[steps.node], at)
+    given = (structure, params, moves, line._replace(at=None), where, system.begin())
+    worst = jnp.zeros(())
+    if bound is not None:
+        nodes, worst = _walk_with_error(*given)
+    elif lanes * steps.segment.shape[0] <= SIDE_BY_SIDE:
+        nodes = _walk(*given)
+    else:
+        nodes = _walk_step_by_step(*given)
+    at = jax.tree.map(lambda v: v[steps.node], after(system.begin(), nodes))
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(v)) for v in at.u]))
     states, outputs = observed(system, line, at)
-    code = jnp.where(finite, OK, NOT_FINITE)
+    code = jnp.where(worst > (np.inf if bound is None else bound), TOO_COARSE, OK)
+    code = jnp.where(finite, code, NOT_FINITE)
     return states, outputs, code, jnp.asarray(steps.segment.shape[0])
 
 
@@ -348,8 +370,15 @@ def _step(
     structure: Structure, line: Timeline, params: Any, content: Content, move: Any, where: Any
 ) -> Content:
     """What is there after one step: the events at its start, then the equations."""
+    system, content = _after_events(structure, line, params, content, where)
     time, h = move
-    k, first, any_first, rate = where
+    return runge_kutta(system, time, h, content, system.inflow(where[-1]))[0]
+
+
+def _after_events(
+    structure: Structure, line: Timeline, params: Any, content: Content, where: Any
+) -> tuple[System, Content]:
+    k, first, any_first, _ = where
     system = System.of(structure, params)
     content = jax.lax.cond(
         any_first,
@@ -357,7 +386,42 @@ def _step(
         lambda c: c,
         content,
     )
-    return runge_kutta(system, time, h, content, system.inflow(rate))[0]
+    return system, content
+
+
+def _walk_with_error(
+    structure: Structure, params: Any, moves: Any, line: Timeline, where: Any, begin: Content
+) -> tuple[Content, Any]:
+    """What is there after each step, leaves (n,), and the largest estimated error of any step."""
+
+    def step(carry: Any, x: Any) -> Any:
+        content, peak, worst = carry
+        (time, h), where = x
+        system, content = _after_events(structure, line, params, content, where)
+        flows = system.inflow(where[-1])
+        new, error = runge_kutta(system, time, h, content, flows, errors=True)
+        peak, size = relative_error(structure, content, new, error, peak)
+        return (new, peak, jnp.maximum(worst, size)), new
+
+    none = tuple(jnp.zeros(()) for _ in begin.u)
+    (_, _, worst), nodes = jax.lax.scan(step, (begin, none, jnp.zeros(())), (moves, where))
+    return nodes, worst
+
+
+def relative_error(
+    structure: Structure, before: Content, after: Content, error: Sequence[Any], peak: Any
+) -> tuple[tuple[Any, ...], Any]:
+    """(largest content so far, estimated error of a step), the error that of the worst state.
+
+    It is absolute for states integrated as logs, relative to their content for the others.
+    """
+    sizes = [jnp.maximum(jnp.abs(a), jnp.abs(b)) for a, b in zip(before.u, after.u, strict=True)]
+    peak = tuple(jnp.maximum(a, b) for a, b in zip(peak, sizes, strict=True))
+    relative = [
+        jnp.abs(e) if log else jnp.abs(e) / (s + BEYOND * m + 1e-300)
+        for e, s, m, log in zip(error, sizes, peak, structure.model.logs, strict=True)
+    ]
+    return peak, jnp.max(jnp.stack(relative))
 
 
 def _walk_step_by_step(

@@ -35,6 +35,7 @@ from carpk.structural import ODEModel, States
 
 CHUNK = 512  # patients that run side by side
 BLOCK = 8 * CHUNK  # patients that one thread takes at a time
+SUSPECT = 10.0  # times the largest error of a step in the sample: solved again, adaptively
 SAMPLE = 256  # virtual patients for whom a mesh is chosen
 ROUTES = ("auto", "adaptive", "mesh")
 
@@ -187,7 +188,7 @@ class Solver:
     ) -> Solver:
         """On the adaptive route."""
         method = "tsit5" if method == "auto" else method
-        limit = 10_000 if method not in STIFF else 100_000
+        limit = 10_000 if method not in STIFF else 20_000
         settings = Adaptive(method, rtol, atol, limit)
         return cls(plan, None if plan.structure.lagged else plan.fixed(), None, settings)
 
@@ -228,11 +229,15 @@ class Solver:
         """Outputs, name -> (P, T); nan where a solution fails."""
         return self.run(params)[1]
 
-    def run(self, params: Any) -> tuple[States, dict[str, Any], Any, Any]:
+    def run(
+        self, params: Any, *, bound: float | None = None
+    ) -> tuple[States, dict[str, Any], Any, Any]:
         """States and outputs (P, T), codes and numbers of steps (P,); for jit, grad and vmap.
 
         Args:
             params: leaves (P,), or any number of patients where the plan is for one.
+            bound: on the mesh route, report patients for whom the estimated error of any step
+                exceeds it as TOO_COARSE; without derivatives.
         """
         size, known = len(jax.tree.leaves(params)[0]), self.plan.patients
         if known not in (1, size):
@@ -241,7 +246,7 @@ class Solver:
             )
         steps = None if self.mesh is None else self.mesh.steps
         structure = self.plan.structure
-        return _run(structure, self.settings, self.line, steps, params, self.plan.rows)
+        return _run(structure, self.settings, bound, self.line, steps, params, self.plan.rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +257,7 @@ class Patients:
         outputs: name -> (P, T).
         code: (P,), keys of `REASONS`.
         solver: what solved them.
-        again: how many were solved again on the adaptive route, because the mesh failed for them.
+        again: how many were solved again on the adaptive route.
     """
 
     outputs: Mapping[str, np.ndarray]
@@ -280,11 +285,12 @@ def solve_many(
     """Solve the equations of many patients who are given the same.
 
     The mesh is chosen for a sample of these patients, and holds for nearly all of that sample;
-    who still has no finite solution on it is solved again on the adaptive route. Patients go in
-    blocks, one thread each, so that memory does not grow with their number beyond the result.
+    patients for whom it is too coarse, by the estimated error of their steps, are solved again on
+    the adaptive route. Patients go in blocks, one thread each, so that memory does not grow with
+    their number beyond the result.
 
     Args:
-        params: leaves (P,).
+        params: leaves (P,), or a number where all patients share it.
         route: "auto", "mesh" or "adaptive".
         rtol: largest relative error of the outputs.
         others: as in `solve`.
@@ -293,15 +299,16 @@ def solve_many(
         raise ModelError(f"solve_many: the route must be one of {ROUTES}, but is {route!r}.")
     check_params(model, params)
     plan = Plan.of(model, [regimen], np.asarray(days, float), start=start)
-    size = len(jax.tree.leaves(params)[0])
+    size = max(np.size(x) for x in jax.tree.leaves(params))
+    params = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), (size,)), params)
     sample = np.linspace(0, size - 1, min(size, SAMPLE)).astype(int)
-    reference = jax.tree.map(lambda x: jnp.asarray(x)[sample, None], params)
+    reference = jax.tree.map(lambda x: x[sample, None], params)
     solver = Solver.prepare(plan, reference, route=route, rtol=rtol, share=0.99)
     outputs, code = _in_blocks(solver, params, size)
     failed = np.flatnonzero(code != OK)
     if failed.size and solver.mesh is not None:
         stiff = Solver.adaptive(plan, "kvaerno5", 1e-7)
-        some = jax.tree.map(lambda x: jnp.asarray(x)[failed], params)
+        some = jax.tree.map(lambda x: x[failed], params)
         redone, code[failed] = _in_blocks(stiff, some, failed.size)
         for name, values in redone.items():
             outputs[name][failed] = values
@@ -312,10 +319,12 @@ def _in_blocks(solver: Solver, params: Any, size: int) -> tuple[dict[str, np.nda
     """Outputs and codes, computed block by block in threads; all blocks have one shape."""
     block = min(BLOCK, size)
     starts = range(0, size, block)
+    bound = None if solver.mesh is None else SUSPECT * solver.mesh.local
 
     def one(first: int) -> Any:
         index = np.minimum(np.arange(first, first + block), size - 1)
-        _, outputs, code, _ = solver.run(jax.tree.map(lambda x: jnp.asarray(x)[index], params))
+        some = jax.tree.map(lambda x: x[index], params)
+        _, outputs, code, _ = solver.run(some, bound=bound)
         return jax.tree.map(np.asarray, (outputs, code))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -324,9 +333,15 @@ def _in_blocks(solver: Solver, params: Any, size: int) -> tuple[dict[str, np.nda
     return outputs, np.concatenate([p[1] for p in parts])[:size]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _run(
-    structure: Structure, settings: Adaptive, line: Any, steps: Any, params: Any, patients: Any
+    structure: Structure,
+    settings: Adaptive,
+    bound: float | None,
+    line: Any,
+    steps: Any,
+    params: Any,
+    patients: Any,
 ) -> Any:
     """States, outputs, codes and steps of all patients, `CHUNK` of them side by side."""
     size = jax.tree.leaves(params)[0].shape[0]
@@ -338,7 +353,7 @@ def _run(
             one = partial(settings.solve, structure)
             return jax.vmap(one, in_axes=(axis, 0, axis))(line, params, patients)
         axes = Steps(axis, axis, axis, axis, None, axis)
-        one = partial(march, structure, jax.tree.leaves(params)[0].shape[0])
+        one = partial(march, structure, jax.tree.leaves(params)[0].shape[0], bound)
         return jax.vmap(one, in_axes=(axis, axes, 0, axis))(line, steps, params, patients)
 
     if shared:
