@@ -131,5 +131,7 @@ def _roots(a2: Any, a1: Any, a0: Any) -> Exponentials:
     radius = jnp.sqrt(p)
     angle = jnp.arccos(jnp.clip(q / (p * radius), -1.0, 1.0)) / 3
     fast = third + 2 * radius * jnp.cos(angle)
-    middle = third + 2 * radius * jnp.cos(angle - 2 * jnp.pi / 3)
-    return fast, middle, a0 / (fast * middle)  # the smallest without cancellation
+    product = a0 / fast  # of the other two, which the cosines give with the error of `fast`
+    total = (a1 - product) / fast
+    middle = (total + jnp.sqrt(jnp.maximum(total**2 - 4 * product, 0.0))) / 2
+    return fast, middle, product / middle

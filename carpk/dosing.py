@@ -24,6 +24,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 import pandas as pd
 
 from carpk.errors import RegimenError
@@ -294,15 +295,24 @@ def _check(event: Event) -> None:
         _check_state_event(event)
         return
     what = f"The dose of {event.product} on day {event.time}"
-    if event.addl != int(event.addl) or event.addl < 0:
+    if not (isinstance(event.addl, int) and event.addl >= 0):
         raise RegimenError(f"{what}: addl must be a whole number from 0, but is {event.addl}.")
     if event.addl and not 0 < event.ii < math.inf:
         raise RegimenError(
             f"{what} has {event.addl} additional doses, so ii, the days between them, must be "
             f"above 0, but it is {event.ii}."
         )
-    if not all(isinstance(x, numbers.Real) for x in (event.time, event.amount, event.duration)):
-        return  # traced by JAX: values are checked where they are made
+    if event.ii and not event.addl:
+        raise RegimenError(
+            f"{what} has ii = {event.ii}, the days between additional doses, but no addl; say how "
+            "many there are."
+        )
+    if any(_traced(x) for x in (event.time, event.amount, event.duration)):
+        return  # the values are checked where they are made
+    for name in ("time", "amount", "duration"):
+        value = getattr(event, name)
+        if np.ndim(value) or not np.issubdtype(np.asarray(value).dtype, np.number):
+            raise RegimenError(f"{what}: {name} must be a number, but is {value!r}.")
     if not math.isfinite(event.time):
         raise RegimenError(f"{what}: the day must be a finite number.")
     if not (math.isfinite(event.amount) and event.amount > 0):
@@ -326,6 +336,8 @@ def _check_state_event(event: Reset | Replace | Multiply) -> None:
         raise RegimenError(f"{what}: the day must be a finite number.")
     if isinstance(event, Reset) or _traced(event.amount):
         return
+    if not isinstance(event.amount, numbers.Real):
+        raise RegimenError(f"{what} has amount {event.amount!r}, but it must be a number.")
     if not (math.isfinite(event.amount) and event.amount >= 0):
         raise RegimenError(
             f"{what} of {event.compartment!r} has amount {event.amount}, but it must be at least 0."

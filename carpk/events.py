@@ -115,8 +115,8 @@ class Structure:
         far = jnp.max(jnp.where(jnp.isnan(times), start, times))
         seen = jnp.where(jnp.isnan(times), far, times)
         nothing = events.kind == NOTHING
-        happens = jnp.clip(jnp.where(nothing, start, arrives), start, far)
-        ended = jnp.clip(jnp.where(infusion, stop, start), start, far)
+        happens = _within(jnp.where(nothing, start, arrives), start, far)
+        ended = _within(jnp.where(infusion, stop, start), start, far)
         beyond = arrives > far  # what arrives after the last observation is not seen
         groups = [jnp.reshape(start, (1,)), happens, ended]
         groups = [*groups, seen] if self.after else [groups[0], seen, *groups[1:]]
@@ -193,6 +193,8 @@ class Plan:
             labels: how messages name the patients.
         """
         times = np.asarray(times, float)
+        if times.ndim == 0:
+            check_times(times)
         if times.ndim == 1:
             times = np.broadcast_to(times, (len(regimens), times.size))
         names = list(labels) if labels is not None else [""] * len(regimens)
@@ -241,10 +243,15 @@ class Plan:
             _merged(Timeline(*(np.asarray(x[i]) for x in every)), into)
             for i in range(self.patients)
         ]
-        length = max(len(m.time) for m in merged)
+        length = max([2, *(len(m.time) for m in merged)])
         return Timeline(
             *(np.stack(x) for x in zip(*(_padded(m, length) for m in merged), strict=True))
         )
+
+
+def _within(x: Any, low: Any, high: Any) -> Any:
+    """`x` between `low` and `high`; unlike `clip` with its whole derivative at both ends."""
+    return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -289,38 +296,41 @@ def _padded(line: Timeline, length: int) -> Timeline:
 
 def check_times(t: np.ndarray, who: str = "") -> None:
     """Refuse observation times that are missing, out of order or not finite."""
-    known = t[~np.isnan(t)]
+    the = f"{who}the" if who else "The"
+    an = f"{who}an" if who else "An"
+    known = t[~np.isnan(t)] if t.ndim else np.array([])
     if t.ndim != 1 or not known.size or np.isnan(t[: known.size]).any():
         raise RegimenError(
-            f"{who}the observation times must be at least one number, shape (time,), but are {t}."
+            f"{the} observation times must be at least one number, shape (time,), but are {t}."
         )
     if not np.isfinite(known).all():
-        raise RegimenError(f"{who}an observation time is infinite; times are days.")
+        raise RegimenError(f"{an} observation time is infinite; times are days.")
     back = np.flatnonzero(np.diff(known) < 0)
     if back.size:
         i = int(back[0])
         raise RegimenError(
-            f"{who}the observation times must ascend, but day {known[i]:g} is followed by day "
+            f"{the} observation times must ascend, but day {known[i]:g} is followed by day "
             f"{known[i + 1]:g}; sort them."
         )
 
 
 def _start(begin: float, t: np.ndarray, regimen: Regimen, who: str) -> float:
     """The first day of the integration."""
+    the = f"{who}the" if who else "The"
     first_seen = float(np.nanmin(t))
     first_event = min([float(e.time) for e in regimen.events], default=np.inf)
     if np.isnan(begin):
         return min(first_seen, first_event)
     if not np.isfinite(begin):
-        raise RegimenError(f"{who}start is {begin}, but must be a day.")
+        raise RegimenError(f"{the} start is {begin}, but must be a day.")
     if first_seen < begin:
         raise RegimenError(
-            f"{who}the observation on day {first_seen:g} lies before the start on day {begin:g}; "
+            f"{the} observation on day {first_seen:g} lies before the start on day {begin:g}; "
             "start earlier, or leave the observation out."
         )
     if first_event < begin:
         raise RegimenError(
-            f"{who}the event on day {first_event:g} lies before the start on day {begin:g}; start "
+            f"{the} event on day {first_event:g} lies before the start on day {begin:g}; start "
             "earlier, or leave the event out."
         )
     return float(begin)

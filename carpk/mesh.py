@@ -168,6 +168,7 @@ class _Trial:
             counts = np.maximum(np.ceil(lengths / START_STEP), 4).astype(int)
             if self.line is not None:
                 counts[lengths <= 0] = 0  # these only fill up the timeline
+                counts[0] = max(counts[0], 1)
             budget = MAX_STEPS - len(counts)
             counts = np.where(
                 counts > 0, np.maximum(1, counts * min(1.0, budget / counts.sum())), 0

@@ -268,7 +268,8 @@ class Adaptive:
             content, code, steps = carry
             content = system.act(line, k, content)
             flows = system.inflow(line.rate[k])
-            begin, end = line.time[k], line.time[k + 1]
+            begin = line.time[k]
+            end = jnp.where(code == OK, line.time[k + 1], begin)  # no steps on nan
 
             def slope(t: Any, u: Any, _: Any) -> Any:
                 c = system.concentrations(content.amplitude, flows, t - begin)

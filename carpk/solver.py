@@ -36,6 +36,7 @@ from carpk.structural import ODEModel, States
 CHUNK = 512  # patients that run side by side
 BLOCK = 8 * CHUNK  # patients that one thread takes at a time
 SUSPECT = 10.0  # times the largest error of a step in the sample: solved again, adaptively
+AGAIN_RTOL = 1e-7  # of the adaptive route then
 SAMPLE = 256  # virtual patients for whom a mesh is chosen
 ROUTES = ("auto", "adaptive", "mesh")
 
@@ -120,6 +121,12 @@ def solve(
         raise ModelError(f'solve: the route must be "adaptive" or "mesh", but is {route!r}.')
     params = model.params() if params is None else params
     check_params(model, params)
+    for name, value in params.items():
+        if np.ndim(value):
+            raise ModelError(
+                f"solve: the parameter {name!r} has shape {np.shape(value)}, but one patient has "
+                "numbers; carpk.simulate takes many patients."
+            )
     plan = Plan.of(model, [regimen], np.asarray(days, float), start=start, after=after)
     each = jax.tree.map(lambda x: jnp.asarray(x, float)[None], params)
     if route == "mesh":
@@ -162,6 +169,15 @@ def check_params(model: ODEModel, params: Any) -> None:
                 + (f" for {bad.sum()} patients" if bad.size > 1 else "")
                 + ", but must be a finite number."
             )
+    if any(isinstance(value, jax.core.Tracer) for _, value in params.items()):
+        return
+    for product, target in model.targets.items():
+        for what, f in (("bioavailability", target.bioavailability), ("lag", target.lag)):
+            if f is not None and np.any(np.asarray(f(params)) < 0):
+                raise ModelError(
+                    f"Model {model.name!r}: the {what} of {product!r} is {np.min(f(params)):g}, "
+                    "but must be at least 0; look at the parameters it is made of."
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,19 +320,36 @@ def solve_many(
     sample = np.linspace(0, size - 1, min(size, SAMPLE)).astype(int)
     reference = jax.tree.map(lambda x: x[sample, None], params)
     solver = Solver.prepare(plan, reference, route=route, rtol=rtol, share=0.99)
-    outputs, code = _in_blocks(solver, params, size)
-    failed = np.flatnonzero(code != OK)
-    if failed.size and solver.mesh is not None:
-        stiff = Solver.adaptive(plan, "kvaerno5", 1e-7)
-        some = jax.tree.map(lambda x: x[failed], params)
-        redone, code[failed] = _in_blocks(stiff, some, failed.size)
-        for name, values in redone.items():
-            outputs[name][failed] = values
-    return Patients(outputs, code, solver, failed.size if solver.mesh is not None else 0)
+    return solve_all(solver, params)
 
 
-def _in_blocks(solver: Solver, params: Any, size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def solve_all(solver: Solver, params: Any) -> Patients:
+    """Solve many patients with a solver that is ready; see `solve_many`.
+
+    Args:
+        params: leaves (P,).
+    """
+    outputs, code = _in_blocks(solver, params)
+    again = np.flatnonzero(code != OK) if solver.mesh is not None else np.array([], int)
+    failed = again
+    for method in ("tsit5", "kvaerno5"):
+        if not failed.size or solver.mesh is None:
+            break
+        adaptive = Solver.adaptive(solver.plan, method, AGAIN_RTOL)
+        # a few more than needed, so that other numbers of patients find the code compiled
+        padded = np.resize(failed, 1 << max(4, int(failed.size - 1).bit_length()))
+        some = jax.tree.map(lambda x, chosen=padded: x[chosen], params)
+        values, codes = _in_blocks(adaptive, some)
+        code[failed] = codes[: failed.size]
+        for name in outputs:
+            outputs[name][failed] = values[name][: failed.size]
+        failed = failed[code[failed] != OK]
+    return Patients(outputs, code, solver, again.size)
+
+
+def _in_blocks(solver: Solver, params: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Outputs and codes, computed block by block in threads; all blocks have one shape."""
+    size = len(jax.tree.leaves(params)[0])
     block = min(BLOCK, size)
     starts = range(0, size, block)
     bound = None if solver.mesh is None else SUSPECT * solver.mesh.local

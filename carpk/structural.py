@@ -331,11 +331,29 @@ class ODEModel(StructuralModel):
             numbers("the vector field", self.vector_field(jnp.zeros(()), y, p, *more))
             return {k: f(jnp.zeros(()), y, p, *more) for k, f in self.outputs.items()}
 
-        for name, value in jax.eval_shape(evaluate, params).items():
-            if getattr(value, "shape", ()) != ():
+        for name, f in self.inputs.items():
+            given = f(params)
+            if not isinstance(given, Disposition):
                 raise ModelError(
-                    f"Model {self.name!r}: the output {name!r} must be a number, but has shape "
-                    f"{value.shape}."
+                    f"Model {self.name!r}: the input {name!r} must give a ck.Disposition, but "
+                    f"gives {type(given).__name__}."
+                )
+        for product, target in self.targets.items():
+            for what, g in (("bioavailability", target.bioavailability), ("lag", target.lag)):
+                shape = () if g is None else jnp.shape(g(params))
+                if shape != ():
+                    raise ModelError(
+                        f"Model {self.name!r}: the {what} of {product!r} must be a number, but has "
+                        f"shape {shape}."
+                    )
+        outputs: dict[str, Any] = {}
+        jax.eval_shape(lambda p: outputs.update(evaluate(p)), params)
+        for name, value in outputs.items():
+            if getattr(value, "shape", None) != () and not isinstance(value, int | float):
+                size = getattr(value, "shape", None)
+                kind = f"has shape {size}" if size else f"is {type(value).__name__}"
+                raise ModelError(
+                    f"Model {self.name!r}: the output {name!r} must be a number, but {kind}."
                 )
 
     def __eq__(self, other: object) -> bool:

@@ -1,5 +1,6 @@
 """Regimens: they add up, sort, shift and resolve; what cannot be given is refused with advice."""
 
+import dataclasses
 import math
 
 import jax
@@ -83,6 +84,12 @@ def test_every_preset_can_be_written_by_hand():
         (lambda: ck.Regimen.cells(day=[0, 42], amount=[1e8] * 3), "2 days and 3 amounts"),
         (lambda: ck.Regimen.cells(per="lb"), "known are 'm2', 'kg'"),
         (lambda: ck.Regimen((ck.Bolus(0.0, 1.0, unit="g"),)), "known are 'cells' and 'mg'"),
+        (lambda: ck.Regimen((ck.Bolus(0.0, 1.0, addl=-1, ii=1.0),)), "addl must be a whole number"),
+        (lambda: ck.Regimen((ck.Bolus(0.0, 1.0, addl=2),)), "2 additional doses, so ii"),
+        (lambda: ck.Regimen((ck.Bolus(0.0, 1.0, addl=2, ii=math.inf),)), "but it is inf"),
+        (lambda: ck.Regimen((ck.Reset(math.nan),)), "Reset on day nan: the day must be a finite"),
+        (lambda: ck.Regimen((ck.Replace(0.0, -1.0, "tumor"),)), "Replace on day 0.0 of 'tumor'"),
+        (lambda: ck.Regimen((ck.Multiply(0.0, math.inf, "b"),)), "it must be at least 0"),
         (lambda: ck.Regimen.cells(per="kg").resolve(bsa=1.8), r"per kg; .* resolve\(weight=...\)"),
         (lambda: ck.Regimen.lymphodepletion("Flu").resolve(weight=70), r"resolve\(bsa=...\)"),
     ],
@@ -90,6 +97,61 @@ def test_every_preset_can_be_written_by_hand():
 def test_what_cannot_be_given_is_refused_with_advice(make, words):
     with pytest.raises(ck.RegimenError, match=words):
         make()
+
+
+@pytest.mark.parametrize("dose", [ck.Bolus(-2.0, 1e6), ck.Infusion(-2.0, 30.0, 0.5, "drug")])
+def test_additional_doses_are_written_out(dose):
+    """ADDL further doses, II days apart, each like the first."""
+    short = ck.Regimen((dataclasses.replace(dose, addl=3, ii=1.5),))
+    long = ck.Regimen(tuple(dataclasses.replace(dose, time=t) for t in (-2.0, -0.5, 1.0, 2.5)))
+    assert short.describe().equals(long.describe())
+    assert [(e.addl, e.ii) for e in short.events] == [(0, 0.0)] * 4
+    assert (short.shift(1) + ck.Regimen()).describe().equals(long.shift(1).describe())
+
+
+def test_additional_doses_fall_in_with_other_events():
+    regimen = ck.Regimen((ck.Bolus(0.0, 1e6, addl=2, ii=2.0), ck.Reset(3.0), ck.Bolus(-1.0, 5.0)))
+    assert days(regimen) == [-1, 0, 2, 3, 4]
+
+
+CHANGES = (ck.Replace(2.0, 5.0, "tumor"), ck.Reset(1.0), ck.Multiply(3.0, 0.1, "tumor"))
+
+
+def test_changes_of_state_are_events_but_not_doses():
+    table = ck.Regimen(CHANGES).describe()
+    assert list(table["time"]) == [1, 2, 3]
+    assert list(table["product"]) == [
+        "reset of every compartment",
+        "replace tumor",
+        "multiply tumor",
+    ]
+    assert math.isnan(table["amount"][0])
+    assert list(table["amount"][1:]) == [5.0, 0.1]
+    both = CELLS + ck.Regimen(CHANGES)
+    assert both.doses == both.infusions == CELLS.events
+    assert both.drugs == ()
+    assert "multiply tumor" in repr(both)
+
+
+def test_events_of_one_time_stay_in_the_order_given():
+    """A reset and then a dose is EVID 4; a dose and then a reset is a reset."""
+    reset, dose = ck.Regimen((ck.Reset(0.0),)), ck.Regimen.cells(0.0)
+    late = ck.Regimen.cells(7.0)
+    for first, second in [(reset, dose), (dose, reset)]:
+        kinds = [type(event) for event in (late + first + second).events]
+        assert kinds == [type(first.events[0]), type(second.events[0]), ck.Bolus]
+    many = (ck.Reset(1.0), ck.Bolus(1.0, 5.0, addl=1, ii=1.0), ck.Multiply(1.0, 2.0, "tumor"))
+    assert [type(e) for e in ck.Regimen(many).shift(-4).events] == [type(e) for e in many] + [
+        ck.Bolus
+    ]
+
+
+def test_changes_of_state_are_shifted_and_left_as_they_are_by_a_patients_size():
+    regimen = ck.Regimen(CHANGES) + ck.Regimen.cells(0, 2e6, per="kg")
+    assert days(regimen.shift(-3)) == [-3, -2, -1, 0]
+    resolved = regimen.resolve(weight=70.0)
+    assert resolved.events[0].amount == 1.4e8
+    assert resolved.events[1:] == regimen.events[1:]
 
 
 def test_resolve_makes_amounts_absolute_for_one_patient():

@@ -106,6 +106,29 @@ class TestKimmel:
         noise = ck.solve(natural, PAPER, table.index, params, **loose)["tumor"]
         assert abs(noise[-1] / tumor[-1]) > 1e3
 
+    @pytest.mark.parametrize("route", ["adaptive", "mesh"])
+    def test_a_tumor_below_the_floor_does_not_depend_on_who_looks(self, route):
+        """A state set to its floor at every observation would be lifted to 1e-30 each time."""
+        params = ck.load_model("kimmel2021").params(KC=193.0, gammaB=1.35, kB=2.8)
+        model = ck.load_model("kimmel2021")
+        seldom, often = [60.0, 365.0], np.arange(5.0, 366.0, 5.0)
+        tumor = [
+            np.asarray(ck.solve(model, PAPER, days, params, route=route, start=0.0)["tumor"])
+            for days in (seldom, often)
+        ]
+        assert tumor[1].min() < 1e-30
+        assert tumor[1][-1] == pytest.approx(tumor[0][-1], rel=1e-3)
+
+    @pytest.mark.parametrize("route", ["adaptive", "mesh"])
+    def test_a_tumor_below_double_precision_leaves_the_cells_alone(self, route):
+        model = ck.load_model("kimmel2021")
+        params = model.params(KC=400.0, gammaB=8.0, rB=0.02)
+        sol = ck.solve(model, PAPER, [30.0, 365.0], params, route=route, start=0.0)
+        assert sol.reason == ""
+        assert sol["tumor"][-1] < 1e-299
+        cells = ck.solve(model, PAPER, [30.0, 365.0], params.replace(gammaB=0.1), start=0.0)
+        assert sol["car_t"] == pytest.approx(np.asarray(cells["car_t"]), rel=1e-4)
+
     def test_without_an_infusion_there_are_no_car_t_cells(self):
         """A log cannot be of zero: the state starts at 1e-30 and stays out of sight."""
         solution = ck.solve(KIMMEL, ck.Regimen(), reference("kimmel2021", "one").index, start=0.0)
