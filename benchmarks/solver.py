@@ -335,10 +335,27 @@ def written(readme: str, results: str) -> str:
     return f"{head}{BEGIN}\n\n{results}\n\n{END}{tail}"
 
 
+def replaced(readme: str, section: str, answer: dict) -> str:
+    """The README with the table of one section anew; all contenders of a table run together."""
+    title, show = next((t, show) for t, name, show in SHOWN if name == section)
+    head, rest = readme.split(f"### {title}\n")
+    tail = rest[re.search(r"^(### |<!-- )", rest, re.MULTILINE).start() :]
+    return f"{head}### {title}\n\n{show(answer)}\n\n{tail}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes; prints only")
+    parser.add_argument("--section", choices=("gradient", "forward", "closed_form", "limits"))
     args = parser.parse_args()
+    if args.section:
+        answer = measure(args.section, args.quick)
+        if "failed" in answer:
+            sys.exit(f"{args.section} failed: {answer['failed']}")
+        readme = replaced(README.read_text(), args.section, answer)
+        if not args.quick:
+            README.write_text(readme)
+        return
     answers = {}
     for section in SECTIONS:
         started = time.perf_counter()
