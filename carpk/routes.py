@@ -44,7 +44,7 @@ B_ERROR = tuple(float(x) for x in TABLEAU.b_error)
 C = (0.0, *(float(x) for x in TABLEAU.c))
 ORDER = 5
 
-SIDE_BY_SIDE = 4096  # steps times patients; up to here `_walk` is faster, `benchmarks/README.md`
+SIDE_BY_SIDE = 4096  # steps times patients; with more, what `_walk` works on leaves the cache
 
 OK, TOO_MANY_STEPS, NOT_FINITE, TOO_COARSE = range(4)
 REASONS = {
@@ -454,7 +454,7 @@ def _walk(
 def _walk_forward(
     structure: Structure, params: Any, moves: Any, line: Timeline, where: Any, begin: Content
 ) -> Any:
-    nodes = _walk(structure, params, moves, line, where, begin)
+    nodes = _walk_step_by_step(structure, params, moves, line, where, begin)
     starts = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), begin, nodes)
     return nodes, (params, moves, line, where, starts)
 

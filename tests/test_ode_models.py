@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import carpk as ck
+from carpk import routes
 from carpk.events import Plan
 from carpk.solver import Solver
 
@@ -174,6 +175,32 @@ class TestKimmel:
         for output, state in (("car_t", "C"), ("t_cells", "N"), ("tumor", "B")):
             np.testing.assert_allclose(outputs[output][0], table[state], rtol=3e-5)
         assert_has_gradients(KIMMEL, solver, "tumor", size=1e-5, rtol=1e-6)
+
+    @pytest.mark.slow
+    def test_both_ways_of_reverse_mode_agree_and_have_second_derivatives(self, monkeypatch):
+        """One for few patients, one for many; `jax.hessian` is forward over reverse mode."""
+        model = ck.load_model("kimmel2021")
+        solver = solver_for(model, PAPER, [3.0, 7.0, 28.0])
+        one = jax.tree.map(lambda x: jnp.asarray(x[0]), solver.line)
+        steps = solver.mesh.steps.each(lambda x: jnp.asarray(x[0]))
+        patient = jax.tree.map(lambda x: x[0], solver.plan.rows)
+
+        def total(v):
+            p = model.params(KC=v[0], rN=v[1], gammaB=v[2])
+            march = routes.march(solver.plan.structure, 1, None, one, steps, p, patient)
+            return sum(jnp.log(x).sum() for x in march[1].values())
+
+        v = jnp.array([139.0, 0.17, 1.15])
+        gradients = []
+        for limit in (0, 10**9):
+            monkeypatch.setattr(routes, "SIDE_BY_SIDE", limit)
+            gradients.append(np.asarray(jax.jit(jax.grad(total))(v)))
+        assert gradients[0] == pytest.approx(gradients[1], rel=1e-10)
+        hessian = np.asarray(jax.jit(jax.hessian(total))(v))
+        slope = jax.jit(jax.grad(total))
+        for i, h in enumerate(np.diag([0.05, 1e-4, 1e-4])):
+            column = (slope(v + h) - slope(v - h)) / (2 * h[i])
+            assert hessian[:, i] == pytest.approx(np.asarray(column), rel=1e-3, abs=1e-6)
 
     def test_an_unknown_scale_is_refused(self):
         with pytest.raises(ck.ModelError, match='must be "blood" or "body", but is \'blod\''):
