@@ -261,7 +261,7 @@ def test_columns_that_follow_from_others_are_left_out_with_a_note(table):
 # ---- refusals ---------------------------------------------------------------------------------
 
 BAD = {
-    "EVID 3": (columns(EVID=["1", "3", "0"]), 3, "EVID", "not supported by the closed-form"),
+    "EVID 3": (columns(EVID=["1", "3", "0"]), 3, "EVID", "not read from tables"),
     "EVID 4": (columns(EVID=["4", "0", "0"]), 2, "EVID", "patient of its own"),
     "EVID 7": (columns(EVID=["1", "7", "0"]), 3, "EVID", "must be 0 (observation)"),
     "no EVID": (columns(EVID=["1", ".", "0"]), 3, "EVID", "EVID is missing"),
