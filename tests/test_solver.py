@@ -72,7 +72,7 @@ def test_adaptive_methods_follow_the_exact_solution(name, route):
     check_outputs(outputs, system)
 
 
-@pytest.mark.parametrize(("name", "route"), pairs((*ADAPTIVE, "mesh"), "mesh", ("one", "tsit5")))
+@pytest.mark.parametrize(("name", "route"), pairs((*ADAPTIVE, "mesh"), "mesh"))
 def test_every_route_has_the_exact_outputs_and_gradients(name, route):
     """With respect to every parameter, bioavailability and lags among them."""
     system = SYSTEMS[name]
