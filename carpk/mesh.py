@@ -24,8 +24,8 @@ from carpk.routes import (
     ORDER,
     Content,
     Steps,
-    System,
     observed,
+    placed,
     relative_error,
     runge_kutta,
 )
@@ -234,11 +234,7 @@ class _Trial:
 @partial(jax.jit, static_argnums=0)
 def _late(structure: Structure, params: Any, patients: Any) -> Timeline:
     """Timelines of patients with these parameters, whose doses may lag."""
-
-    def one(params: Any, patient: Any) -> Timeline:
-        return structure.timeline(patient, System.of(structure, params).lags)
-
-    return jax.vmap(one)(params, patients)
+    return jax.vmap(lambda p, patient: placed(structure, None, p, patient)[1])(params, patients)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -258,8 +254,7 @@ def _run_one(
     structure: Structure, line: Any, steps: Steps, size: Any, params: Any, patient: Any
 ) -> Any:
     """Outputs and local errors of one patient on the first `size` steps."""
-    system = System.of(structure, params)
-    line = structure.timeline(patient, system.lags) if line is None else line
+    system, line = placed(structure, line, params, patient)
     begin = system.begin()
     at = jax.tree.map(lambda x: jnp.repeat(x[None], line.time.shape[0], axis=0), begin)
 
@@ -294,12 +289,11 @@ def _jacobians(structure: Structure, line: Any, at: Content, reference: Any, pat
 
 def _jacobians_one(structure: Structure, line: Any, at: Content, params: Any, patient: Any) -> Any:
     """Jacobians of the equations after each boundary and before the next, (B - 1, 2, S, S)."""
-    system = System.of(structure, params)
-    line = structure.timeline(patient, system.lags) if line is None else line
+    system, line = placed(structure, line, params, patient)
 
     def one(k: Any, where: Any, content: Content) -> Any:
         flows = system.inflow(line.rate[k])
-        c = {k: sum(a) for k, a in zip(structure.model.inputs, content.amplitude, strict=True)}
+        c = system.levels(content.amplitude)
 
         def slope(u: Any) -> Any:
             return jnp.stack(system.slope(line.time[where], tuple(u), c, flows))

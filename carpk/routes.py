@@ -146,8 +146,11 @@ class System:
         self, amplitude: Sequence[Any], flows: Sequence[Any], dt: Any
     ) -> dict[str, Any]:
         """Concentration of each input, `dt` days after these amplitudes."""
-        later = self.propagate(amplitude, flows, dt)
-        return {k: sum(a) for k, a in zip(self.structure.model.inputs, later, strict=True)}
+        return self.levels(self.propagate(amplitude, flows, dt))
+
+    def levels(self, amplitude: Sequence[Any]) -> dict[str, Any]:
+        """Concentration of each input that has these amplitudes."""
+        return {k: sum(a) for k, a in zip(self.structure.model.inputs, amplitude, strict=True)}
 
     def propagate(self, amplitude: Sequence[Any], flows: Sequence[Any], dt: Any) -> tuple[Any, ...]:
         """The amplitudes of each input `dt` days later."""
@@ -205,13 +208,20 @@ class System:
         """States and outputs of compartments that hold this."""
         model = self.structure.model
         states = model.states(*self.natural(content.u))
-        c = {k: sum(a) for k, a in zip(model.inputs, content.amplitude, strict=True)}
-        more = self.extra(c)
+        more = self.extra(self.levels(content.amplitude))
         values = {
             k: jnp.asarray(f(t, states, self.params, *more), float)
             for k, f in model.outputs.items()
         }
         return states, values
+
+
+def placed(
+    structure: Structure, line: Timeline | None, params: Any, patient: Any
+) -> tuple[System, Timeline]:
+    """The system of a patient, and the timeline: made here where it depends on the lags."""
+    system = System.of(structure, params)
+    return system, structure.timeline(patient, system.lags) if line is None else line
 
 
 def observed(system: System, line: Timeline, at_boundary: Content) -> tuple[States, dict[str, Any]]:
@@ -252,8 +262,7 @@ class Adaptive:
 
     def solve(self, structure: Structure, line: Timeline | None, params: Any, patient: Any) -> Any:
         """States, outputs, code and number of steps of one patient; works under vmap."""
-        system = System.of(structure, params)
-        line = structure.timeline(patient, system.lags) if line is None else line
+        system, line = placed(structure, line, params, patient)
         logs = jnp.array(structure.model.logs)
         rtol = jnp.where(logs, 0.0, self.rtol)
         atol = jnp.where(logs, self.rtol, self.atol)
@@ -346,8 +355,7 @@ def march(
     With a `bound`, a patient for whom the estimated error of any step exceeds it is reported as
     TOO_COARSE; that costs a seventh stage in every step, and is not for derivatives.
     """
-    system = System.of(structure, params)
-    line = structure.timeline(patient, system.lags) if line is None else line
+    system, line = placed(structure, line, params, patient)
     begins, lengths = line.time[steps.segment], jnp.diff(line.time)[steps.segment]
     moves = (begins + steps.offset * lengths, steps.width * lengths)
     where = (steps.segment, steps.first, steps.any_first, line.rate[steps.segment])
