@@ -76,7 +76,7 @@ class SolvedLevels:
     def adaptive(self, rtol: float) -> SolvedLevels:
         """The same on the adaptive route."""
         method = "kvaerno5" if self.solver.mesh is None else "auto"
-        return dataclasses.replace(self, solver=Solver.adaptive(self.solver.plan, method, rtol))
+        return dataclasses.replace(self, solver=self.solver.adaptively(method, rtol))
 
 
 Predictor = ClosedLevels | SolvedLevels

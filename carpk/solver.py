@@ -136,7 +136,7 @@ def solve(
         solver = Solver.adaptive(plan, method, RTOL if rtol is None else rtol, atol)
     states, outputs, code, steps = solver.run(each)
     if route == "adaptive" and method == "auto" and int(code[0]) != OK:
-        stiff = Solver.adaptive(plan, "kvaerno5", RTOL if rtol is None else rtol, atol)
+        stiff = solver.adaptively("kvaerno5", RTOL if rtol is None else rtol, atol)
         solver = dataclasses.replace(stiff, why=f"tsit5 failed, {REASONS[int(code[0])]}")
         states, outputs, code, steps = solver.run(each)
     first = partial(jax.tree.map, lambda x: x[0])
@@ -180,6 +180,11 @@ def check_params(model: ODEModel, params: Any) -> None:
                 )
 
 
+def _adaptive(method: str, rtol: float, atol: float) -> Adaptive:
+    method = "tsit5" if method == "auto" else method
+    return Adaptive(method, rtol, atol, 10_000 if method not in STIFF else 20_000)
+
+
 @dataclasses.dataclass(frozen=True)
 class Solver:
     """The equations of many patients, ready to be solved at any parameters.
@@ -203,10 +208,12 @@ class Solver:
         cls, plan: Plan, method: str = "auto", rtol: float = RTOL, atol: float = ATOL
     ) -> Solver:
         """On the adaptive route."""
-        method = "tsit5" if method == "auto" else method
-        limit = 10_000 if method not in STIFF else 20_000
-        settings = Adaptive(method, rtol, atol, limit)
-        return cls(plan, None if plan.structure.lagged else plan.fixed(), None, settings)
+        line = None if plan.structure.lagged else plan.fixed()
+        return cls(plan, line, None, _adaptive(method, rtol, atol))
+
+    def adaptively(self, method: str = "auto", rtol: float = RTOL, atol: float = ATOL) -> Solver:
+        """The same plan on the adaptive route."""
+        return Solver(self.plan, self.line, None, _adaptive(method, rtol, atol))
 
     @classmethod
     def prepare(
@@ -335,7 +342,7 @@ def solve_all(solver: Solver, params: Any) -> Patients:
     for method in ("tsit5", "kvaerno5"):
         if not failed.size or solver.mesh is None:
             break
-        adaptive = Solver.adaptive(solver.plan, method, AGAIN_RTOL)
+        adaptive = solver.adaptively(method, AGAIN_RTOL)
         # a few more than needed, so that other numbers of patients find the code compiled
         padded = np.resize(failed, 1 << max(4, int(failed.size - 1).bit_length()))
         some = jax.tree.map(lambda x, chosen=padded: x[chosen], params)
