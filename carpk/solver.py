@@ -208,8 +208,8 @@ class Solver:
         cls, plan: Plan, method: str = "auto", rtol: float = RTOL, atol: float = ATOL
     ) -> Solver:
         """On the adaptive route."""
-        line = None if plan.structure.lagged else plan.fixed()
-        return cls(plan, line, None, _adaptive(method, rtol, atol))
+        settings = _adaptive(method, rtol, atol)
+        return cls(plan, None if plan.structure.lagged else plan.fixed(), None, settings)
 
     def adaptively(self, method: str = "auto", rtol: float = RTOL, atol: float = ATOL) -> Solver:
         """The same plan on the adaptive route."""
