@@ -204,7 +204,7 @@ class Plan:
         for regimen, t, name, begin in zip(regimens, times, names, starts, strict=True):
             who = f"Patient {name!r}: " if name else ""
             check_times(t, who)
-            rows.append([_row(model, event, targets, who) for event in regimen.events])
+            rows.append([r for e in regimen.events for r in _rows(model, e, targets, who)])
             first.append(_start(begin, t, regimen, who))
         width = max([1, *(len(row) for row in rows)])
         table = np.zeros((len(rows), width, 5))
@@ -336,27 +336,35 @@ def _start(begin: float, t: np.ndarray, regimen: Regimen, who: str) -> float:
     return float(begin)
 
 
-def _row(model: ODEModel, event: Any, targets: list[Target], who: str) -> list[float]:
-    """kind, time, amount, duration and index of an event; new targets are added to the list."""
+def _rows(model: ODEModel, event: Any, targets: list[Target], who: str) -> list[list[float]]:
+    """kind, time, amount, duration and index, a row per target; new targets join the list."""
     if isinstance(event, Dose):
-        index = _target(model, event, targets, who)
-        return [KINDS[type(event)], event.time, event.amount, event.duration, index]
+        dose = [KINDS[type(event)], event.time, event.amount, event.duration]
+        return [[*dose, _index(target, targets)] for target in _targets(model, event, who)]
     if isinstance(event, Reset):
-        return [RESET, event.time, 0.0, 0.0, 0]
+        return [[RESET, event.time, 0.0, 0.0, 0]]
     if event.compartment not in model.states.names():
         raise RegimenError(
             f"{who}{type(event).__name__} on day {event.time:g}: {event.compartment!r} is not a "
             f"state of {model.name!r}; it has {', '.join(model.states.names())}."
         )
     index = model.compartments.index(event.compartment)
-    return [KINDS[type(event)], event.time, event.amount, 0.0, index]
+    return [[KINDS[type(event)], event.time, event.amount, 0.0, index]]
 
 
-def _target(model: ODEModel, event: Dose, targets: list[Target], who: str) -> int:
-    """Index of the target of a dose."""
+def _index(target: Target, targets: list[Target]) -> int:
+    """The number of a target, which joins the list if it is new."""
+    if target not in targets:
+        targets.append(target)
+    return targets.index(target)
+
+
+def _targets(model: ODEModel, event: Dose, who: str) -> list[Target]:
+    """Where a dose goes."""
     what = f"{who}the dose of {event.product} on day {event.time:g}"
-    target = model.targets.get(event.product)
-    if target is None or event.compartment not in ("", target.compartment):
+    known = model.into(event.product)
+    found = [t for t in known if event.compartment in ("", t.compartment)]
+    if not found:
         name = event.compartment or event.product
         if name not in model.compartments:
             products = [*model.targets, *model.compartments]
@@ -364,16 +372,16 @@ def _target(model: ODEModel, event: Dose, targets: list[Target], who: str) -> in
                 f"{what} has nowhere to go in {model.name!r}: {name!r} is neither a product it "
                 f"knows nor a compartment; known are {', '.join(dict.fromkeys(products))}."
             )
-        target = Target(name, unit=event.unit)
+        found = [Target(name, unit=event.unit)]
     if event.per:
         raise RegimenError(
             f"{what} is per {event.per}; make it absolute with regimen.resolve(bsa=..., "
             "weight=...) first."
         )
-    if event.unit != target.unit:
-        raise RegimenError(
-            f"{what} is in {event.unit}, but {model.name!r} takes {event.product} in {target.unit}."
-        )
-    if target not in targets:
-        targets.append(target)
-    return targets.index(target)
+    for target in found:
+        if event.unit != target.unit:
+            raise RegimenError(
+                f"{what} is in {event.unit}, but {model.name!r} takes {event.product} in "
+                f"{target.unit}."
+            )
+    return found

@@ -13,13 +13,17 @@ import pkgutil
 import sys
 import traceback
 import types
-from collections.abc import Callable, Hashable, Iterable
+import typing
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import jax
+
 import carpk.models
 from carpk.errors import DatasetError, ModelError
+from carpk.structural import ODEModel, StructuralModel
 from carpk.studies import Study, read_study
 
 _PACKAGE = Path(__file__).parent
@@ -38,20 +42,23 @@ def load_model(name_or_path: str | os.PathLike[str], **options: Any) -> Any:
         load_model("stein2019")
         load_model("stein2019", omega_is="variance")
         load_model("mine.py")                           # your copy of a model file
+        load_model("BIOMD0000001041.xml")               # SBML; needs carpk[sbml]
 
     Args:
         name_or_path: a name in `list_models()`, or the path of a Python file that ends in ".py"
-            and defines `model` (or a function `build` that returns one). A file is read anew at
-            each call, so an edit is seen at once.
-        options: arguments of the file's `build`, where the model has variants.
+            and defines `model` (or a function `build` that returns one), or of an SBML file that
+            ends in ".xml" or ".sbml". A file is read at each call, so an edit is seen at once.
+        options: arguments of the file's `build`, where the model has variants: see `options_of`.
 
     Returns:
         The model; its `origin` holds name (or absolute path) and options.
     """
     text = os.fspath(name_or_path)
+    path = Path(text).expanduser().resolve()
     if text.endswith(".py"):
-        path = Path(text).expanduser().resolve()
         return _load_file(path, options)
+    if text.lower().endswith((".xml", ".sbml")):
+        return _load_sbml(path, options)
     if text not in list_models():
         raise ModelError(
             f"Model {text!r} is not in the library; {_nearest(text, list_models())}"
@@ -62,7 +69,24 @@ def load_model(name_or_path: str | os.PathLike[str], **options: Any) -> Any:
             )
         )
     module = importlib.import_module(f"carpk.models.{text}")
-    return _finish(_model_of(module, text, options), text, text, options)
+    return _finish(_model_of(module, text, options), text, text, options, module.__doc__)
+
+
+def options_of(name: str) -> dict[str, tuple[Any, ...]]:
+    """Options of a model -> their choices, the default first; () where they are free."""
+    build = getattr(importlib.import_module(f"carpk.models.{name}"), "build", None)
+    return {} if build is None else _choices(build)
+
+
+def model_again(origin: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+    """A pickled model: loaded by its origin, with what was changed since."""
+    model = load_model(origin["name"], **origin["options"])
+    return dataclasses.replace(model, **changes) if changes else model
+
+
+def params_again(origin: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+    """Pickled parameters: of the class that the model of this origin has."""
+    return load_model(origin["name"], **origin["options"]).params(**values)
 
 
 def list_studies() -> list[str]:
@@ -96,54 +120,92 @@ def load_study(name_or_path: str | os.PathLike[str]) -> Study:
     )
 
 
+def _missing(path: Path) -> str:
+    """That a file does not exist, and what lies beside it."""
+    pattern = f"*{path.suffix}"
+    beside = sorted(p.name for p in path.parent.glob(pattern)) if path.parent.is_dir() else []
+    return f"Model file {path} does not exist; " + (
+        _nearest(path.name, beside)
+        if beside
+        else f"there is no '{path.suffix}' file in {path.parent}."
+    )
+
+
+def _load_sbml(path: Path, options: dict[str, Any]) -> Any:
+    from carpk import sbml  # needs an extra
+
+    if not path.is_file():
+        raise ModelError(_missing(path))
+    if options:
+        raise ModelError(
+            f"Model file {path} is SBML, which has no options, but got {', '.join(options)}. Leave "
+            "them out; numbers are changed where the model is used."
+        )
+    return _finish(sbml.read(path), str(path), str(path), options, None)
+
+
 def _load_file(path: Path, options: dict[str, Any]) -> Any:
     if not path.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise ModelError(
-            f"Model file {path} does not exist; "
-            + (
-                _nearest(path.name, beside)
-                if beside
-                else f"there is no '.py' file in {path.parent}."
-            )
-        )
-    place = f"Model file {path}"
+        raise ModelError(_missing(path))
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as trouble:
         raise ModelError(
-            f"{place} cannot be read as UTF-8 text ({trouble}). Check its permissions and encoding."
+            f"Model file {path} cannot be read as UTF-8 text ({trouble}). Check its permissions "
+            "and encoding."
         ) from trouble
+    try:
+        module = _run(path, source)
+        model = _finish(
+            _model_of(module, str(path), options), str(path), str(path), options, module.__doc__
+        )
+        if isinstance(model, ODEModel):
+            model.check()
+            model.check_derivatives()
+        return model
+    except Exception as trouble:
+        explained = _explained(trouble, path, source)
+        if explained is None:
+            raise
+        raise explained from trouble
+
+
+@lru_cache(maxsize=64)
+def _run(path: Path, source: str) -> types.ModuleType:
+    """The module of a file with this text: run once, so that code compiled for it is used again."""
     linecache.checkcache(str(path))
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{path}\n{source}".encode()).hexdigest()[:12]
     module = types.ModuleType(f"carpk_user_{path.stem}_{digest}")
     module.__file__ = str(path)
-    before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module  # dataclasses and annotations look here
     try:
         # Compiled here and not imported: an edit within a second of the last one must be seen.
         exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
-        model = _model_of(module, str(path), options)
-        return _finish(model, str(path), str(path), options)
-    except Exception as trouble:
-        if before is None:
-            del sys.modules[module.__name__]
-        else:
-            sys.modules[module.__name__] = before
-        line = _line_in(trouble, path)
-        if line is None:
-            raise
-        code = source.splitlines()[line - 1].strip() if line <= source.count("\n") + 1 else ""
-        said = trouble.msg if isinstance(trouble, SyntaxError) else str(trouble)
-        kind = "" if isinstance(trouble, ModelError) else f"{type(trouble).__name__}: "
-        deepest = traceback.extract_tb(trouble.__traceback__)[-1]
-        elsewhere = not isinstance(trouble, SyntaxError | ModelError | ImportError)
-        if elsewhere and deepest.filename != str(path):
-            said += f" (raised in {deepest.filename}, line {deepest.lineno})"
-        raise ModelError(
-            f"{place}, line {line}: {kind}{said}\n    {code}\n"
-            "Correct the line; load_model reads the file anew at each call."
-        ) from trouble
+    except BaseException:
+        del sys.modules[module.__name__]
+        raise
+    return module
+
+
+def _explained(trouble: Exception, path: Path, source: str) -> ModelError | None:
+    """What went wrong in a model file, with its line; None where no line of it was running."""
+    line = _line_in(trouble, path)
+    if line is None:
+        return None
+    code = source.splitlines()[line - 1].strip() if line <= source.count("\n") + 1 else ""
+    said = trouble.msg if isinstance(trouble, SyntaxError) else str(trouble)
+    kind = "" if isinstance(trouble, ModelError) else f"{type(trouble).__name__}: "
+    deepest = traceback.extract_tb(trouble.__traceback__)[-1]
+    elsewhere = not isinstance(trouble, SyntaxError | ModelError | ImportError)
+    advice = _advice(trouble)
+    if advice:
+        said = said.strip().split("\n")[0]
+    elif elsewhere and deepest.filename != str(path):
+        said += f" (raised in {deepest.filename}, line {deepest.lineno})"
+    return ModelError(
+        f"Model file {path}, line {line}: {kind}{said}\n    {code}\n"
+        + (advice or "Correct the line; load_model reads the file anew at each call.")
+    )
 
 
 def _line_in(trouble: Exception, path: Path) -> int | None:
@@ -152,6 +214,30 @@ def _line_in(trouble: Exception, path: Path) -> int | None:
         return trouble.lineno
     frames = traceback.extract_tb(trouble.__traceback__)
     return next((f.lineno for f in reversed(frames) if f.filename == str(path)), None)
+
+
+def _advice(trouble: Exception) -> str:
+    """What to do about errors whose own text speaks of JAX and not of the model; "" for others."""
+    if isinstance(trouble, jax.errors.TracerBoolConversionError):
+        return (
+            "An `if`, `and`, `or`, `min` or `max` on a state, a parameter or the time cannot be "
+            "compiled or differentiated. Write jnp.where(condition, a, b), jnp.minimum(a, b) or "
+            "jnp.maximum(a, b); what happens on a given day belongs in the regimen, or in a Target "
+            "with a lag."
+        )
+    if isinstance(trouble, jax.errors.JAXTypeError):
+        return (
+            "The line asks for the number behind a state, a parameter or the time, which is not "
+            "known while the equations are compiled. Use the functions of jax.numpy, not those of "
+            "math or numpy, and neither float() nor int()."
+        )
+    if isinstance(trouble, FloatingPointError):
+        return (
+            "The line, or its derivative, is not a number for the typical patient. A division by "
+            "zero, the log or the root of a quantity that may be 0 need a jnp.where inside, around "
+            "the quantity, not outside, around the result."
+        )
+    return ""
 
 
 def _model_of(module: types.ModuleType, label: str, options: dict[str, Any]) -> Any:
@@ -177,9 +263,26 @@ def _model_of(module: types.ModuleType, label: str, options: dict[str, Any]) -> 
             raise ModelError(
                 f"Model {label!r} has no option {unknown[0]!r}; {_nearest(unknown[0], known)}"
             )
+    for option, choices in _choices(build).items():
+        if choices and options.get(option, choices[0]) not in choices:
+            allowed = " or ".join(f'"{c}"' if isinstance(c, str) else repr(c) for c in choices)
+            raise ModelError(
+                f"Model {label!r}: {option} must be {allowed}, but is {options[option]!r}."
+            )
     if all(isinstance(value, Hashable) for value in options.values()):
         return _built(build, tuple(sorted(options.items())))
     return build(**options)
+
+
+def _choices(build: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
+    """Arguments of a `build` -> what their `Literal` allows, the default first; () if free."""
+    choices = {}
+    for name, argument in inspect.signature(build).parameters.items():
+        allowed = typing.get_args(argument.annotation)
+        is_literal = typing.get_origin(argument.annotation) is typing.Literal
+        rest = [x for x in allowed if x != argument.default] if is_literal else []
+        choices[name] = (argument.default, *rest) if is_literal else ()
+    return choices
 
 
 @lru_cache(maxsize=64)
@@ -188,15 +291,16 @@ def _built(build: Callable[..., Any], options: tuple[tuple[str, Any], ...]) -> A
     return build(**dict(options))
 
 
-def _finish(model: Any, label: str, name: str, options: dict[str, Any]) -> Any:
-    """The model with its origin, once it is seen to be one."""
-    if not (dataclasses.is_dataclass(model) and hasattr(model, "outputs")):
+def _finish(model: Any, label: str, name: str, options: dict[str, Any], doc: str | None) -> Any:
+    """The model with its origin and the text of its file, once it is seen to be one."""
+    if not isinstance(model, StructuralModel):
         raise ModelError(
             f"Model {label!r}: `model` is {type(model).__name__}, but must be a structural model. "
             "End the file with `model = ck.ClosedForm(...)`."
         )
     origin = {"name": name, "options": dict(options)}
-    return dataclasses.replace(model, origin=origin)  # type: ignore[type-var]
+    model.params._origin = origin  # for pickle
+    return dataclasses.replace(model, origin=origin, doc=model.doc or doc or "")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -6,6 +6,9 @@
 `Params()` is the typical patient (THETA); an instance is a pytree, so it can be traced, batched
 and differentiated. The metadata live on the class, never in the numbers.
 
+What is known of a patient and enters the equations (weight, renal function, a class of patients) is
+a field made with `covariate`: `Params(WT=20.0)` is a patient of 20 kg. It is never estimated.
+
 Estimation works on an unbounded scale per parameter, given by its bounds: the log for (0, inf),
 the logit for (a, b), the value itself for (-inf, inf). Random and covariate effects act there, so
 a parameter varies log- or logit-normally between patients.
@@ -19,6 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.scipy.special as jsp
 import pandas as pd
@@ -70,6 +74,8 @@ class ParamInfo(NamedTuple):
     bounds: tuple[float, float]
     iiv: float | None
     prior_sd: float
+    is_covariate: bool = False
+    share: float | None = None
 
     @property
     def transform(self) -> Transform:
@@ -124,8 +130,54 @@ def param(
     return eqx.field(default=float(value), metadata=metadata)
 
 
+def covariate(
+    value: float, unit: str, about: str, source: str = "", share: float | None = None
+) -> Any:
+    """A covariate in the equations of a structural model: known of each patient, not estimated.
+
+    Data fill it from the column of its name in the table of patients; `simulate` takes it in
+    `covariates`. Patients of whom it is not known have the reference value.
+
+    Args:
+        value: at the reference patient, in `unit`; for a yes-or-no covariate 0 or 1.
+        unit: "1" for a pure number.
+        about: what it is; what 0 and 1 mean.
+        source: where the reference value comes from.
+        share: of a yes-or-no covariate that nobody observes (a latent class), the published share
+            of patients who have 1; virtual patients are drawn with it.
+    """
+    if not (unit and about):
+        raise ModelError(
+            f"covariate({value}, {unit!r}, {about!r}): every covariate needs a unit and a meaning; "
+            'write "1" for a pure number.'
+        )
+    if not math.isfinite(value):
+        raise ModelError(f"covariate({value}, ...): the reference value must be a finite number.")
+    if share is not None and not (0 <= share <= 1 and value in (0, 1)):
+        raise ModelError(
+            f"covariate({value}, ..., share={share}): a share must lie between 0 and 1, and "
+            "belongs to a covariate that is 0 or 1."
+        )
+    metadata = {
+        "unit": unit,
+        "about": about,
+        "source": source,
+        "bounds": (-math.inf, math.inf),
+        "iiv": None,
+        "prior_sd": 0.0,
+        "is_covariate": True,
+        "share": share,
+    }
+    return eqx.field(default=float(value), metadata=metadata)
+
+
 class Params(eqx.Module):
-    """Base class of the parameters of a structural model. See `param`."""
+    """Base class of the parameters of a structural model. See `param` and `covariate`."""
+
+    @classmethod
+    def covariates(cls) -> tuple[str, ...]:
+        """The fields that are covariates."""
+        return tuple(name for name, info in cls.info().items() if info.is_covariate)
 
     @classmethod
     def info(cls) -> dict[str, ParamInfo]:
@@ -146,7 +198,10 @@ class Params(eqx.Module):
 
     @classmethod
     def describe(cls) -> pd.DataFrame:
-        """One row per parameter: symbol, value, unit, about, iiv (an SD), scale, source."""
+        """One row per field: symbol, value, unit, about, iiv (an SD), scale, source.
+
+        `scale` is the estimation scale, or "covariate".
+        """
         rows = [
             {
                 "symbol": i.symbol,
@@ -154,7 +209,7 @@ class Params(eqx.Module):
                 "unit": i.unit,
                 "about": i.about,
                 "iiv": math.nan if i.iiv is None else i.iiv,
-                "scale": i.transform.name,
+                "scale": "covariate" if i.is_covariate else i.transform.name,
                 "source": i.source,
             }
             for i in cls.info().values()
@@ -174,3 +229,12 @@ class Params(eqx.Module):
                 f"{unknown[0]!r} is not a parameter; known are {', '.join(self.info())}."
             )
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def __reduce__(self) -> Any:
+        """Pickled by the origin of the class: one that `build` makes has no name to be found by."""
+        origin = vars(type(self)).get("_origin")
+        if origin is None:
+            return super().__reduce__()
+        from carpk.library import params_again
+
+        return params_again, (origin, {k: jax.device_get(v) for k, v in self.items()})

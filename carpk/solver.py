@@ -171,7 +171,7 @@ def check_params(model: ODEModel, params: Any) -> None:
             )
     if any(isinstance(value, jax.core.Tracer) for _, value in params.items()):
         return
-    for product, target in model.targets.items():
+    for product, target in model.every_target():
         for what, f in (("bioavailability", target.bioavailability), ("lag", target.lag)):
             if f is not None and np.any(np.asarray(f(params)) < 0):
                 raise ModelError(

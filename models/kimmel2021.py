@@ -40,6 +40,8 @@ above; the axes of Figure 2 say "per ml" for per µL; BioModels stores rB = 0.01
 from each other, say the authors: kB from rB (correlation 0.94) and kB from gammaB (-0.96).
 """
 
+from typing import Literal
+
 import jax.numpy as jnp
 
 import carpk as ck
@@ -63,10 +65,8 @@ def vector_field(t, y, p):
     )
 
 
-def build(scale: str = "blood") -> ck.ODEModel:
+def build(scale: Literal["blood", "body"] = "blood") -> ck.ODEModel:
     """The model with T cells per µL and the tumor in mL ("blood"), or in cells ("body")."""
-    if scale not in ("blood", "body"):
-        raise ck.ModelError(f'kimmel2021: scale must be "blood" or "body", but is {scale!r}.')
     blood = scale == "blood"
     count, size = ("cells/µL", "mL") if blood else ("cells", "cells")
     counted = BIOMODELS if blood else TABLE

@@ -37,6 +37,8 @@ effect of Rm, printed as 4e-5 and not estimated; the preclinical model, whose pr
 not reproduce its own figure (nlmixr2lib).
 """
 
+from typing import Literal
+
 import jax.numpy as jnp
 
 import carpk as ck
@@ -152,10 +154,8 @@ def sbcma_baseline(p):
     return NG_PER_ML * p.Pb * p.T0 / p.Kb
 
 
-def build(binding: str = "qss") -> ck.ODEModel:
+def build(binding: Literal["qss", "full"] = "qss") -> ck.ODEModel:
     """The model with complexes in balance ("qss"), or with complexes as a state ("full")."""
-    if binding not in ("qss", "full"):
-        raise ck.ModelError(f'singh2021: binding must be "qss" or "full", but is {binding!r}.')
     states, vector_field = FORMS[binding]
     return ck.ODEModel(
         name="singh2021",

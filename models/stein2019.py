@@ -20,6 +20,7 @@ covariate was retained in the paper, and no dose effect.
 """
 
 import math
+from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -64,10 +65,8 @@ def with_comedication(
     return transgene(t, p) * extra
 
 
-def build(omega_is: str = "sd") -> ck.ClosedForm:
+def build(omega_is: Literal["sd", "variance"] = "sd") -> ck.ClosedForm:
     """The model with the printed random effects read as "sd" or as "variance"."""
-    if omega_is not in ("sd", "variance"):
-        raise ck.ModelError(f'stein2019: omega_is must be "sd" or "variance", but is {omega_is!r}.')
 
     def sd(printed: float) -> float:
         return printed if omega_is == "sd" else math.sqrt(printed)

@@ -8,7 +8,7 @@ import pytest
 import carpk as ck
 
 NAMES = [
-    *("Params", "Scalar", "param", "States", "state", "ClosedForm", "ODEModel"),
+    *("Params", "Scalar", "param", "covariate", "States", "state", "ClosedForm", "ODEModel"),
     *("Target", "Disposition", "solve", "Solution"),
     *("Bolus", "Infusion", "Reset", "Replace", "Multiply", "Regimen"),
     *("LogNormal", "Proportional", "Combined"),
