@@ -142,7 +142,11 @@ def judge(
         "ebfmi_min": float(ebfmi.min()),
         "max_treedepth_share": deep,
     }
-    notes = []
+    notes = [
+        f"{name} = {value:g} for everybody, the model file's reference: the data have no column "
+        f"{name!r}."
+        for name, value in bound.at_reference.items()
+    ]
     uninformed = [k for k in scalars if _shrinkage(bound, posterior, prior, k) > UNINFORMED]
     if uninformed:
         notes.append(

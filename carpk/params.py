@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -173,6 +173,8 @@ def covariate(
 
 class Params(eqx.Module):
     """Base class of the parameters of a structural model. See `param` and `covariate`."""
+
+    _origin: ClassVar[Mapping[str, Any] | None] = None  # of the model, where it was loaded
 
     @classmethod
     def covariates(cls) -> tuple[str, ...]:

@@ -52,7 +52,8 @@ class Population:
             and "infusion" (each infusion has its own value, its own peak above all).
         covariates: parameter -> names of covariates that shift it, on the estimation scale.
             A text covariate gives one effect per level beyond the most frequent one, a number one
-            effect per unit around its mean.
+            effect per unit around its mean. Covariates of the equations themselves need not be
+            named: they are taken from the column of their name, where the data have it.
         residual: what the assay sees, `LogNormal()` unless said otherwise.
         priors: NumPyro distributions by name: a parameter's typical value (natural scale),
             "omega_<parameter>", "omega_<parameter>_infusion", "beta_<parameter>_<covariate>" and
@@ -116,6 +117,17 @@ class Population:
                     f"Population: {name!r} cannot vary by infusion in {self.model.name!r}: in an "
                     "ODE model the parameters belong to the patient. Let it vary by patient."
                 )
+        for where, names in {
+            "varies": list(levels),
+            "covariates": [*self.covariates, *(c for cs in self.covariates.values() for c in cs)],
+        }.items():
+            for name in names:
+                if name in self.model.params.covariates():
+                    raise ModelError(
+                        f"Population: {name!r} in `{where}` is a covariate in the equations of "
+                        f"{self.model.name!r}; leave it out: the data's column {name!r} is used. "
+                        "One value for everybody goes into `fixed`."
+                    )
         for name in self.fixed:
             if name in levels or name in self.covariates:
                 raise ModelError(
@@ -155,7 +167,8 @@ class Population:
     @property
     def estimated(self) -> tuple[str, ...]:
         """The structural parameters that are not fixed."""
-        return tuple(p for p in self.model.params.info() if p not in self.fixed)
+        info = self.model.params.info()
+        return tuple(p for p in info if p not in self.fixed and not info[p].is_covariate)
 
     def default_priors(self) -> dict[str, dist.Distribution]:
         """Priors of everything but covariate effects, before `priors` replaces any."""
@@ -209,11 +222,13 @@ class Covariate:
         reference: the level, or the number, at which the typical value stands.
         columns: names of the effects.
         encode: value -> row of the design matrix.
+        in_equations: it enters the equations as it is, and has no effect to estimate.
     """
 
     name: str
     reference: Any
     levels: tuple[str, ...]
+    in_equations: bool = False
 
     @classmethod
     def of(cls, name: str, values: Sequence[Any]) -> Covariate:
@@ -234,6 +249,8 @@ class Covariate:
         return self.levels or (f"per unit around {self.reference:g}",)
 
     def encode(self, value: Any) -> np.ndarray:
+        if self.in_equations:
+            return np.array([float(value)])
         if not self.levels:
             return np.array([float(value) - self.reference])
         return np.array([float(str(value) == level) for level in self.levels])
@@ -272,13 +289,20 @@ class PopulationModel:
                 'published fact with use "fit" or "value".'
             )
         names = list(dict.fromkeys(n for ns in population.covariates.values() for n in ns))
+        info = population.model.params.info()
+        own = [n for n in population.model.params.covariates() if n not in population.fixed]
+        names += [n for n in own if data.has_covariate(n)]
         covariates, patient_design = {}, {}
         cohort_design: dict[str, dict[str, np.ndarray]] = {c: {} for c in facts}
         for name in names:
             of_patients = [] if individual is None else list(data.covariate(name))
             of_cohorts = data.cohort_covariate(name) if facts else {}
             values = of_patients + [of_cohorts[c] for c in facts]
-            covariates[name] = covariate = Covariate.of(name, values)
+            if name in own:
+                covariate = _in_equations(name, info[name].value, values, data)
+            else:
+                covariate = Covariate.of(name, values)
+            covariates[name] = covariate
             if individual is not None:
                 patient_design[name] = np.stack([covariate.encode(v) for v in of_patients])
             for cohort in facts:
@@ -405,6 +429,14 @@ class PopulationModel:
         return () if self.individual is None else tuple(self.individual.patients)
 
     @property
+    def at_reference(self) -> dict[str, float]:
+        """Covariates of the equations that the data do not have -> value taken for everybody."""
+        info = self.population.model.params.info()
+        known = {*self.covariates, *self.population.fixed}
+        own = self.population.model.params.covariates()
+        return {name: info[name].value for name in own if name not in known}
+
+    @property
     def effects(self) -> dict[str, tuple[str, str]]:
         """Name of a covariate effect -> (parameter, covariate)."""
         return covariate_effects(self.population)
@@ -420,6 +452,9 @@ class PopulationModel:
             for covariate in self.population.covariates.get(name, ()):
                 value = value + design[covariate] @ theta[f"beta_{name}_{covariate}"]
             phi[name] = value
+        for name in self.population.model.params.covariates():
+            if name in design:
+                phi[name] = design[name][..., 0]
         return phi
 
     def params(self, phi: Mapping[str, Any]) -> Params:
@@ -563,6 +598,16 @@ class PopulationModel:
             return jnp.broadcast_to(x, shape)
 
         return jax.tree.map(widen, params)
+
+
+def _in_equations(name: str, reference: float, values: Sequence[Any], data: Dataset) -> Covariate:
+    """A covariate of the equations, once its values are seen to be numbers."""
+    if np.asarray(values).dtype.kind not in "biuf":
+        raise FitError(
+            f"{data.name}: {name!r} enters the equations, so its column must hold numbers, but has "
+            f"{str(values[0])!r}; write yes-or-no covariates as 1 and 0."
+        )
+    return Covariate(name, reference, (), in_equations=True)
 
 
 def covariate_effects(population: Population) -> dict[str, tuple[str, str]]:

@@ -24,10 +24,10 @@ import xarray as xr
 
 from carpk import nca
 from carpk.dosing import Regimen
-from carpk.errors import CarpkWarning, FitError, RegimenError
+from carpk.errors import CarpkWarning, FitError, ModelError, RegimenError
 from carpk.inference import INTERVAL, Fit
 from carpk.params import Params
-from carpk.solver import solve_many
+from carpk.solver import first_below, solve_many
 from carpk.structural import ClosedForm, ODEModel
 
 
@@ -77,6 +77,25 @@ class Simulation:
         columns = ["output", "quantity", "median", "eti90_low", "eti90_high", "unit"]
         return pd.DataFrame(rows, columns=columns).set_index(["output", "quantity"])
 
+    def extinct(self, output: str) -> xr.DataArray:
+        """First simulated day on which less than one cell is left; dims (draw, patient).
+
+        NaN where there is none. The model says what one cell of the output is (`one_cell`); below
+        it the equations have nothing to say, and a return from there is not a relapse.
+        """
+        if "one_cell" not in self.data[output].attrs:
+            raise ModelError(
+                f"Simulation: the model does not say what one cell of {output!r} is; outputs with "
+                f"`one_cell` are {', '.join(self._counted()) or 'none'}."
+            )
+        levels = self.data[output]
+        when = first_below(levels.values, levels.attrs["one_cell"])
+        days = np.append(self.data["time"].values, np.nan)[when]
+        return xr.DataArray(days, dims=("draw", "patient"), attrs={"units": "day"})
+
+    def _counted(self) -> list[str]:
+        return [output for output in self.outputs if "one_cell" in self.data[output].attrs]
+
     def plot(self, output: str | None = None, **kwargs: Any) -> Any:
         """Median and bands over patients, on a log axis."""
         from carpk import plot
@@ -91,7 +110,15 @@ class Simulation:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{self.data.sizes[d]} {d}s" for d in ("draw", "patient", "time"))
         table = self.summary().to_string(float_format="{:.3g}".format)
-        return f"Simulation: {sizes}; median and 90 % interval over patients:\n{table}"
+        text = f"Simulation: {sizes}; median and 90 % interval over patients:\n{table}"
+        for output in self._counted():
+            share = float(np.isfinite(self.extinct(output).values).mean())
+            if share:
+                text += (
+                    f"\n{output}: less than one cell is left at some time in {share:.0%}; what "
+                    "returns from there is not a relapse (see `extinct`)."
+                )
+        return text
 
 
 def simulate(
@@ -116,7 +143,9 @@ def simulate(
         patients: virtual patients per draw. None is the typical patient: one per draw, without
             any spread.
         draws: posterior draws of a fit, 100 unless said otherwise.
-        covariates: name -> value, for a fit with covariates; the reference where left out.
+        covariates: name -> value, of the equations (one number, or one per patient) or of a fit;
+            the reference where left out. A latent class that is left out is drawn, with its
+            published share, wherever there are virtual patients.
         measured: add the assay's residual error (fits only).
         seed: same seed, same patients.
     """
@@ -140,15 +169,24 @@ def simulate(
         )
     occasions = max(1, len(infusions)) if closed else 1
     key, assay_key = jax.random.split(jax.random.key(seed))
+    own = {k: v for k, v in (covariates or {}).items() if k in model.params.covariates()}
+    rest = {k: v for k, v in (covariates or {}).items() if k not in own}
     if isinstance(source, Fit):
-        params, noise = _from_fit(source, occasions, patients, draws, covariates, key)
-    elif covariates or measured or draws:
+        params, noise = _from_fit(source, occasions, patients, draws, rest, key)
+    elif rest:
+        raise ModelError(
+            f"simulate: {next(iter(rest))!r} is not a covariate of {model.name!r}; it has "
+            f"{', '.join(model.params.covariates()) or 'none'}. The effect of any other covariate "
+            "needs a fit."
+        )
+    elif measured or draws:
         raise FitError(
-            "simulate: `covariates`, `measured` and `draws` need a fit; a structural model alone "
-            "has neither covariates nor an assay nor uncertainty."
+            "simulate: `measured` and `draws` need a fit; a structural model alone has neither an "
+            "assay nor uncertainty."
         )
     else:
         params, noise = _from_model(source, occasions, patients, key), None
+    params = _with_covariates(params, own, patients, key)
     shape = ("draw", "patient", "time")
     if isinstance(model, ODEModel):
         every, note = _solved(model, regimen, t, params)
@@ -161,7 +199,13 @@ def simulate(
             eps = jax.random.normal(assay_key, levels.shape)
             theta = {k: v[:, None, None] for k, v in noise.items()}  # type: ignore[union-attr]
             levels = residual.sample(eps, levels, theta)
-        attrs = {"units": model.units[output], "long_name": output, "simulated": "yes"}
+        attrs: dict[str, Any] = {
+            "units": model.units[output],
+            "long_name": output,
+            "simulated": "yes",
+        }
+        if output in model.one_cell:
+            attrs["one_cell"] = model.one_cell[output]
         variables[output] = (shape, np.asarray(levels), attrs)
     for name, info in model.params.info().items():
         value = np.asarray(getattr(params, name))
@@ -220,14 +264,55 @@ def _from_model(
     model: ClosedForm | ODEModel, infusions: int, patients: int | None, key: Any
 ) -> Params:
     """Typical patient, or patients with the spread in the model file; leaves (1, n, K)."""
+    infos = model.params.info()
+    size = patients or 1
+    keys = [jax.random.fold_in(key, i) for i in range(len(infos))]
+    z = jnp.stack([jax.random.normal(k, (1, size, 1)) for k in keys])
+    if model.correlation:
+        z = jnp.tensordot(_factor(model), z, axes=1)
     values = {}
-    for i, (name, info) in enumerate(model.params.info().items()):
-        phi = info.transform.forward(info.value)
+    for (name, info), score in zip(infos.items(), z, strict=True):
         spread = info.iiv if patients and info.iiv else 0.0
-        z = jax.random.normal(jax.random.fold_in(key, i), (1, patients or 1, 1))
-        value = info.transform.inverse(phi + spread * z)
-        values[name] = jnp.broadcast_to(value, (1, patients or 1, infusions))
+        value = info.transform.inverse(info.transform.forward(info.value) + spread * score)
+        values[name] = jnp.broadcast_to(value, (1, size, infusions))
     return model.params(**values)
+
+
+def _factor(model: ClosedForm | ODEModel) -> np.ndarray:
+    """Cholesky factor of the correlations between the random effects of all parameters."""
+    names = list(model.params.info())
+    matrix = np.eye(len(names))
+    for (one, other), r in model.correlation.items():
+        i, j = names.index(one), names.index(other)
+        matrix[i, j] = matrix[j, i] = r
+    return np.linalg.cholesky(matrix)
+
+
+def _with_covariates(
+    params: Params, given: Mapping[str, Any], patients: int | None, key: Any
+) -> Any:
+    """The same patients with the covariates of the equations; latent classes drawn."""
+    changes = {}
+    for i, (name, info) in enumerate(params.info().items()):
+        old = getattr(params, name)
+        if name in given:
+            value = np.asarray(given[name], float)
+            if (
+                value.ndim > 1
+                or value.size not in (1, old.shape[1])
+                or not np.isfinite(value).all()
+            ):
+                raise ModelError(
+                    f"simulate: the covariate {name!r} must be a finite number, or one for each of "
+                    f"the {old.shape[1]} patients, but is {given[name]!r}."
+                )
+            changes[name] = jnp.broadcast_to(jnp.reshape(value, (1, -1, 1)), old.shape)
+        elif info.share is not None and patients:
+            member = jax.random.bernoulli(
+                jax.random.fold_in(key, 1000 + i), info.share, old.shape[:2]
+            )
+            changes[name] = jnp.broadcast_to(member[..., None].astype(float), old.shape)
+    return params.replace(**changes)
 
 
 def _from_fit(

@@ -53,6 +53,8 @@ class Solution:
         reason: why the solution is nan; "" where it is not.
         steps: how many the integrator took.
         route: "adaptive" or "mesh", and how it was chosen.
+        extinct: output -> first of these days on which less than one cell of it is left, where the
+            model says what one cell is. Its return after that is not a relapse.
     """
 
     time: np.ndarray
@@ -62,6 +64,7 @@ class Solution:
     reason: str
     steps: int
     route: str
+    extinct: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, output: str) -> Any:
         if output not in self.outputs:
@@ -81,6 +84,10 @@ class Solution:
         head = f"Solution: {self.steps} steps, {self.route} route"
         if self.reason:
             head += f"; FAILED: {self.reason}"
+        for output, day in self.extinct.items():
+            head += (
+                f"\n{output}: less than one cell from day {day:g}; what returns is not a relapse"
+            )
         return head + "\n" + self.table().to_string(float_format="{:.4g}".format)
 
 
@@ -127,7 +134,8 @@ def solve(
                 f"solve: the parameter {name!r} has shape {np.shape(value)}, but one patient has "
                 "numbers; carpk.simulate takes many patients."
             )
-    plan = Plan.of(model, [regimen], np.asarray(days, float), start=start, after=after)
+    days = np.asarray(days, float)
+    plan = Plan.of(model, [regimen], days, start=start, after=after)
     each = jax.tree.map(lambda x: jnp.asarray(x, float)[None], params)
     if route == "mesh":
         reference = jax.tree.map(lambda x: x[None], each)
@@ -141,14 +149,25 @@ def solve(
         states, outputs, code, steps = solver.run(each)
     first = partial(jax.tree.map, lambda x: x[0])
     return Solution(
-        time=np.asarray(days, float),
+        time=days,
         states=first(states),
         outputs=first(outputs),
         units=model.units,
         reason=REASONS[int(code[0])],
         steps=int(steps[0]),
         route=solver.describe(),
+        extinct={
+            name: float(days[when])
+            for name, one in model.one_cell.items()
+            if (when := first_below(np.asarray(outputs[name])[0], one)) < len(days)
+        },
     )
+
+
+def first_below(levels: np.ndarray, one: float) -> Any:
+    """Index along the last axis at which the levels first fall below `one`; its length if never."""
+    below = (levels < one) & (np.maximum.accumulate(levels, axis=-1) >= one)
+    return np.where(below.any(axis=-1), below.argmax(axis=-1), levels.shape[-1])
 
 
 def check_params(model: ODEModel, params: Any) -> None:

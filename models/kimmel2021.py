@@ -27,9 +27,19 @@ back to 6, on the day of the infusion and named before it, so that it spares the
 
 Without it, so the authors, a second infusion does not help.
 
-The tumor always returns in these equations. It may do so from less than one cell (1e-9 mL), where
-cure or relapse is a matter of chance; the paper switches to single cells below 100 cells and finds
-most cures between days 20 and 80. That is left out: a tumor below one cell is not a relapse.
+The tumor always returns in these equations. It may do so from less than one cell (1e-9 mL), which
+is no relapse: solutions name the day (`one_cell`). The paper switches to single cells below 100
+cells and finds most cures between days 20 and 80. `load_model("kimmel2021", cure=True)` has their
+chance in closed form instead, as the output "cure": the probability that no tumor cell is left.
+Every cell divides at rate rB + turnover and dies at rate mu = turnover + gammaB C / (kB + C), on
+its own, so that (Kendall 1948) a lineage lives on until day t with the probability
+
+    S = 1 / (1 + J),    J = integral of mu(s) B0 / B(s) ds from 0 to t,
+
+and the n = B0 1e9 lineages have died out with (1 - S)^n. J grows beyond any number, so the state is
+w = S B0 / B, which stays between 0 and 1: w' = w (mu - (rB + turnover) - mu w). The paper's own
+split of rB into births and deaths stands in its supplement; `turnover` is assumed. This holds while
+nothing but these equations changes B. Ask for it some 300 days after the last infusion.
 
 Reference: Kimmel, Locke & Altrock (2021) Proc R Soc B 288:20210229, doi:10.1098/rspb.2021.0229,
 Table 1, read in an OCR of the paper; the supplement was not read. Cells per µL: BioModels
@@ -52,20 +62,33 @@ CELLS_PER_UL = 5e8  # cells in the body at 1 cell/µL; Table 1 over BIOMD0000001
 CELLS_PER_ML = 1e9  # of tumor; Table 1 (9.486e10 cells) over Figure 1 (94.86 mL)
 
 
-def vector_field(t, y, p):
+def slopes(y, p) -> dict:
     """Derivatives [per day]: equations 2.1 to 2.3."""
     total = y.N + y.C
     log_total = jnp.log(total)
     room = (total - p.KN) ** 2
     rC = p.rhoC + p.b * room / (p.a * total**2 + room)
-    return type(y)(
+    return dict(
         N=-p.rN * y.N * (log_total - jnp.log(p.KN)),
         C=-rC * y.C * (log_total - jnp.log(p.KC)),
         B=y.B * (p.rB - p.gammaB * y.C / (p.kB + y.C)),
     )
 
 
-def build(scale: Literal["blood", "body"] = "blood") -> ck.ODEModel:
+def vector_field(t, y, p):
+    """The equations of the paper."""
+    return type(y)(**slopes(y, p))
+
+
+def vector_field_with_cure(t, y, p):
+    """The same, and that of w."""
+    death = p.turnover + p.gammaB * y.C / (p.kB + y.C)
+    return type(y)(**slopes(y, p), w=y.w * (death - (p.rB + p.turnover) - death * y.w))
+
+
+def build(
+    scale: Literal["blood", "body"] = "blood", cure: Literal[False, True] = False
+) -> ck.ODEModel:
     """The model with T cells per µL and the tumor in mL ("blood"), or in cells ("body")."""
     blood = scale == "blood"
     count, size = ("cells/µL", "mL") if blood else ("cells", "cells")
@@ -128,10 +151,35 @@ def build(scale: Literal["blood", "body"] = "blood") -> ck.ODEModel:
             counted + "; Figure 3: smallest 2.3e9, largest 1.3e12 cells",
         )
 
+    class CureParams(Params):
+        turnover: ck.Scalar = ck.param(
+            0.5, "1/day", "death rate of tumor cells without CAR-T cells", "assumed"
+        )
+
     class States(ck.States):
         N: ck.Scalar = ck.state(count, "normal T cells", log=True)
         C: ck.Scalar = ck.state(count, "CAR-T cells", log=True)
         B: ck.Scalar = ck.state(size, "tumor", log=True)
+
+    class CureStates(States):
+        w: ck.Scalar = ck.state(
+            "1", "chance that a lineage of tumor cells lives on, over B/B0", 1.0, log=True
+        )
+
+    def no_cell_left(t, y, p):
+        alive = jnp.minimum(y.w * y.B / p.B0, 1 - 1e-9)
+        return jnp.exp(p.B0 / per_ml * CELLS_PER_ML * jnp.log1p(-alive))
+
+    outputs = {
+        "car_t": lambda t, y, p: y.C / per_ul,
+        "t_cells": lambda t, y, p: y.N / per_ul,
+        "tumor": lambda t, y, p: y.B / per_ml,
+    }
+    units = {"car_t": "cells/µL", "t_cells": "cells/µL", "tumor": "mL"}
+    if cure:
+        Params, States = CureParams, CureStates
+        outputs["cure"] = no_cell_left
+        units["cure"] = "probability"
 
     if blood:
         published = {  # Table 1 counts cells; rounding of the cells/µL form: BIOMD0000001041
@@ -152,18 +200,17 @@ def build(scale: Literal["blood", "body"] = "blood") -> ck.ODEModel:
 
     return ck.ODEModel(
         name="kimmel2021",
+        product="axicabtagene ciloleucel",
         reference="doi:10.1098/rspb.2021.0229",
         params=Params,
         states=States,
-        vector_field=vector_field,
+        vector_field=vector_field_with_cure if cure else vector_field,
         initial=lambda p: States(N=p.N0, C=0.0, B=p.B0),
         targets={"car_t": ck.Target("C", lambda p: per_ul / CELLS_PER_UL)},
-        outputs={
-            "car_t": lambda t, y, p: y.C / per_ul,
-            "t_cells": lambda t, y, p: y.N / per_ul,
-            "tumor": lambda t, y, p: y.B / per_ml,
-        },
-        units={"car_t": "cells/µL", "t_cells": "cells/µL", "tumor": "mL"},
+        outputs=outputs,
+        units=units,
+        one_cell={"tumor": 1 / CELLS_PER_ML},
+        regimens={"paper": ck.Regimen.cells(0, 1.8e8)},
         derived={
             # CAR-T cells that only just hold the tumor; there are none where rB >= gammaB
             "c_hold": (lambda p: p.kB * p.rB / (p.gammaB - p.rB), count),

@@ -50,6 +50,7 @@ def transgene(t: Float[Array, " time"], p) -> Float[Array, " time"]:
 
 model = ck.ClosedForm(
     name="ogasawara2021",
+    product="lisocabtagene maraleucel",
     reference="doi:10.1007/s40262-021-01039-5",
     params=Params,
     outputs={"transgene": transgene},

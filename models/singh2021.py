@@ -159,6 +159,7 @@ def build(binding: Literal["qss", "full"] = "qss") -> ck.ODEModel:
     states, vector_field = FORMS[binding]
     return ck.ODEModel(
         name="singh2021",
+        product="idecabtagene vicleucel",
         reference="doi:10.1002/psp4.12598",
         params=Params,
         states=states,
@@ -185,6 +186,10 @@ def build(binding: Literal["qss", "full"] = "qss") -> ck.ODEModel:
             "KD": (lambda p: 1e9 * p.koff / p.kon, "nM"),
             "m_protein_baseline": (m_protein_baseline, "g/L"),
             "sbcma_baseline": (sbcma_baseline, "ng/mL"),
+        },
+        regimens={
+            f"{million} million cells": ck.Regimen.cells(0, million * 1e6)
+            for million in (450, 50, 150, 800)
         },
         published={
             # Results, quoted at second hand: "0.343 1/day (2-day half-life)"

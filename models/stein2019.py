@@ -87,6 +87,7 @@ def build(omega_is: Literal["sd", "variance"] = "sd") -> ck.ClosedForm:
 
     return ck.ClosedForm(
         name="stein2019",
+        product="tisagenlecleucel",
         reference="doi:10.1002/psp4.12388",
         params=Params,
         outputs={"transgene": transgene},

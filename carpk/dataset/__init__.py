@@ -257,6 +257,11 @@ class Dataset:
         numeric = pd.api.types.is_numeric_dtype(values)
         return values.to_numpy(dtype=float) if numeric else np.array(values.tolist(), dtype=str)
 
+    def has_covariate(self, name: str) -> bool:
+        """Whether the patients or the cohorts table has a column of this name."""
+        tables = ((self.patients, "patient"), (self.cohorts, "cohort"))
+        return any(_find(name, table, owner) is not None for table, owner in tables)
+
     def cohort_covariate(self, name: str) -> dict[str, Any]:
         """Cohort -> value of a covariate of the cohorts table; `cohort` itself is one too."""
         if name == "cohort":
