@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 import carpk as ck
+from carpk import catalogue
 
 app = typer.Typer(
     help="CAR-T cellular kinetics: fit expansion curves, look at models and studies.",
@@ -29,21 +30,30 @@ Chains = Annotated[int, typer.Option(min=1, help="Chains.")]
 
 @app.command()
 def models(
-    name: Annotated[str | None, typer.Argument(help="Show this model.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show this model of the library, or this file.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="name:choice of a variant; repeat for more.")
+    ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="The list as models/README.md.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the structural models, or show one with its parameters."""
+    """List the structural models, or show one with its equations, parameters and citation."""
     if name is None:
-        listed = {n: ck.load_model(n) for n in ck.list_models()}
+        listed = catalogue.listing()
         if as_json:
-            typer.echo(json.dumps({n: dict(m.units) for n, m in listed.items()}))
-            return
-        for n, m in listed.items():
-            outputs = ", ".join(f"{o} [{u}]" for o, u in m.units.items())
-            typer.echo(f"{n:16} {outputs:28} {m.reference}")
+            typer.echo(listed.to_json(orient="index"))
+        else:
+            typer.echo(catalogue.markdown().rstrip() if markdown else catalogue.lines())
         return
-    model = ck.load_model(name)
-    typer.echo(model.describe().to_json(orient="index") if as_json else repr(model))
+    chosen = dict(_pair("option", pair, "name:choice") for pair in option or [])
+    if as_json:
+        typer.echo(ck.load_model(name, **chosen).describe().to_json(orient="index"))
+    else:
+        typer.echo(catalogue.page(name, **chosen))
 
 
 @app.command()

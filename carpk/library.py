@@ -72,9 +72,16 @@ def load_model(name_or_path: str | os.PathLike[str], **options: Any) -> Any:
     return _finish(_model_of(module, text, options), text, text, options, module.__doc__)
 
 
-def options_of(name: str) -> dict[str, tuple[Any, ...]]:
+def options_of(name_or_path: str | os.PathLike[str]) -> dict[str, tuple[Any, ...]]:
     """Options of a model -> their choices, the default first; () where they are free."""
-    build = getattr(importlib.import_module(f"carpk.models.{name}"), "build", None)
+    text = os.fspath(name_or_path)
+    if text not in list_models():
+        path = Path(text).expanduser().resolve()
+        is_code = text.endswith(".py") and path.is_file()
+        module = _run(path, path.read_text(encoding="utf-8")) if is_code else None
+    else:
+        module = importlib.import_module(f"carpk.models.{text}")
+    build = getattr(module, "build", None)
     return {} if build is None else _choices(build)
 
 

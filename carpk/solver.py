@@ -261,6 +261,11 @@ class Solver:
             return cls(plan, line, chosen, stiff)
         return cls(plan, line, None, stiff, chosen)
 
+    @property
+    def method(self) -> str:
+        """Of the adaptive route; "" on the mesh."""
+        return self.settings.method if self.mesh is None else ""
+
     def describe(self) -> str:
         """The route, and how it came to be."""
         if self.mesh is not None:
@@ -328,7 +333,7 @@ def solve_many(
 
     The mesh is chosen for a sample of these patients, and holds for nearly all of that sample;
     patients for whom it is too coarse, by the estimated error of their steps, are solved again on
-    the adaptive route. Patients go in blocks, one thread each, so that memory does not grow with
+    the adaptive route, by an explicit and then by a stiff method. Patients go in blocks, one thread each, so that memory does not grow with
     their number beyond the result.
 
     Args:
@@ -356,11 +361,10 @@ def solve_all(solver: Solver, params: Any) -> Patients:
         params: leaves (P,).
     """
     outputs, code = _in_blocks(solver, params)
-    again = np.flatnonzero(code != OK) if solver.mesh is not None else np.array([], int)
-    failed = again
+    failed = again = np.flatnonzero(code != OK)
     for method in ("tsit5", "kvaerno5"):
-        if not failed.size or solver.mesh is None:
-            break
+        if not failed.size or method == solver.method:
+            continue
         adaptive = solver.adaptively(method, AGAIN_RTOL)
         # a few more than needed, so that other numbers of patients find the code compiled
         padded = np.resize(failed, 1 << max(4, int(failed.size - 1).bit_length()))
