@@ -97,49 +97,63 @@ def build(
 
     class Params(ck.Params):
         KN: ck.Scalar = ck.param(
-            500.0 if blood else 2.50e11, count, "T cells at which normal ones stop", counted
+            500.0 if blood else 2.50e11,
+            count,
+            "T cells at which normal ones stop",
+            counted,
+            prior_sd=0.3,
         )
         KC: ck.Scalar = ck.param(
             139.0 if blood else 6.96e10,
             count,
             "T cells at which CAR-T cells peak",
             counted + " (quartiles 6.15e10 to 9.65e10 cells)",
+            prior_sd=0.4,
         )
         rN: ck.Scalar = ck.param(
-            0.170, "1/day", "growth rate of normal T cells", TABLE + " (quartiles 0.165 to 0.170)"
+            0.170,
+            "1/day",
+            "growth rate of normal T cells",
+            TABLE + " (quartiles 0.165 to 0.170)",
+            prior_sd=0.3,
         )
         rhoC: ck.Scalar = ck.param(
             0.0251,
             "1/day",
             "growth rate of CAR-T cells when T = KN",
             TABLE + " (quartiles 0.0208 to 0.0354)",
+            prior_sd=0.5,
         )
         a: ck.Scalar = ck.param(
             0.423,
             "1",
             "how soon crowding slows CAR-T cells",
             TABLE + " (quartiles printed as 0.100 to 0.302)",
+            prior_sd=0.5,
         )
         b: ck.Scalar = ck.param(
             0.525,
             "1/day",
             "growth rate that room adds for CAR-T cells",
             TABLE + " (quartiles printed as 0.467 to 0.522)",
+            prior_sd=0.3,
         )
         rB: ck.Scalar = ck.param(
             0.19,
             "1/day",
             "growth rate of the tumor",
             "Kimmel 2021, Figure 3: medium; slow 0.105, fast 0.265; Table 1: 0.01 to 0.50",
+            prior_sd=0.5,
         )
         gammaB: ck.Scalar = ck.param(
-            1.15, "1/day", "largest killing rate", TABLE + " (quartiles 0.64 to 1.35)"
+            1.15, "1/day", "largest killing rate", TABLE + " (quartiles 0.64 to 1.35)", prior_sd=0.6
         )
         kB: ck.Scalar = ck.param(
             4.05 if blood else 2.024e9,
             count,
             "CAR-T cells that kill at half the largest rate",
             counted + " (quartiles 1.40e9 to 3.125e9 cells)",
+            prior_sd=0.6,
         )
         N0: ck.Scalar = ck.param(
             6.0 if blood else 3.0e9, count, "normal T cells at the infusion", counted

@@ -1,9 +1,14 @@
-"""Agreement with trajectories computed independently; see `tests/reference/`."""
+"""Agreement with trajectories computed independently (see `tests/reference/`), and of gradients."""
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+
+from carpk.events import Plan
+from carpk.solver import Solver
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -22,3 +27,31 @@ def errors(solution, table):
         shown = expected > 1e-6 * expected.max()
         out[name] = np.abs(got / expected - 1)[shown].max()
     return out
+
+
+def solver_for(model, regimen, days, **settings):
+    """`Solver.prepare` at the typical patient."""
+    params = jax.tree.map(lambda x: jnp.full((1, 1), x), model.params())
+    return Solver.prepare(Plan.of(model, [regimen], np.asarray(days)), params, **settings)
+
+
+def assert_has_gradients(model, run, output, size=1e-3, rtol=1e-5):
+    """Finite for every parameter, and equal to central differences along two random directions."""
+    infos = model.params.info()
+    u = jnp.array([float(i.transform.forward(i.value)) for i in infos.values()])
+
+    @jax.jit
+    @jax.value_and_grad
+    def total(u):
+        p = {n: i.transform.inverse(x) for (n, i), x in zip(infos.items(), u, strict=True)}
+        levels = run(jax.tree.map(lambda x: x[None], model.params(**p)))[output]
+        return jnp.sum(jnp.log(levels))
+
+    gradient = np.asarray(total(u)[1])
+    assert np.isfinite(gradient).all()
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        way = rng.normal(size=u.size)
+        way /= np.linalg.norm(way)
+        central = (total(u + size * way)[0] - total(u - size * way)[0]) / (2 * size)
+        np.testing.assert_allclose(gradient @ way, central, rtol=rtol)

@@ -16,7 +16,9 @@ LAYERS = (  # a module imports from layers before its own only
     ("solver",),
     ("dataset",),
     ("studies",),
+    ("sbml",),
     ("library",),
+    ("catalogue",),
     ("levels", "summaries"),
     ("population",),
     ("sampler", "_arviz"),
@@ -35,6 +37,7 @@ OWNERS = {  # dependency -> the only modules that may import it, anywhere in the
     "typer": {"cli"},
     "equinox": {"params", "dosing", "disposition", "structural"},
     "diffrax": {"routes"},
+    "libsbml": {"sbml"},
     "xarray": {"_arviz", "inference", "simulation", "checks"},
 }
 MODULES = sorted(p.stem if p.suffix else p.name for p in PACKAGE.iterdir() if p.name[0] != ".")
