@@ -7,6 +7,8 @@ carpk models --markdown          models/README.md
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import textwrap
 from typing import Any
 
@@ -120,6 +122,12 @@ def page(name: str, **options: Any) -> str:
     if model.reference:
         parts.append(f"Reference: {model.reference}")
     return "\n".join(parts)
+
+
+def source(name: str) -> str:
+    """The text of a model's file."""
+    load_model(name)  # refuses what is not there
+    return inspect.getsource(importlib.import_module(f"carpk.models.{name}"))
 
 
 def _table(frame: pd.DataFrame) -> str:

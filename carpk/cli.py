@@ -36,6 +36,9 @@ def models(
     option: Annotated[
         list[str] | None, typer.Option(help="name:choice of a variant; repeat for more.")
     ] = None,
+    source: Annotated[
+        bool, typer.Option("--source", help="The text of its file, to copy and change.")
+    ] = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="The list as models/README.md.")
     ] = False,
@@ -48,6 +51,9 @@ def models(
             typer.echo(listed.to_json(orient="index"))
         else:
             typer.echo(catalogue.markdown().rstrip() if markdown else catalogue.lines())
+        return
+    if source:
+        typer.echo(catalogue.source(name).rstrip())
         return
     chosen = dict(_pair("option", pair, "name:choice") for pair in option or [])
     if as_json:

@@ -203,7 +203,7 @@ def _explained(trouble: Exception, path: Path, source: str) -> ModelError | None
     said = trouble.msg if isinstance(trouble, SyntaxError) else str(trouble)
     kind = "" if isinstance(trouble, ModelError) else f"{type(trouble).__name__}: "
     deepest = traceback.extract_tb(trouble.__traceback__)[-1]
-    elsewhere = not isinstance(trouble, SyntaxError | ModelError | ImportError)
+    elsewhere = not isinstance(trouble, SyntaxError | ModelError | ImportError | AttributeError)
     advice = _advice(trouble)
     if advice:
         said = said.strip().split("\n")[0]

@@ -376,6 +376,7 @@ class ODEModel(StructuralModel):
         def evaluate(p: Any) -> Any:
             y = self.start(p)
             numbers("`initial`", y)
+            y = jax.tree.map(lambda x: jnp.asarray(x, float) + jnp.zeros(()), y)  # traced
             c = {name: jnp.zeros(()) for name in self.inputs}
             more = (c,) if self.inputs else ()
             numbers("the vector field", self.vector_field(jnp.zeros(()), y, p, *more))

@@ -1,6 +1,7 @@
 """Models and studies are found by name, a user's own by path, and every refusal says what to do."""
 
 import os
+import pickle
 import shutil
 import time
 from pathlib import Path
@@ -31,6 +32,35 @@ def build(slope: float = 0.1):
 
 
 model = build()
+"""
+
+
+EQUATIONS = """
+import math
+import jax.numpy as jnp
+import carpk as ck
+
+
+class Params(ck.Params):
+    k: ck.Scalar = ck.param(0.1, "1/day", "loss rate")
+
+
+class States(ck.States):
+    C: ck.Scalar = ck.state("cells", "cells")
+
+
+def vector_field(t, y, p):
+    return States(C=-p.k * y.C)
+
+
+model = ck.ODEModel(
+    name="mine",
+    params=Params,
+    states=States,
+    vector_field=vector_field,
+    outputs={"car_t": lambda t, y, p: y.C},
+    units={"car_t": "cells"},
+)
 """
 
 
@@ -133,6 +163,57 @@ class TestModelsByPath:
         assert f"{path}, line {line}: " in message
         assert words in message
         assert text.splitlines()[line - 1].strip() in message
+
+    @pytest.mark.parametrize(
+        ("old", "new", "said", "advice"),
+        [
+            ("p.k * y.C", "p.k * y.D", "'States' object has no attribute 'D'", "Correct the line"),
+            ("States(C=-", "States(D=-", "unexpected keyword argument 'D'", "Correct the line"),
+            ("p.k * y.C", "p.q * y.C", "'Params' object has no attribute 'q'", "Correct the line"),
+            (
+                "-p.k * y.C",
+                "-p.k * y.C if y.C > 1 else 0.0",
+                "Bool",
+                r"jnp\.where\(condition, a, b\)",
+            ),
+            ("p.k * y.C", "math.exp(p.k) * y.C", "Concretization", "neither float"),
+            (
+                "p.k * y.C",
+                "jnp.sqrt(y.C - y.C) * y.C",
+                "invalid value",
+                "inside, around the quantity",
+            ),
+            ("p.k * y.C", "p.k * y.C / (p.k - p.k)", "invalid value", "is not a number"),
+        ],
+    )
+    def test_a_mistake_in_the_equations_is_explained_with_its_line(
+        self, tmp_path, old, new, said, advice
+    ):
+        text = EQUATIONS.replace(old, new)
+        line = 1 + text[: text.index(new)].count("\n")
+        with pytest.raises(ModelError, match=advice) as trouble:
+            load_model(write(tmp_path, text))
+        message = str(trouble.value)
+        assert f"mine.py, line {line}: " in message
+        assert said in message
+        assert text.splitlines()[line - 1].strip() in message
+
+    def test_two_loads_of_one_text_share_what_is_compiled_and_an_edit_does_not(self, tmp_path):
+        path = write(tmp_path, EQUATIONS)
+        first = load_model(path)
+        assert load_model(path) == first
+        path.write_text(EQUATIONS.replace("-p.k", "-2 * p.k"), encoding="utf-8")
+        assert load_model(path) != first
+
+    def test_a_model_of_ones_own_and_its_patients_can_be_pickled(self, tmp_path):
+        model = load_model(write(tmp_path, EQUATIONS))
+        assert pickle.loads(pickle.dumps(model)) == model
+        patient = model.params(k=0.3)
+        assert pickle.loads(pickle.dumps(patient)) == patient
+
+    def test_a_pickle_keeps_what_was_changed_after_loading(self, tmp_path):
+        changed = load_model("stein2019").with_dose_effect(0.3, 1e8)
+        assert pickle.loads(pickle.dumps(changed)).dose_effect == changed.dose_effect
 
     def test_a_file_without_a_model_says_how_to_end_it(self, tmp_path):
         with pytest.raises(ModelError, match="neither `model` nor `build`"):
