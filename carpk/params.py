@@ -90,6 +90,7 @@ def param(
     bounds: tuple[float, float] = (0.0, math.inf),
     iiv: float | None = None,
     prior_sd: float = 1.0,
+    cv: float | None = None,
 ) -> Any:
     """A parameter of a structural model.
 
@@ -104,8 +105,17 @@ def param(
         prior_sd: how far the typical value of another cohort or product may lie from this one:
             SD of the default prior on the estimation scale. An assumption, to be replaced where
             more is known.
+        cv: published between-patient CV of a log-normal parameter, 0.23 for 23 %, in place of
+            `iiv`, which it makes sqrt(ln(1 + cv²)).
     """
     low, high = bounds
+    if cv is not None:
+        if iiv is not None or (low, high) != (0.0, math.inf) or not cv >= 0:
+            raise ModelError(
+                f"param({value}, ..., cv={cv}): a CV is at least 0, takes the place of `iiv`, and "
+                "belongs to a parameter with bounds (0, inf)."
+            )
+        iiv = math.sqrt(math.log1p(cv**2))
     if not low < value < high:
         raise ModelError(
             f"param({value}, {unit!r}, {about!r}): the value must lie inside its bounds "

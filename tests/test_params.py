@@ -126,3 +126,19 @@ def test_the_numbers_are_the_leaves_of_a_pytree():
     assert [float(x) for x in jax.tree.leaves(gradient)] == [100.0, 3.0, 1.0]
     batch = Params(peak=jnp.array([1.0, 2.0]), share=jnp.zeros(2), shift=jnp.zeros(2))
     np.testing.assert_allclose(jax.vmap(total)(batch), [1.0, 4.0])
+
+
+def test_a_cv_becomes_the_sd_of_the_log():
+    """A log-normal variable with SD s of its log has the CV sqrt(exp(s²) - 1)."""
+
+    class Patient(ck.Params):
+        CL: ck.Scalar = ck.param(2.0, "L/h", "clearance", "made up", cv=0.5)
+
+    sd = Patient.info()["CL"].iiv
+    assert math.sqrt(math.exp(sd**2) - 1) == pytest.approx(0.5, rel=1e-12)
+
+
+@pytest.mark.parametrize("extra", [{"iiv": 0.3}, {"bounds": (0, 5)}])
+def test_a_cv_that_has_no_meaning_is_refused(extra):
+    with pytest.raises(ck.ModelError, match="takes the place of `iiv`"):
+        ck.param(2.0, "L/h", "clearance", cv=0.5, **extra)
