@@ -25,10 +25,10 @@ demo: $(VENV)/.installed  ## set up, then run `carpk demo`
 	$(BIN)/carpk demo
 
 test: $(VENV)/.installed-test  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadgroup
 
 test-slow: $(VENV)/.installed-test  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n auto --dist loadgroup
 
 lint: $(VENV)/.installed-test  ## style and types
 	$(BIN)/ruff check .

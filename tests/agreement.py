@@ -25,7 +25,7 @@ def errors(solution, table):
     for name in table.columns.intersection(solution.states.names()):
         expected, got = table[name].to_numpy(), np.asarray(getattr(solution.states, name))
         shown = expected > 1e-6 * expected.max()
-        out[name] = np.abs(got / expected - 1)[shown].max()
+        out[name] = np.abs(got[shown] / expected[shown] - 1).max()
     return out
 
 

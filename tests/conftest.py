@@ -25,6 +25,15 @@ POSTERIOR = {  # parameter of the population -> its value in draw 0; 2 % more in
 }
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What one process runs: a file, or the laws of one model."""
+    for item in items:
+        named = getattr(item, "callspec", None) and item.callspec.params.get("name")
+        group = named if named and item.path.name == "test_models.py" else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def known_fit():
     """A piecewise fit to ZUMA-1 with 2 chains of 10 made-up draws, and a verdict that says so."""

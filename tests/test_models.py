@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import carpk as ck
-from carpk.events import Plan
+from carpk.events import BOLUS, INFUSION, REPLACE, Plan
 from carpk.library import options_of
 from carpk.models import stein2019
 from carpk.routes import REASONS
@@ -295,7 +295,7 @@ class TestEveryODEModel:
 
 def without(events):
     """The same events with hardly anything in them: the same compiled code serves both."""
-    dose = np.isin(events.kind, (1, 2))
+    dose = np.isin(events.kind, (BOLUS, INFUSION, REPLACE))
     return events._replace(amount=np.where(dose, 1e-9 * events.amount, events.amount))
 
 
