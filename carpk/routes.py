@@ -69,6 +69,19 @@ class Content(NamedTuple):
     amplitude: tuple[tuple[Any, ...], ...]
 
 
+@jax.custom_jvp
+def _relative(slope: Any, level: Any) -> Any:
+    """slope / level, with a derivative that does not square a level near 0."""
+    return slope / level
+
+
+@_relative.defjvp
+def _relative_jvp(at: Any, tangent: Any) -> Any:
+    (slope, level), (d_slope, d_level) = at, tangent
+    ratio = slope / level
+    return ratio, (d_slope - ratio * d_level) / level
+
+
 @dataclasses.dataclass(frozen=True)
 class System:
     """A structural model with the parameters of one patient.
@@ -169,7 +182,7 @@ class System:
             d = getattr(dy, name)
             if flows[i] is not None:
                 d = d + flows[i]
-            slopes.append(d / y[i] if model.logs[i] else jnp.asarray(d, float))
+            slopes.append(_relative(d, y[i]) if model.logs[i] else jnp.asarray(d, float))
         return tuple(slopes)
 
     def extra(self, c: Mapping[str, Any]) -> tuple[Any, ...]:

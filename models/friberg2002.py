@@ -39,7 +39,6 @@ doi:10.12688/f1000research.10624.3. Left out: the variance of gamma in Kloft 200
 Netterberg 2017 set to 0. Random effects of the counts are printed as variances of ln.
 """
 
-import math
 from typing import Literal
 
 import jax.numpy as jnp
@@ -69,20 +68,16 @@ class Neutrophils(ck.Params):
     slope: ck.Scalar = ck.param(
         15.6, "L/µmol", "effect on division per concentration", KLOFT, iiv=0.128**0.5, prior_sd=0.5
     )
-    CL: ck.Scalar = ck.param(
-        32.6, "L/h", "clearance", ONOUE + " (CV 29.5 %)", iiv=math.log(1 + 0.295**2) ** 0.5
-    )
+    CL: ck.Scalar = ck.param(32.6, "L/h", "clearance", ONOUE + " (CV 29.5 %)", cv=0.295)
     Vc: ck.Scalar = ck.param(5.77, "L", "central volume", ONOUE)
     Q: ck.Scalar = ck.param(
         5.34,
         "L/h",
         "intercompartmental clearance",
         ONOUE + " (CV 55.1 %)",
-        iiv=math.log(1 + 0.551**2) ** 0.5,
+        cv=0.551,
     )
-    Vp: ck.Scalar = ck.param(
-        11.0, "L", "peripheral volume", ONOUE + " (CV 59.8 %)", iiv=math.log(1 + 0.598**2) ** 0.5
-    )
+    Vp: ck.Scalar = ck.param(11.0, "L", "peripheral volume", ONOUE + " (CV 59.8 %)", cv=0.598)
     FEMALE: ck.Scalar = ck.covariate(0.0, "1", "1 for a woman", "reference: a man")
     ECOG: ck.Scalar = ck.covariate(
         0.0, "1", "1 for an ECOG performance status of 1 or more", "reference: status 0"

@@ -267,7 +267,9 @@ class TestEveryODEModel:
         plan = Plan.of(model, [pattern(model)], SEVERAL)
         reference = jax.tree.map(lambda x: jnp.full((1, 1), x), model.params())
         solver = Solver.prepare(plan, reference, rtol=1e-6, share=1.0)
-        u = jnp.array([float(i.transform.forward(i.value)) for i in infos.values()])
+        values = [aside(i) if i.is_covariate else i.value for i in infos.values()]
+        forward = [i.transform.forward for i in infos.values()]
+        u = jnp.array([float(f(x)) for f, x in zip(forward, values, strict=True)])
 
         def levels(u):  # (patient, output, time)
             values = {n: i.transform.inverse(x) for (n, i), x in zip(infos.items(), u, strict=True)}
@@ -287,10 +289,16 @@ class TestEveryODEModel:
         felt = np.abs(exact / peak).max(axis=(0, 1))
         silent = [n for n, x in zip(infos, felt, strict=True) if x < 1e-9]
         assert [n for n in silent if not infos[n].is_covariate] == [], "a parameter has no effect"
-        adaptive = ck.solve(model, pattern(model), SEVERAL, rtol=1e-9, method="kvaerno5")
+        patient = model.params(**dict(zip(infos, values, strict=True)))
+        adaptive = ck.solve(model, pattern(model), SEVERAL, patient, rtol=1e-9, method="kvaerno5")
         for got, output in zip(typical, model.outputs, strict=True):
             expected = np.asarray(adaptive[output])
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6 * expected.max())
+
+
+def aside(covariate):
+    """A value beside the reference, where every effect is felt."""
+    return 0.5 if covariate.value in (0, 1) else 1.2 * covariate.value
 
 
 def without(events):

@@ -77,6 +77,18 @@ class TestEquations:
         cells = ck.solve(model, PAPER, [30.0, 365.0], params.replace(gammaB=0.1), start=0.0)
         assert sol["car_t"] == pytest.approx(np.asarray(cells["car_t"]), rel=1e-4)
 
+    def test_a_stiff_method_follows_a_tumor_below_1e_154(self):
+        """The derivative of dB/B once squared 1/B, which is no number there."""
+        params = KIMMEL.params(KC=329.0, KN=533.0, rN=0.112, rhoC=0.01, gammaB=3.15, kB=1.4)
+        days = [30.0, 300.0, 365.0]
+        stiff, explicit = (
+            ck.solve(KIMMEL, PAPER, days, params, method=method, rtol=1e-7)
+            for method in ("kvaerno5", "tsit5")
+        )
+        assert stiff.reason == ""
+        assert stiff["tumor"][-1] < 1e-154
+        np.testing.assert_allclose(stiff["tumor"], explicit["tumor"], rtol=1e-3)
+
     def test_without_an_infusion_there_are_no_car_t_cells(self):
         """A log cannot be of zero: the state starts at 1e-30 and stays out of sight."""
         solution = ck.solve(KIMMEL, ck.Regimen(), reference("kimmel2021", "one").index, start=0.0)
