@@ -1,0 +1,777 @@
+"""SBML files as structural models: what of Levels 2 and 3 is differential equations.
+
+`load_model("file.xml")` gives an `ODEModel`:
+
+- states: species and parameters that reactions, rate rules or events change, as what their symbol
+  means in the file: a concentration, or an amount (hasOnlySubstanceUnits);
+- parameters: the constants that the equations read, in the file's units: parameters, local ones
+  (as reaction_parameter), sizes, constant species, and initial values (as species_0). What starts
+  at 0 has no parameter: it is filled by a dose or a `Replace`;
+- outputs: the states, and what assignment rules give;
+- time: days. Rates are converted where the file states its unit of time. Day 0 is the file's 0;
+- events at given times are `regimens["file"]`: x := x + dose is a `Bolus`, x := x factor a
+  `Multiply`, x := value a `Replace`, with the file's numbers. A dose is in the state's own unit;
+  its label is "mg" where that is a mass, and "cells" elsewhere. Doses of your own go into a state
+  by its name: `Bolus(3, 1e8, product="C")`;
+- conditions on time (time < Tmax) are states that `regimens["file"]` switches from 0 to 1, with a
+  lag where the time depends on parameters: a solver must not step over them. Add other regimens to
+  that one, or the switches never happen.
+
+Everything else that SBML has is refused by name. States are integrated as they are, so a file whose
+levels stay below 1e-9 in its own units needs a smaller `atol` of `solve`, or other units.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import itertools
+import keyword
+import math
+import operator
+import re
+import textwrap
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial, reduce
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from carpk.dosing import CELLS, DRUG, Bolus, Event, Multiply, Regimen, Replace
+from carpk.errors import CarpkWarning, ModelError, RegimenError
+from carpk.params import Params, Scalar, param
+from carpk.structural import ODEModel, States, Target, state
+
+try:
+    import libsbml
+except ImportError as trouble:
+    raise ModelError(
+        'Reading SBML needs libSBML, which is not installed: pip install "carpk[sbml]".'
+    ) from trouble
+
+TIME = "csymbol time"  # no id can be this
+DAY = 86400.0  # seconds
+NOT_STATED = "unit not stated"
+PREFIXES = {-12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k"}  # by power of ten
+SHORT = {"litre": "L", "second": "s", "gram": "g", "mole": "mol", "dimensionless": "1"}
+TIMES = {60.0: "min", 3600.0: "h", DAY: "day", 7 * DAY: "week"}
+HARMLESS = {libsbml.MissingXMLEncoding, libsbml.NotUTF8} | {
+    number for name, number in vars(libsbml).items() if re.match("Empty.*List", name)
+}
+BY_HAND = "Take it out of the file, and give what it does as a Regimen."
+KIND = {  # of a node: the name of its MathML element
+    number: re.sub(r"^AST_((FUNCTION|RELATIONAL|LOGICAL|CONSTANT)_)?", "", name).lower()
+    for name, number in vars(libsbml).items()
+    if name.startswith("AST_")
+}
+CONSTANTS = {"pi": math.pi, "e": math.e, "true": 1.0, "false": 0.0}  # libSBML's pi is a float32
+COMPARE = {"gt": operator.gt, "geq": operator.ge, "lt": operator.lt, "leq": operator.le}
+
+
+def _truth(x: Any) -> Any:
+    """1 for true: SBML calculates with truth values."""
+    return jnp.where(x, 1.0, 0.0)
+
+
+def _fold(f: Any, *start: Any) -> Callable[..., Any]:
+    return lambda *x: reduce(f, x, *start)
+
+
+STEPS = ("eq", "neq", "floor", "ceiling", "quotient", "rem")  # a solver would step over them
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "eq": lambda x, *y: math.prod(_truth(x == each) for each in y),
+    "neq": lambda x, y: _truth(x != y),
+    "floor": jnp.floor,
+    "ceiling": jnp.ceil,
+    "quotient": lambda x, y: jnp.trunc(x / y),
+    "rem": jnp.fmod,
+    "plus": _fold(operator.add, 0),
+    "times": _fold(operator.mul, 1),
+    "minus": lambda x, *y: x - y[0] if y else -x,
+    "divide": jnp.divide,
+    "power": lambda x, n: jnp.power(jnp.asarray(x, float), n),
+    "root": lambda *x: jnp.sqrt(x[0]) if len(x) == 1 else jnp.power(x[1], 1 / x[0]),
+    "abs": jnp.abs,
+    "exp": jnp.exp,
+    "ln": jnp.log,
+    "log": lambda *x: jnp.log(x[-1]) / jnp.log(x[0] if len(x) > 1 else 10.0),
+    "max": _fold(jnp.maximum),
+    "min": _fold(jnp.minimum),
+    "not": lambda x: _truth(x == 0),
+    "and": lambda *x: math.prod(_truth(each != 0) for each in x),
+    "or": lambda *x: 1 - math.prod(_truth(each == 0) for each in x),
+    "xor": lambda *x: sum(_truth(each != 0) for each in x) % 2,
+    "implies": lambda x, y: _truth((x == 0) | (y != 0)),
+}
+for _one, _other in (("sin", "csc"), ("cos", "sec"), ("tan", "cot")):
+    for _h in ("", "h"):
+        _f, _arc = getattr(jnp, _one + _h), getattr(jnp, f"arc{_one}{_h}")
+        FUNCTIONS |= {_one + _h: _f, f"arc{_one}{_h}": _arc}
+        FUNCTIONS[_other + _h] = lambda x, f=_f: 1 / f(x)
+        FUNCTIONS[f"arc{_other}{_h}"] = lambda x, f=_arc: f(1 / x)
+
+
+class Expression(NamedTuple):
+    """A formula: its value from those of symbols, and which symbols it names."""
+
+    value: Callable[[Mapping[str, Any]], Any]
+    names: frozenset[str] = frozenset()
+
+
+Table = dict[str, Expression | Callable[[], Expression]]  # or how to translate it
+
+
+class Values(dict[str, Any]):
+    """Values of symbols; one that is not there is worked out when it is asked for."""
+
+    def __init__(self, known: Mapping[str, Any], find: Callable[[str], Callable[..., Any]]) -> None:
+        super().__init__(known)
+        self._find = find
+
+    def __missing__(self, name: str) -> Any:
+        self[name] = self._find(name)(self)
+        return self[name]
+
+
+def read(path: Path) -> ODEModel:
+    """The model in an SBML file: the same object for as long as the file stays as it is."""
+    return _read(path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, digest: str) -> ODEModel:
+    document = libsbml.readSBMLFromFile(str(path))
+    for error in map(document.getError, range(document.getNumErrors())):
+        serious = error.getSeverity() >= libsbml.LIBSBML_SEV_ERROR
+        if serious and error.getErrorId() not in HARMLESS:
+            last = error.getMessage().strip().split("\n")[-1].strip(" .")
+            detail = "" if last.startswith("Reference") or len(last) > 200 else f" ({last})"
+            raise ModelError(
+                f"Model file {path}, line {error.getLine()}: {error.getShortMessage()}{detail}. "
+                "Correct the file, or export it anew."
+            )
+    sbml = document.getModel()
+    if sbml is None or document.getLevel() < 2:
+        raise ModelError(
+            f"Model file {path} holds no model of SBML Level 2 or 3. Export it as one of these."
+        )
+    for holder in (document, sbml) if document.getLevel() > 2 else ():
+        for plugin in map(holder.getPlugin, range(holder.getNumPlugins())):
+            package = plugin.getPackageName()
+            if document.getPackageRequired(package) and len(plugin.getListOfAllElements()):
+                raise ModelError(
+                    f"Model file {path} needs the SBML package {package!r}, but carpk reads the "
+                    "core of SBML only. Export the model without it."
+                )
+    local = libsbml.ConversionProperties()
+    local.addOption("promoteLocalParameters")
+    document.convert(local)
+    return File(path, sbml).to_model()
+
+
+class File:
+    """What a file says. Formulas are translated when they are first asked for."""
+
+    def __init__(self, path: Path, sbml: Any) -> None:
+        self.path, self.sbml = path, sbml
+        self.constants: dict[str, tuple[float, str, str, str]] = {}  # as `param` takes them
+        self.about: dict[str, tuple[str, str]] = {}  # variable -> unit, meaning
+        self.states: Table = {}  # what they change by, per unit of the file's time
+        self.rules: Table = {}  # assignment rules, and rates of reactions
+        self.first: Table = {}  # at time 0, of what has no rule
+        self.events: list[Event] = []
+        self.switches: dict[tuple[float, float], str] = {}  # the file's time, and again -> state
+        self.delays: dict[str, tuple[Any, set[str]]] = {}  # switch -> its time, what that needs
+        self.notes: list[str] = []
+        self.ids = {element.getIdAttribute() for element in sbml.getListOfAllElements()}
+        self.found: dict[tuple[str, bool], set[str] | None] = {}  # by `leaves`
+        self.per_day = self._read_time()
+        self._read_rules()
+        self._read_reactions()
+        self._read_quantities()
+        for event in sbml.getListOfEvents():
+            self._read_event(event, _label(event))
+
+    def error(self, what: str) -> ModelError:
+        return ModelError(f"Model file {self.path}: {what}")
+
+    # what is in the file
+
+    def _read_time(self) -> float:
+        """How many units of the file's time a day has."""
+        level_3 = self.sbml.getLevel() > 2
+        unit = self.sbml.getTimeUnits() if level_3 else "time"
+        definition = self.sbml.getUnitDefinition(unit)
+        parts = _parts(definition) if definition else [(unit, 1.0, 1.0)]
+        if len(parts) == 1 and parts[0][:2] == ("second", 1.0):
+            per_day = DAY / parts[0][2]
+            if not math.isclose(per_day, 1.0):
+                self.notes.append(f"A day has {per_day:g} units of the file's time.")
+            return per_day
+        doubt = "The file does not state its unit of time, which is taken as the day."
+        where = 'timeUnits="..."' if level_3 else 'a unit definition "time"'
+        message = f"Model file {self.path}: {doubt} If it is another, state it there ({where})."
+        warnings.warn(message, CarpkWarning, stacklevel=7)
+        self.notes.append(doubt)
+        return 1.0
+
+    def _read_rules(self) -> None:
+        for rule in self.sbml.getListOfRules():
+            if rule.isAlgebraic():
+                raise self.error("it has an algebraic rule. Solve it for its variable by hand.")
+            where = f"the rule for {rule.getVariable()!r}"
+            table = self.states if rule.isRate() else self.rules
+            table[self._variable(rule, where)] = self._formula(rule, where)
+        for each in self.sbml.getListOfInitialAssignments():
+            name = each.getSymbol()
+            self.first[name] = self._formula(each, f"the initial assignment of {name!r}")
+        for event in self.sbml.getListOfEvents():
+            for each in event.getListOfEventAssignments():
+                name = self._variable(each, _label(event))
+                self.states.setdefault(name, Expression(lambda v: 0.0))
+
+    def _variable(self, element: Any, where: str) -> str:
+        """The symbol that a rule or an event changes."""
+        name = element.getVariable()
+        if self.sbml.getCompartment(name):
+            raise self.error(
+                f"{where} changes the compartment {name!r}, but compartments must keep their size. "
+                "Write the equations in amounts."
+            )
+        if not (self.sbml.getSpecies(name) or self.sbml.getParameter(name)):
+            raise self.error(
+                f"{where} changes {name!r}, which is neither a species nor a parameter. "
+                "Stoichiometries must be numbers."
+            )
+        return name
+
+    def _formula(self, element: Any, where: str) -> Callable[[], Expression]:
+        return partial(self._translate, element.getMath(), where, {})
+
+    def _read_reactions(self) -> None:
+        """Kinetic laws, and what reactions do to species."""
+        flows: dict[str, list[tuple[float, str]]] = {}
+        for reaction in self.sbml.getListOfReactions():
+            name, law = reaction.getId(), reaction.getKineticLaw()
+            if law is None or reaction.getFast():
+                what = "is fast" if law else "has no kinetic law"
+                raise self.error(f"reaction {name!r} {what}. Give it a rate law.")
+            self.rules[name] = self._formula(law, f"the rate of reaction {name!r}")
+            for sign, side in ((-1, "Reactants"), (1, "Products")):
+                for each in getattr(reaction, f"getListOf{side}")():
+                    times = sign * self._stoichiometry(each, f"reaction {name!r}")
+                    flows.setdefault(each.getSpecies(), []).append((times, name))
+        for name, flow in flows.items():
+            species = self.sbml.getSpecies(name)
+            if species is None:
+                raise self.error(f"a reaction names {name!r}, which is not a species of the file.")
+            if not (species.getBoundaryCondition() or species.getConstant() or name in self.rules):
+                self.states[name] = self._net(species, flow)
+
+    def _stoichiometry(self, reference: Any, where: str) -> float:
+        name, number = reference.getId(), reference.getStoichiometry()
+        is_formula = reference.isSetStoichiometryMath() or name in self.first
+        if is_formula or not math.isfinite(number):
+            raise self.error(
+                f"the stoichiometry of {reference.getSpecies()!r} in {where} must be a number, but "
+                f"is {'a formula' if is_formula else 'not given'}."
+            )
+        if name:
+            self.rules[name] = Expression(lambda v: number)
+        return number
+
+    def _net(self, species: Any, flow: list[tuple[float, str]]) -> Expression:
+        """What reactions do to the quantity of a species, per unit of the file's time."""
+        factor = species.getConversionFactor() or self.sbml.getConversionFactor()
+        size = species.getCompartment() if self._by_size(species) else ""
+
+        def value(v: Mapping[str, Any]) -> Any:
+            net = sum(times * v[reaction] for times, reaction in flow)
+            return net * (v[factor] if factor else 1.0) / (v[size] if size else 1.0)
+
+        return Expression(value, frozenset({*(r for _, r in flow), size, factor} - {""}))
+
+    def _by_size(self, species: Any) -> bool:
+        """Whether the symbol of a species means its concentration."""
+        size = self.sbml.getCompartment(species.getCompartment())
+        if size is None:
+            raise self.error(f"the species {species.getId()!r} is in no compartment of the file.")
+        return size.getSpatialDimensionsAsDouble() != 0 and not species.getHasOnlySubstanceUnits()
+
+    def _read_quantities(self) -> None:
+        """Constants and initial values, in the order of the file."""
+        for each in self.sbml.getListOfParameters():
+            self._quantity(each, each.getValue(), self._unit(each.getUnits()))
+        for each in self.sbml.getListOfSpecies():
+            self._read_species(each)
+        for each in self.sbml.getListOfCompartments():
+            about = f"size of {each.getName() or each.getId()}"
+            if each.getId() not in self.first:
+                self._constant(each.getId(), each.getSize(), self._size_unit(each), about)
+        self.states = {name: self.states[name] for name in self.about if name in self.states}
+
+    def _read_species(self, species: Any) -> None:
+        size, by_size = self.sbml.getCompartment(species.getCompartment()), self._by_size(species)
+        amount, whole = self._unit(species.getSubstanceUnits(), "substance"), self._size_unit(size)
+        level = NOT_STATED if NOT_STATED in (amount, whole) else f"{amount}/{whole}"
+        unit = level if by_size else amount
+        value, power = species.getInitialAmount(), -1
+        if species.isSetInitialConcentration():
+            value, power = species.getInitialConcentration(), 1
+        if value == 0 or (power == 1) == by_size:
+            self._quantity(species, value, unit)
+        else:
+            self._quantity(species, value, unit, level if power == 1 else amount, (size, power))
+
+    def _quantity(
+        self, element: Any, value: float, unit: str, given: str = "", scale: Any = None
+    ) -> None:
+        """A species or parameter, and its value at time 0: times a size or over it, if one says."""
+        name, about = element.getId(), element.getName() or element.getId()
+        self.about[name] = (unit, about)
+        if name in self.rules or name in self.first or not math.isfinite(value):
+            return
+        if name not in self.states and scale is None:
+            self._constant(name, value, unit, about)
+        elif value == 0:
+            self.first[name] = Expression(lambda v: 0.0)
+        else:
+            start = self._free(f"{name}_0")
+            self._constant(start, value, given or unit, f"{about} at time 0", name)
+            self.first[name] = _symbol(start)
+            if scale is not None:
+                size, power = scale[0].getId(), scale[1]
+                names = frozenset({start, size})
+                self.first[name] = Expression(lambda v: v[start] * v[size] ** power, names)
+
+    def _constant(self, name: str, value: float, unit: str, about: str, source: str = "") -> None:
+        if math.isfinite(value):
+            self.constants[name] = (value, unit, about, f"{self.path.name}, {source or name}")
+
+    def _free(self, name: str) -> str:
+        """A symbol that the file does not have."""
+        while name in self.ids or name in self.constants:
+            name += "_"
+        return name
+
+    # events
+
+    def _read_event(self, event: Any, where: str) -> None:
+        trigger = event.getTrigger()
+        if event.isSetDelay() or event.isSetPriority() or trigger is None:
+            what = "a delay" if event.isSetDelay() else "a priority" if trigger else "no trigger"
+            raise self.error(f"{where} has {what}. {BY_HAND}")
+        (time, strictly), end = self._window(trigger.getMath(), where)
+        if (time, strictly) <= (0.0, False):  # true from the start: it does not become true
+            told = event.getLevel() > 2 and not trigger.getInitialValue()
+            time = 0.0 if told else math.inf
+        if time == math.inf or time > end:
+            self.notes.append(f"The file's {where} never happens.")
+            return
+        for each in event.getListOfEventAssignments():
+            name = each.getVariable()
+            formula = self._translate(each.getMath(), f"{where} for {name!r}", {})
+            others = self.leaves(formula.names) & set(self.states) - {name}
+
+            def after(before: Any, formula: Expression = formula, name: str = name) -> Any:
+                return formula.value(self.at(self.numbers, {name: before}, time))
+
+            line = None if others else _line(after)
+            if line is None:
+                what = libsbml.formulaToL3String(each.getMath())
+                raise self.error(
+                    f"{where} sets {name!r} to {what}, but may only add a number, multiply by one "
+                    f"or set to one. {BY_HAND}"
+                )
+            try:
+                self.events += Regimen(self._changes(time / self.per_day, name, *line)).events
+            except RegimenError as trouble:
+                raise self.error(f"{where} cannot be given as a dose. {trouble}") from trouble
+
+    def _changes(self, day: float, name: str, plus: float, times: float) -> tuple[Event, ...]:
+        """x := plus + times x."""
+        state = self.field(name, States)
+        unit = DRUG if re.match(r"[kmµnp]?g(/|$)", self.about[name][0]) else CELLS
+        if times == 0:
+            return (Replace(day, plus, state),)
+        scale = (Multiply(day, times, state),) if times != 1 else ()
+        dose = Bolus(day, plus, product=state, unit=unit, compartment=state) if plus else None
+        return (*scale, dose) if dose else scale
+
+    def _window(self, node: Any, where: str) -> tuple[tuple[float, bool], float]:
+        """When a trigger is true: from (the file's time, whether just after it), until when."""
+        kind, nodes = _split(node)
+        if kind == "and":
+            windows = [self._window(child, where) for child in nodes]
+            return max(start for start, _ in windows), min(end for _, end in windows)
+        if kind in (*COMPARE, "eq") and len(nodes) == 2:
+            left, right = (self._translate(each, where, {}) for each in nodes)
+            turn = self._turn(left, right, where, BY_HAND)
+            if turn is not None:
+                when, rising = turn
+                time = float(when(self.numbers))
+                if kind != "eq" and rising != (kind in ("gt", "geq")):
+                    return (-math.inf, False), time
+                return (time, kind in ("gt", "lt")), time if kind == "eq" else math.inf
+        formula = libsbml.formulaToL3String(node)
+        raise self.error(f"the trigger of {where} is not a time, but {formula}. {BY_HAND}")
+
+    # formulas
+
+    def _translate(self, node: Any, where: str, local: Mapping[str, Expression]) -> Expression:
+        """A formula as a function of `Values`."""
+        if node is None:
+            raise self.error(f"{where} has no formula.")
+        kind, nodes = _split(node)
+        name, number = node.getName(), node.getValue()
+        if kind in CONSTANTS:
+            number = CONSTANTS[kind]
+        if math.isfinite(number) and number == int(number) and abs(number) < 1e9:
+            number = int(number)  # a power of a negative number
+        if node.isNumber() or kind in CONSTANTS or kind == "name_avogadro":
+            return Expression(lambda v: number)
+        if kind == "name_time":
+            return _symbol(TIME)
+        if kind == "name":
+            if name not in local and name not in self.ids:
+                raise self.error(f"{where} uses {name!r}, which the file does not define.")
+            return local.get(name, _symbol(name))
+        children = [self._translate(child, where, local) for child in nodes]
+        names = _names(children)
+        if kind == "function":
+            return self._call(name, children, where)
+        if kind == "piecewise":
+            return Expression(partial(_piecewise, children), names)
+        if kind in COMPARE:
+            pairs = itertools.pairwise(children)
+            terms = [self._compare(kind, *pair, where) for pair in pairs]
+            return Expression(lambda v: math.prod(t.value(v) for t in terms), _names(terms))
+        if kind in STEPS and TIME in self.leaves(names):
+            raise self._clock(where)
+        function = FUNCTIONS.get(kind)
+        if function is None:
+            raise self.error(f"{where} uses {name or kind!r}, which carpk cannot calculate.")
+        return Expression(lambda v: function(*(child.value(v) for child in children)), names)
+
+    def _call(self, name: str, arguments: list[Expression], where: str) -> Expression:
+        """A function of the file, written out."""
+        function = self.sbml.getFunctionDefinition(name)
+        known = range(function.getNumArguments()) if function else ()
+        if function is None or function.getBody() is None or len(known) != len(arguments):
+            raise self.error(
+                f"{where} calls {name!r} with {len(arguments)} arguments, but the file has no "
+                "formula for that."
+            )
+        names = [function.getArgument(i).getName() for i in known]
+        local = dict(zip(names, arguments, strict=True))
+        return self._translate(function.getBody(), f"{where}, in function {name!r},", local)
+
+    def _compare(self, kind: str, left: Expression, right: Expression, where: str) -> Expression:
+        """left < right. Where that is a matter of time: a state that an event switches."""
+        turn = self._turn(left, right, where)
+        if turn is None:
+            return Expression(
+                lambda v: _truth(COMPARE[kind](left.value(v), right.value(v))),
+                left.names | right.names,
+            )
+        when, rising = turn
+        on = rising == (kind in ("gt", "geq"))  # true after that time, or before it
+        time = float(when(self.numbers))
+        if time <= 0:
+            return Expression(lambda v: float(on))
+        key = time, float(when({symbol: 1.1 * x + 0.1 for symbol, x in self.numbers.items()}))
+        if key not in self.switches:
+            name = self.switches[key] = self._free(f"switch_{len(self.switches) + 1}")
+            self.about[name] = ("1", f"0 until the file's time {time:g}, then 1")
+            self.states[name] = self.first[name] = Expression(lambda v: 0.0)
+            needs = self.leaves(left.names | right.names) - {TIME}
+            if needs:
+                self.delays[name] = (when, needs)
+                self.events.append(Bolus(0.0, 1.0, product=name))
+            else:
+                self.events.append(Replace(time / self.per_day, 1.0, name))
+        name = self.switches[key]
+        return Expression(lambda v: v[name] if on else 1 - v[name], frozenset({name}))
+
+    def _turn(
+        self, left: Expression, right: Expression, where: str, advice: str = ""
+    ) -> tuple[Callable[[Mapping[str, Any]], Any], bool] | None:
+        """When left - right crosses 0, given the constants, and whether upwards.
+
+        None where time has no part in it.
+        """
+        leaves = self.leaves(left.names | right.names)
+        if TIME not in leaves:
+            return None
+
+        def gap(constants: Mapping[str, Any], time: Any) -> Any:
+            v = self.at(constants, {}, time)
+            return left.value(v) - right.value(v)
+
+        def when(constants: Mapping[str, Any]) -> Any:
+            zero, one = gap(constants, 0.0), gap(constants, 1.0)
+            return jnp.asarray(zero / (zero - one), float)
+
+        line = None if leaves & set(self.states) else _line(partial(gap, self.numbers))
+        if line is None or line[1] == 0:
+            raise self._clock(where, advice)
+        return when, line[1] > 0
+
+    def _clock(self, where: str, advice: str = "") -> ModelError:
+        return self.error(
+            f"{where} switches with time, but not once and at a known time, so that a solver would "
+            "step over it. "
+            + (advice or "Take the switch out of the file, and give its pulses as a Regimen.")
+        )
+
+    # values
+
+    def _entry(self, table: Table, name: str) -> Expression:
+        """What a table has for a symbol, translated."""
+        entry = table[name]
+        if not isinstance(entry, Expression):
+            entry = table[name] = entry()
+        return entry
+
+    def leaves(self, names: Iterable[str], start: bool = False) -> set[str]:
+        """Time, states and constants that these symbols come down to; at time 0: constants."""
+        every: set[str] = set()
+        for name in names:
+            if (name, start) not in self.found:
+                self.found[name, start] = None
+                self.found[name, start] = self._leaves_of(name, start)
+            below = self.found[name, start]
+            if below is None:
+                raise self.error(f"{name!r} is defined by itself. Break the circle of its rules.")
+            every |= below
+        return every
+
+    def _leaves_of(self, name: str, start: bool) -> set[str]:
+        if name == TIME or name in self.constants or (name in self.states and not start):
+            return {name}
+        if name in self.rules:
+            return self.leaves(self._entry(self.rules, name).names, start)
+        if name in self.first:
+            return self.leaves(self._entry(self.first, name).names, True)
+        raise self.error(f"{name!r} has no value at time 0. Give it one in the file.")
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The constants as the file has them."""
+        return {symbol: constant[0] for symbol, constant in self.constants.items()}
+
+    def at(self, constants: Mapping[str, Any], y: Mapping[str, Any] | None, time: Any) -> Values:
+        """Values of all symbols with these states; without states those at time 0."""
+
+        def initially(name: str) -> Callable[..., Any]:
+            return self._entry(self.rules if name in self.rules else self.first, name).value
+
+        def later(name: str) -> Callable[..., Any]:
+            return initially(name) if name in self.rules else lambda v: start[name]
+
+        start = Values({**constants, TIME: 0.0}, initially)
+        return start if y is None else Values({**constants, **y, TIME: time}, later)
+
+    # the model
+
+    def field(self, symbol: str, base: type) -> str:
+        """A symbol as the name of a field."""
+        name = symbol
+        while keyword.iskeyword(name) or name == "self" or hasattr(base, name):
+            name += "_"
+        return name if name == symbol else self._free(name)
+
+    def to_model(self) -> ODEModel:
+        """The structural model."""
+        rates = {name: self._entry(self.states, name) for name in list(self.states)}
+        variables = [x for x in self.about if x in self.states or x in self.rules]
+        variables = [x for x in variables if x not in self.switches.values()]
+        read = self.leaves({*variables, *_names(rates.values())}) | self.leaves(self.states, True)
+        rates = {name: self._entry(self.states, name) for name in self.states}
+        places = {name: self.field(name, States) for name in self.states}
+        read = read.union(*(needs for _, needs in self.delays.values()))
+        fields = {name: self.field(name, Params) for name in self.constants if name in read}
+        if not (fields and set(variables) & set(places)):
+            raise self.error("it has no differential equation with a parameter.")
+        everywhere, positive = (-math.inf, math.inf), (0.0, math.inf)
+        constants = {
+            fields[name]: param(*known, bounds=positive if known[0] > 0 else everywhere)
+            for name, known in self.constants.items()
+            if name in read
+        }
+        params: Any = _class(Params, constants)
+        states: Any = _class(States, {places[x]: state(*self.about[x]) for x in self.states})
+        unread = [name for name in self.constants if name not in read and name in self.ids]
+        doc, reference = self._doc(unread), self._reference()
+        for table in (self.rules, self.first):  # what is left needs libSBML, which ends here
+            for name in [x for x, entry in table.items() if not isinstance(entry, Expression)]:
+                del table[name]
+        self.sbml = None
+
+        def known(p: Any) -> dict[str, Any]:
+            return {symbol: getattr(p, name) for symbol, name in fields.items()}
+
+        def values(t: Any, y: Any, p: Any) -> Values:
+            levels = {symbol: getattr(y, name) for symbol, name in places.items()}
+            return self.at(known(p), levels, t * self.per_day)
+
+        def vector_field(t: Any, y: Any, p: Any) -> States:
+            v = values(t, y, p)
+            slopes = {places[x]: self.per_day * rate.value(v) for x, rate in rates.items()}
+            return states(**{name: jnp.asarray(x, float) for name, x in slopes.items()})
+
+        def initial(p: Any) -> States:
+            v = self.at(known(p), None, 0.0)
+            return states(**{name: jnp.asarray(v[x], float) for x, name in places.items()})
+
+        def lag(when: Callable[[Any], Any], p: Any) -> Any:
+            return jnp.maximum(when(known(p)), 0.0) / self.per_day
+
+        def output(symbol: str, t: Any, y: Any, p: Any) -> Any:
+            return jnp.asarray(values(t, y, p)[symbol], float)
+
+        start = initial(params())
+        for name in places.values():
+            if not math.isfinite(getattr(start, name)):
+                raise self.error(f"{name!r} is {getattr(start, name)} at time 0.")
+        return ODEModel(
+            name=self.path.stem,
+            reference=reference,
+            params=params,
+            states=states,
+            vector_field=vector_field,
+            initial=initial,
+            targets={
+                name: Target(name, lag=partial(lag, when))
+                for name, (when, _) in self.delays.items()
+            },
+            outputs={self.field(x, States): partial(output, x) for x in variables},
+            units={self.field(x, States): self.about[x][0] for x in variables},
+            regimens={"file": Regimen(tuple(self.events))} if self.events else {},
+            doc=doc,
+        )
+
+    def _doc(self, unread: list[str]) -> str:
+        """Name, notes in short, and what was made of the file."""
+        title = self.sbml.getName() or self.sbml.getId() or self.path.stem
+        text = re.sub(
+            r"<(style|head)\b.*?</\1>|<[^>]*>", " ", self.sbml.getNotesString(), flags=re.S
+        )
+        text = textwrap.shorten(html.unescape(text), 600, placeholder=" ...")
+        form = f"SBML Level {self.sbml.getLevel()} Version {self.sbml.getVersion()}"
+        made = [f"Read from {self.path.name}, {form}. Day 0 is the file's time 0.", *self.notes]
+        if len(self.events) > len(self.switches):
+            made.append('Its events are in regimens["file"].')
+        if self.switches:
+            times = ", ".join(f"{time:g}" for time, _ in self.switches)
+            made.append(
+                f"What changes in the equations at the file's time {times} is switched by "
+                'regimens["file"]: add other regimens to it.'
+            )
+        if unread:
+            made.append(f"Left out, as no equation has them: {', '.join(unread)}.")
+        return "\n\n".join(textwrap.fill(x, 100) for x in (title, text, " ".join(made)) if x)
+
+    def _reference(self) -> str:
+        """The paper, where the annotation of the model or its notes name a DOI."""
+        text = f"{self.sbml.getAnnotationString()} {self.sbml.getNotesString()}"
+        found = re.search(r"doi(?:\.org)?[:/]\s*(10\.\d+(?:/|%2F)[^\s\"<>]+)", text, flags=re.I)
+        return f"doi:{found[1].replace('%2F', '/').rstrip('.,;)')}" if found else ""
+
+    # units
+
+    def _size_unit(self, compartment: Any) -> str:
+        usual = {0.0: "", 1.0: "length", 2.0: "area"}
+        dimensions = compartment.getSpatialDimensionsAsDouble()
+        return self._unit(compartment.getUnits(), usual.get(dimensions, "volume"))
+
+    def _unit(self, unit: str, usual: str = "") -> str:
+        """A unit in words; `usual` is what it is where nothing is said: the model may say that."""
+        if not unit and usual and self.sbml.getLevel() > 2:
+            unit = getattr(self.sbml, f"get{usual.title()}Units")()
+        definition = self.sbml.getUnitDefinition(unit or usual)
+        if definition is None:
+            return SHORT.get(unit, unit) or NOT_STATED
+        name = definition.getName()
+        over: list[str] = []
+        under: list[str] = []
+        if name and name not in ("substance", "volume", "area", "length", "time"):
+            return name
+        for kind, exponent, factor in _parts(definition):
+            power = round(math.log10(factor))
+            if kind == "second" and factor in TIMES:
+                text = TIMES[factor]
+            elif power in PREFIXES and math.isclose(factor, 10.0**power):
+                text = PREFIXES[power] + SHORT.get(kind, kind)
+            else:
+                return name or unit
+            text += {1.0: "", 2.0: "²", 3.0: "³"}.get(abs(exponent), f"^{abs(exponent):g}")
+            if kind != "dimensionless":
+                (over if exponent > 0 else under).append(text)
+        return "/".join(["·".join(over) or "1", *under])
+
+
+def _class(base: Any, fields: dict[str, Any]) -> Any:
+    """A class of parameters or states with these fields."""
+    annotations = dict.fromkeys(fields, Scalar)
+    return type(base)(base.__name__, (base,), {"__annotations__": annotations, **fields})
+
+
+def _label(event: Any) -> str:
+    return f"event {event.getId() or event.getName() or f'of line {event.getLine()}'!r}"
+
+
+def _symbol(name: str) -> Expression:
+    return Expression(lambda v: v[name], frozenset({name}))
+
+
+def _names(expressions: Iterable[Expression]) -> frozenset[str]:
+    return frozenset().union(*(each.names for each in expressions))
+
+
+def _split(node: Any) -> tuple[str, list[Any]]:
+    """The name of a node's MathML element, and its children."""
+    return KIND[node.getType()], [node.getChild(i) for i in range(node.getNumChildren())]
+
+
+def _parts(definition: Any) -> list[tuple[str, float, float]]:
+    """Kind, exponent and factor of each part of a unit."""
+    return [
+        (
+            libsbml.UnitKind_toString(u.getKind()),
+            u.getExponentAsDouble(),
+            u.getMultiplier() * 10.0 ** u.getScale(),
+        )
+        for u in definition.getListOfUnits()
+    ]
+
+
+def _line(f: Callable[[Any], Any]) -> tuple[float, float] | None:
+    """f(0) and the slope, if f is a straight line."""
+
+    def number(x: Any) -> Any:
+        return jnp.asarray(f(x), float)
+
+    slopes = [float(jax.grad(number)(x)) for x in (0.0, 0.7, -3.0, 1e3, 1e9)]
+    offset = float(number(0.0))
+    straight = all(math.isclose(slope, slopes[0], rel_tol=1e-9) for slope in slopes)
+    return (offset, slopes[0]) if straight and math.isfinite(offset) else None
+
+
+def _piecewise(children: list[Expression], v: Mapping[str, Any]) -> Any:
+    """The first piece whose condition holds; the others leave no trace in derivatives."""
+
+    def piece(expression: Expression, here: Any) -> Any:
+        return expression.value({n: jnp.where(here, v[n], 1.0) for n in expression.names})
+
+    left, places = jnp.asarray(True), []
+    for condition in children[1::2]:
+        places.append(left & (condition.value(v) != 0))
+        left = left & ~places[-1]
+    total = piece(children[-1], left) if len(children) % 2 else jnp.nan
+    for value, here in zip(children[:-1:2], places, strict=True):
+        total = jnp.where(here, piece(value, here), total)
+    return total
