@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -43,7 +44,7 @@ def listing() -> pd.DataFrame:
                 "about": model.about,
                 "product": model.product,
                 "states": states(model),
-                "outputs": [f"{output} [{unit}]" for output, unit in model.units.items()],
+                "outputs": dict(model.units),
                 "options": {k: list(v) for k, v in options_of(name).items()},
                 "reference": model.reference,
             }
@@ -61,7 +62,7 @@ def lines(width: int = 100) -> str:
     text = []
     for name, row in listing().iterrows():
         text.append(f"{name}: {row['about']}")
-        facts = [f"outputs {', '.join(row['outputs'])}", f"states {', '.join(row['states'])}"]
+        facts = [f"outputs {_outputs(row['outputs'])}", f"states {', '.join(row['states'])}"]
         if row["product"]:
             facts.insert(0, row["product"])
         if row["options"]:
@@ -78,7 +79,7 @@ def markdown() -> str:
     """The text of `models/README.md`."""
     rows = [
         f"| [`{name}`]({name}.py) | {row['about']}{_link(row['reference'])} | {row['product']} | "
-        f"{', '.join(row['outputs'])} | {', '.join(row['states'])} | "
+        f"{_outputs(row['outputs'])} | {', '.join(row['states'])} | "
         f"{'; '.join(_option(*item) for item in row['options'].items())} |"
         for name, row in listing().iterrows()
     ]
@@ -107,8 +108,7 @@ def page(name: str, **options: Any) -> str:
         table["initial"] = [float(getattr(start, state)) for state in table.index]
         parts += [rule, _table(table)]
     parts += [rule, _table(model.describe())]
-    outputs = ", ".join(f"{output} [{unit}]" for output, unit in model.units.items())
-    parts += [rule, f"Outputs: {outputs}"]
+    parts += [rule, f"Outputs: {_outputs(model.units)}"]
     if model.derived:
         values = {
             f"{k} [{unit}]": float(f(model.params())) for k, (f, unit) in model.derived.items()
@@ -142,6 +142,10 @@ def _table(frame: pd.DataFrame) -> str:
         formatters={name: f"{{:<{width}}}".format for name, width in wide.items()},
     )
     return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def _outputs(units: Mapping[str, str]) -> str:
+    return ", ".join(f"{output} [{unit}]" for output, unit in units.items())
 
 
 def _option(name: str, choices: Any) -> str:

@@ -333,8 +333,8 @@ def solve_many(
 
     The mesh is chosen for a sample of these patients, and holds for nearly all of that sample;
     patients for whom it is too coarse, by the estimated error of their steps, are solved again on
-    the adaptive route, by an explicit and then by a stiff method. Patients go in blocks, one thread each, so that memory does not grow with
-    their number beyond the result.
+    the adaptive route, by an explicit and then by a stiff method. Patients go in blocks, one thread
+    each, so that memory does not grow with their number beyond the result.
 
     Args:
         params: leaves (P,), or a number where all patients share it.

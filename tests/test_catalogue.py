@@ -21,7 +21,7 @@ def test_the_list_names_every_model_with_its_outputs_and_states():
     assert list(listed.index) == ck.list_models()
     row = listed.loc["kimmel2021"]
     assert row["product"] == "axicabtagene ciloleucel"
-    assert row["outputs"] == ["car_t [cells/µL]", "t_cells [cells/µL]", "tumor [mL]"]
+    assert row["outputs"] == {"car_t": "cells/µL", "t_cells": "cells/µL", "tumor": "mL"}
     assert row["states"] == ["N", "C", "B"]
     assert row["options"] == {"scale": ["blood", "body"], "cure": [False, True]}
     assert listed.loc["stein2019", "states"] == ["closed form"]
@@ -46,8 +46,8 @@ def test_a_page_has_equations_parameters_sources_and_citation(name):
 
 
 def test_a_page_shows_the_variant_asked_for():
-    assert "turnover" not in catalogue.page("kimmel2021")
-    assert "turnover" in catalogue.page("kimmel2021", cure="True", scale="body")
+    assert "death rate of tumor cells" not in catalogue.page("kimmel2021")
+    assert "death rate of tumor cells" in catalogue.page("kimmel2021", cure="True", scale="body")
     with pytest.raises(ck.ModelError, match="cure must be False or True, but is 'maybe'"):
         catalogue.page("kimmel2021", cure="maybe")
 

@@ -34,14 +34,20 @@ def shell(monkeypatch, capsys):
 def test_models_lists_every_model_with_its_unit():
     result = run("models")
     assert result.exit_code == 0
-    assert [line.split()[0] for line in result.stdout.splitlines()] == ck.list_models()
+    heads = [line for line in result.stdout.splitlines() if not line.startswith(" ")]
+    assert [line.split(":")[0] for line in heads] == ck.list_models()
     assert "transgene [copies/µg]" in result.stdout
-    units = json.loads(run("models", "--json").stdout)
+    listed = json.loads(run("models", "--json").stdout)
+    units = {name: row["outputs"] for name, row in listed.items()}
     assert units == {n: dict(ck.load_model(n).units) for n in ck.list_models()}
+    markdown = run("models", "--markdown").stdout
+    assert markdown.startswith("# The models")
 
 
 def test_a_model_is_shown_with_its_parameters():
-    assert run("models", "stein2019").stdout.strip() == repr(ck.load_model("stein2019"))
+    assert "doi:10.1002/psp4.12388" in run("models", "stein2019").stdout
+    assert "turnover" in run("models", "kimmel2021", "--option", "cure:True").stdout
+    assert run("models", "stein2019", "--source").stdout.startswith('"""Tisagenlecleucel')
     table = json.loads(run("models", "stein2019", "--json").stdout)
     assert list(table) == list(ck.load_model("stein2019").params.info())
     assert table["cmax"]["value"] == 24_000

@@ -51,6 +51,7 @@ def test_many_doses_add_up_as_in_the_compartments(drug):
 
 
 @pytest.mark.parametrize("drug", DRUGS)
+@pytest.mark.slow
 def test_gradients_are_those_of_the_compartments(drug):
     """In every parameter, in the times of the doses, their amounts and durations."""
     size = 2 * len(DRUGS[drug]) - 2  # of the numbers that describe the drug

@@ -78,6 +78,7 @@ def with_mesh(fit, rtol):
     return other
 
 
+@pytest.mark.slow
 class TestSolverCheck:
     def test_passes_a_fit_whose_mesh_is_fine(self, kimmel_fit):
         check = ck.checks.solver(kimmel_fit)
@@ -190,6 +191,7 @@ class TestSimulate:
         )
         assert "mesh" in sim.data.attrs["solver"]
 
+    @pytest.mark.slow
     def test_patients_for_whom_the_mesh_is_too_coarse_are_solved_again(self):
         """The 1,000th patient is unlike the 256 for whom the mesh is chosen."""
         rng = np.random.default_rng(1)

@@ -206,6 +206,7 @@ def output(model, name, day=0.0):
 
 
 class TestWhatTheEquationsMean:
+    @pytest.mark.slow
     def test_rate_rules_give_the_librarys_own_model(self, load):
         rate = "(rhoC + b * (T - KN)^2 / (a * T^2 + (T - KN)^2))"
         model = load(
@@ -480,6 +481,7 @@ class TestConditionsOnTime:
         assert list(model.outputs) == ["x"]
         assert 'regimens["file"]' in model.doc
 
+    @pytest.mark.slow
     def test_the_gradient_knows_of_the_day(self, load):
         model = load(**self.CONTENT)
         plan = Plan.of(model, [model.regimens["file"]], np.array([1.0, 5.0]))

@@ -116,7 +116,7 @@ def test_a_dose_effect_needs_and_uses_absolute_cells():
         ({"regimen": ck.Regimen()}, r"no cell infusion; add Regimen\.cells"),
         ({"measured": True}, "need a fit"),
         ({"draws": 10}, "need a fit"),
-        ({"covariates": {"sex": "f"}}, "need a fit"),
+        ({"covariates": {"sex": "f"}}, "not a covariate of .*needs a fit"),
     ],
 )
 def test_what_cannot_be_simulated_is_refused_with_advice(change, words):

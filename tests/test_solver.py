@@ -499,6 +499,7 @@ def event_by_event(regimen):
 @pytest.mark.parametrize("late", [False, True], ids=["prompt", "late"])
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(data=st.data())
+@pytest.mark.slow
 def test_any_regimen_is_solved_as_by_another_integrator(data, late):
     """A first patient has every kind of dose and as many boundaries as any: one compilation."""
     products = list(PRODUCTS) if late else list(PRODUCTS)[:3]
@@ -539,6 +540,7 @@ def test_a_patient_may_be_observed_less_often_than_others():
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one schedule", "many schedules"])
+@pytest.mark.slow
 def test_more_patients_than_run_side_by_side_are_the_same(shared, monkeypatch):
     """Eleven, four at a time: the last three have a place left beside them."""
     monkeypatch.setattr(solver, "CHUNK", 4)
@@ -622,6 +624,7 @@ def test_a_solution_that_failed_takes_no_more_steps():
     assert solution.steps <= 10_000 + len(days)
 
 
+@pytest.mark.slow
 def test_stiff_equations_are_solved_without_being_asked_for():
     """By the stiff method after the explicit one, and without a mesh; both say so."""
     for route in ("adaptive", "mesh"):

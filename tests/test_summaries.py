@@ -221,6 +221,7 @@ class TestQuantities:
             assert ours == pytest.approx(p, abs=0.03)
 
 
+@pytest.mark.slow
 def test_gradients_of_every_kind_of_statistic_equal_finite_differences():
     facts = [
         fact(value=20.0, low=9.0, high=40.0, interval="IQR"),

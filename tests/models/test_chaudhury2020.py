@@ -82,6 +82,7 @@ class TestPhases:
             exact = 10 * np.exp(np.minimum(days, tmax) - 0.1612 * late)
             np.testing.assert_allclose(loose.states.CE, exact, rtol=1e-11)
 
+    @pytest.mark.slow
     def test_the_derivative_by_tmax_is_that_of_finite_differences(self):
         """Through days before and after Tmax: an `if t < Tmax` would have none."""
         solver = solver_for(EC50, PAPER, [9.0, 12.0, 90.0])

@@ -54,6 +54,7 @@ class TestEquations:
         noise = ck.solve(natural, PAPER, table.index, params, **loose)["tumor"]
         assert abs(noise[-1] / tumor[-1]) > 1e3
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("route", ["adaptive", "mesh"])
     def test_a_tumor_below_the_floor_does_not_depend_on_who_looks(self, route):
         """A state set to its floor at every observation would be lifted to 1e-30 each time."""
@@ -67,6 +68,7 @@ class TestEquations:
         assert tumor[1].min() < 1e-30
         assert tumor[1][-1] == pytest.approx(tumor[0][-1], rel=1e-3)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("route", ["adaptive", "mesh"])
     def test_a_tumor_below_double_precision_leaves_the_cells_alone(self, route):
         model = ck.load_model("kimmel2021")
@@ -77,6 +79,7 @@ class TestEquations:
         cells = ck.solve(model, PAPER, [30.0, 365.0], params.replace(gammaB=0.1), start=0.0)
         assert sol["car_t"] == pytest.approx(np.asarray(cells["car_t"]), rel=1e-4)
 
+    @pytest.mark.slow
     def test_a_stiff_method_follows_a_tumor_below_1e_154(self):
         """The derivative of dB/B once squared 1/B, which is no number there."""
         params = KIMMEL.params(KC=329.0, KN=533.0, rN=0.112, rhoC=0.01, gammaB=3.15, kB=1.4)
@@ -126,6 +129,7 @@ class TestEquations:
         np.testing.assert_allclose(rounded["car_t"], table["C"], rtol=0.03)
         np.testing.assert_allclose(rounded["tumor"], table["B"], rtol=0.2)
 
+    @pytest.mark.slow
     def test_the_mesh_agrees_with_scipy_and_has_gradients(self):
         table = reference("kimmel2021", "two")
         solver = solver_for(KIMMEL, twice(6 / 500), table.index, rtol=1e-5, share=1.0)
@@ -188,6 +192,7 @@ class TestCure:
         assert 0.5 < expected < 0.99
         assert self.solve(rB=0.1)["cure"][3] == pytest.approx(expected, rel=1e-3)
 
+    @pytest.mark.slow
     def test_equals_what_single_cells_do(self):
         """20,000 simulated tumors of 100 cells, in steps of 0.01 days."""
         model, dt, rng = self.MODEL, 0.01, np.random.default_rng(1)
@@ -213,6 +218,7 @@ class TestCure:
         assert self.solve(rB=0.265)["cure"][-1] < 1e-6
         assert self.solve(rB=0.01)["cure"][-1] > 0.999
 
+    @pytest.mark.slow
     def test_has_gradients_on_the_mesh(self):
         solver = solver_for(self.MODEL, PAPER, [80.0, 150.0], rtol=1e-6, share=1.0)
         assert solver.mesh is not None, solver.why
@@ -226,6 +232,7 @@ class TestCure:
         )
         assert gradient.gammaB[0] == pytest.approx((up - down) / (2 * h), rel=1e-4)
 
+    @pytest.mark.slow
     def test_does_not_depend_on_the_scale(self):
         body = ck.load_model("kimmel2021", scale="body", cure=True)
         exact = body.params(KC=139.0 * 5e8, kB=4.05 * 5e8, rB=0.1)
