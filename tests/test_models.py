@@ -129,6 +129,9 @@ class TestEveryModel:
             assert model.reference.removeprefix("doi:") in " ".join(model.doc.split())
 
 
+ODE_VARIANTS = [variant for variant in VARIANTS if variant.values[0] in ODES]
+
+
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 class TestEveryVariant:
     def test_remembers_its_options_and_can_be_pickled(self, name, options):
@@ -141,10 +144,11 @@ class TestEveryVariant:
         assert again == patient
         assert type(again) is type(patient)
 
+
+@pytest.mark.parametrize(("name", "options"), ODE_VARIANTS)
+class TestEveryODEVariant:
     def test_has_equations_that_fit_its_states(self, name, options):
         model = ck.load_model(name, **options)
-        if not isinstance(model, ck.ODEModel):
-            pytest.skip("a closed form")
         model.check()
         model.check_derivatives()
         start = model.start(model.params())
