@@ -76,10 +76,10 @@ AHMED = "Ahmed 2020, Table 3, as transcribed in nlmixr2lib"
 KIMMEL = "Kimmel 2021, Table 1, through BIOMD0000001041"
 
 
-# --- drugs and assay, shared with niche_full ------------------------------------------------------
+# --- shared with niche_full -----------------------------------------------------------------------
 
 
-class Drugs(langenhorst2019.Params):
+class Common(langenhorst2019.Params):
     WT: ck.Scalar = ck.covariate(50.0, "kg", "actual body weight", HOUSE)
     keF: ck.Scalar = ck.param(
         math.log(2) / 1.0,
@@ -138,6 +138,23 @@ class Drugs(langenhorst2019.Params):
     Wmy: ck.Scalar = ck.param(
         2500.0, "cells/µL", "other nucleated cells in the assay, constant", "assumed", prior_sd=0.5
     )
+    KN: ck.Scalar = ck.param(
+        500.0, "cells/µL", "T cells at which normal ones stop", KIMMEL, prior_sd=0.25
+    )
+    N0: ck.Scalar = ck.param(
+        500.0, "cells/µL", "normal T cells at the start", "assumed: as KN", prior_sd=0.25
+    )
+    sN: ck.Scalar = ck.param(
+        0.02, "cells/µL/day", "inflow of normal T cells", HOUSE + ": small", prior_sd=0.5
+    )
+    g: ck.Scalar = ck.param(
+        0.02,
+        "1/day",
+        "growth rate of the tumor",
+        "Leon-Triana 2021 (BIOMD0000001013): 0.02; differs between diseases",
+        prior_sd=0.7,
+    )
+    Bmax: ck.Scalar = ck.param(3000.0, "mL", "largest tumor", HOUSE, prior_sd=0.5)
 
 
 def cyclophosphamide(p) -> ck.Disposition:
@@ -226,13 +243,7 @@ REGIMENS = {
 # --- the smaller form -----------------------------------------------------------------------------
 
 
-class Params(Drugs):
-    KN: ck.Scalar = ck.param(
-        500.0, "cells/µL", "T cells at which normal ones stop", KIMMEL, prior_sd=0.25
-    )
-    N0: ck.Scalar = ck.param(
-        500.0, "cells/µL", "normal T cells at the start", "assumed: as KN", prior_sd=0.25
-    )
+class Params(Common):
     rN: ck.Scalar = ck.param(
         0.165, "1/day", "recovery rate of normal T cells", FITTED, prior_sd=0.25
     )
@@ -243,9 +254,6 @@ class Params(Drugs):
         FITTED + ", which is Gompertz",
         bounds=(-1, 3),
         prior_sd=0.5,
-    )
-    sN: ck.Scalar = ck.param(
-        0.02, "cells/µL/day", "inflow of normal T cells", HOUSE + ": small", prior_sd=0.5
     )
     VC: ck.Scalar = ck.param(
         419.0,
@@ -282,14 +290,6 @@ class Params(Drugs):
         prior_sd=0.7,
     )
     dM: ck.Scalar = ck.param(0.0035, "1/day", "loss rate of memory cells", FITTED, prior_sd=0.55)
-    g: ck.Scalar = ck.param(
-        0.02,
-        "1/day",
-        "growth rate of the tumor",
-        "Leon-Triana 2021 (BIOMD0000001013): 0.02; differs between diseases",
-        prior_sd=0.7,
-    )
-    Bmax: ck.Scalar = ck.param(3000.0, "mL", "largest tumor", HOUSE, prior_sd=0.5)
     gB: ck.Scalar = ck.param(0.48, "1/day", "largest killing rate", FITTED, prior_sd=0.55)
     kB: ck.Scalar = ck.param(
         4.0,

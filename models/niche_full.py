@@ -122,7 +122,7 @@ def build(
     """The model with the values of either disease, and antigen on the tumor only or "shared"."""
     solid, shared = disease == "solid", antigen == "shared"
 
-    class Params(niche.Drugs):
+    class Params(niche.Common):
         kz: ck.Scalar = ck.param(
             0.0223 * H, "1/day", "rate of autoinduction", NKI + ": 0.0223/h", prior_sd=0.2
         )
@@ -132,17 +132,8 @@ def build(
         C50z: ck.Scalar = ck.param(
             10.0, "mg/L", "cyclophosphamide that induces by half", HOUSE, prior_sd=0.5
         )
-        KN: ck.Scalar = ck.param(
-            500.0, "cells/µL", "T cells at which normal ones stop", KIMMEL, prior_sd=0.25
-        )
-        N0: ck.Scalar = ck.param(
-            500.0, "cells/µL", "normal T cells at the start", "assumed: as KN", prior_sd=0.25
-        )
         rN: ck.Scalar = ck.param(
             0.17, "1/day", "recovery rate of normal T cells", KIMMEL, prior_sd=0.25
-        )
-        sN: ck.Scalar = ck.param(
-            0.02, "cells/µL/day", "inflow of normal T cells", HOUSE + ": small", prior_sd=0.5
         )
         kap: ck.Scalar = ck.param(
             9.0,
@@ -238,14 +229,6 @@ def build(
         aME: ck.Scalar = ck.param(
             0.03, "1/day", "largest rate at which memory cells reactivate", HOUSE, prior_sd=0.5
         )
-        g: ck.Scalar = ck.param(
-            0.02,
-            "1/day",
-            "growth rate of the tumor",
-            "Leon-Triana 2021 (BIOMD0000001013): 0.02; differs between diseases",
-            prior_sd=0.7,
-        )
-        Bmax: ck.Scalar = ck.param(3000.0, "mL", "largest tumor", HOUSE, prior_sd=0.5)
         gB: ck.Scalar = ck.param(
             0.15 if solid else 0.5,
             "1/day",

@@ -51,10 +51,6 @@ PER_M2 = {"axi-cel": 30, "tisa-cel": 25}  # mg of the phosphate
 TYPICAL_CL = {"axi-cel": 6.1, "tisa-cel": 5.6}  # L/h; Discussion: 70 kg, CRCL 96
 
 
-class States(ck.States):
-    auc: ck.Scalar = ck.state("mg h/L", "integral of the concentration of F-ara-A")
-
-
 def clearance(p):
     """CL [L/h] of a patient with these covariates."""
     return (p.CLnr + p.CLren * p.CRCL / 96) * (p.WT / 70) ** 0.75 * p.fCL
@@ -65,11 +61,6 @@ def fludarabine(p) -> ck.Disposition:
     flow, size = HOURS * (p.WT / 70) ** 0.75, p.WT / 70
     peripheral = ((flow * p.CLD2, size * p.V2), (flow * p.CLD3, size * p.V3))
     return ck.Disposition(HOURS * clearance(p), size * p.V1, peripheral)
-
-
-def vector_field(t, y, p, c):
-    """The exposure; the drug itself is in closed form."""
-    return States(auc=HOURS * c["flu"])
 
 
 def auc_of(p, phosphate):
@@ -147,8 +138,8 @@ def build(product: Literal["axi-cel", "tisa-cel"] = "axi-cel") -> ck.ODEModel:
         product="fludarabine",
         reference="doi:10.3390/pharmaceutics17121592",
         params=Params,
-        states=States,
-        vector_field=vector_field,
+        states=langenhorst2019.States,
+        vector_field=langenhorst2019.vector_field,
         inputs={"flu": fludarabine},
         targets={"fludarabine": ck.Target("flu", lambda p: F_ARA_A, unit="mg")},
         outputs={"flu": lambda t, y, p, c: c["flu"], "flu_auc": lambda t, y, p, c: y.auc},
