@@ -144,15 +144,16 @@ def _cohorts(
 ) -> tuple[Any, Any]:
     """Measured levels of replicated cohorts: (draw, patient, grid) and (draw, patient, days)."""
     design = bound.cohort_design[cohort]
-    residual = bound.population.residual
+    residual = bound.population.residual_of(bound.output)
     levels = bound.cohort_predictor(cohort, days)
 
     def one(theta: Mapping[str, Any], key: Any) -> Any:
         a, b, c = jax.random.split(key, 3)
         p = bound.draw_patients(theta, design, a, size, 1)
         f = levels(p)
-        once = residual.sample(jax.random.normal(b, (size, 1)), f[:, :grid], theta)
-        each = residual.sample(jax.random.normal(c, f[:, grid:].shape), f[:, grid:], theta)
+        own = bound.population.residual_theta(theta, bound.output)
+        once = residual.sample(jax.random.normal(b, (size, 1)), f[:, :grid], own)
+        each = residual.sample(jax.random.normal(c, f[:, grid:].shape), f[:, grid:], own)
         return once, each
 
     theta = {k: jnp.asarray(v) for k, v in theta.items()}
@@ -270,11 +271,12 @@ def _replicate_observations(fit: Fit, draws: int, seed: int) -> xr.DataArray:
     def one(sample: Mapping[str, Any], key: Any) -> Any:
         params, theta = patients(bound, sample)
         f = bound.individual_levels(params)
-        return bound.population.residual.sample(jax.random.normal(key, f.shape), f, theta)
+        return bound.measured(f, jax.random.normal(key, f.shape), theta)
 
     keys = jax.random.split(jax.random.key(seed), size)
     y = np.asarray(jax.jit(jax.vmap(one))(sample, keys))[:, a.mask]
     where = np.nonzero(a.mask)
+    outputs = np.array([bound.endpoints[analyte] for analyte in a.analytes])
     return xr.DataArray(
         y,
         dims=("draw", "obs_id"),
@@ -282,6 +284,7 @@ def _replicate_observations(fit: Fit, draws: int, seed: int) -> xr.DataArray:
             "patient": ("obs_id", np.asarray(bound.patients, str)[where[0]]),
             "time": ("obs_id", a.time[a.mask]),
             "observed": ("obs_id", a.value[a.mask]),
+            "output": ("obs_id", outputs[a.analyte[a.mask]]),
             "censored": ("obs_id", a.censored[a.mask]),
         },
     )
@@ -565,7 +568,7 @@ def _simulate_observations(
 
         params = jax.tree.map(lambda x: x[:, 0], jax.vmap(patient)(jnp.arange(size)))
         f = bound.individual_levels(params)
-        return bound.population.residual.sample(jax.random.normal(e, f.shape), f, theta)
+        return bound.measured(f, jax.random.normal(e, f.shape), theta)
 
     first = next(iter(theta.values()))
     y = np.asarray(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +28,7 @@ from carpk.errors import RegimenError
 from carpk.structural import ODEModel, Target
 
 NOTHING, BOLUS, INFUSION, RESET, REPLACE, MULTIPLY = range(6)
+SIZE = {"m2": "BSA", "kg": "WT"}  # covariates of the equations that doses may be given per
 KINDS: dict[type, int] = {
     Bolus: BOLUS,
     Infusion: INFUSION,
@@ -373,10 +374,10 @@ def _targets(model: ODEModel, event: Dose, who: str) -> list[Target]:
                 f"knows nor a compartment; known are {', '.join(dict.fromkeys(products))}."
             )
         found = [Target(name, unit=event.unit)]
-    if event.per:
+    if event.per and SIZE[event.per] not in model.params.covariates():
         raise RegimenError(
-            f"{what} is per {event.per}; make it absolute with regimen.resolve(bsa=..., "
-            "weight=...) first."
+            f"{what} is per {event.per}, but {model.name!r} has no covariate {SIZE[event.per]!r}; "
+            "make it absolute with regimen.resolve(bsa=..., weight=...) first."
         )
     for target in found:
         if event.unit != target.unit:
@@ -384,4 +385,15 @@ def _targets(model: ODEModel, event: Dose, who: str) -> list[Target]:
                 f"{what} is in {event.unit}, but {model.name!r} takes {event.product} in "
                 f"{target.unit}."
             )
-    return found
+    return [_per(target, SIZE[event.per]) if event.per else target for target in found]
+
+
+@lru_cache(maxsize=256)
+def _per(target: Target, size: str) -> Target:
+    """The target of doses that are given per this covariate; the same one every time."""
+
+    def bioavailability(p: Any) -> Any:
+        plain = 1.0 if target.bioavailability is None else target.bioavailability(p)
+        return plain * getattr(p, size)
+
+    return dataclasses.replace(target, bioavailability=bioavailability)

@@ -416,26 +416,31 @@ def labelled(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> xr.Da
 
 
 def pointwise(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict[str, xr.Dataset]:
-    """log_likelihood and observed_data of the individual observations."""
+    """log_likelihood and observed_data of the individual observations, a variable per output.
+
+    Observations have the dimension `obs_id`; those of several outputs "obs_id_<output>" each.
+    """
     a = bound.individual
     model = jax.jit(jax.vmap(lambda s: bound.observation_log_likelihoods(*patients(bound, s))))
     flat = {k: jnp.asarray(v).reshape(-1, *v.shape[2:]) for k, v in samples.items()}
     chains, draws = next(iter(samples.values())).shape[:2]
-    each = np.asarray(model(flat))[:, a.mask].reshape(chains, draws, -1)
-    where = np.nonzero(a.mask)
-    coords = {
-        "obs_id": np.arange(each.shape[-1]),
-        "patient": ("obs_id", np.asarray(bound.patients, dtype=str)[where[0]]),
-        "time": ("obs_id", a.time[a.mask]),
-    }
-    name = bound.output
-    return {
-        "log_likelihood": xr.Dataset({name: (("chain", "draw", "obs_id"), each)}, coords=coords),
-        "observed_data": xr.Dataset(
-            {name: ("obs_id", a.value[a.mask]), "censored": ("obs_id", a.censored[a.mask])},
-            coords=coords,
-        ),
-    }
+    every = np.asarray(model(flat)).reshape(chains, draws, *a.mask.shape)
+    likelihoods, observed = [], []
+    for i, analyte in enumerate(a.analytes):
+        here = a.mask & (a.analyte == i)
+        name = bound.endpoints[analyte]
+        suffix = f"_{name}" if len(a.analytes) > 1 else ""
+        dim = f"obs_id{suffix}"
+        coords = {
+            dim: np.arange(here.sum()),
+            f"patient{suffix}": (dim, np.asarray(bound.patients, dtype=str)[np.nonzero(here)[0]]),
+            f"time{suffix}": (dim, a.time[here]),
+        }
+        each = {name: (("chain", "draw", dim), every[:, :, here])}
+        seen = {name: (dim, a.value[here]), f"censored{suffix}": (dim, a.censored[here])}
+        likelihoods.append(xr.Dataset(each, coords=coords))
+        observed.append(xr.Dataset(seen, coords=coords))
+    return {"log_likelihood": xr.merge(likelihoods), "observed_data": xr.merge(observed)}
 
 
 def patients(bound: PopulationModel, sample: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
@@ -591,6 +596,14 @@ def decode_regimen(spec: list[dict[str, Any]]) -> Regimen:
     )
 
 
+def encode_residual(residual: assay.Residual) -> dict[str, Any]:
+    return {"class": type(residual).__name__} | dataclasses.asdict(residual)
+
+
+def decode_residual(spec: Mapping[str, Any]) -> assay.Residual:
+    return getattr(assay, spec["class"])(**{k: v for k, v in spec.items() if k != "class"})
+
+
 def encode_population(p: Population) -> dict[str, Any]:
     effect = getattr(p.model, "dose_effect", None)
     return {
@@ -598,10 +611,14 @@ def encode_population(p: Population) -> dict[str, Any]:
         "dose_effect": None if effect is None else dataclasses.asdict(effect),
         "varies": {k: list(v) for k, v in p.levels.items()},
         "covariates": {k: list(v) for k, v in p.covariates.items()},
-        "residual": {"class": type(p.residual).__name__} | dataclasses.asdict(p.residual),
+        "residual": (
+            {output: encode_residual(r) for output, r in p.residual.items()}
+            if isinstance(p.residual, Mapping)
+            else encode_residual(p.residual)
+        ),
         "priors": {k: encode_prior(v) for k, v in p.priors.items()},
         "fixed": dict(p.fixed),
-        "analytes": dict(p.analytes),
+        "analytes": p.outputs_of,
         "centered": list(p.centered),
         "virtual_patients": p.virtual_patients,
         "summary_dependence": p.summary_dependence,
@@ -622,8 +639,12 @@ def decode_population(spec: Mapping[str, Any]) -> Population:
     effect = fields.pop("dose_effect")
     if effect is not None:
         model = model.with_dose_effect(effect["exponent"], effect["reference"], effect["parameter"])
-    residual = dict(fields.pop("residual"))
-    fields["residual"] = getattr(assay, residual.pop("class"))(**residual)
+    residual = fields["residual"]
+    fields["residual"] = (
+        decode_residual(residual)
+        if "class" in residual
+        else {output: decode_residual(r) for output, r in residual.items()}
+    )
     fields["priors"] = {k: decode_prior(k, v) for k, v in fields["priors"].items()}
     fields["regimens"] = {k: decode_regimen(v) for k, v in fields["regimens"].items()}
     return Population(model, **fields)

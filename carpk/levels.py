@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,14 +32,16 @@ class ClosedLevels:
         infusion_time: (P, K) days, infinite where there is none; None for one infusion on day 0.
         amount: (P, K) cells.
         smooth: use the rounded-off outputs.
+        which: of several outputs, the one of each level, (P, T).
     """
 
     model: ClosedForm
-    output: str
+    outputs: tuple[str, ...]
     days: Any
     infusion_time: Any = None
     amount: Any = None
     smooth: bool = False
+    which: Any = None
 
     def __call__(self, params: Any) -> Any:
         """Levels (P, T) of parameters with leaves (P,) or (P, K)."""
@@ -46,13 +49,18 @@ class ClosedLevels:
         axis = 0 if days.ndim == 2 else None
         given = None if self.infusion_time is None else 0
 
-        def one(t: Any, p: Any, start: Any, amount: Any) -> Any:
+        def one(output: str, t: Any, p: Any, start: Any, amount: Any) -> Any:
             start = 0.0 if start is None else start
-            return self.model.level(self.output, t, p, start, amount, smooth=self.smooth)
+            return self.model.level(output, t, p, start, amount, smooth=self.smooth)
 
-        return jax.vmap(one, in_axes=(axis, 0, given, given))(
-            days, params, self.infusion_time, self.amount
-        )
+        axes = (axis, 0, given, given)
+        levels = [
+            jax.vmap(partial(one, output), in_axes=axes)(
+                days, params, self.infusion_time, self.amount
+            )
+            for output in self.outputs
+        ]
+        return chosen(levels, self.which)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,16 +69,19 @@ class SolvedLevels:
 
     Attributes:
         place: where each wanted day stands among the solver's; None where they are the same.
+        which: of several outputs, the one of each level, (P, T).
     """
 
     solver: Solver
-    output: str
+    outputs: tuple[str, ...]
     place: Any = None
+    which: Any = None
 
     def __call__(self, params: Any) -> Any:
         """Levels (P, T) of parameters with leaves (P,) or (P, 1)."""
         size = jax.tree.leaves(params)[0].shape[0]
-        levels = self.solver(jax.tree.map(lambda x: x.reshape(size), params))[self.output]
+        every = self.solver(jax.tree.map(lambda x: x.reshape(size), params))
+        levels = chosen([every[output] for output in self.outputs], self.which)
         return levels if self.place is None else levels[:, self.place]
 
     def adaptive(self, rtol: float) -> SolvedLevels:
@@ -79,18 +90,27 @@ class SolvedLevels:
         return dataclasses.replace(self, solver=self.solver.adaptively(method, rtol))
 
 
+def chosen(levels: Sequence[Any], which: Any) -> Any:
+    """Levels (P, T), each from the one of several that `which` says."""
+    level = levels[0]
+    for i, other in enumerate(levels[1:], 1):
+        level = jnp.where(which == i, other, level)
+    return level
+
+
 Predictor = ClosedLevels | SolvedLevels
 
 
 def solved(
     model: ODEModel,
-    output: str,
+    outputs: tuple[str, ...],
     regimens: Sequence[Regimen],
     days: Any,
     reference: Callable[[float], Any],
     *,
     rtol: float,
     labels: Sequence[str] | None = None,
+    which: Any = None,
 ) -> SolvedLevels:
     """A predictor for an ODE model; its mesh is chosen for reference patients.
 
@@ -101,6 +121,7 @@ def solved(
             prior: where the widest ones cannot be put on a mesh, nearer ones are tried.
         rtol: largest relative error of the levels.
         labels: how messages name the patients.
+        which: of several outputs, the one of each level, (P, T).
     """
     days, place = np.asarray(days, float), None
     if days.ndim == 1:
@@ -110,4 +131,4 @@ def solved(
         solver = Solver.prepare(plan, reference(width), rtol=rtol)
         if solver.mesh is not None:
             break
-    return SolvedLevels(solver, output, place)
+    return SolvedLevels(solver, outputs, place, which)

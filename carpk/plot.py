@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from carpk.checks import Predictive, posterior_predictive, prior_predictive
+from carpk.errors import FitError
 from carpk.inference import INTERVAL, PRIOR_DRAWS, Fit, patients
 from carpk.sampler import prior_draws
 
@@ -201,16 +202,26 @@ def _natural_ticks(axis: Any, bound: Any, name: str, low: float, high: float) ->
     axis.set_xticks(ticks, [f"{float(inverse(x)):.2g}" for x in ticks], fontsize=7)
 
 
-def individual_fits(result: Fit, *, draws: int = 200, seed: int = 0, most: int = 48) -> Figure:
-    """Each patient's data with the 90 % interval of the patient's own curve."""
+def individual_fits(
+    result: Fit, output: str | None = None, *, draws: int = 200, seed: int = 0, most: int = 48
+) -> Figure:
+    """Each patient's data of one output with the 90 % interval of the patient's own curve."""
     import jax
     import jax.numpy as jnp
 
     bound = result.bound
     a = bound.individual
+    observed = [bound.endpoints[analyte] for analyte in a.analytes]
+    output = output or observed[0]
+    if output not in observed:
+        raise FitError(
+            f"plot.individual_fits: there are no observations of {output!r} in this fit; it has "
+            f"{', '.join(observed)}."
+        )
+    here = a.mask & (a.analyte == observed.index(output))
     sample = {k: jnp.asarray(v) for k, v in result.draws(draws, seed, effects=True).items()}
-    grid = jnp.linspace(0.0, float(a.time[a.mask].max()), 200)
-    levels_at = bound.patient_predictor(grid, smooth=False)
+    grid = jnp.linspace(min(0.0, float(a.time[here].min())), float(a.time[here].max()), 200)
+    levels_at = bound.patient_predictor(grid, output=output, smooth=False)
 
     def curves(sample: Any) -> Any:
         params, _ = patients(bound, sample)
@@ -229,13 +240,13 @@ def individual_fits(result: Fit, *, draws: int = 200, seed: int = 0, most: int =
         sharex=True,
         sharey=True,
     )
-    measured = a.value[a.mask]
+    measured = a.value[here]
     for axis in axes.flat[shown:]:
         axis.set_visible(False)
     for i, axis in zip(range(shown), axes.flat, strict=False):
         axis.fill_between(grid, low[i], high[i], color=BLUE, alpha=0.35, lw=0)
         axis.plot(grid, mid[i], color=BLUE, lw=1)
-        seen = a.mask[i]
+        seen = here[i]
         t, y, censored = a.time[i][seen], a.value[i][seen], a.censored[i][seen]
         axis.plot(t[censored == 0], y[censored == 0], "o", color=INK, ms=2.5)
         axis.plot(t[censored == 1], y[censored == 1], "v", color=RED, ms=3)
@@ -243,9 +254,9 @@ def individual_fits(result: Fit, *, draws: int = 200, seed: int = 0, most: int =
         axis.tick_params(labelsize=6)
         axis.set_yscale("log")
     axes[0, 0].set_ylim(measured.min() / 5, measured.max() * 5)
-    unit = bound.population.model.units[bound.output]
+    unit = bound.population.model.units[output]
     figure.supxlabel("days after infusion", fontsize=9)
-    figure.supylabel(f"{bound.output} [{unit}]", fontsize=9)
+    figure.supylabel(f"{output} [{unit}]", fontsize=9)
     figure.suptitle(
         f"Individual fits, {bound.data.name}: data (red triangle: below LLOQ), median and 90 % "
         "interval of the patient's curve",

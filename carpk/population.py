@@ -28,7 +28,7 @@ from carpk.assay import LogNormal, Residual, log_likelihood
 from carpk.dataset import Dataset
 from carpk.dosing import Regimen
 from carpk.errors import FitError, ModelError
-from carpk.levels import ClosedLevels, Predictor, solved
+from carpk.levels import ClosedLevels, Predictor, chosen, solved
 from carpk.params import Params, Transform, transform_for
 from carpk.structural import ClosedForm, ODEModel
 from carpk.summaries import NEEDS_SAMPLING, CohortLikelihood, Fact
@@ -54,7 +54,8 @@ class Population:
             A text covariate gives one effect per level beyond the most frequent one, a number one
             effect per unit around its mean. Covariates of the equations themselves need not be
             named: they are taken from the column of their name, where the data have it.
-        residual: what the assay sees, `LogNormal()` unless said otherwise.
+        residual: what the assay sees, `LogNormal()` unless said otherwise; with several endpoints
+            one for all of them, or output -> residual model.
         priors: NumPyro distributions by name: a parameter's typical value (natural scale),
             "omega_<parameter>", "omega_<parameter>_infusion", "beta_<parameter>_<covariate>" and
             the residual's parameters. Defaults are weak: typical values normal around the model
@@ -64,7 +65,9 @@ class Population:
             handful of patients or of published medians hardly tell a spread by themselves;
             effects normal with SD 1.
         fixed: parameter -> value that is not estimated.
-        analytes: name of an analyte in the data -> output of the model, where they differ.
+        analytes: name of an analyte in the data -> output of the model, where they differ. Names of
+            several make several endpoints, fitted together: `["car_t", "alc"]`. Each has its own
+            residual parameters then, "sigma_car_t" and "sigma_alc".
         centered: parameters whose random effects are sampled on their own scale, which suits data
             that determine every patient well; the others are sampled as standard scores.
         virtual_patients: number of virtual patients behind cohort summaries; a power of two.
@@ -79,10 +82,10 @@ class Population:
     model: ClosedForm | ODEModel
     varies: Sequence[str] | Mapping[str, Sequence[str]] = ()
     covariates: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-    residual: Residual = dataclasses.field(default_factory=LogNormal)
+    residual: Residual | Mapping[str, Residual] = dataclasses.field(default_factory=LogNormal)
     priors: Mapping[str, dist.Distribution] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    analytes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    analytes: Mapping[str, str] | Sequence[str] = ()
     centered: Sequence[str] = ()
     virtual_patients: int = 256
     summary_dependence: bool = True
@@ -139,6 +142,15 @@ class Population:
                     f"Population: covariates[{name!r}] must be a list of names, but is "
                     f"{columns!r}; write [{columns!r}]."
                 )
+        for output in self.outputs_of.values():
+            self.model.require(output)
+        several = set(self.outputs_of.values()) if len(self.outputs_of) > 1 else set()
+        if isinstance(self.residual, Mapping) and set(self.residual) != several:
+            raise ModelError(
+                "Population: residual models are given for "
+                f"{', '.join(self.residual) or 'nothing'}, but must be given for each of several "
+                f"endpoints named in `analytes`: {', '.join(sorted(several)) or 'there are none'}."
+            )
         if self.virtual_patients & (self.virtual_patients - 1) or self.virtual_patients < 16:
             raise ModelError(
                 f"Population: virtual_patients is {self.virtual_patients}, but must be a power of "
@@ -163,6 +175,28 @@ class Population:
         if isinstance(self.varies, Mapping):
             return {k: tuple([v] if isinstance(v, str) else v) for k, v in self.varies.items()}
         return {k: (PATIENT,) for k in self.varies}
+
+    @property
+    def outputs_of(self) -> dict[str, str]:
+        """Analyte -> output, as `analytes` says."""
+        if isinstance(self.analytes, Mapping):
+            return dict(self.analytes)
+        return {
+            a: a for a in ([self.analytes] if isinstance(self.analytes, str) else self.analytes)
+        }
+
+    def residual_of(self, output: str) -> Residual:
+        """The residual model of an output."""
+        return self.residual[output] if isinstance(self.residual, Mapping) else self.residual
+
+    def residual_names(self, output: str) -> dict[str, str]:
+        """Parameter of an output's residual model -> its name in this population."""
+        suffix = f"_{output}" if len(self.outputs_of) > 1 else ""
+        return {name: name + suffix for name in self.residual_of(output).names}
+
+    def residual_theta(self, theta: Mapping[str, Any], output: str) -> dict[str, Any]:
+        """The parameters of an output's residual model, by the names that it knows."""
+        return {name: theta[named] for name, named in self.residual_names(output).items()}
 
     @property
     def estimated(self) -> tuple[str, ...]:
@@ -196,7 +230,12 @@ class Population:
             median = self.model.params.info()[name].iiv or OMEGA_MEDIAN
             for kind in kinds:
                 priors[omega_name(name, kind)] = dist.LogNormal(float(np.log(median)), OMEGA_SD)
-        return {**priors, **self.residual.priors()}
+        outputs = list(dict.fromkeys(self.outputs_of.values())) or list(self.model.outputs)[:1]
+        for output in outputs:
+            own = self.residual_of(output).priors()
+            names = self.residual_names(output)
+            priors |= {names[name]: prior for name, prior in own.items()}
+        return priors
 
     def all_priors(self, effects: Sequence[str] = ()) -> dict[str, dist.Distribution]:
         """The prior of every population parameter, in the order of the results."""
@@ -262,15 +301,15 @@ class PopulationModel:
 
     `priors` holds the prior of every population parameter, in the order of the results;
     `predictors` what gives the levels behind the likelihood, of the individual patients (under
-    None) and of each cohort.
+    None) and of each cohort. `endpoints` are analytes of the data -> outputs of the model; cohort
+    facts are of the first, whose names are `analyte` and `output`.
     """
 
     population: Population
     data: Dataset
     covariates: Mapping[str, Covariate]
     priors: Mapping[str, dist.Distribution]
-    output: str
-    analyte: str
+    endpoints: Mapping[str, str]
     individual: Any  # IndividualArrays or None
     patient_design: Mapping[str, np.ndarray]  # covariate -> (P, columns)
     cohorts: Mapping[str, CohortLikelihood]
@@ -279,15 +318,24 @@ class PopulationModel:
 
     @classmethod
     def from_data(cls, population: Population, data: Dataset) -> PopulationModel:
-        output, analyte = match_analyte(population, data)
-        has_individuals = analyte in set(data.observations["analyte"])
-        individual = data.arrays([analyte]) if has_individuals else None
-        facts = cohort_facts(data, analyte)
-        if individual is None and not facts:
+        endpoints = match_analytes(population, data)
+        observed = [a for a in endpoints if a in set(data.observations["analyte"])]
+        individual = data.arrays(observed) if observed else None
+        published = {a: of for a in endpoints if (of := cohort_facts(data, a))}
+        for analyte in endpoints:
+            if analyte not in observed and analyte not in published:
+                raise FitError(
+                    f"{data.name}: there is nothing to fit for {analyte!r}: no observation and no "
+                    'published fact with use "fit" or "value".'
+                )
+        if len(published) > 1:
             raise FitError(
-                f"{data.name}: there is nothing to fit for {analyte!r}: no observation and no "
-                'published fact with use "fit" or "value".'
+                f"{data.name} has published facts of {' and '.join(published)}; those of one "
+                'analyte can be fitted at a time. Set the `use` of the others to "check".'
             )
+        first = next(iter(published), next(iter(endpoints)))
+        endpoints = {first: endpoints[first], **endpoints}
+        facts = published.get(first, {})
         names = list(dict.fromkeys(n for ns in population.covariates.values() for n in ns))
         info = population.model.params.info()
         own = [n for n in population.model.params.covariates() if n not in population.fixed]
@@ -312,7 +360,7 @@ class PopulationModel:
             cohort: CohortLikelihood(
                 facts=tuple(rows),
                 sampling=sampling_days(data, rows),
-                residual=population.residual,
+                residual=population.residual_of(endpoints[first]),
                 virtual_patients=population.virtual_patients,
                 random_effects=effects,
                 dependence=population.summary_dependence,
@@ -329,8 +377,7 @@ class PopulationModel:
             data,
             covariates,
             priors,
-            output,
-            analyte,
+            endpoints,
             individual,
             patient_design,
             likelihoods,
@@ -347,13 +394,19 @@ class PopulationModel:
 
     # -- predictors ---------------------------------------------------------------------------
 
-    def patient_predictor(self, days: Any = None, *, smooth: bool = True) -> Predictor:
-        """Levels of the individual patients, at their own observations or at `days`."""
+    def patient_predictor(
+        self, days: Any = None, *, output: str | None = None, smooth: bool = True
+    ) -> Predictor:
+        """Levels of the individual patients, at their own observations or of `output` at `days`."""
         a, model = self.individual, self.population.model
+        outputs: tuple[str, ...] = (output or self.output,)
+        which = None
+        if days is None:
+            outputs, which = tuple(self.endpoints[name] for name in a.analytes), a.analyte
         if isinstance(model, ClosedForm):
             start = jnp.where(a.infusion_mask, a.infusion_time, jnp.inf)
             days = a.time if days is None else days
-            return ClosedLevels(model, self.output, days, start, a.infusion_amount, smooth)
+            return ClosedLevels(model, outputs, days, start, a.infusion_amount, smooth, which)
         days = np.where(a.mask, a.time, np.nan) if days is None else days
         regimens = self.data.regimens()
         designs = {k: jnp.asarray(v) for k, v in self.patient_design.items()}
@@ -363,19 +416,20 @@ class PopulationModel:
 
         return solved(
             model,
-            self.output,
+            outputs,
             regimens,
             days,
             reference,
             rtol=self.population.rtol,
             labels=self.patients,
+            which=which,
         )
 
     def cohort_predictor(self, cohort: str, days: Any, *, smooth: bool = False) -> Predictor:
         """Levels of any number of patients of a cohort at `days`."""
         model = self.population.model
         if isinstance(model, ClosedForm):
-            return ClosedLevels(model, self.output, days, smooth=smooth)
+            return ClosedLevels(model, (self.output,), days, smooth=smooth)
         if cohort not in self.population.regimens:
             raise FitError(
                 f"{self.data.name}: an ODE model needs to know what cohort {cohort!r} was given; "
@@ -389,7 +443,7 @@ class PopulationModel:
 
         return solved(
             model,
-            self.output,
+            (self.output,),
             [self.population.regimens[cohort]],
             days,
             reference,
@@ -423,6 +477,16 @@ class PopulationModel:
         if name in info:
             return info[name].transform
         return transform_for((-np.inf, np.inf) if name.startswith("beta_") else (0.0, np.inf))
+
+    @property
+    def analyte(self) -> str:
+        """The analyte of the cohort facts; the first where there are none."""
+        return next(iter(self.endpoints))
+
+    @property
+    def output(self) -> str:
+        """The output that is fitted to `analyte`."""
+        return self.endpoints[self.analyte]
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -523,7 +587,7 @@ class PopulationModel:
         return {
             cohort: likelihood.log_likelihoods(
                 jnp.maximum(self.predictors[cohort](self.virtual_patients(theta, cohort)), FLOOR),
-                theta,
+                self.population.residual_theta(theta, self.output),
             )
             for cohort, likelihood in self.cohorts.items()
         }
@@ -536,10 +600,27 @@ class PopulationModel:
         """ln likelihood of each observation, shape (P, T); 0 where padded."""
         a = self.individual
         f = jnp.where(a.mask, self.individual_levels(params), 1.0)
-        each = log_likelihood(
-            self.population.residual, a.value, f, theta, a.censored, a.lloq, a.limit
-        )
-        return jnp.where(a.mask, each, 0.0)
+
+        def each(output: str) -> Any:
+            residual = self.population.residual_of(output)
+            own = self.population.residual_theta(theta, output)
+            return log_likelihood(residual, a.value, f, own, a.censored, a.lloq, a.limit)
+
+        return jnp.where(a.mask, self._by_endpoint(each), 0.0)
+
+    def measured(self, f: Any, scores: Any, theta: Mapping[str, Any]) -> Any:
+        """Measured levels at the observations with these standard-normal scores, (P, T)."""
+
+        def each(output: str) -> Any:
+            own = self.population.residual_theta(theta, output)
+            return self.population.residual_of(output).sample(scores, f, own)
+
+        return self._by_endpoint(each)
+
+    def _by_endpoint(self, each: Callable[[str], Any]) -> Any:
+        """(P, T), every observation from its own endpoint's `each(output)`."""
+        a = self.individual
+        return chosen([each(self.endpoints[analyte]) for analyte in a.analytes], a.analyte)
 
     def numpyro_model(self) -> None:
         """The NumPyro model; sites are named as in `priors`, random effects `eta_<parameter>`."""
@@ -615,11 +696,18 @@ def covariate_effects(population: Population) -> dict[str, tuple[str, str]]:
     return {f"beta_{p}_{c}": (p, c) for p, names in population.covariates.items() for c in names}
 
 
-def match_analyte(population: Population, data: Dataset) -> tuple[str, str]:
-    """(output of the model, analyte of the data), refusing what does not fit together."""
+def match_analytes(population: Population, data: Dataset) -> dict[str, str]:
+    """Analyte of the data -> output of the model, refusing what does not fit together."""
     model = population.model
     present = list(dict.fromkeys([*data.analytes]))
-    wanted = dict(population.analytes) or {a: a for a in present if a in model.outputs}
+    asked = population.outputs_of
+    if len(asked) > 1 and not set(asked) <= set(present):
+        missing = next(a for a in asked if a not in present)
+        raise FitError(
+            f"{data.name} has no {missing!r}, which `analytes` names as an endpoint; it has "
+            f"{', '.join(present)}."
+        )
+    wanted = asked or {a: a for a in present if a in model.outputs}
     wanted = {a: o for a, o in wanted.items() if a in present}
     if not wanted:
         units = ", ".join(f"{a} [{data.units.get(a, '?')}]" for a in present)
@@ -630,23 +718,22 @@ def match_analyte(population: Population, data: Dataset) -> tuple[str, str]:
             f"which is which: Population(..., analytes={{{present[0]!r}: "
             f"{next(iter(model.outputs))!r}}})."
         )
-    if len(wanted) > 1:
+    if len(wanted) > 1 and not asked:
         raise FitError(
-            f"{data.name} has several analytes that {model.name!r} could be fitted to "
-            f"({', '.join(wanted)}); one endpoint is fitted at a time: choose it with "
-            "Population(..., analytes={name in the data: output})."
+            f"{data.name} has several analytes that {model.name!r} could be fitted to: choose one, "
+            f"Population(..., analytes=[{next(iter(wanted))!r}]), or fit them together, "
+            f"analytes={list(wanted)}."
         )
-    analyte, output = next(iter(wanted.items()))
-    model.require(output)
-    unit = data.units.get(analyte, "")
-    if unit and unit != model.units[output]:
-        raise FitError(
-            f"{data.name}: {analyte} is in {unit}, but {output!r} of {model.name!r} is in "
-            f"{model.units[output]}. Convert the data (copies/µg and cells/µL convert only through "
-            "the leukocyte count, see carpk.assay), or load the model in the data's unit: "
-            f'ck.load_model("piecewise", output={analyte!r}, unit={unit!r}, cmax=...).'
-        )
-    return output, analyte
+    for analyte, output in wanted.items():
+        unit = data.units.get(analyte, "")
+        if unit and unit != model.units[output]:
+            raise FitError(
+                f"{data.name}: {analyte} is in {unit}, but {output!r} of {model.name!r} is in "
+                f"{model.units[output]}. Convert the data (copies/µg and cells/µL convert only "
+                "through the leukocyte count, see carpk.assay), or load the model in the data's "
+                f'unit: ck.load_model("piecewise", output={analyte!r}, unit={unit!r}, cmax=...).'
+            )
+    return wanted
 
 
 def cohort_facts(

@@ -23,8 +23,10 @@ import pandas as pd
 import xarray as xr
 
 from carpk import nca
+from carpk.assay import Residual
 from carpk.dosing import Regimen
 from carpk.errors import CarpkWarning, FitError, ModelError, RegimenError
+from carpk.events import SIZE
 from carpk.inference import INTERVAL, Fit
 from carpk.params import Params
 from carpk.solver import first_below, solve_many
@@ -146,7 +148,7 @@ def simulate(
         covariates: name -> value, of the equations (one number, or one per patient) or of a fit;
             the reference where left out. A latent class that is left out is drawn, with its
             published share, wherever there are virtual patients.
-        measured: add the assay's residual error (fits only).
+        measured: add the assay's residual error to the outputs that were fitted (fits only).
         seed: same seed, same patients.
     """
     t = np.asarray(days, float)
@@ -171,8 +173,16 @@ def simulate(
     key, assay_key = jax.random.split(jax.random.key(seed))
     own = {k: v for k, v in (covariates or {}).items() if k in model.params.covariates()}
     rest = {k: v for k, v in (covariates or {}).items() if k not in own}
+    _refuse_half_a_size(regimen, own, model)
+    noise: dict[str, tuple[Residual, dict[str, Any]]] = {}
     if isinstance(source, Fit):
-        params, noise = _from_fit(source, occasions, patients, draws, rest, key)
+        params, theta = _from_fit(source, occasions, patients, draws, rest, key)
+        if measured:
+            p = source.population
+            noise = {
+                output: (p.residual_of(output), p.residual_theta(theta, output))
+                for output in source.bound.endpoints.values()
+            }
     elif rest:
         raise ModelError(
             f"simulate: {next(iter(rest))!r} is not a covariate of {model.name!r}; it has "
@@ -185,20 +195,19 @@ def simulate(
             "assay nor uncertainty."
         )
     else:
-        params, noise = _from_model(source, occasions, patients, key), None
+        params = _from_model(source, occasions, patients, key)
     params = _with_covariates(params, own, patients, key)
     shape = ("draw", "patient", "time")
     if isinstance(model, ODEModel):
         every, note = _solved(model, regimen, t, params)
     else:
         every, note = _closed(model, regimen, t, params), ""
-    variables = {}
+    variables: dict[str, Any] = {}
     for output, levels in every.items():
-        if measured:
-            residual = source.population.residual  # type: ignore[union-attr]
-            eps = jax.random.normal(assay_key, levels.shape)
-            theta = {k: v[:, None, None] for k, v in noise.items()}  # type: ignore[union-attr]
-            levels = residual.sample(eps, levels, theta)
+        if output in noise:
+            residual, theta = noise[output]
+            eps = jax.random.normal(jax.random.fold_in(assay_key, len(variables)), levels.shape)
+            levels = residual.sample(eps, levels, {k: v[:, None, None] for k, v in theta.items()})
         attrs: dict[str, Any] = {
             "units": model.units[output],
             "long_name": output,
@@ -218,6 +227,20 @@ def simulate(
         "infusion": np.arange(1, occasions + 1),
     }
     return Simulation(xr.Dataset(variables, coords=coords, attrs={"solver": note}), regimen)
+
+
+def _refuse_half_a_size(regimen: Regimen, given: Mapping[str, Any], model: Any) -> None:
+    """A patient of another weight has another body surface, and doses may be per either."""
+    names = set(SIZE.values()) & set(model.params.covariates())
+    for event in regimen.doses:
+        needed = SIZE.get(event.per, "")
+        if needed in names and needed not in given and names & set(given):
+            raise ModelError(
+                f"simulate: the dose of {event.product} on day {event.time:g} is per {event.per}, "
+                f"and `covariates` give {' and '.join(names & set(given))} but not {needed!r}, "
+                "which would stay that of the reference patient; give both (carpk.body.bsa gives "
+                "the body surface)."
+            )
 
 
 def _closed(model: ClosedForm, regimen: Regimen, t: np.ndarray, params: Params) -> dict[str, Any]:
@@ -323,7 +346,7 @@ def _from_fit(
     covariates: Mapping[str, Any] | None,
     key: Any,
 ) -> tuple[Params, dict[str, Any]]:
-    """Patients of posterior draws, leaves (draws, n, K), and the residual parameters."""
+    """Patients of posterior draws, leaves (draws, n, K), and these draws."""
     bound = fit.bound
     design = bound.design_at(**(covariates or {}))
     theta = {k: jnp.asarray(v) for k, v in fit.draws(draws or 100).items()}
@@ -336,4 +359,4 @@ def _from_fit(
         return bound.draw_patients(theta, design, key, patients or 1, infusions)
 
     params = jax.jit(jax.vmap(one))(theta, keys)
-    return params, {k: theta[k] for k in fit.population.residual.names}
+    return params, theta

@@ -122,7 +122,8 @@ REFUSED = {
     ),
     "amounts per m²": (
         lambda: solve(ck.Infusion(-5.0, 30.0, 0.02, "drug", per="m2")),
-        r"dose of drug on day -5 is per m2; make it absolute with regimen\.resolve\(bsa=",
+        r"dose of drug on day -5 is per m2, but 'small' has no covariate 'BSA'; make it absolute "
+        r"with regimen\.resolve\(bsa=",
     ),
     # parameters
     "a parameter that is not a number": (

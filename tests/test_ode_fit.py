@@ -73,7 +73,7 @@ def with_mesh(fit, rtol):
     reference = bound._reference(0.1, {}, 2)
     solver = Solver.prepare(plan, reference, rtol=rtol)
     other = ck.Fit(fit.population, fit.data, fit.idata, fit.verdict, fit.settings)
-    predictors = {None: SolvedLevels(solver, "car_t")}
+    predictors = {None: SolvedLevels(solver, ("car_t",))}
     other.__dict__["bound"] = dataclasses.replace(bound, predictors=predictors)
     return other
 
