@@ -7,7 +7,7 @@ import jax
 
 jax.config.update("jax_enable_x64", True)
 
-from carpk import assay, checks, nca, plot  # noqa: E402
+from carpk import assay, body, checks, dosing, nca, plot  # noqa: E402
 from carpk.assay import Combined, LogNormal, Proportional  # noqa: E402
 from carpk.dataset import Dataset, load_dataset  # noqa: E402
 from carpk.disposition import Disposition  # noqa: E402
@@ -20,6 +20,7 @@ from carpk.errors import (  # noqa: E402
     ModelError,
     RegimenError,
 )
+from carpk.exposure import exposure  # noqa: E402
 from carpk.inference import Fit, fit, load_fit  # noqa: E402
 from carpk.library import list_models, list_studies, load_model, load_study  # noqa: E402
 from carpk.params import Params, Scalar, covariate, param  # noqa: E402
@@ -59,8 +60,11 @@ __all__ = [
     "Study",
     "Target",
     "assay",
+    "body",
     "checks",
     "covariate",
+    "dosing",
+    "exposure",
     "fit",
     "list_models",
     "list_studies",

@@ -5,14 +5,9 @@ A `Regimen` is a bag of events: doses (`Bolus`, `Infusion`) and changes of state
 lymphodepletion has negative days. Amounts carry their unit: "cells" or "mg", absolute, per m² of
 body surface or per kg; `Regimen.resolve` makes them absolute for one patient.
 
-Lymphodepletion presets (each a published regimen, or said to be an assumption):
-
-- "Flu/Cy": fludarabine phosphate 30 mg/m² and cyclophosphamide 500 mg/m² on days -5, -4, -3, as in
-  ZUMA-1 (regimen: Kimmel 2021, doi:10.1098/rspb.2021.0229; days: Varela 2025, before axi-cel).
-- "Flu/Cy 30/300": fludarabine phosphate 30 mg/m² and cyclophosphamide 300 mg/m² for three days, as
-  in CARTITUDE-1 (J&J Medical Connect, 2025-11-20). The days -5, -4, -3 are assumed.
-- "Flu": the fludarabine of "Flu/Cy" without its cyclophosphamide: a contrast for simulation
-  (assumed), not the arm of a trial.
+`presets()` is the table of lymphodepletion regimens that have a name, each with its source and what
+of it is assumed. Bendamustine has no pharmacokinetics here: it is a change of state, which leaves a
+share of the host's T cells (`HOST_T_CELLS`).
 """
 
 from __future__ import annotations
@@ -20,26 +15,135 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import numpy as np
 import pandas as pd
 
+from carpk import body
 from carpk.errors import RegimenError
 
 PER = ("", "m2", "kg")
 CELLS, DRUG = "cells", "mg"
 
-PRESETS: dict[str, dict[str, list[tuple[float, float]]]] = {
-    "Flu/Cy": {"flu": [(d, 30.0) for d in (-5, -4, -3)], "cy": [(d, 500.0) for d in (-5, -4, -3)]},
-    "Flu/Cy 30/300": {
-        "flu": [(d, 30.0) for d in (-5, -4, -3)],
-        "cy": [(d, 300.0) for d in (-5, -4, -3)],
-    },
-    "Flu": {"flu": [(d, 30.0) for d in (-5, -4, -3)]},
+HOST_T_CELLS = "N"  # the state of normal T cells in `kimmel2021`, `niche` and `niche_full`
+
+Prescribed = tuple[Any, ...]  # (day, amount), or (day, amount, per)
+
+
+class Preset(NamedTuple):
+    """A lymphodepletion regimen with a name.
+
+    Attributes:
+        source: where doses and days were read.
+        assumed: what of it was not read anywhere, and why it is so; "" where all was.
+        flu: (day, mg, per) of fludarabine phosphate.
+        cy: (day, mg, per) of cyclophosphamide.
+        left: (day, share): what is left of the host's T cells, for a drug without pharmacokinetics.
+    """
+
+    source: str
+    assumed: str = ""
+    flu: tuple[Prescribed, ...] = ()
+    cy: tuple[Prescribed, ...] = ()
+    left: tuple[tuple[float, float], ...] = ()
+
+
+def _daily(days: Iterable[float], amount: float, per: str = "m2") -> tuple[Prescribed, ...]:
+    return tuple((float(day), amount, per) for day in days)
+
+
+DUDLEY = "Dudley 2002, J Immunother 25 (abstract)"
+WALLEN = "Wallen 2009, PLoS ONE 4 (abstract)"
+HEROS = "registry record NCT00902044"
+THREE = (-5, -4, -3)
+
+# Bendamustine. Lymphocytes fell by a median of 600/µL (n = 27), and after Flu/Cy, in the same
+# center, by 700/µL (n = 42; PMID 37668287, abstract). Assumed: after Flu/Cy 100/µL were left, as in
+# another series (ASH 2025, abstract 5506, n = 45), so that both groups began with 800/µL and 200/µL
+# were left after bendamustine; medians are those of one typical patient; T cells fall as all
+# lymphocytes do, and do not come back before the infusion; both doses act alike, and at once.
+LEFT_BY_BENDAMUSTINE = (700 + 100 - 600) / (700 + 100)
+
+PRESETS: dict[str, Preset] = {
+    "Flu/Cy": Preset(
+        "ZUMA-1: Kimmel 2021, doi:10.1098/rspb.2021.0229; days: registry record NCT02348216",
+        flu=_daily(THREE, 30.0),
+        cy=_daily(THREE, 500.0),
+    ),
+    "Flu/Cy 30/300": Preset(
+        "CARTITUDE-1: J&J Medical Connect, 2025-11-20",
+        assumed="the days",
+        flu=_daily(THREE, 30.0),
+        cy=_daily(THREE, 300.0),
+    ),
+    "Flu/Cy 40/500 x2": Preset(
+        "Frame 2024, doi:10.3389/fimmu.2024.1403145 (abstract): two consecutive days",
+        assumed="the days, counted from the infusion",
+        flu=_daily((-4, -3), 40.0),
+        cy=_daily((-4, -3), 500.0),
+    ),
+    "Flu/Cy 25/60 mg/kg": Preset(
+        "Hirayama 2019, doi:10.1182/blood-2018-11-887067, compares high with lower intensity; its "
+        "abstract, which is all that was read, has no doses",
+        assumed="doses and days: no source that prints them was read",
+        flu=_daily(THREE, 25.0),
+        cy=_daily((-6,), 60.0, "kg"),
+    ),
+    "tisa-cel": Preset(
+        "leukemia, up to 25 years: United States prescribing information, as summarized publicly; "
+        "the last dose 2 to 14 days before the cells",
+        assumed="the days",
+        flu=_daily((-6, -5, -4, -3), 30.0),
+        cy=_daily((-6, -5), 500.0),
+    ),
+    "HEROS Flu/Cy": Preset(
+        f"{HEROS}: both drugs for two days, fludarabine for three more, two days of rest",
+        assumed=f"the doses: those of fludarabine as in {WALLEN}; those of cyclophosphamide are "
+        f"the lower of the two in {DUDLEY}, before the same fludarabine",
+        flu=_daily((-7, -6, -5, -4, -3), 25.0),
+        cy=_daily((-7, -6), 30.0, "kg"),
+    ),
+    "HEROS Flu": Preset(
+        f"{HEROS}: fludarabine for five days, then the cells",
+        assumed=f"the doses, as in {WALLEN}; the days, as in 'HEROS Flu/Cy'",
+        flu=_daily((-7, -6, -5, -4, -3), 25.0),
+    ),
+    "Flu 25 x5": Preset(
+        f"{WALLEN}: before clones of T cells, not CAR-T cells",
+        assumed="the days",
+        flu=_daily((-6, -5, -4, -3, -2), 25.0),
+    ),
+    "Flu": Preset(
+        "the fludarabine of 'Flu/Cy'",
+        assumed="all of it: a contrast for simulation, not the arm of a trial",
+        flu=_daily(THREE, 30.0),
+    ),
+    "bendamustine": Preset(
+        "days: 90 mg/m² on days -4 and -3, Bharadwaj 2024, doi:10.1136/jitc-2024-008975 (ASH "
+        "abstract of the series); fall of lymphocytes: PMID 37668287 (abstract)",
+        assumed="the share left, half after each dose: 200 of 800 lymphocytes/µL, inferred from "
+        "the falls after bendamustine (600/µL) and Flu/Cy (700/µL) and the 100/µL left after "
+        "Flu/Cy in another series; T cells fall as lymphocytes do",
+        left=tuple((day, math.sqrt(LEFT_BY_BENDAMUSTINE)) for day in (-4.0, -3.0)),
+    ),
 }
+
+
+def presets() -> pd.DataFrame:
+    """The named regimens: preset, product, amount, unit, days, source, assumed; a row per dose.
+
+    `Regimen.lymphodepletion(preset)` makes one. "multiply N" is the share that is left of the
+    host's T cells.
+    """
+    rows = []
+    for name, preset in PRESETS.items():
+        table = Regimen.lymphodepletion(name).courses()
+        table.insert(0, "preset", name)
+        rows.append(table.assign(source=preset.source, assumed=preset.assumed))
+    return pd.concat(rows, ignore_index=True)
 
 
 class Bolus(eqx.Module):
@@ -168,42 +272,51 @@ class Regimen(eqx.Module):
         cls,
         preset: str | None = None,
         *,
-        flu: Iterable[tuple[float, float]] = (),
-        cy: Iterable[tuple[float, float]] = (),
+        flu: Iterable[Prescribed] = (),
+        cy: Iterable[Prescribed] = (),
         per: str = "m2",
     ) -> Regimen:
         """Fludarabine phosphate and cyclophosphamide, each dose a short infusion.
 
+            Regimen.lymphodepletion("HEROS Flu/Cy")
+            Regimen.lymphodepletion(flu=[(-5, 25), (-4, 25), (-3, 25)], cy=[(-6, 60, "kg")])
+
+        "bendamustine" is no dose, but two events that leave a share of the host's T cells, in any
+        model with a state `HOST_T_CELLS`; CAR-T cells of an earlier infusion it spares, so add a
+        `Multiply` of theirs before a later one.
+
         Args:
-            preset: one of `dosing.PRESETS`; or leave it out and give the doses:
-            flu: (day, mg of fludarabine phosphate per `per`) pairs, 30-minute infusions.
-            cy: (day, mg per `per`) pairs, 1-hour infusions.
-            per: "m2", "kg" or "".
+            preset: one of `dosing.presets()`; or leave it out and give the doses:
+            flu: (day, mg of fludarabine phosphate) or (day, mg, per), 30-minute infusions.
+            cy: (day, mg of cyclophosphamide) or (day, mg, per), 1-hour infusions.
+            per: "m2", "kg" or "" (absolute), of the doses that do not say it themselves.
         """
         if preset is not None:
-            if flu or cy:
+            if list(flu) or list(cy):
                 raise RegimenError(
                     f"Regimen.lymphodepletion got the preset {preset!r} and doses; give only one."
                 )
             if preset not in PRESETS:
                 raise RegimenError(
                     f"Lymphodepletion {preset!r} is not a preset; known are "
-                    f"{', '.join(map(repr, PRESETS))}. Any other regimen can be given as "
-                    "flu=[(day, mg_per_m2), ...], cy=[(day, mg_per_m2), ...]."
+                    f"{', '.join(map(repr, PRESETS))} (`dosing.presets()`). Any other regimen can "
+                    "be given as flu=[(day, mg_per_m2), ...], cy=[(day, mg_per_m2), ...]."
                 )
             if per != "m2":
                 raise RegimenError(
-                    f"Regimen.lymphodepletion: the preset {preset!r} is per m2, not {per!r}; "
-                    "give the doses as flu=[(day, amount), ...], cy=[(day, amount), ...]."
+                    f"Regimen.lymphodepletion: the preset {preset!r} says itself what its doses "
+                    f"are per, so per={per!r} has no place; give the doses as "
+                    "flu=[(day, amount), ...], cy=[(day, amount), ...]."
                 )
-            doses = PRESETS[preset]
-            return cls.lymphodepletion(flu=doses["flu"], cy=doses.get("cy", ()))
-        drugs = [("fludarabine", list(flu), 0.5 / 24), ("cyclophosphamide", list(cy), 1 / 24)]
+            known = PRESETS[preset]
+            spare = (Multiply(day, share, HOST_T_CELLS) for day, share in known.left)
+            return cls.lymphodepletion(flu=known.flu, cy=known.cy) + cls(tuple(spare))
+        drugs = [("fludarabine", flu, 0.5 / 24), ("cyclophosphamide", cy, 1 / 24)]
         return cls(
             tuple(
-                Infusion(float(d), float(a), duration, product=drug, per=per)
-                for drug, doses, duration in drugs
-                for d, a in doses
+                _short_infusion(drug, dose, hours, per)
+                for drug, doses, hours in drugs
+                for dose in doses
             )
         )
 
@@ -231,8 +344,25 @@ class Regimen(eqx.Module):
         """Every `Bolus` and `Infusion`, in order of time."""
         return tuple(e for e in self.events if isinstance(e, Dose))
 
-    def resolve(self, *, bsa: float | None = None, weight: float | None = None) -> Regimen:
-        """Absolute amounts for a patient of this body surface [m²] and weight [kg]."""
+    def resolve(
+        self,
+        *,
+        bsa: float | None = None,
+        weight: float | None = None,
+        height: float | None = None,
+    ) -> Regimen:
+        """Absolute amounts for a patient of this body surface [m²] and weight [kg].
+
+        In place of `bsa` may stand `height` [cm], from which and weight it is computed by the
+        formula of Mosteller (`carpk.body.bsa`).
+        """
+        if height is not None:
+            if bsa is not None or weight is None:
+                raise RegimenError(
+                    "resolve: `height` gives the body surface together with `weight` and in place "
+                    "of `bsa`. Give height and weight, or bsa."
+                )
+            bsa = float(body.bsa(height, weight))
         size = {"m2": ("bsa", "body surface [m²]", bsa), "kg": ("weight", "weight [kg]", weight)}
         events: list[Event] = []
         for event in self.events:
@@ -262,6 +392,13 @@ class Regimen(eqx.Module):
                 rows.append((e.time, what, e.amount, "", 0.0))
         return pd.DataFrame(rows, columns=["time", "product", "amount", "unit", "duration"])
 
+    def courses(self) -> pd.DataFrame:
+        """One row per product and amount: product, amount, unit, days ("-5, -4, -3")."""
+        table = self.describe()
+        table["days"] = table["time"].map("{:g}".format)
+        alike = table.groupby(["product", "amount", "unit"], sort=False, dropna=False)
+        return alike["days"].agg(", ".join).reset_index()
+
     def __repr__(self) -> str:
         if not self.events:
             return "Regimen()"
@@ -270,6 +407,17 @@ class Regimen(eqx.Module):
 
 def _as_list(value: Any) -> list[Any]:
     return list(value) if hasattr(value, "__iter__") else [value]
+
+
+def _short_infusion(drug: str, dose: Prescribed, duration: float, per: str) -> Infusion:
+    """One dose as it was prescribed."""
+    if not isinstance(dose, Sequence) or isinstance(dose, str) or len(dose) not in (2, 3):
+        raise RegimenError(
+            f"Regimen.lymphodepletion: a dose of {drug} is (day, amount) or (day, amount, per), "
+            f"such as (-5, 30) or (-6, 60, 'kg'), but found {dose!r}."
+        )
+    day, amount, own = (*dose, per)[:3]
+    return Infusion(float(day), float(amount), duration, product=drug, per=own)
 
 
 def _with_static(event: Any, **changes: Any) -> Any:

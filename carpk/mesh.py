@@ -33,7 +33,7 @@ from carpk.routes import (
 MAX_STEPS = 1500  # a mesh with more costs more than it saves: the adaptive route is taken
 ROUNDS = 12
 STABLE = 2.5  # largest step times spectral radius; the method is stable to a little beyond 3
-START_STEP = 1.0  # day; longest step of the first mesh
+START_STEP = 0.25  # day; longest step of the first mesh: with longer ones stiff patients blow up
 
 
 @dataclasses.dataclass(frozen=True)

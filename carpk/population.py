@@ -730,8 +730,10 @@ def match_analytes(population: Population, data: Dataset) -> dict[str, str]:
             raise FitError(
                 f"{data.name}: {analyte} is in {unit}, but {output!r} of {model.name!r} is in "
                 f"{model.units[output]}. Convert the data (copies/µg and cells/µL convert only "
-                "through the leukocyte count, see carpk.assay), or load the model in the data's "
-                f'unit: ck.load_model("piecewise", output={analyte!r}, unit={unit!r}, cmax=...).'
+                "through the leukocyte count of each day: carpk.assay.to_cells(data, vcn=...) does "
+                "it with the patients' own counts, the analyte 'wbc'; or fit the copies to the "
+                "output 'transgene' of 'niche'), or load the model in the data's unit: "
+                f'ck.load_model("piecewise", output={analyte!r}, unit={unit!r}, cmax=...).'
             )
     return wanted
 

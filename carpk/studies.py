@@ -71,14 +71,13 @@ class Arm:
     def __repr__(self) -> str:
         n = "n not known" if self.n is None else f"n = {self.n}"
         lines = [f"Arm {self.name!r} ({n}): {self.about}"]
-        for drug in sorted({event.product for event in self.lymphodepletion.doses}):
-            events = [e for e in self.lymphodepletion.doses if e.product == drug]
-            lines.append(f"  {drug} {_doses(events)}")
+        for what, rows in self.lymphodepletion.courses().groupby("product"):
+            lines.append(f"  {what} {_given(rows)}")
         if self.amount is None:
             days = ", ".join(f"{day:g}" for day in self.days)
             lines.append(f"  {self.product}: dose not read; day {days}")
         else:
-            lines.append(f"  {self.product} {_doses(self.regimen.infusions)}")
+            lines.append(f"  {self.product} {_given(Regimen(self.regimen.infusions).courses())}")
         for what, source in self.sources.items():
             lines.append(_wrap(source, f"  source ({what}): "))
         return "\n".join(lines)
@@ -284,16 +283,13 @@ def _numbers(entry: Any) -> tuple[float, ...]:
     return tuple(float(x) for x in (entry if isinstance(entry, list) else [entry]))
 
 
-def _doses(events: Sequence[Any]) -> str:
+def _given(courses: pd.DataFrame) -> str:
     """ "30 mg/m2 on days -5, -4, -3", one clause per amount."""
-    days: dict[str, list[str]] = {}
-    for event in events:
-        unit = f"{event.unit}/{event.per}" if event.per else event.unit
-        days.setdefault(f"{event.amount:g} {unit}", []).append(f"{event.time:g}")
-    return "; ".join(
-        f"{dose} on day{'s' if len(when) > 1 else ''} {', '.join(when)}"
-        for dose, when in days.items()
-    )
+    clauses = []
+    for row in courses.to_dict("records"):
+        dose, days = f"{row['amount']:g} {row['unit']}".strip(), str(row["days"])
+        clauses.append(f"{dose} on day{'s' if ',' in days else ''} {days}")
+    return "; ".join(clauses)
 
 
 def _wrap(text: str, first: str, width: int = 100) -> str:

@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from scipy.integrate import quad
 
 import carpk as ck
-from carpk.assay import cells_per_ul, copies_per_ug, log_likelihood
+from carpk.assay import cells_per_ul, copies_per_ug, log_likelihood, to_cells, to_copies
 
 RESIDUALS = {
     "log-normal": (ck.LogNormal(), {"sigma": 0.56}),
@@ -162,3 +163,151 @@ def test_cells_and_copies_convert_back_and_forth():
 
 def test_leukopenia_raises_copies_without_any_expansion():
     assert copies_per_ug(1.0, 200.0) / copies_per_ug(1.0, 6_000.0) == pytest.approx(30.0)
+
+
+# --- the denominator of data ----------------------------------------------------------------------
+
+ROWS = [  # simulated; the two patients' counts differ tenfold
+    ("1", 0.0, "wbc", 500.0, "cells/µL", np.nan, 0),
+    ("1", 14.0, "wbc", 2000.0, "cells/µL", np.nan, 0),
+    ("1", 7.0, "transgene", 30_000.0, "copies/µg", 50.0, 0),
+    ("1", 14.0, "transgene", 50.0, "copies/µg", 50.0, 1),
+    ("1", 3.0, "il6", 12.0, "pg/mL", np.nan, 0),
+    ("2", 28.0, "wbc", 6000.0, "cells/µL", np.nan, 0),
+    ("2", 7.0, "transgene", 30_000.0, "copies/µg", 50.0, 0),
+    ("2", 7.0, "wbc", 3000.0, "cells/µL", np.nan, 0),
+    ("2", 1.0, "wbc", 5000.0, "cells/µL", np.nan, 0),
+]
+COLUMNS = ["patient", "time", "analyte", "value", "unit", "lloq", "censored"]
+GENOMES = 1e6 / 6.6
+
+
+def observations(*more, without=()):
+    rows = [row for i, row in enumerate(ROWS) if i not in without]
+    return pd.DataFrame([*rows, *more], columns=COLUMNS)
+
+
+def dataset(frame):
+    doses = {"patient": ["1", "2"], "time": 0.0, "product": "car_t", "amount": 1e8, "unit": "cells"}
+    return ck.Dataset.from_frames(observations=frame, doses=pd.DataFrame(doses))
+
+
+def test_copies_become_cells_through_the_counts_of_the_day():
+    """By hand: halfway in time between 500 and 2000 there are sqrt(500 x 2000) = 1000 per µL."""
+    cells = to_cells(observations(), vcn=1.5)
+    one, two = (cells[cells["patient"] == p].set_index(["analyte", "time"]) for p in "12")
+    assert one.loc[("car_t", 7.0), "value"] == pytest.approx(30_000 / GENOMES / 1.5 * 1000)
+    assert two.loc[("car_t", 7.0), "value"] == pytest.approx(30_000 / GENOMES / 1.5 * 3000)
+    assert set(cells["unit"][cells["analyte"] == "car_t"]) == {"cells/µL"}
+    assert "transgene" not in set(cells["analyte"])
+
+
+def test_a_limit_of_quantification_goes_with_its_sample():
+    cells = to_cells(observations(), vcn=1.0)
+    rows = cells[(cells["patient"] == "1") & (cells["analyte"] == "car_t")]
+    limits = 50 / GENOMES * np.array([1000.0, 2000.0])
+    np.testing.assert_allclose(rows["lloq"], limits)
+    assert list(rows["censored"]) == [0, 1]
+    assert rows["value"].iloc[1] == rows["lloq"].iloc[1]
+
+
+def test_there_and_back_again_changes_nothing():
+    frame, vcn = observations(), {"1": 1.5, "2": 0.8}
+    back = to_copies(to_cells(frame, vcn=vcn), vcn=vcn)
+    pd.testing.assert_frame_equal(back, frame)
+    data = dataset(frame)
+    again = to_copies(to_cells(data, vcn=vcn), vcn=vcn)
+    pd.testing.assert_frame_equal(again.observations, data.observations)
+
+
+def test_nothing_but_the_samples_is_touched():
+    frame = observations()
+    frame.index = [7] * len(frame)  # as after concat
+    before = frame.copy()
+    cells = to_cells(frame, vcn=1.0)
+    pd.testing.assert_frame_equal(frame, before)
+    others = (frame["analyte"] != "transgene").to_numpy()
+    pd.testing.assert_frame_equal(cells[others], frame[others])
+
+
+def test_a_data_set_says_what_was_converted_and_can_be_read_on():
+    frame = observations()
+    counts = frame["analyte"] == "wbc"
+    frame.loc[counts, "value"] /= 1000
+    frame.loc[counts, "unit"] = "10^9/L"
+    data = dataset(frame)
+    cells = to_cells(data, vcn=1.0)
+    assert cells.units["car_t"] == "cells/µL"
+    assert cells.notes[: len(data.notes)] == data.notes
+    assert "3 of transgene in copies/µg converted to car_t in cells/µL" in cells.notes[-1]
+    assert "151515 genomes" in cells.notes[-1]
+    got = cells.arrays("car_t").value[0, 0]
+    assert got == pytest.approx(30_000 / GENOMES * 1000)
+
+
+def test_published_statistics_stay_and_it_is_said():
+    study = ck.load_study("cartitude1").dataset()
+    data = dataset(observations()) + study
+    cells = to_cells(data, vcn=1.0)
+    pd.testing.assert_frame_equal(cells.summaries, data.summaries)
+    assert "Published statistics of transgene stay in copies/µg." in cells.notes[-1]
+
+
+def test_a_constant_denominator_warns_that_leukopenia_reads_as_expansion():
+    with pytest.warns(ck.CarpkWarning, match="leukopenia then reads as expansion, several-fold"):
+        constant = to_cells(
+            observations(), vcn=1.0, denominator="constant", leukocytes=6000.0, name="by_number"
+        )
+    rows = constant[constant["analyte"] == "by_number"]
+    np.testing.assert_allclose(rows["value"], np.array([30_000, 50, 30_000]) / GENOMES * 6000)
+
+
+def test_more_cells_than_leukocytes_are_pointed_out():
+    many = observations(("1", 5.0, "transgene", 4e5, "copies/µg", 50.0, 0))
+    with pytest.warns(ck.CarpkWarning, match=r"1 sample.*patient '1' on day 5.*2\.64-fold"):
+        to_cells(many, vcn=1.0)
+
+
+CELLS = ("1", 7.0, "car_t", 10.0, "cells/µL", 1.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("frame", "arguments", "words"),
+    [
+        (observations(without=(1,)), {}, "'1' has a sample on day 7, but 'wbc' only from day 0 to"),
+        (observations(without=(0,)), {}, "sample on day 7, .* from day 14 .* not extrapolated"),
+        (observations(without=(5, 7, 8)), {}, "patient '2' has no 'wbc'.*leave out the patient"),
+        (observations(without=(2, 3, 6)), {}, "has no 'transgene'; it has 'wbc', 'il6'"),
+        (observations(), {"wbc": "leukocytes"}, "has no 'leukocytes'; it has 'wbc'"),
+        (
+            observations(("1", 3.0, "wbc", 0.7, "10^9/L", np.nan, 0)),
+            {},
+            "'wbc' must be in cells/µL, but is in '10\\^9/L' of patient '1' on day 3",
+        ),
+        (
+            observations(("1", 3.0, "wbc", 0.0, "cells/µL", np.nan, 0)),
+            {},
+            "'wbc' of patient '1' on day 3 is not above 0",
+        ),
+        (
+            observations(("1", 3.0, "wbc", 100.0, "cells/µL", 100.0, 1)),
+            {},
+            "on day 3 is only known to lie beyond a limit",
+        ),
+        (
+            observations(("1", 14.0, "wbc", 100.0, "cells/µL", np.nan, 0)),
+            {},
+            "on day 14 is the second of that time",
+        ),
+        (observations(CELLS), {}, "has 'car_t' already, which another assay measured"),
+        (observations(), {"vcn": 0.0}, "vcn of patient '1' must be a number above 0, but is 0"),
+        (observations(), {"vcn": {"1": 1.0}}, "`vcn` has no patient '2'"),
+        (observations(), {"leukocytes": 5e3}, "`leukocytes` belongs to denominator='constant'"),
+        (observations(), {"denominator": "constant"}, "leukocytes .* above 0, but is None"),
+        (observations(), {"denominator": "modelled"}, "fit the copies as they are to the output"),
+        (observations().drop(columns="unit"), {}, "no column `unit`; needed are patient, time"),
+    ],
+)
+def test_what_cannot_be_converted_is_refused_with_its_patient_and_day(frame, arguments, words):
+    with pytest.raises(ck.DatasetError, match=words):
+        to_cells(frame, **{"vcn": 1.0, **arguments})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import carpk as ck
+from carpk import body, dosing
 from carpk.dosing import PRESETS
 
 CELLS = ck.Regimen.cells(day=[0, 42, 84], amount=1e8)
@@ -45,27 +46,112 @@ def test_one_amount_serves_all_days_and_a_list_goes_day_by_day():
     assert [(e.time, e.amount) for e in fractionated.events] == [(0, 1e7), (1, 3e7), (2, 6e7)]
 
 
-@pytest.mark.parametrize(
-    ("preset", "flu", "cy"),
-    [("Flu/Cy", 30.0, 500.0), ("Flu/Cy 30/300", 30.0, 300.0), ("Flu", 30.0, None)],
-)
-def test_presets_hold_the_published_doses(preset, flu, cy):
-    """ZUMA-1: 30 and 500 mg/m² on days -5, -4, -3; CARTITUDE-1: 30 and 300 mg/m²."""
-    table = ck.Regimen.lymphodepletion(preset).describe()
-    assert set(table["unit"]) == {"mg/m2"}
-    given = {k: (list(g["time"]), set(g["amount"])) for k, g in table.groupby("product")}
-    expected = {"fludarabine": ([-5, -4, -3], {flu})}
-    if cy:
-        expected["cyclophosphamide"] = ([-5, -4, -3], {cy})
-    assert given == expected
+THREE = "-5, -4, -3"
+PRINTED = {  # preset -> (product, amount, unit, days), written down from the sources
+    "Flu/Cy": [("fludarabine", 30, "mg/m2", THREE), ("cyclophosphamide", 500, "mg/m2", THREE)],
+    "Flu/Cy 30/300": [
+        ("fludarabine", 30, "mg/m2", THREE),
+        ("cyclophosphamide", 300, "mg/m2", THREE),
+    ],
+    "Flu/Cy 40/500 x2": [
+        ("fludarabine", 40, "mg/m2", "-4, -3"),
+        ("cyclophosphamide", 500, "mg/m2", "-4, -3"),
+    ],
+    "Flu/Cy 25/60 mg/kg": [
+        ("cyclophosphamide", 60, "mg/kg", "-6"),
+        ("fludarabine", 25, "mg/m2", THREE),
+    ],
+    "tisa-cel": [
+        ("fludarabine", 30, "mg/m2", "-6, -5, -4, -3"),
+        ("cyclophosphamide", 500, "mg/m2", "-6, -5"),
+    ],
+    "HEROS Flu/Cy": [  # both for two days, Flu for three more, two days of rest (NCT00902044)
+        ("fludarabine", 25, "mg/m2", "-7, -6, -5, -4, -3"),
+        ("cyclophosphamide", 30, "mg/kg", "-7, -6"),
+    ],
+    "HEROS Flu": [("fludarabine", 25, "mg/m2", "-7, -6, -5, -4, -3")],
+    "Flu 25 x5": [("fludarabine", 25, "mg/m2", "-6, -5, -4, -3, -2")],
+    "Flu": [("fludarabine", 30, "mg/m2", THREE)],
+    "bendamustine": [("multiply N", 0.5, "", "-4, -3")],
+}
+
+
+def test_presets_hold_the_doses_of_their_sources():
+    table = dosing.presets()
+    columns = ["product", "amount", "unit", "days"]
+    found = {
+        name: [tuple(row) for row in rows[columns].to_numpy()]
+        for name, rows in table.groupby("preset", sort=False)
+    }
+    assert found == PRINTED
+    assert (table["source"] != "").all()
+    read = {"Flu/Cy"}  # of which doses and days were read; all others say what they assume
+    assert set(table["preset"][table["assumed"] == ""]) == read
+
+
+def test_a_preset_is_the_trial_arm_that_names_it():
+    tisa_cel = ck.load_study("eliana_ensign").arms["tisa_cel"].lymphodepletion
+    assert tisa_cel.describe().equals(ck.Regimen.lymphodepletion("tisa-cel").describe())
+
+
+def test_fludarabine_runs_for_half_an_hour_and_cyclophosphamide_for_one():
+    table = ck.Regimen.lymphodepletion("HEROS Flu/Cy").describe()
     hours = {k: set(24 * g["duration"]) for k, g in table.groupby("product")}
-    assert hours["fludarabine"] == {0.5}
+    assert hours == {"fludarabine": {0.5}, "cyclophosphamide": {1.0}}
 
 
 def test_every_preset_can_be_written_by_hand():
-    for name, doses in PRESETS.items():
-        by_hand = ck.Regimen.lymphodepletion(**doses).describe()
-        assert ck.Regimen.lymphodepletion(name).describe().equals(by_hand)
+    for name, preset in PRESETS.items():
+        by_hand = ck.Regimen.lymphodepletion(flu=preset.flu, cy=preset.cy)
+        by_hand += ck.Regimen(tuple(ck.Multiply(day, share, "N") for day, share in preset.left))
+        assert ck.Regimen.lymphodepletion(name).describe().equals(by_hand.describe())
+
+
+def test_a_dose_may_say_itself_what_it_is_per():
+    mixed = ck.Regimen.lymphodepletion(flu=[(-5, 25)], cy=[(-6, 60, "kg"), (-5, 900, "")])
+    assert list(mixed.describe()["unit"]) == ["mg/kg", "mg/m2", "mg"]
+    assert "60 mg/kg" in repr(mixed)
+    assert "25 mg/m2" in repr(mixed)
+    resolved = mixed.resolve(bsa=1.8, weight=70.0)
+    assert [e.amount for e in resolved.events] == pytest.approx([4200.0, 45.0, 900.0])
+    per_kg = ck.Regimen.lymphodepletion(flu=[(-5, 1), (-4, 30, "m2")], per="kg")
+    assert list(per_kg.describe()["unit"]) == ["mg/kg", "mg/m2"]
+
+
+def test_doses_given_by_an_iterator_are_not_lost():
+    once = ck.Regimen.lymphodepletion(flu=((d, 30.0) for d in (-5, -4, -3)))
+    assert once.describe().equals(ck.Regimen.lymphodepletion("Flu").describe())
+
+
+def test_bendamustine_leaves_its_share_of_the_hosts_t_cells():
+    """600 of the 800 lymphocytes/µL from which Flu/Cy takes 700: a quarter is left of N."""
+    model = ck.load_model("kimmel2021")
+    later = ck.Regimen.cells(0, 1.8e8) + ck.Regimen.lymphodepletion("bendamustine").shift(90)
+    still = model.params(rN=1e-12, rhoC=1e-12, b=1e-12)  # cells that hardly grow in between
+    days = [85.0, 86.5, 88.0]
+    plain = ck.solve(model, ck.Regimen.cells(0, 1.8e8), days, still)
+    after = ck.solve(model, later, days, still)
+    ratio = np.asarray(after.states.N) / np.asarray(plain.states.N)
+    np.testing.assert_allclose(ratio, [1.0, 0.5, 0.25], rtol=1e-6)
+    np.testing.assert_allclose(after["car_t"], plain["car_t"], rtol=1e-6)  # CAR-T cells are spared
+
+
+def test_bendamustine_in_a_model_without_these_cells_is_refused():
+    regimen = ck.Regimen.lymphodepletion("bendamustine")
+    with pytest.raises(ck.RegimenError, match="'N' is not a state of 'langenhorst2019'"):
+        ck.solve(ck.load_model("langenhorst2019"), regimen, [0.0])
+
+
+def test_an_arm_prints_bendamustine(tmp_path):
+    (tmp_path / "about.toml").write_text('title = "simulated"\n', encoding="utf-8")
+    (tmp_path / "arms.toml").write_text(
+        '[benda.lymphodepletion]\npreset = "bendamustine"\n'
+        '[mixed.lymphodepletion]\nflu = [[-5, 25]]\ncy = [[-6, 60, "kg"]]\n',
+        encoding="utf-8",
+    )
+    arms = ck.load_study(tmp_path).arms
+    assert "  multiply N 0.5 on days -4, -3" in repr(arms["benda"])
+    assert "  cyclophosphamide 60 mg/kg on day -6" in repr(arms["mixed"])
 
 
 @pytest.mark.parametrize(
@@ -73,7 +159,10 @@ def test_every_preset_can_be_written_by_hand():
     [
         (lambda: ck.Regimen.lymphodepletion("Cy/Flu"), "known are 'Flu/Cy', .* can be given as"),
         (lambda: ck.Regimen.lymphodepletion("Flu", cy=[(-5, 500)]), "preset 'Flu' and doses"),
-        (lambda: ck.Regimen.lymphodepletion("Flu", per="kg"), "'Flu' is per m2, not 'kg'"),
+        (lambda: ck.Regimen.lymphodepletion("Flu", per="kg"), "'Flu' says itself what its doses"),
+        (lambda: ck.Regimen.lymphodepletion(cy=[-5, 500]), r"is \(day, amount\) or .* found -5"),
+        (lambda: ck.Regimen.lymphodepletion(flu=["-5"]), "fludarabine is .* found '-5'"),
+        (lambda: ck.Regimen.lymphodepletion(flu=[(-5, 30, "lb")]), "known are 'm2', 'kg'"),
         (lambda: ck.Regimen((ck.Infusion(0.0, 1.0, 0.0),)), "longer than 0 days.* is a Bolus"),
         (lambda: ck.Regimen((ck.Infusion(0.0, 1.0, math.nan),)), "longer than 0 days"),
         (lambda: ck.Regimen.cells(amount=-1e8), r"amount -100000000.0, but .* above 0"),
@@ -92,6 +181,8 @@ def test_every_preset_can_be_written_by_hand():
         (lambda: ck.Regimen((ck.Multiply(0.0, math.inf, "b"),)), "it must be at least 0"),
         (lambda: ck.Regimen.cells(per="kg").resolve(bsa=1.8), r"per kg; .* resolve\(weight=...\)"),
         (lambda: ck.Regimen.lymphodepletion("Flu").resolve(weight=70), r"resolve\(bsa=...\)"),
+        (lambda: CELLS.resolve(height=170), "Give height and weight, or bsa"),
+        (lambda: CELLS.resolve(height=170, weight=70, bsa=1.8), "in place of `bsa`"),
     ],
 )
 def test_what_cannot_be_given_is_refused_with_advice(make, words):
@@ -165,6 +256,16 @@ def test_resolve_makes_amounts_absolute_for_one_patient():
     assert [e.per for e in resolved.events] == ["", "", ""]
     assert [e.product for e in resolved.events] == ["fludarabine", "car_t", "car_t"]
     assert resolved.resolve().describe().equals(resolved.describe())
+
+
+def test_height_and_weight_give_the_body_surface():
+    regimen = ck.Regimen.lymphodepletion("HEROS Flu/Cy")
+    by_height = regimen.resolve(height=112.0, weight=20.0)
+    by_surface = regimen.resolve(bsa=float(body.bsa(112, 20)), weight=20.0)
+    assert by_height.describe().equals(by_surface.describe())
+    assert by_height.events[0].amount == pytest.approx(25 * 0.789, rel=1e-3)
+    with pytest.raises(ck.CarpkError, match=r"height is 1\.12, but it must be in cm"):
+        regimen.resolve(height=1.12, weight=20.0)
 
 
 def test_a_regimen_is_a_pytree_whose_days_and_amounts_are_traced():

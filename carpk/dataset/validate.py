@@ -451,7 +451,7 @@ def convert(table: Table, row: int, analyte: str, unit: str) -> tuple[str, float
         advice = (
             "Copies per µg of DNA and cells per µL are different assays: going from one to the "
             "other needs the leukocyte count of the same day and the vector copy number "
-            f"(carpk.assay). If it was measured as such, call the analyte {other!r}."
+            f"(carpk.assay.to_cells). If it was measured as such, call the analyte {other!r}."
         )
     return table.fail(
         f"{analyte!r} must be in {own} or a unit that converts to it, but is in {unit!r}",
