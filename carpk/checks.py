@@ -3,13 +3,16 @@
 `prior_predictive` and `posterior_predictive` replicate the data: cohorts of as many patients as
 were published, sampled on the study's days, summarised as the publication did, with the hard
 rules of `nca`. What is compared is like with like: a replicated median against the printed median.
+
+`identifiability` says which parameters a design can tell, before a fit or before a study, and
+`sampling_times` on which days to sample; see `carpk.information`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,6 +28,7 @@ from carpk._arviz import pareto_smoothed
 from carpk.dataset import Dataset
 from carpk.errors import FitError
 from carpk.inference import INTERVAL, Fit, patients
+from carpk.information import PlannedArm, identifiability, sampling_times  # noqa: F401
 from carpk.levels import SolvedLevels
 from carpk.params import Params
 from carpk.population import Population, PopulationModel, cohort_facts
@@ -462,6 +466,7 @@ def recovery(
     tune: int = 300,
     seed: int = 0,
     fitted: Population | None = None,
+    derived: Mapping[str, Callable[[Any], Any]] | None = None,
     progress: bool = True,
 ) -> Recovery:
     """Simulate data like these many times, fit each, and see whether the truth is found.
@@ -479,6 +484,8 @@ def recovery(
         draws, tune: of the single chain per data set.
         seed: same seed, same answer.
         fitted: fit this population instead, to see what a wrong assumption does.
+        derived: further quantities whose truth must be found: name -> f(parameters of the typical
+            patients, leaves (N,)), positive, shape (N,).
     """
     data = data if isinstance(data, Dataset) else data.dataset()
     bound = population.bind(data)
@@ -494,15 +501,31 @@ def recovery(
 
     samples = one_chain_each(model, values, draws=draws, tune=tune, seed=seed, progress=progress)
     quantiles, z = {}, {}
+    ends = [0.5, (1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
     for n in names:
         scale = target.scale(n).forward
         x = np.asarray(scale(samples[n]))
-        ends = [0.5, (1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
         quantiles[n] = np.moveaxis(np.quantile(samples[n], ends, axis=1), 0, 1)
         z[n] = (x.mean(1) - np.asarray(scale(theta[n]))) / x.std(1)
     finite = np.all([np.isfinite(samples[n]).reshape(simulations, -1).all(1) for n in names], 0)
     failed = int((~finite).sum())
-    return Recovery(*_scalars(target, theta, quantiles, z), failed)
+    truths, found, scores = _scalars(target, theta, quantiles, z)
+    for n, derive in (derived or {}).items():
+        estimated = target.population.estimated
+        x = np.log(derive(_typical(target, {k: samples[k].ravel() for k in estimated})))
+        x = x.reshape(simulations, -1)
+        truths[n] = np.asarray(derive(_typical(target, {k: theta[k] for k in estimated})))
+        found[n] = np.exp(np.moveaxis(np.quantile(x, ends, axis=1), 0, 1))
+        scores[n] = (x.mean(1) - np.log(truths[n])) / x.std(1)
+    return Recovery(truths, found, scores, failed)
+
+
+def _typical(bound: PopulationModel, theta: Mapping[str, np.ndarray]) -> Params:
+    """Typical patients, leaves (N,)."""
+    fixed = bound.population.fixed
+    params = bound.population.model.params(**theta, **fixed)
+    size = len(next(iter(theta.values())))
+    return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), (size,)), params)
 
 
 def _scalars(target: PopulationModel, theta: Any, quantiles: Any, z: Any) -> tuple[Any, Any, Any]:

@@ -9,6 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "carpk"
 LAYERS = (  # a module imports from layers before its own only
     ("errors", "models"),
+    ("body",),
     ("params", "dosing", "nca", "assay", "disposition"),
     ("structural",),
     ("events",),
@@ -19,12 +20,14 @@ LAYERS = (  # a module imports from layers before its own only
     ("studies",),
     ("sbml",),
     ("library",),
-    ("catalogue",),
+    ("catalogue", "exposure"),
     ("levels", "summaries"),
     ("population",),
     ("sampler", "_arviz"),
     ("inference",),
-    ("simulation", "checks"),
+    ("information",),
+    ("simulation", "checks", "evidence"),
+    ("comparison",),
     ("plot",),
     ("demo",),
 )
@@ -39,7 +42,7 @@ OWNERS = {  # dependency -> the only modules that may import it, anywhere in the
     "equinox": {"params", "dosing", "disposition", "structural"},
     "diffrax": {"routes"},
     "libsbml": {"sbml"},
-    "xarray": {"_arviz", "inference", "simulation", "checks"},
+    "xarray": {"_arviz", "inference", "simulation", "checks", "evidence", "comparison"},
 }
 MODULES = sorted(p.stem if p.suffix else p.name for p in PACKAGE.iterdir() if p.name[0] != ".")
 MODULES = [m for m in MODULES if m not in {"__init__", "__pycache__", "_data"}]

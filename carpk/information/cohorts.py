@@ -1,0 +1,77 @@
+"""Information of published cohort statistics: the covariance of their simulated scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from carpk.errors import FitError
+from carpk.information.columns import Column, point_of, theta_of
+from carpk.information.patients import moved, slopes
+from carpk.population import FLOOR, PopulationModel
+
+
+def cohort_information(
+    bound: PopulationModel, columns: Sequence[Column], simulations: int, seed: int
+) -> tuple[np.ndarray, int]:
+    """Information (p, p) of all cohorts' facts, and how many simulations had no score.
+
+    The covariance of the score over simulated cohorts; what makes the facts is that of `recovery`.
+    """
+    from carpk.checks import _simulate_data
+
+    point = point_of(columns)
+    theta = theta_of(columns, jnp.asarray(point))
+    every = {
+        name: np.broadcast_to(np.asarray(x), (simulations, *np.shape(x)))
+        for name, x in theta.items()
+    }
+    values = _simulate_data(dataclasses.replace(bound, individual=None), every, seed)
+    total, lost = np.zeros((point.size, point.size)), 0
+    for cohort in bound.cohorts:
+        scores = _scores(bound, columns, cohort, values[cohort])
+        finite = np.isfinite(scores).all(axis=1)
+        lost += int((~finite).sum())
+        if finite.sum() < max(50, 2 * point.size):
+            raise FitError(
+                f"identifiability: only {finite.sum()} of {simulations} simulated cohorts like "
+                f"{cohort!r} have a likelihood; simulate more, or evaluate elsewhere with `at`."
+            )
+        total += np.cov(scores[finite].T)
+    return total, lost
+
+
+def _scores(
+    bound: PopulationModel, columns: Sequence[Column], cohort: str, values: np.ndarray
+) -> np.ndarray:
+    """Scores (simulation, p) of the likelihood of a cohort's facts at these values, (.., fact, 4).
+
+    The virtual patients' levels and their derivatives are the same for all simulations.
+    """
+    likelihood, point = bound.cohorts[cohort], point_of(columns)
+
+    def levels(u: Any) -> Any:
+        patients = bound.virtual_patients(theta_of(columns, u), cohort)
+        return jnp.maximum(bound.predictors[cohort](patients), FLOOR)
+
+    def log_likelihood(f: Any, u: Any, value: Any) -> Any:
+        facts = tuple(
+            fact._replace(value=v[0], low=v[1], high=v[2], spread=v[3])
+            for fact, v in zip(likelihood.facts, value, strict=True)
+        )
+        own = bound.population.residual_theta(theta_of(columns, u), bound.output)
+        return jnp.sum(dataclasses.replace(likelihood, facts=facts).log_likelihoods(f, own))
+
+    run = moved(levels, point)
+    f, df = jnp.asarray(run[0]), slopes(run)
+
+    def score(value: Any) -> Any:
+        by_level, direct = jax.grad(log_likelihood, (0, 1))(f, jnp.asarray(point), value)
+        return jnp.einsum("st,pst->p", by_level, df) + direct
+
+    return np.asarray(jax.jit(lambda every: jax.lax.map(score, every))(values))

@@ -1,0 +1,292 @@
+"""Who is observed when: patients of a data set, or of planned arms."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from carpk.dosing import Regimen
+from carpk.errors import FitError, RegimenError
+from carpk.events import Plan
+from carpk.information.columns import Column, columns_of, point_of
+from carpk.levels import ClosedLevels, Predictor, SolvedLevels
+from carpk.params import Params
+from carpk.population import Covariate, Population, PopulationModel, covariate_effects
+from carpk.solver import Solver
+from carpk.structural import ClosedForm, ODEModel
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedArm:
+    """Patients who are to be given and sampled alike.
+
+    Attributes:
+        patients: how many.
+        days: output of the structural model -> days on which it is measured.
+        regimen: what they are given, absolute amounts. A closed form sees the cell infusions only,
+            and has one on day 0 where this is left out.
+        lloq: lower limit of quantification, one for all outputs or output -> limit; 0 is none.
+        covariates: name -> value of every patient of the arm.
+    """
+
+    patients: int
+    days: Mapping[str, Sequence[float]]
+    regimen: Regimen | None = None
+    lloq: float | Mapping[str, float] = 0.0
+    covariates: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.patients, int) and self.patients > 0):
+            raise FitError(
+                f"PlannedArm: `patients` must be a whole number above 0, but is {self.patients!r}."
+            )
+        for output, days in self.days.items():
+            if not np.isfinite(np.asarray(list(days), float)).all():
+                raise FitError(
+                    f"PlannedArm: the days of {output!r} must be finite numbers, but are "
+                    f"{list(days)}."
+                )
+
+    def limit(self, output: str) -> float:
+        """Lower limit of quantification of an output; 0 where there is none."""
+        every = isinstance(self.lloq, Mapping)
+        return float(self.lloq.get(output, 0.0) if every else self.lloq)  # type: ignore
+
+    def also(self, days: Mapping[str, Sequence[float]]) -> PlannedArm:
+        """The same arm, sampled on these days too, unless it is already."""
+        both = {}
+        for output in (*self.days, *days):
+            own = self.days.get(output, ())
+            both[output] = sorted([*own, *({*days.get(output, ())} - {*own})])
+        return dataclasses.replace(self, days=both)
+
+
+Arms = PlannedArm | Mapping[str, PlannedArm]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """Who is observed when: P rows of patients with up to T samples and K infusions each.
+
+    Attributes:
+        predictor: parameters, leaves (P, K) -> levels (P, T).
+        outputs: what `which` counts from 0.
+        which: output of each sample, (P, T).
+        mask: True where there is a sample, (P, T).
+        lloq: (P, T); 0 where there is none.
+        time: days, (P, T).
+        infusions: K.
+        patients: how many each row stands for, (P,).
+        design: covariate -> (P, columns).
+        covariates: name -> `Covariate`.
+        labels: of the rows, for messages.
+    """
+
+    predictor: Predictor
+    outputs: tuple[str, ...]
+    which: np.ndarray
+    mask: np.ndarray
+    lloq: np.ndarray
+    time: np.ndarray
+    infusions: int
+    patients: np.ndarray
+    design: Mapping[str, np.ndarray]
+    covariates: Mapping[str, Covariate]
+    labels: tuple[str, ...]
+
+    @classmethod
+    def of_data(cls, bound: PopulationModel) -> Sampled:
+        """The patients of a data set."""
+        a = bound.individual
+        assert a is not None
+        closed = isinstance(bound.population.model, ClosedForm)
+        return cls(
+            predictor=bound.predictors[None],
+            outputs=tuple(bound.endpoints[name] for name in a.analytes),
+            which=a.analyte,
+            mask=a.mask,
+            lloq=a.lloq,
+            time=a.time,
+            infusions=a.infusion_time.shape[1] if closed else 1,
+            patients=np.ones(len(a.patients)),
+            design=bound.patient_design,
+            covariates=bound.covariates,
+            labels=tuple(f"patient {name!r}" for name in a.patients),
+        )
+
+    @classmethod
+    def of_arms(
+        cls,
+        population: Population,
+        arms: Mapping[str, PlannedArm],
+        covariates: Mapping[str, Covariate],
+        design: Mapping[str, np.ndarray],
+        columns: Sequence[Column],
+    ) -> Sampled:
+        """The patients of planned arms, a row per arm."""
+        outputs = _outputs(population, arms)
+        samples = [
+            sorted((float(day), outputs.index(o)) for o, days in arm.days.items() for day in days)
+            for arm in arms.values()
+        ]
+        shape = (len(arms), max(len(row) for row in samples))
+        time, lloq = np.full(shape, np.nan), np.zeros(shape)
+        which, mask = np.zeros(shape, int), np.zeros(shape, bool)
+        for i, (arm, row) in enumerate(zip(arms.values(), samples, strict=True)):
+            for j, (day, o) in enumerate(row):
+                time[i, j], which[i, j], mask[i, j] = day, o, True
+                lloq[i, j] = arm.limit(outputs[o])
+        model = population.model
+        if isinstance(model, ClosedForm):
+            start, amount = _infusions(model, arms)
+            days, infusions = np.where(mask, time, 0.0), start.shape[1]
+            predictor: Predictor = ClosedLevels(
+                model, outputs, days, start, amount, smooth=True, which=which
+            )
+        else:
+            plan = Plan.of(model, _regimens(model, arms), time, labels=list(arms))
+            typical = params_of(population, typical_of(population, columns, design, len(arms)))
+            reference = jax.tree.map(lambda x: x[None], typical)
+            solver = Solver.prepare(plan, reference, rtol=population.rtol, share=1.0)
+            predictor, infusions = SolvedLevels(solver, outputs, None, which), 1
+        return cls(
+            predictor=predictor,
+            outputs=outputs,
+            which=which,
+            mask=mask,
+            lloq=lloq,
+            time=np.where(mask, time, 0.0),
+            infusions=infusions,
+            patients=np.array([arm.patients for arm in arms.values()], float),
+            design=design,
+            covariates=covariates,
+            labels=tuple(f"arm {name!r}" for name in arms),
+        )
+
+
+def typical_of(
+    population: Population, columns: Sequence[Column], design: Mapping[str, np.ndarray], size: int
+) -> dict[str, np.ndarray]:
+    """The typical patient of each row on the estimation scale, (P,), as `Population` has it."""
+    u = {c.name: x for c, x in zip(columns, point_of(columns), strict=True)}
+    phi = {name: np.full(size, u[name]) for name in population.estimated}
+    effects = covariate_effects(population)
+    for c in columns:
+        if c.site in effects:
+            parameter, covariate = effects[c.site]
+            phi[parameter] = phi[parameter] + u[c.name] * design[covariate][:, c.index]
+    own = population.model.params.covariates()
+    return phi | {name: design[name][:, 0] for name in own if name in design}
+
+
+def params_of(population: Population, phi: Mapping[str, Any]) -> Params:
+    """Structural parameters [natural scale]; every leaf has the shape of phi's."""
+    info = population.model.params.info()
+    values = {name: info[name].transform.inverse(jnp.asarray(x)) for name, x in phi.items()}
+    params = population.model.params(**{**values, **population.fixed})
+    shape = np.broadcast_shapes(*(np.shape(x) for x in phi.values()))
+    return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), shape), params)
+
+
+def _outputs(population: Population, arms: Mapping[str, PlannedArm]) -> tuple[str, ...]:
+    """The outputs that are measured, once they are seen to be endpoints of the population."""
+    outputs = tuple(dict.fromkeys(o for arm in arms.values() for o in arm.days))
+    for name, arm in arms.items():
+        if not any(len(list(days)) for days in arm.days.values()):
+            raise FitError(f"The planned arm {name!r} has no days; give days={{output: [...]}}.")
+    for output in outputs:
+        population.model.require(output)
+    endpoints = set(population.outputs_of.values())
+    strange = bool(endpoints) and not set(outputs) <= endpoints
+    if strange or (len(outputs) > 1 and len(endpoints) < 2):
+        raise FitError(
+            f"The planned arms measure {', '.join(outputs)}, but the endpoints of the population "
+            f"are {', '.join(sorted(endpoints)) or 'not named'}: say "
+            f"Population(..., analytes={list(outputs)})."
+        )
+    return outputs
+
+
+def planned_covariates(
+    population: Population, arms: Mapping[str, PlannedArm]
+) -> tuple[dict[str, Covariate], dict[str, np.ndarray]]:
+    """Covariates of the population and of the equations, and their design, (arm, columns)."""
+    info = population.model.params.info()
+    own = [c for c in population.model.params.covariates() if c not in population.fixed]
+    wanted = list(dict.fromkeys(c for cs in population.covariates.values() for c in cs))
+    wanted += [c for c in own if any(c in arm.covariates for arm in arms.values())]
+    for name, arm in arms.items():
+        unknown = [c for c in arm.covariates if c not in wanted]
+        if unknown:
+            raise FitError(
+                f"The planned arm {name!r} has the covariate {unknown[0]!r}, which is neither in "
+                f"`covariates` of the population nor in the equations: {', '.join(wanted) or '-'}."
+            )
+        missing = [c for c in wanted if c not in arm.covariates]
+        if missing:
+            raise FitError(
+                f"The planned arm {name!r} has no value of the covariate {missing[0]!r}; give "
+                f"covariates={{{missing[0]!r}: ...}}."
+            )
+    covariates, design = {}, {}
+    for c in wanted:
+        values = [arm.covariates[c] for arm in arms.values()]
+        if c in own:
+            covariates[c] = Covariate(c, info[c].value, (), in_equations=True)
+        else:
+            sizes = [arm.patients for arm in arms.values()]
+            everyone = [v for v, n in zip(values, sizes, strict=True) for _ in range(n)]
+            covariates[c] = Covariate.of(c, everyone)
+        design[c] = np.stack([covariates[c].encode(v) for v in values])
+    return covariates, design
+
+
+def _infusions(model: ClosedForm, arms: Mapping[str, PlannedArm]) -> tuple[np.ndarray, np.ndarray]:
+    """Days and amounts of the cell infusions of each arm, (P, K), padded with infinity and 1."""
+    given = []
+    for name, arm in arms.items():
+        doses = None if arm.regimen is None else arm.regimen.infusions
+        unknown = doses is None or any(e.per for e in doses)
+        if doses == () or (model.dose_effect is not None and unknown):
+            raise RegimenError(
+                f"The planned arm {name!r} needs a regimen with cell infusions of absolute "
+                "amounts; give regimen=ck.Regimen.cells(day=..., amount=...)."
+            )
+        given.append([(0.0, 1.0)] if doses is None else [(e.time, e.amount) for e in doses])
+    width = max(len(doses) for doses in given)
+    padded = np.array([doses + [(np.inf, 1.0)] * (width - len(doses)) for doses in given], float)
+    return padded[..., 0], padded[..., 1]
+
+
+def _regimens(model: ODEModel, arms: Mapping[str, PlannedArm]) -> list[Regimen]:
+    regimens = []
+    for name, arm in arms.items():
+        if arm.regimen is None:
+            raise RegimenError(
+                f"The planned arm {name!r} has no regimen, which the equations of {model.name!r} "
+                "need; give regimen=ck.Regimen..., with absolute amounts."
+            )
+        regimens.append(arm.regimen)
+    return regimens
+
+
+def named(arms: Arms) -> Mapping[str, PlannedArm]:
+    return {"planned": arms} if isinstance(arms, PlannedArm) else arms
+
+
+def planned(
+    population: Population, arms: Mapping[str, PlannedArm], at: Mapping[str, Any] | None
+) -> tuple[Sampled, list[Column]]:
+    covariates, design = planned_covariates(population, arms)
+    columns = columns_of(population, covariates, at)
+    return Sampled.of_arms(population, arms, covariates, design, columns), columns
+
+
+def size_of(who: Sampled, keep: np.ndarray) -> str:
+    samples = int(who.patients @ keep.sum(axis=1))
+    return f"{int(who.patients.sum())} planned patients, {samples} observations."
