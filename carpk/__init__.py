@@ -7,8 +7,9 @@ import jax
 
 jax.config.update("jax_enable_x64", True)
 
-from carpk import assay, body, checks, dosing, nca, plot  # noqa: E402
+from carpk import assay, body, checks, dosing, evidence, nca, plot  # noqa: E402
 from carpk.assay import Combined, LogNormal, Proportional  # noqa: E402
+from carpk.comparison import Comparison, compare  # noqa: E402
 from carpk.dataset import Dataset, load_dataset  # noqa: E402
 from carpk.disposition import Disposition  # noqa: E402
 from carpk.dosing import Bolus, Infusion, Multiply, Regimen, Replace, Reset  # noqa: E402
@@ -36,6 +37,7 @@ __all__ = [
     "CarpkWarning",
     "ClosedForm",
     "Combined",
+    "Comparison",
     "Dataset",
     "DatasetError",
     "Disposition",
@@ -62,8 +64,10 @@ __all__ = [
     "assay",
     "body",
     "checks",
+    "compare",
     "covariate",
     "dosing",
+    "evidence",
     "exposure",
     "fit",
     "list_models",

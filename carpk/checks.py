@@ -579,6 +579,8 @@ def _simulate_observations(
 ) -> dict[str, np.ndarray]:
     a = bound.individual
     size, infusions = len(bound.patients), a.infusion_time.shape[1]
+    if isinstance(bound.population.model, ODEModel):
+        infusions = 1  # its parameters belong to the patient
 
     def one(theta: Mapping[str, Any], key: Any) -> Any:
         k, e = jax.random.split(key)

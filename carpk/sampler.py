@@ -25,6 +25,8 @@ from scipy.optimize import minimize
 from tqdm import tqdm
 
 BLOCK = 50
+REACH = 5.0  # how far from the prior medians a mode is looked for, on the unconstrained scale
+IMPOSSIBLE = 1e12  # -ln posterior where it is not finite
 STATS = ("diverging", "energy", "n_steps", "acceptance_rate", "step_size", "lp")
 
 
@@ -167,7 +169,7 @@ def one_chain_each(
     """One short chain for each of many data sets of the same shape, compiled once.
 
     Each starts at the mode of its posterior, with the inverse Hessian that was met on the way there
-    (BFGS) as first metric, so that a short adaptation is enough.
+    as first metric, so that a short adaptation is enough.
 
     Args:
         model: NumPyro model of one data set.
@@ -216,10 +218,8 @@ def one_chain_each(
     bar = Progress(size, "recovery", progress)
 
     def run(i: int) -> dict[str, np.ndarray]:
-        mode = minimize(
-            lambda z: jax.tree.map(np.asarray, downhill(z, of(i))), start, jac=True, method="BFGS"
-        )
-        out = chain(mode.x, mode.hess_inv, of(i), keys[i])
+        mode, metric = downhill_from(start, lambda z: downhill(z, of(i)))
+        out = chain(mode, metric, of(i), keys[i])
         out = {k: np.asarray(v) for k, v in out.items()}
         bar.add(1)
         return out
@@ -231,3 +231,22 @@ def one_chain_each(
     finally:
         bar.close()
     return {k: np.stack([s[k] for s in samples]) for k in first}
+
+
+def downhill_from(start: Any, valued: Callable[[Any], Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest point near `start`, and the inverse Hessian that L-BFGS met on its way there.
+
+    Args:
+        valued: z -> (value, gradient); where they are not finite, it turns back.
+    """
+
+    def finite(z: Any) -> tuple[float, np.ndarray]:
+        value, slope = jax.tree.map(np.asarray, valued(z))
+        bad = not (np.isfinite(value) and np.isfinite(slope).all())
+        return (IMPOSSIBLE, np.zeros_like(slope)) if bad else (float(value), slope)
+
+    around = [(x - REACH, x + REACH) for x in np.asarray(start)]
+    found = minimize(
+        finite, start, jac=True, method="L-BFGS-B", bounds=around, options={"maxcor": 50}
+    )
+    return found.x, found.hess_inv.todense()

@@ -4,6 +4,9 @@
     ck.simulate(model, regimen, days, patients=200)             with the model file's spread
     ck.simulate(fit, regimen, days, patients=200, draws=100)    with the posterior's uncertainty
 
+A virtual patient is the same in every regimen and at all covariates, for the same seed and draws:
+random effects and latent classes do not depend on what is given, nor on how often.
+
 Simulated levels are true levels; `measured=True` adds the assay. Everything here is simulated.
 """
 
@@ -11,10 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +26,13 @@ import pandas as pd
 import xarray as xr
 
 from carpk import nca
-from carpk.assay import Residual
-from carpk.dosing import Regimen
+from carpk.dosing import Dose, Regimen
 from carpk.errors import CarpkWarning, FitError, ModelError, RegimenError
 from carpk.events import SIZE
 from carpk.inference import INTERVAL, Fit
 from carpk.params import Params
-from carpk.solver import first_below, solve_many
+from carpk.population import PATIENT, Population
+from carpk.solver import Solver, first_below, solve_all, solve_many
 from carpk.structural import ClosedForm, ODEModel
 
 
@@ -144,7 +147,9 @@ def simulate(
         days: times [day], ascending, shape (time,).
         patients: virtual patients per draw. None is the typical patient: one per draw, without
             any spread.
-        draws: posterior draws of a fit, 100 unless said otherwise.
+        draws: posterior draws of a fit, 100 unless said otherwise; of a structural model with a
+            `posterior`, draws of its typical values, around which patients scatter as the model
+            file says. Without it a structural model has one draw, its own values.
         covariates: name -> value, of the equations (one number, or one per patient) or of a fit;
             the reference where left out. A latent class that is left out is drawn, with its
             published share, wherever there are virtual patients.
@@ -154,79 +159,112 @@ def simulate(
     t = np.asarray(days, float)
     if t.ndim != 1 or t.size < 2 or not (np.diff(t) > 0).all():
         raise RegimenError("simulate: `days` must be at least two ascending times, shape (time,).")
-    infusions = regimen.infusions
     model = source.population.model if isinstance(source, Fit) else source
-    closed = isinstance(model, ClosedForm)
-    if closed and not infusions:
-        raise RegimenError(
-            "simulate: the regimen has no cell infusion; add Regimen.cells(day=[...], amount=...)."
-        )
-    if regimen.drugs and closed:
-        drugs = ", ".join(sorted({e.product for e in regimen.drugs}))
+    if measured and not isinstance(source, Fit):
+        raise FitError("simulate: `measured` needs a fit; a structural model alone has no assay.")
+    check_regimen(model, regimen)
+    params, theta = virtual_patients(
+        source, regimen, patients=patients, draws=draws, covariates=covariates, seed=seed
+    )
+    size = np.shape(next(iter(params.items()))[1])
+    (block,) = levels_in_blocks(model, regimen, t, params, size[0])
+    for reason, count in block.failures.items():
         warnings.warn(
-            f"{model.name!r} is a closed form without lymphodepletion: {drugs} have no effect on "
-            "the simulated cells. Compare regimens through a covariate of a fit.",
+            f"simulate: {count} of {size[0] * size[1]} patients have no solution and are nan: "
+            f"{reason}.",
             CarpkWarning,
             stacklevel=2,
         )
-    occasions = max(1, len(infusions)) if closed else 1
-    key, assay_key = jax.random.split(jax.random.key(seed))
+    assayed = source.bound.endpoints.values() if measured else ()  # type: ignore[union-attr]
+    assay_key = jax.random.split(jax.random.key(seed))[1]
+    variables: dict[str, Any] = {}
+    for output, levels in block.levels.items():
+        attrs: dict[str, Any] = {
+            "units": model.units[output],
+            "long_name": output,
+            "simulated": "yes",
+        }
+        if output in assayed:
+            key = jax.random.fold_in(assay_key, len(variables))
+            levels = _measured(source, output, levels, theta, key)  # type: ignore[arg-type]
+        if output in model.one_cell:
+            attrs["one_cell"] = model.one_cell[output]
+        variables[output] = (("draw", "patient", "time"), np.asarray(levels), attrs)
+    for name, info in model.params.info().items():
+        value = np.asarray(getattr(params, name))
+        variables[name] = (("draw", "patient", "infusion"), value, {"units": info.unit})
+    coords = {
+        "draw": np.arange(size[0]),
+        "patient": np.arange(size[1]),
+        "time": ("time", t, {"units": "day"}),
+        "infusion": np.arange(1, size[2] + 1),
+    }
+    return Simulation(xr.Dataset(variables, coords=coords, attrs={"solver": block.note}), regimen)
+
+
+def check_regimen(model: ClosedForm | ODEModel, regimen: Regimen, *, stacklevel: int = 3) -> None:
+    """Refuse what a closed form cannot do with a regimen, and say what it does not feel."""
+    if not isinstance(model, ClosedForm):
+        return
+    if not regimen.infusions:
+        raise RegimenError(
+            "simulate: the regimen has no cell infusion; add Regimen.cells(day=[...], amount=...)."
+        )
+    if model.dose_effect is not None and any(e.per for e in regimen.infusions):
+        raise RegimenError(
+            "simulate: the model has a dose effect, which needs absolute cells; use "
+            "regimen.resolve(bsa=..., weight=...) first."
+        )
+    changes = {"changes of state" for e in regimen.events if not isinstance(e, Dose)}
+    unfelt = sorted({e.product for e in regimen.drugs} | changes)
+    if unfelt:
+        warnings.warn(
+            f"{model.name!r} is a closed form without lymphodepletion: {', '.join(unfelt)} have no "
+            "effect on the simulated cells. Compare regimens through a covariate of a fit.",
+            CarpkWarning,
+            stacklevel=stacklevel,
+        )
+
+
+# --- who: virtual patients ------------------------------------------------------------------------
+
+
+def virtual_patients(
+    source: ClosedForm | ODEModel | Fit,
+    regimen: Regimen,
+    *,
+    patients: int | None,
+    draws: int | None,
+    covariates: Mapping[str, Any] | None,
+    seed: int,
+) -> tuple[Params, dict[str, Any]]:
+    """Parameters of virtual patients, and what they were drawn around; arguments of `simulate`.
+
+    Patient i of draw d has the same random effects and latent classes whatever the regimen and the
+    covariates; a random effect of the k-th infusion is the same however many there are.
+
+    Returns:
+        Parameters with leaves (draw, patient, infusion); population parameters of each draw, name
+        -> (draw, ...), empty for a structural model's own values.
+    """
+    model = source.population.model if isinstance(source, Fit) else source
+    occasions = max(1, len(regimen.infusions)) if isinstance(model, ClosedForm) else 1
+    key = jax.random.split(jax.random.key(seed))[0]
     own = {k: v for k, v in (covariates or {}).items() if k in model.params.covariates()}
     rest = {k: v for k, v in (covariates or {}).items() if k not in own}
     _refuse_half_a_size(regimen, own, model)
-    noise: dict[str, tuple[Residual, dict[str, Any]]] = {}
     if isinstance(source, Fit):
         params, theta = _from_fit(source, occasions, patients, draws, rest, key)
-        if measured:
-            p = source.population
-            noise = {
-                output: (p.residual_of(output), p.residual_theta(theta, output))
-                for output in source.bound.endpoints.values()
-            }
     elif rest:
         raise ModelError(
             f"simulate: {next(iter(rest))!r} is not a covariate of {model.name!r}; it has "
             f"{', '.join(model.params.covariates()) or 'none'}. The effect of any other covariate "
             "needs a fit."
         )
-    elif measured or draws:
-        raise FitError(
-            "simulate: `measured` and `draws` need a fit; a structural model alone has neither an "
-            "assay nor uncertainty."
-        )
     else:
-        params = _from_model(source, occasions, patients, key)
-    params = _with_covariates(params, own, patients, key)
-    shape = ("draw", "patient", "time")
-    if isinstance(model, ODEModel):
-        every, note = _solved(model, regimen, t, params)
-    else:
-        every, note = _closed(model, regimen, t, params), ""
-    variables: dict[str, Any] = {}
-    for output, levels in every.items():
-        if output in noise:
-            residual, theta = noise[output]
-            eps = jax.random.normal(jax.random.fold_in(assay_key, len(variables)), levels.shape)
-            levels = residual.sample(eps, levels, {k: v[:, None, None] for k, v in theta.items()})
-        attrs: dict[str, Any] = {
-            "units": model.units[output],
-            "long_name": output,
-            "simulated": "yes",
-        }
-        if output in model.one_cell:
-            attrs["one_cell"] = model.one_cell[output]
-        variables[output] = (shape, np.asarray(levels), attrs)
-    for name, info in model.params.info().items():
-        value = np.asarray(getattr(params, name))
-        variables[name] = (("draw", "patient", "infusion"), value, {"units": info.unit})
-    size = next(iter(variables.values()))[1].shape
-    coords = {
-        "draw": np.arange(size[0]),
-        "patient": np.arange(size[1]),
-        "time": ("time", t, {"units": "day"}),
-        "infusion": np.arange(1, occasions + 1),
-    }
-    return Simulation(xr.Dataset(variables, coords=coords, attrs={"solver": note}), regimen)
+        theta = {} if draws is None else posterior_draws(source, draws)
+        params = _from_model(source, theta, occasions, patients, key)
+    return _with_covariates(params, own, patients, key), theta
 
 
 def _refuse_half_a_size(regimen: Regimen, given: Mapping[str, Any], model: Any) -> None:
@@ -243,61 +281,61 @@ def _refuse_half_a_size(regimen: Regimen, given: Mapping[str, Any], model: Any) 
             )
 
 
-def _closed(model: ClosedForm, regimen: Regimen, t: np.ndarray, params: Params) -> dict[str, Any]:
-    """Levels of a closed form, name -> (draw, patient, time)."""
-    infusions = regimen.infusions
-    start = jnp.array([e.time for e in infusions])
-    amount = jnp.array([e.amount for e in infusions])
-    if model.dose_effect is not None and any(e.per for e in infusions):
-        raise RegimenError(
-            "simulate: the model has a dose effect, which needs absolute cells; use "
-            "regimen.resolve(bsa=..., weight=...) first."
+def posterior_draws(model: ClosedForm | ODEModel, draws: int) -> dict[str, np.ndarray]:
+    """Draws of the typical values from the model's own posterior, name -> (draw,)."""
+    if model.posterior is None:
+        raise FitError(
+            f"simulate: `draws` need a fit, or a structural model with a posterior; {model.name!r} "
+            "holds one value of each parameter and does not say how uncertain it is. Leave `draws` "
+            "out."
         )
-    grid = jnp.asarray(t)
-
-    def one(p: Params, output: str) -> Any:
-        return model.level(output, grid, p, start, amount)
-
-    def every(p: Params) -> dict[str, Any]:
-        return {k: jax.lax.map(jax.vmap(partial(one, output=k)), p) for k in model.units}
-
-    return jax.jit(every)(params)
-
-
-def _solved(
-    model: ODEModel, regimen: Regimen, t: np.ndarray, params: Params
-) -> tuple[dict[str, Any], str]:
-    """Levels of an ODE model, name -> (draw, patient, time), and how they were solved."""
-    draws, patients = np.shape(next(iter(params.items()))[1])[:2]
-    flat = jax.tree.map(lambda x: jnp.reshape(x, draws * patients), params)
-    first = min([float(t[0]), *(float(e.time) for e in regimen.events)])
-    result = solve_many(model, regimen, t, flat, start=first)
-    for reason, count in result.failures.items():
-        warnings.warn(
-            f"simulate: {count} of {draws * patients} patients have no solution and are nan: "
-            f"{reason}.",
-            CarpkWarning,
-            stacklevel=3,
-        )
-    levels = {k: v.reshape(draws, patients, t.size) for k, v in result.outputs.items()}
-    return levels, result.solver.describe()
+    given = {name: np.asarray(x, float) for name, x in model.posterior().items()}
+    sizes = {x.shape for x in given.values()}
+    for name, x in given.items():
+        info = model.params.info().get(name)
+        if info is None or info.is_covariate:
+            raise ModelError(
+                f"Model {model.name!r}: its posterior has {name!r}, which is not a parameter; "
+                f"known are {', '.join(model.params.info())}."
+            )
+        if x.ndim != 1 or not x.size or len(sizes) > 1:
+            raise ModelError(
+                f"Model {model.name!r}: its posterior must have as many draws of every parameter, "
+                f"shape (draw,), but {name!r} has shape {x.shape}."
+            )
+        if not np.isfinite(info.transform.forward(x)).all():
+            raise ModelError(
+                f"Model {model.name!r}: its posterior has draws of {name!r} outside the bounds "
+                f"{info.bounds}."
+            )
+    total = sizes.pop()[0]
+    if draws < total:
+        chosen = np.random.default_rng(0).choice(total, draws, replace=False)
+        given = {name: x[chosen] for name, x in given.items()}
+    return given
 
 
 def _from_model(
-    model: ClosedForm | ODEModel, infusions: int, patients: int | None, key: Any
+    model: ClosedForm | ODEModel,
+    theta: Mapping[str, np.ndarray],
+    infusions: int,
+    patients: int | None,
+    key: Any,
 ) -> Params:
-    """Typical patient, or patients with the spread in the model file; leaves (1, n, K)."""
+    """Typical patients, or patients with the spread in the model file; leaves (draws, n, K)."""
     infos = model.params.info()
+    draws = max([1, *(len(x) for x in theta.values())])
     size = patients or 1
     keys = [jax.random.fold_in(key, i) for i in range(len(infos))]
-    z = jnp.stack([jax.random.normal(k, (1, size, 1)) for k in keys])
+    z = jnp.stack([jax.random.normal(k, (draws, size, 1)) for k in keys])
     if model.correlation:
         z = jnp.tensordot(_factor(model), z, axes=1)
     values = {}
     for (name, info), score in zip(infos.items(), z, strict=True):
         spread = info.iiv if patients and info.iiv else 0.0
-        value = info.transform.inverse(info.transform.forward(info.value) + spread * score)
-        values[name] = jnp.broadcast_to(value, (1, size, infusions))
+        typical = jnp.reshape(jnp.asarray(theta.get(name, info.value), float), (-1, 1, 1))
+        value = info.transform.inverse(info.transform.forward(typical) + spread * score)
+        values[name] = jnp.broadcast_to(value, (draws, size, infusions))
     return model.params(**values)
 
 
@@ -343,20 +381,98 @@ def _from_fit(
     infusions: int,
     patients: int | None,
     draws: int | None,
-    covariates: Mapping[str, Any] | None,
+    covariates: Mapping[str, Any],
     key: Any,
 ) -> tuple[Params, dict[str, Any]]:
-    """Patients of posterior draws, leaves (draws, n, K), and these draws."""
+    """Patients of posterior draws, leaves (draws, n, K), and the draws."""
     bound = fit.bound
-    design = bound.design_at(**(covariates or {}))
+    design = bound.design_at(**covariates)
     theta = {k: jnp.asarray(v) for k, v in fit.draws(draws or 100).items()}
-    size = len(next(iter(theta.values())))
+    draws, size = len(next(iter(theta.values()))), patients or 1
+    around = theta
     if patients is None:
-        theta |= {k: jnp.zeros_like(v) for k, v in theta.items() if k.startswith("omega_")}
-    keys = jax.random.split(key, size)
+        around = {k: v * (not k.startswith("omega_")) for k, v in theta.items()}
 
     def one(theta: Mapping[str, Any], key: Any) -> Params:
-        return bound.draw_patients(theta, design, key, patients or 1, infusions)
+        z = _scores(fit.population, key, size, infusions).reshape(size * infusions, -1)
+        params = bound.params_from_scores(theta, design, z)
+        return jax.tree.map(lambda x: x.reshape(size, infusions), params)
 
-    params = jax.jit(jax.vmap(one))(theta, keys)
-    return params, theta
+    return jax.jit(jax.vmap(one))(around, jax.random.split(key, draws)), theta
+
+
+def _scores(population: Population, key: Any, size: int, infusions: int) -> Any:
+    """Standard scores (patient, infusion, random effect); more infusions change no earlier one."""
+    kinds = [kind for levels in population.levels.values() for kind in levels]
+    keys = [jax.random.fold_in(key, k) for k in range(infusions)]
+    z = jnp.stack([jax.random.normal(k, (size, len(kinds))) for k in keys], axis=1)
+    return jnp.where(np.array([kind == PATIENT for kind in kinds], bool), z[:, :1], z)
+
+
+# --- what: their levels ---------------------------------------------------------------------------
+
+
+class Block(NamedTuple):
+    """Levels of some draws.
+
+    Attributes:
+        levels: output -> (draw, patient, time).
+        failures: reason -> number of patients without a solution.
+        note: how they were solved.
+    """
+
+    levels: dict[str, Any]
+    failures: Mapping[str, int]
+    note: str
+
+
+def levels_in_blocks(
+    model: ClosedForm | ODEModel, regimen: Regimen, t: np.ndarray, params: Params, draws: int
+) -> Iterator[Block]:
+    """Levels of virtual patients, `draws` draws at a time, so that memory stays bounded.
+
+    Args:
+        params: leaves (draw, patient, infusion).
+        draws: a divisor of the number of draws.
+    """
+    size = np.shape(next(iter(params.items()))[1])
+    every = _closed(model, regimen, t) if isinstance(model, ClosedForm) else None
+    first = min([float(t[0]), *(float(e.time) for e in regimen.events)])
+    solver: Solver | None = None
+    for begin in range(0, size[0], draws):
+        some = jax.tree.map(lambda x, i=begin: x[i : i + draws], params)
+        if isinstance(model, ClosedForm):
+            yield Block(every(some), {}, "")  # type: ignore[misc]
+            continue
+        flat = jax.tree.map(lambda x: jnp.reshape(x, draws * size[1]), some)
+        result = (
+            solve_many(model, regimen, t, flat, start=first)
+            if solver is None
+            else solve_all(solver, flat)
+        )
+        solver = result.solver
+        levels = {k: v.reshape(draws, size[1], t.size) for k, v in result.outputs.items()}
+        yield Block(levels, result.failures, solver.describe())
+
+
+def _closed(model: ClosedForm, regimen: Regimen, t: np.ndarray) -> Any:
+    """From parameters (draw, patient, infusion) to levels, output -> (draw, patient, time)."""
+    start = jnp.array([e.time for e in regimen.infusions])
+    amount = jnp.array([e.amount for e in regimen.infusions])
+    grid = jnp.asarray(t)
+
+    def one(p: Params, output: str) -> Any:
+        return model.level(output, grid, p, start, amount)
+
+    def every(p: Params) -> dict[str, Any]:
+        return {k: jax.lax.map(jax.vmap(partial(one, output=k)), p) for k in model.units}
+
+    return jax.jit(every)
+
+
+def _measured(fit: Fit, output: str, levels: Any, theta: Mapping[str, Any], key: Any) -> Any:
+    """Levels with the assay's residual error."""
+    own = fit.population.residual_theta(theta, output)
+    eps = jax.random.normal(key, levels.shape)
+    residual = fit.population.residual_of(output)
+    return residual.sample(eps, levels, {k: v[:, None, None] for k, v in own.items()})

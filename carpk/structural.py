@@ -99,6 +99,10 @@ class StructuralModel:
         one_cell: output -> level that is a single cell. Below it differential equations have
             nothing to say: what falls below may be gone, and its return is not a relapse.
         correlation: (parameter, parameter) -> published correlation of their random effects.
+        posterior: function without arguments that gives what is known of the typical values:
+            parameter -> joint draws [natural scale], all of shape (draw,), the same at each call.
+            Parameters that are not named are taken as known. `simulate(..., draws=...)` and
+            `compare` choose from them.
         doc: the text at the head of the model's file, for people.
         origin: how `load_model` finds the model again: its name or path, and its options.
     """
@@ -116,6 +120,7 @@ class StructuralModel:
     product: str = ""
     one_cell: Mapping[str, float] = dataclasses.field(default_factory=dict)
     correlation: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
+    posterior: Callable[[], Mapping[str, Any]] | None = None
     doc: str = ""
     origin: Mapping[str, Any] | None = None
 

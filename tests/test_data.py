@@ -102,7 +102,10 @@ class TestEveryStudy:
             assert arm.n > 0
             assert set(arm.sources) == {"lymphodepletion", "cells"}
             assert arm.regimen.infusions[0].time == 0
-            assert all(event.time < 0 for event in arm.regimen.drugs)
+            infusions = [event.time for event in arm.regimen.infusions]
+            for drug in arm.regimen.drugs:  # before the first cells, or between two infusions
+                assert drug.time < infusions[-1]
+                assert all(not 0 <= drug.time - day <= 28 for day in infusions)
 
     def test_no_figure_comes_from_memory(self, name):
         for path in (DATA / name).iterdir():
@@ -173,6 +176,11 @@ def fact(study: str, cohort: str, metric: str, time: float | None = None) -> dic
         ("cartitude1", "phase_1b_2", "tlast", None, ("125.90", "20.04", "715.00", "", "97")),
         ("cartitude1", "phase_1b_2", "tbql", None, ("100.01", "27.89", "938.92", "", "65")),
         ("cartitude1", "phase_1b_2", "auc_last", None, ("1098162", "", "", "1386987", "97")),
+        ("heros2", "all", "expanded", None, ("19", "", "", "", "21")),
+        ("heros2", "interim_2017", "expanded", None, ("5", "", "", "", "6")),
+        ("heros2", "interim_2017", "fold", None, ("89", "", "", "", "5")),
+        ("heros2", "interim_2017", "tmax", None, ("7", "", "", "", "6")),
+        ("heros2", "interim_2017", "detectable", 42, ("6", "", "", "", "6")),
     ],
 )
 def test_figures_are_those_printed(study, cohort, metric, time, printed):
@@ -188,6 +196,20 @@ def test_axicel_was_given_as_registered():
         assert doses[("fludarabine", day)] == (30, "mg", "m2")
         assert doses[("cyclophosphamide", day)] == (500, "mg", "m2")
     assert len(doses) == 7
+
+
+def test_heros2_was_given_as_its_abstract_and_registry_say():
+    arms = load_study("heros2").arms
+    assert [arm.n for arm in arms.values()] == [3, 9, 2]
+    for name, arm in arms.items():
+        doses = {(e.product, e.time): (e.amount, e.unit, e.per) for e in arm.regimen.events}
+        for day in (0, 42, 84):
+            assert doses.pop(("car_t", day)) == (1e8, "cells", "m2")
+            for before in (7, 6, 5, 4, 3):
+                assert doses.pop(("fludarabine", day - before)) == (25, "mg", "m2")
+            for before in (7, 6) if name != "flu" else ():
+                assert doses.pop(("cyclophosphamide", day - before)) == (30, "mg", "kg")
+        assert not doses
 
 
 def test_about_files_are_plain_toml():

@@ -12,11 +12,11 @@ NAMES = [
     *("Target", "Disposition", "solve", "Solution"),
     *("Bolus", "Infusion", "Reset", "Replace", "Multiply", "Regimen"),
     *("LogNormal", "Proportional", "Combined"),
-    *("Dataset", "Study", "Population", "Fit", "Simulation"),
+    *("Dataset", "Study", "Population", "Fit", "Simulation", "Comparison"),
     *("list_models", "list_studies", "load_model", "load_study", "load_dataset", "load_fit"),
-    *("fit", "simulate", "exposure"),
+    *("fit", "simulate", "compare", "exposure"),
 ]
-MODULES = ["assay", "body", "checks", "dosing", "nca", "plot"]
+MODULES = ["assay", "body", "checks", "dosing", "evidence", "nca", "plot"]
 ERRORS = ["CarpkError", "CarpkWarning", "DatasetError", "FitError", "ModelError", "RegimenError"]
 
 
@@ -38,7 +38,17 @@ def test_every_public_name_has_a_docstring_of_its_own(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["Params", "States", "ClosedForm", "ODEModel", "Regimen", "Solution", "Fit", "Simulation"],
+    [
+        "Params",
+        "States",
+        "ClosedForm",
+        "ODEModel",
+        "Regimen",
+        "Solution",
+        "Fit",
+        "Simulation",
+        "Comparison",
+    ],
 )
 def test_every_public_method_has_a_docstring(name):
     cls = getattr(ck, name)

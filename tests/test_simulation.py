@@ -114,8 +114,8 @@ def test_a_dose_effect_needs_and_uses_absolute_cells():
         ({"days": [0.0]}, "at least two ascending times"),
         ({"days": [3.0, 1.0, 2.0]}, "at least two ascending times"),
         ({"regimen": ck.Regimen()}, r"no cell infusion; add Regimen\.cells"),
-        ({"measured": True}, "need a fit"),
-        ({"draws": 10}, "need a fit"),
+        ({"measured": True}, "needs a fit"),
+        ({"draws": 10}, "need a fit, or a structural model with a posterior"),
         ({"covariates": {"sex": "f"}}, "not a covariate of .*needs a fit"),
     ],
 )
@@ -161,6 +161,46 @@ def test_a_saved_simulation_opens_with_xarray_alone(tmp_path):
         xr.testing.assert_identical(read.load(), sim.data)
 
 
+# --- with the uncertainty of a model's own posterior ----------------------------------------------
+
+DRAWN = {"cmax": 24_000 * 1.1 ** np.arange(20), "tmax": 9.3 * 1.01 ** np.arange(20)}
+UNSURE = dataclasses.replace(STEIN, posterior=lambda: DRAWN)
+
+
+def test_typical_values_come_from_the_posterior_of_the_model_jointly():
+    sim = ck.simulate(UNSURE, THREE, DAYS, draws=50)
+    np.testing.assert_allclose(sim["cmax"][:, 0, 0], DRAWN["cmax"], rtol=1e-12)
+    np.testing.assert_allclose(sim["tmax"][:, 0, 2], DRAWN["tmax"], rtol=1e-12)
+    np.testing.assert_allclose(sim["alpha"], STEIN.params().alpha, rtol=1e-12)
+    fewer = ck.simulate(UNSURE, ONE, DAYS, draws=5)
+    assert fewer["cmax"].shape == (5, 1, 1)
+    steps = np.log(fewer["cmax"][:, 0, 0] / 24_000) / np.log(1.1)
+    np.testing.assert_allclose(np.log(fewer["tmax"][:, 0, 0] / 9.3) / np.log(1.01), steps)
+    assert ck.simulate(UNSURE, ONE, DAYS)["cmax"].item() == pytest.approx(24_000)
+
+
+def test_patients_scatter_around_each_draw_as_the_model_file_says():
+    sim = ck.simulate(UNSURE, ONE, [0.0, 28.0], draws=20, patients=300, seed=5)
+    z = np.log(sim["cmax"].values[:, :, 0] / DRAWN["cmax"][:, None])
+    assert z.std() == pytest.approx(STEIN.params.info()["cmax"].iiv, rel=0.04)
+    assert np.abs(np.corrcoef(z) - np.eye(20)).max() < 0.3, "every draw has patients of its own"
+
+
+@pytest.mark.parametrize(
+    ("posterior", "words"),
+    [
+        ({"peak": np.ones(3)}, "its posterior has 'peak', which is not a parameter"),
+        ({"cmax": np.ones((3, 2))}, r"shape \(draw,\), but 'cmax' has shape \(3, 2\)"),
+        ({"cmax": np.ones(3), "tmax": np.ones(4)}, "as many draws of every parameter"),
+        ({"fb": np.array([0.1, 1.2])}, r"draws of 'fb' outside the bounds \(0"),
+    ],
+)
+def test_a_posterior_that_does_not_fit_the_model_is_refused(posterior, words):
+    model = dataclasses.replace(STEIN, posterior=lambda: posterior)
+    with pytest.raises(ck.ModelError, match=words):
+        ck.simulate(model, ONE, DAYS, draws=2)
+
+
 # --- from a fit -----------------------------------------------------------------------------------
 
 
@@ -183,6 +223,16 @@ def test_patients_of_a_fit_vary_by_patient_and_by_infusion_as_the_omegas_say(kno
     assert within.std() == pytest.approx(0.4 * 2**0.5, rel=0.03)
     assert (sim["tmax"].std("infusion") < 1e-12).all()
     assert (sim["fb"].std("patient") < 1e-12).all()
+
+
+def test_patients_stay_who_they_are_when_infusions_are_added(known_fit):
+    once, thrice = (
+        ck.simulate(known_fit, regimen, [0.0, 28.0], patients=30, draws=20, seed=4)
+        for regimen in (ONE, THREE)
+    )
+    for name in known_fit.population.model.params.info():
+        np.testing.assert_array_equal(once[name][:, :, 0], thrice[name][:, :, 0])
+    assert not np.isclose(thrice["cmax"][:, :, 0], thrice["cmax"][:, :, 1]).any()
 
 
 def test_the_assay_adds_its_error_and_nothing_of_the_patients(known_fit):

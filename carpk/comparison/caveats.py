@@ -1,0 +1,283 @@
+"""Caveats: what a comparison of virtual patients rests on, in sentences made of facts."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from carpk._arviz import group
+from carpk.comparison.arms import Plan, Window
+from carpk.comparison.contrasts import usual, variances
+from carpk.comparison.virtual import Facts
+from carpk.dosing import CELLS, Regimen
+from carpk.errors import CarpkWarning
+from carpk.inference import UNINFORMED, Fit
+from carpk.structural import ClosedForm, ODEModel
+
+DRIVES = 0.1  # share of the variance of a contrast from which a parameter is said to matter
+NOISY = 0.1  # share of virtual patients' noise in the spread over draws that is worth a sentence
+ROUGH = 0.05  # standard error of a ratio, or of a difference over it, that is worth a sentence
+NEUTROPHILS = "anc"  # output of models that predict the denominator of copies per µg of DNA
+CONDITIONING = ("conditioning", "lymphodepletion")  # what this covariate is called in data sets
+
+
+def listing(names: Iterable[Any], most: int = 8) -> str:
+    names = [str(name) for name in names]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _beside_cells(regimen: Regimen) -> pd.DataFrame:
+    """What acts on the patient beside the cells."""
+    events = [e for e in regimen.events if getattr(e, "unit", "") != CELLS]
+    return Regimen(tuple(events)).describe()
+
+
+def about_arms(
+    source: Any, plans: Mapping[str, Plan], reference: str, output: str
+) -> Iterable[str]:
+    """What differs between the arms beside what is asked."""
+    model = source.population.model if isinstance(source, Fit) else source
+    differ = differing({name: plan.covariates for name, plan in plans.items()})
+    if isinstance(source, Fit):
+        effects = {c for _, c in source.bound.effects.values()}
+        if asked := [c for c in differ if c in effects]:
+            yield (
+                f"Not randomized: the effect of {listing(asked)} is that between the patients "
+                "behind the fit, and whatever else differed between them is in it."
+            )
+    drugs = {name: _beside_cells(plan.regimen) for name, plan in plans.items()}
+    if isinstance(model, ClosedForm) and any(plan.regimen.drugs for plan in plans.values()):
+        yield (
+            f"{model.name!r} is a closed form that does not feel lymphodepletion: its drugs change "
+            "nothing here, and a contrast of 1 is no finding."
+        )
+    conditioned = any(not d.equals(drugs[reference]) for d in drugs.values()) or any(
+        c.lower() in CONDITIONING for c in differ
+    )
+    if conditioned and model.units[output] == "copies/µg":
+        yield denominator(output, NEUTROPHILS in model.outputs)
+    doses = {
+        name: {
+            f"{e.product} in {e.unit}" + (f"/{e.per}" if e.per else "")
+            for e in plan.regimen.infusions
+        }
+        for name, plan in plans.items()
+    }
+    if len({frozenset(d) for d in doses.values()}) > 1:
+        told = "; ".join(f"{name}: {listing(sorted(d))}" for name, d in doses.items())
+        yield (
+            f"The dose is defined differently between arms ({told}); whether CAR+ or all cells "
+            "are counted may differ too."
+        )
+
+
+def differing(covariates: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of covariates whose value is not the same in all arms."""
+    names = dict.fromkeys(name for given in covariates.values() for name in given)
+    return [
+        name for name in names if len({repr(given.get(name)) for given in covariates.values()}) > 1
+    ]
+
+
+def denominator(output: str, modelled: bool) -> str:
+    """The sentence on copies per µg of DNA; a warning where the denominator is no model's."""
+    if modelled:
+        return (
+            f"{output} is in copies per µg of DNA, over the leukocytes that the model predicts: "
+            "the contrast is of cells and of this denominator together."
+        )
+    text = (
+        f"{output} is in copies per µg of DNA. Lymphodepletion empties the denominator (all "
+        "leukocytes), more so where it is stronger, and nothing here takes that into account: a "
+        "part of the contrast may be leukopenia, not expansion. Compare cells/µL."
+    )
+    warnings.warn(f"compare: {text}", CarpkWarning, stacklevel=4)
+    return text
+
+
+def about_parameters(
+    source: Any, plans: Mapping[str, Plan], theta: Mapping[str, Any], data: xr.Dataset
+) -> Iterable[str]:
+    """What is known, assumed or only believed of the parameters that the contrasts rest on."""
+    if isinstance(source, Fit):
+        if not source.ok:
+            yield f"The fit cannot be trusted: {' '.join(source.verdict.troubles)}"
+        yield from _about_priors(source, plans, theta, data)
+    elif theta:
+        known = [name for name, info in source.params.info().items() if not info.is_covariate]
+        fixed = [name for name in known if name not in theta]
+        if fixed:
+            yield (
+                f"Of {len(known)} parameters {len(theta)} are uncertain here; taken as known: "
+                f"{listing(fixed)}."
+            )
+    else:
+        assumed = [
+            name
+            for name, info in source.params.info().items()
+            if "assumed" in info.source and not info.is_covariate
+        ]
+        yield (
+            f"{source.name!r} has no posterior: its parameters are taken as known, and how far "
+            "off they may be is not in any number here."
+            + (f" Assumed values: {listing(assumed)}." if assumed else "")
+        )
+
+
+def _about_priors(
+    fit: Fit, plans: Mapping[str, Plan], theta: Mapping[str, Any], data: xr.Dataset
+) -> Iterable[str]:
+    """Where the prior drove the answer."""
+    bound = fit.bound
+    designs = [
+        bound.design_at(**{k: v for k, v in plan.covariates.items() if k in bound.covariates})
+        for plan in plans.values()
+    ]
+    told = set()
+    for name, (parameter, covariate) in bound.effects.items():
+        used = np.ptp([d[covariate] for d in designs], axis=0) > 0
+        ratio = _posterior_over_prior(fit, name)
+        for column in np.flatnonzero(used & (ratio > UNINFORMED)):
+            told.add(name)
+            yield (
+                f"The prior drove the answer: the effect of {covariate} "
+                f"({bound.covariates[covariate].columns[column]}) on {parameter} is as uncertain "
+                f"after the data as before (posterior SD {ratio[column]:.2f} of the prior's)."
+            )
+    free = [n for n in bound.priors if n not in told and n not in bound.effects]
+    free = [n for n in free if _posterior_over_prior(fit, n).max() > UNINFORMED]
+    for (outcome, arm, _), c in usual(data):
+        if not c.known:
+            continue
+        with np.errstate(all="ignore"):
+            m = np.nanmean(c.x, axis=1)
+        for name in free:
+            share = _explained(m, np.asarray(bound.scale(name).forward(theta[name])))
+            if share > DRIVES:
+                yield (
+                    f"The prior drove a part of the answer: the data say next to nothing about "
+                    f"{name}, which goes with {share:.0%} of the variance of {outcome} ({arm})."
+                )
+
+
+def _posterior_over_prior(fit: Fit, name: str) -> np.ndarray:
+    """Posterior SD over prior SD on the estimation scale, one per column of an effect."""
+    forward = fit.bound.scale(name).forward
+    after, before = (
+        np.asarray(forward(group(fit.idata, which)[name].values))
+        for which in ("posterior", "prior")
+    )
+    return np.atleast_1d(after.std(axis=(0, 1)) / before.std(axis=(0, 1)))
+
+
+def _explained(m: np.ndarray, theta: np.ndarray) -> float:
+    """Squared rank correlation of a contrast with a parameter over draws."""
+    good = np.isfinite(m)
+    if good.sum() < 3 or not np.ptp(m[good]) or not np.ptp(theta[good]):
+        return 0.0
+    a, b = (pd.Series(x[good]).rank() for x in (m, theta))
+    return float(a.corr(b) ** 2)
+
+
+def about_extrapolation(
+    fit: Fit, plans: Mapping[str, Plan], windows: Mapping[str, Window]
+) -> Iterable[str]:
+    """Where arms lie outside what was fitted."""
+    data, model = fit.data, fit.population.model
+    doses = data.doses
+    most = int(data.infusions.groupby("patient").size().max()) if len(data.infusions) else 1
+    fitted = list(fit.population.regimens.values())
+    most = max([most, *(len(r.infusions) for r in fitted)])
+    for name, plan in plans.items():
+        if (n := len(plan.regimen.infusions)) > most:
+            yield (
+                f"Extrapolation: {name!r} has {n} infusions, but no patient behind the fit had "
+                f"more than {most}."
+            )
+    end = max(float(w.t[-1]) for w in windows.values())
+    seen = [*data.observations["time"], *data.summaries["time"], *(data.sampling or ())]
+    last = max((float(x) for x in seen if math.isfinite(x)), default=math.nan)
+    if end > last:
+        yield (
+            f"Extrapolation: the data end on day {last:g}, the comparison {end:g} days after the "
+            "infusion."
+        )
+    if isinstance(model, ClosedForm) and model.dose_effect is None:
+        return
+    given: dict[tuple[str, str], list[float]] = {}
+    for product, unit, amount in zip(doses["product"], doses["unit"], doses["amount"], strict=True):
+        given.setdefault((str(product), str(unit)), []).append(float(amount))
+    for e in (e for r in fitted for e in r.doses):
+        unit = e.unit + (f"/{e.per}" if e.per else "")
+        given.setdefault((e.product, unit), []).append(float(e.amount))
+    for name, plan in plans.items():
+        told = set()
+        for e in plan.regimen.doses:
+            key = (e.product, e.unit + (f"/{e.per}" if e.per else ""))
+            low, high = (
+                (min(given[key]), max(given[key])) if key in given else (math.inf, -math.inf)
+            )
+            if low <= e.amount <= high or key in told:
+                continue
+            told.add(key)
+            before = f"{low:g} to {high:g} {key[1]}" if key in given else f"none in {key[1]}"
+            yield (
+                f"Extrapolation: {name!r} has {e.amount:g} {key[1]} of {e.product}; the patients "
+                f"behind the fit had {before}."
+            )
+
+
+def about_patients(model: ClosedForm | ODEModel, data: xr.Dataset, facts: Facts) -> Iterable[str]:
+    """Who was left out, whose tumor the equations cannot speak of, and how noisy the means are."""
+    for name, reasons in facts.failures.items():
+        for reason, count in reasons.items():
+            yield (
+                f"{count} of {facts.pairs} virtual patients have no solution under {name!r} "
+                f"({reason}); they are left out of every arm."
+            )
+    for outcome, variable in data.data_vars.items():
+        undefined = int((~np.isfinite(variable.values)).any(axis=0).sum())
+        failed = max(sum(reasons.values()) for reasons in facts.failures.values())
+        if undefined > failed:
+            yield (
+                f"{outcome} is not defined for {undefined} of {facts.pairs} virtual patients in "
+                "some arm; they are left out of every arm."
+            )
+    for output, shares in facts.extinct.items():
+        if any(shares.values()):
+            told = ", ".join(f"{share:.0%} under {name!r}" for name, share in shares.items())
+            yield (
+                f"{output}: less than one cell is left at some time in some patients ({told}); "
+                "what returns from there is not a relapse."
+            )
+    if not facts.iiv:
+        yield (
+            f"{model.name!r} has no spread between patients here: every virtual patient is the "
+            "typical one."
+        )
+    noisy, rough = [], []
+    for (outcome, arm, _), c in usual(data):
+        between, _, noise = variances(c.x)
+        if c.known and noise > NOISY * (between + noise):
+            noisy.append(f"{outcome} ({arm})")
+        scale = 1.0 if c.ratio else abs(float(np.nanmean(c.x)))
+        if not c.known and math.sqrt(noise) > ROUGH * scale:
+            error = f"{math.sqrt(noise):.0%}" if c.ratio else f"{math.sqrt(noise):.2g} {c.unit}"
+            rough.append(f"{outcome} ({arm}) {error}")
+    if rough:
+        yield (
+            "The number of virtual patients leaves a standard error in the population's contrast: "
+            f"{listing(rough)}; raise `patients`."
+        )
+    if noisy:
+        yield (
+            f"Intervals of {listing(noisy)} are widened by the number of virtual patients "
+            f"(`mc_se`): more than {NOISY:.0%} of their variance; raise `patients`."
+        )

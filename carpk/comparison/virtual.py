@@ -1,0 +1,130 @@
+"""Outcomes and curves of virtual patients, some draws at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from carpk.comparison.arms import Plan, Window
+from carpk.comparison.contrasts import TAILS, quantiles
+from carpk.comparison.outcomes import Outcome, measures
+from carpk.inference import Fit
+from carpk.params import Params
+from carpk.simulation import levels_in_blocks, virtual_patients
+from carpk.solver import first_below
+
+BLOCK = 2**23  # levels held in memory at a time
+
+
+class Facts(NamedTuple):
+    """What went wrong, or beyond the equations, counted in pairs of draw and patient.
+
+    Attributes:
+        failures: arm -> reason -> number.
+        extinct: output -> arm -> share in which less than one cell is left at some time.
+        iiv: whether any parameter differs between patients.
+        pairs: of draw and patient.
+    """
+
+    failures: Mapping[str, Mapping[str, int]]
+    extinct: Mapping[str, Mapping[str, float]]
+    iiv: bool
+    pairs: int
+
+
+def simulated(
+    source: Any,
+    plans: Mapping[str, Plan],
+    wanted: Sequence[Outcome],
+    output: str,
+    grid: np.ndarray,
+    windows: Mapping[str, Window],
+    patients: int,
+    draws: int | None,
+    seed: int,
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray], dict[str, Any], Facts]:
+    """Outcomes, arm -> name -> (draw, patient); quantiles of the output, arm -> (quantile, time);
+    population parameters of each draw; facts.
+
+    Levels are made some draws at a time and forgotten: outcomes and quantiles are kept.
+    """
+    model = source.population.model if isinstance(source, Fit) else source
+    values, curves = {}, {}
+    failures: dict[str, dict[str, int]] = {}
+    extinct: dict[str, dict[str, float]] = {}
+    theta: dict[str, Any] = {}
+    made: dict[Any, Any] = {}
+    iiv, pairs = False, 0
+    for name, plan in plans.items():
+        params, theta = virtual_patients(
+            source,
+            plan.regimen,
+            patients=patients,
+            draws=draws,
+            covariates=plan.covariates,
+            seed=seed,
+        )
+        size = np.shape(next(iter(params.items()))[1])[0]
+        pairs, iiv = size * patients, iiv or _differs(params)
+        block = _divisor(size, BLOCK // (patients * grid.size * len(model.units)))
+        window = windows[name]
+        key = (window.t.tobytes(), window.inside.tobytes(), window.peak.tobytes())
+        measure = made.setdefault(key, measures(wanted, window))  # compiled once where arms agree
+        parts: list[dict[str, np.ndarray]] = []
+        each: list[np.ndarray] = []
+        failures[name] = {}
+        gone = dict.fromkeys((o for o in (output, "tumor") if o in model.one_cell), 0)
+        for part in levels_in_blocks(model, plan.regimen, grid, params, block):
+            levels = {k: np.asarray(v) for k, v in part.levels.items()}
+            parts.append(measure(levels))
+            each.append(np.stack(quantiles(levels[output], (TAILS[0], 0.5, TAILS[1])), axis=1))
+            for reason, count in part.failures.items():
+                failures[name][reason] = failures[name].get(reason, 0) + count
+            for o in gone:
+                gone[o] += int((first_below(levels[o], model.one_cell[o]) < grid.size).sum())
+        values[name] = {o.name: np.concatenate([p[o.name] for p in parts]) for o in wanted}
+        curves[name] = np.nanmedian(np.concatenate(each), axis=0)
+        for o, count in gone.items():
+            extinct.setdefault(o, {})[name] = count / pairs
+    return values, curves, theta, Facts(failures, extinct, iiv, pairs)
+
+
+def _differs(params: Params) -> bool:
+    return any(bool(np.ptp(np.asarray(x), axis=1).any()) for _, x in params.items())
+
+
+def _divisor(size: int, most: int) -> int:
+    """The largest divisor of `size` up to `most`: all blocks have one shape and compile once."""
+    return max(k for k in range(1, size + 1) if size % k == 0 and k <= max(most, 1))
+
+
+def basis_of(
+    source: Any,
+    theta: Mapping[str, Any],
+    patients: int,
+    output: str,
+    horizon: float,
+    infusion: Any,
+) -> str:
+    """What the comparison rests on."""
+    model = source.population.model if isinstance(source, Fit) else source
+    size = len(next(iter(theta.values()))) if theta else 1
+    if isinstance(source, Fit):
+        what = f"{model.name!r} fitted to {source.data.name}, {size} posterior draws"
+    elif theta:
+        what = f"{model.name!r}, {size} draws from the posterior in its file"
+    else:
+        what = f"{model.name!r} at the values in its file"
+    which = "the infusion"
+    if isinstance(infusion, Mapping):
+        which = "infusion " + ", ".join(f"{k} of {name!r}" for name, k in infusion.items())
+    elif infusion is None:
+        which = "the first infusion"
+    elif infusion > 1:
+        which = f"infusion {infusion}"
+    return (
+        f"{what}, x {patients} virtual patients, the same in every arm; {output} "
+        f"[{model.units[output]}], {horizon:g} days from {which}"
+    )
