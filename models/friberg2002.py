@@ -27,7 +27,7 @@ Q and Vp. The pair of Kloft 2006 and Onoue 2016 is not published, so the depth o
 either: for the patient that comes with DDMODEL00000224 it is 0.74e9/L here and about 0.5 there.
 
 No slope is published for fludarabine or cyclophosphamide. What lymphodepletion does to neutrophils
-is therefore not here (`niche` takes its myeloid pool as constant); counts of lymphocytes, which
+is therefore not here, but in `niche` with slopes that are assumed; counts of lymphocytes, which
 these drugs kill in blood, do not follow this model at all.
 
 Reference: Friberg et al. (2002) J Clin Oncol 20:4713-4721, doi:10.1200/JCO.2002.02.140; Kloft et

@@ -26,6 +26,7 @@ OFF_CORNERS = jnp.array([0.4, 2.1, 5.3, 8.2, 10.6, 14.3, 28.1, 90.2, 364.0])
 CORNERS = {"tmax": 1.0, "lag": 1.5}  # parameter -> days around it where `smooth` is rounded
 FREE = {"piecewise": {"output": "transgene", "unit": "copies/µg", "cmax": 24_000.0}}
 FEW = 16  # combinations of options that are all tried
+MANY = 4  # options; the variants of a model with more of them are tried in the slow tests
 SEVERAL = np.array([3.0, 7.0, 14.0, 28.0, 60.0])  # days of gradients and of both routes
 
 
@@ -42,9 +43,14 @@ def variants(name):
 
 
 VARIANTS = [
-    pytest.param(name, options, id="-".join([name, *map(str, options.values())]))
+    pytest.param(
+        name,
+        options,
+        id="-".join([name, *map(str, options.values())]),
+        marks=[pytest.mark.slow] * (i > 0 and len(options) > MANY),
+    )
     for name in NAMES
-    for options in variants(name)
+    for i, options in enumerate(variants(name))
 ]
 
 

@@ -17,7 +17,7 @@ import scipy.stats
 import carpk as ck
 from carpk.solver import solve_many
 
-SIMULATIONS = 12
+SIMULATIONS = 8
 MODEL = ck.load_model("niche", disease="solid", denominator="constant")
 FLU, FLU_CY = (MODEL.regimens[f"HEROS {name}"] for name in ("Flu", "Flu/Cy"))
 INFUSIONS = {"Flu": (1, 2, 2), "Flu/Cy": (1, 1, 1, 1, 2, 2, 2, 3, 3)}
@@ -73,7 +73,7 @@ def recovered(simulations, progress=False):
         population(),
         trial(),
         simulations=simulations,
-        draws=1000,
+        draws=400,
         method="laplace",
         derived={"Flu/Cy : Flu": ratio},
         progress=progress,
