@@ -142,6 +142,7 @@ class TestTheSamePatients:
             assert (ratio[width] == 1.0).all(), outcome
             assert ratio["p_above"] == ratio["patients_above"] == 0.5, outcome
 
+    @pytest.mark.slow
     def test_they_are_the_same_however_many_infusions_they_get(self, doubled):
         fit, _ = doubled
         arms = {"one": ONE, "three": THREE, "two": ck.Regimen.cells([0, 42])}
@@ -155,6 +156,7 @@ class TestTheSamePatients:
         np.testing.assert_array_equal(*second.data["cmax"].values)
         assert not np.isclose(second.data["cmax"][0], first["cmax"]).any()
 
+    @pytest.mark.slow
     def test_outcomes_are_those_of_a_simulation_with_the_same_seed(self, doubled):
         """By numpy alone, from `simulate`."""
         fit, _ = doubled
@@ -216,6 +218,7 @@ class TestWhatIsUncertainAndHowPatientsDiffer:
         assert share == pytest.approx(P_SD**2 / (P_SD**2 + Z_SD**2), abs=0.04)
         assert row(spread, "cmax", "more")["mc_se"] == pytest.approx(Z_SD / 800**0.5, rel=0.03)
 
+    @pytest.mark.slow
     def test_few_virtual_patients_do_not_count_as_parameters(self):
         """Without uncertainty of A, four patients leave noise in the means, and no share."""
         sure = dataclasses.replace(TOY, posterior=lambda: {"A": np.ones(400)})
@@ -233,11 +236,13 @@ class TestWhatIsUncertainAndHowPatientsDiffer:
         assert said(result, "'toy' has no posterior")
         assert said(result, "Assumed values: A.")
 
+    @pytest.mark.slow
     def test_the_noise_of_few_virtual_patients_is_said_where_it_is_all_there_is(self):
         """The standard error of ln ratio is Z_SD / sqrt(patients): 15 % with 4, 1 % with 900."""
         assert said(compare(TOY, ARMS, ["cmax"], patients=4), "leaves a standard error")
         assert not said(compare(TOY, ARMS, ["cmax"], patients=900), "leaves a standard error")
 
+    @pytest.mark.slow
     def test_memory_is_bounded_and_the_answer_does_not_depend_on_it(self, monkeypatch):
         whole = compare(UNSURE, ARMS, patients=10, draws=40)
         monkeypatch.setattr(virtual, "BLOCK", 10 * 200 * 5)
