@@ -197,6 +197,7 @@ def spread():
     return compare(UNSURE, ARMS, ["cmax"], patients=800, seed=1)
 
 
+@pytest.mark.slow
 class TestWhatIsUncertainAndHowPatientsDiffer:
     """ln of the ratio of peaks is ln A: P_SD between draws, Z_SD between patients, exactly."""
 

@@ -159,6 +159,7 @@ def test_every_fact_depends_on_its_drugs_its_study_and_its_product_and_on_nothin
     np.testing.assert_array_equal(depends["a"], product & levels[:, None])
 
 
+@pytest.mark.slow
 def test_the_joint_density_is_that_of_the_priors_and_of_the_weighted_facts():
     bound = evidence.model(TABLE[TABLE["study"].isin(["HEROS 2.0", "CTL clones"])])
     theta = parameters(bound)

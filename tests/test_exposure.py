@@ -30,6 +30,7 @@ def test_an_adult_after_160_mg_per_m2_has_the_published_median():
     assert auc == pytest.approx(26.0, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patient", [ADULT, CHILD], ids=["adult", "child"])
 @pytest.mark.parametrize("regimen", ["Flu/Cy", "HEROS Flu/Cy"])
 def test_it_is_what_the_equations_integrate_to(regimen, patient):
