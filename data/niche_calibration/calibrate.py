@@ -266,8 +266,8 @@ def log_likelihoods(u):
         "peak_kochenderfer": jnp.sum(jnp.array([4.0, 10.0, 8.0]) * jnp.log(thirds)),
         "t_double": typical(s["t_double"], "t_double", 0.1),
         "t_half_contraction": typical(s["t_half_contraction"], "t_half_contraction", 0.15),
-        "rest_8": at_least("rest_8", 0.6),
-        "rest_14": at_least("rest_14", 1.0),
+        "rest_8": at_least("rest_8", 0.3),
+        "rest_14": at_least("rest_14", 0.5),
         "third_cycle": jnp.logaddexp(
             np.log(DOUBT), np.log(1 - DOUBT) + at_least("third_cycle", 0.5)
         ),
