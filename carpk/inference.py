@@ -147,7 +147,8 @@ def judge(
         f"{name!r}."
         for name, value in bound.at_reference.items()
     ]
-    uninformed = [k for k in scalars if _shrinkage(bound, posterior, prior, k) > UNINFORMED]
+    ratio = {k: posterior_over_prior(bound, posterior, prior, k).max() for k in scalars}
+    uninformed = [k for k, x in ratio.items() if x > UNINFORMED]
     if uninformed:
         notes.append(
             "the data say next to nothing about "
@@ -179,14 +180,13 @@ def _by_element(result: Any) -> dict[str, float]:
     return flat
 
 
-def _shrinkage(
+def posterior_over_prior(
     bound: PopulationModel, posterior: xr.Dataset, prior: xr.Dataset, name: str
-) -> float:
-    """Largest posterior SD over prior SD, on the estimation scale."""
-    transform = bound.scale(name).forward
-    after = np.asarray(transform(posterior[name].values)).reshape(-1, *posterior[name].shape[2:])
-    before = np.asarray(transform(prior[name].values)).reshape(-1, *prior[name].shape[2:])
-    return float(np.max(after.std(0) / before.std(0)))
+) -> np.ndarray:
+    """Posterior SD over prior SD on the estimation scale, one per column of an effect."""
+    forward = bound.scale(name).forward
+    after, before = (np.asarray(forward(x[name].values)) for x in (posterior, prior))
+    return np.atleast_1d(after.std(axis=(0, 1)) / before.std(axis=(0, 1)))
 
 
 # ---------------------------------------------------------------------------------------------

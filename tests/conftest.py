@@ -1,5 +1,6 @@
 """Settings for all tests, and a fit whose posterior is known because nothing sampled it."""
 
+import jax
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -34,6 +35,13 @@ def pytest_collection_modifyitems(items):
         named = getattr(item, "callspec", None) and item.callspec.params.get("name")
         group = named if named and item.path.name == "test_models.py" else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_code():
+    """Given back after each file: a process may map some 65,000 regions, then XLA crashes."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from carpk.comparison.contrasts import usual, variances
 from carpk.comparison.virtual import Facts
 from carpk.dosing import CELLS, Regimen
 from carpk.errors import CarpkWarning
-from carpk.inference import UNINFORMED, Fit
+from carpk.inference import UNINFORMED, Fit, posterior_over_prior
 from carpk.structural import ClosedForm, ODEModel
 
 DRIVES = 0.1  # share of the variance of a contrast from which a parameter is said to matter
@@ -136,6 +136,7 @@ def _about_priors(
 ) -> Iterable[str]:
     """Where the prior drove the answer."""
     bound = fit.bound
+    groups = group(fit.idata, "posterior"), group(fit.idata, "prior")
     designs = [
         bound.design_at(**{k: v for k, v in plan.covariates.items() if k in bound.covariates})
         for plan in plans.values()
@@ -143,7 +144,7 @@ def _about_priors(
     told = set()
     for name, (parameter, covariate) in bound.effects.items():
         used = np.ptp([d[covariate] for d in designs], axis=0) > 0
-        ratio = _posterior_over_prior(fit, name)
+        ratio = posterior_over_prior(bound, *groups, name)
         for column in np.flatnonzero(used & (ratio > UNINFORMED)):
             told.add(name)
             yield (
@@ -152,7 +153,7 @@ def _about_priors(
                 f"after the data as before (posterior SD {ratio[column]:.2f} of the prior's)."
             )
     free = [n for n in bound.priors if n not in told and n not in bound.effects]
-    free = [n for n in free if _posterior_over_prior(fit, n).max() > UNINFORMED]
+    free = [n for n in free if posterior_over_prior(bound, *groups, n).max() > UNINFORMED]
     for (outcome, arm, _), c in usual(data):
         if not c.known:
             continue
@@ -165,16 +166,6 @@ def _about_priors(
                     f"The prior drove a part of the answer: the data say next to nothing about "
                     f"{name}, which goes with {share:.0%} of the variance of {outcome} ({arm})."
                 )
-
-
-def _posterior_over_prior(fit: Fit, name: str) -> np.ndarray:
-    """Posterior SD over prior SD on the estimation scale, one per column of an effect."""
-    forward = fit.bound.scale(name).forward
-    after, before = (
-        np.asarray(forward(group(fit.idata, which)[name].values))
-        for which in ("posterior", "prior")
-    )
-    return np.atleast_1d(after.std(axis=(0, 1)) / before.std(axis=(0, 1)))
 
 
 def _explained(m: np.ndarray, theta: np.ndarray) -> float:
