@@ -1,5 +1,6 @@
 """The switches of both niche models: agreement with SciPy, what they show, and their absence."""
 
+import math
 import re
 
 import jax
@@ -208,17 +209,39 @@ class TestDesign:
         assert (np.diff(runs[5.0].cure) >= -1e-12).all()
 
 
-@FORMS
-def test_gradients_are_those_of_central_differences(name):
-    """Of ln car_t and ln transgene, along random directions of the parameters."""
-    model = load(name, immunity="on", exhaustion="on")
-    plan = Plan.of(model, [FLU_CY], [4.0, 12.0, 30.0], start=-10.0)
+FELT = {  # options -> what is given, and outputs and states that feel them, all above 0
+    "immunity, exhaustion": (
+        {"immunity": "on", "exhaustion": "on"},
+        FLU_CY,
+        ("car_t", "immunity"),
+    ),
+    "pembrolizumab, cure": (
+        {"exhaustion": "pembrolizumab", "cure": "on"},
+        FLU_CY + PEMBROLIZUMAB,
+        ("car_t", "pd1_occupancy", "w"),
+    ),
+    "two": ({"products": "two"}, "second product", ("car_t_1", "car_t_2", "antigen_1", "tumor")),
+    "nivolumab, graft": (
+        {"exhaustion": "nivolumab", "graft": "on"},
+        FLU_CY + NIVOLUMAB + parts.DONOR,
+        ("car_t", "pd1_occupancy", "chimerism_t", "chimerism_myeloid"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "case"), [*(("niche", x) for x in FELT), ("niche_full", "two")])
+def test_gradients_are_those_of_central_differences(name, case):
+    """Of the sum of these ln and that of the transgene, with respect to every parameter."""
+    options, given, felt = FELT[case]
+    model = load(name, **options)
+    plan = Plan.of(model, [regimen_of(model, given)], [32.0, 36.0, 40.0], start=-10.0)
     typical = jax.tree.map(lambda x: jnp.full((1, 1), x), model.params())
     solver = Solver.prepare(plan, typical, rtol=1e-2, share=1.0)  # any mesh will do
     assert solver.mesh is not None, solver.why
 
-    def both(params):
-        levels = solver(params)
-        return {"both": levels["car_t"] * levels["transgene"]}
+    def together(params):
+        states, outputs, *_ = solver.run(params)
+        levels = vars(states) | outputs
+        return {"all": math.prod(levels[x] for x in (*felt, "transgene"))}
 
-    assert_has_gradients(model, both, "both", size=1e-5, rtol=1e-3)
+    assert_has_gradients(model, together, "all", size=1e-5, rtol=1e-3)
