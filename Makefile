@@ -25,10 +25,10 @@ demo: $(VENV)/.installed  ## set up, then run `carpk demo`
 	$(BIN)/carpk demo
 
 test: $(VENV)/.installed-test  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadgroup
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 test-slow: $(VENV)/.installed-test  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow -n auto --dist loadgroup
+	$(BIN)/python -m pytest -m slow -n auto --dist loadfile
 
 lint: $(VENV)/.installed-test  ## style and types
 	$(BIN)/ruff check .

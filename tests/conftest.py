@@ -26,15 +26,10 @@ POSTERIOR = {  # parameter of the population -> its value in draw 0; 2 % more in
 }
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """What one process runs: a file, or the laws of one model; and what takes minutes."""
     for item in items:
         if item.path.parent.name == "models":
             item.add_marker(pytest.mark.slow)
-        named = getattr(item, "callspec", None) and item.callspec.params.get("name")
-        group = named if named and item.path.name == "test_models.py" else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -28,6 +28,7 @@ def test_replicated_quartiles_are_in_order(prior):
     assert (np.diff(curves.to_numpy(), axis=1) >= 0).all()
 
 
+@pytest.mark.slow
 def test_facts_outside_the_likelihood_are_compared_too():
     copies = ck.load_model("piecewise", output="transgene", unit="copies/µg", cmax=24_000)
     pop = ck.Population(copies, varies=["cmax"])

@@ -357,6 +357,7 @@ DOSE = ck.Regimen.cells(0, 1e8)
 
 
 class TestEquations:
+    @pytest.mark.slow
     def test_the_nadir_stops_at_one_cell_and_says_so(self):
         """B' = B (0.05 - 0.04 C): ten times the cells take the tumor below one cell."""
         result = compare(GROWTH, {"1": DOSE, "10": ck.Regimen.cells(0, 1e9)}, days=DAYS, patients=4)
@@ -409,6 +410,7 @@ class TestCaveats:
         same = compare(vague, {"1": ONE, "3": THREE}, ["cmax"], patients=3)
         assert not said(same, words), "it is the same in both arms"
 
+    @pytest.mark.slow
     def test_a_parameter_without_data_is_named_where_the_contrast_depends_on_it(self):
         """How much of a second infusion is there on day 30 depends on tmax."""
         vague = known_fit(tmax_sd=1.0)

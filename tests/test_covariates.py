@@ -80,6 +80,7 @@ def test_describe_says_which_fields_are_covariates(model):
 
 
 class TestSimulation:
+    @pytest.mark.slow
     def test_gives_each_patient_their_own_value(self, model):
         sim = ck.simulate(model, DOSE, DAYS, covariates={"WT": 35.0})
         reference = ck.simulate(model, DOSE, DAYS)
@@ -103,6 +104,7 @@ class TestSimulation:
     def test_leaves_the_typical_patient_in_the_typical_class(self, model):
         assert ck.simulate(model, DOSE, DAYS).data["LOW"].values.item() == 0.0
 
+    @pytest.mark.slow
     def test_names_the_day_on_which_less_than_one_cell_is_left(self, model):
         """20 exp(-0.1 t) falls below 2 on day 23.03."""
         sim = ck.simulate(model, DOSE, [0.0, 23.0, 23.1, 40.0])

@@ -123,6 +123,7 @@ def test_doses_given_by_an_iterator_are_not_lost():
     assert once.describe().equals(ck.Regimen.lymphodepletion("Flu").describe())
 
 
+@pytest.mark.slow
 def test_bendamustine_leaves_its_share_of_the_hosts_t_cells():
     """600 of the 800 lymphocytes/µL from which Flu/Cy takes 700: a quarter is left of N."""
     model = ck.load_model("kimmel2021")

@@ -244,11 +244,10 @@ class TestEveryODEModel:
         start = model.start(model.params())
         assert all(float(getattr(start, symbol)) >= 0 for symbol in states.index)
 
+    @pytest.mark.slow
     def test_stays_finite_and_never_negative_over_a_year_and_responds_to_a_dose(self, name):
         model = ck.load_model(name)
-        solver = Solver.adaptive(
-            Plan.of(model, [pattern(model)], YEAR[::8], start=-10.0), "kvaerno5"
-        )
+        solver = Solver.adaptive(Plan.of(model, [pattern(model)], YEAR[::8], start=-10.0))
         plan = dataclasses.replace(solver.plan, events=without(solver.plan.events))
         untouched = Solver(plan, plan.fixed() if solver.line else None, None, solver.settings)
         params = jax.tree.map(lambda x: jnp.full(1, x), model.params())

@@ -50,7 +50,7 @@ def pairs(routes, *fast):
     """Every system with every route; those that are not `fast` are slow, as each pair compiles."""
 
     def marks(*pair):
-        return () if pair in fast or pair[1] in fast else pytest.mark.slow
+        return () if pair in fast else pytest.mark.slow
 
     return [pytest.param(name, r, marks=marks(name, r)) for name in SYSTEMS for r in routes]
 
@@ -62,6 +62,7 @@ def check_outputs(outputs, system):
 
 FAST = [("chain", "tsit5"), ("logistic", "tsit5"), ("kill", "tsit5")]
 FAST += [("gompertz", "dopri8"), ("one", "kvaerno5")]
+FAST_MESH = [("chain", "mesh"), ("logistic", "mesh"), ("gompertz", "mesh")]
 
 
 @pytest.mark.parametrize(("name", "route"), pairs(ADAPTIVE, *FAST))
@@ -72,7 +73,7 @@ def test_adaptive_methods_follow_the_exact_solution(name, route):
     check_outputs(outputs, system)
 
 
-@pytest.mark.parametrize(("name", "route"), pairs((*ADAPTIVE, "mesh"), "mesh"))
+@pytest.mark.parametrize(("name", "route"), pairs((*ADAPTIVE, "mesh"), *FAST_MESH))
 def test_every_route_has_the_exact_outputs_and_gradients(name, route):
     """With respect to every parameter, bioavailability and lags among them."""
     system = SYSTEMS[name]
@@ -385,7 +386,14 @@ def solved(route, late, after):
 @pytest.mark.parametrize(
     ("law", "route", "late", "after"),
     [
-        pytest.param(law, route, late, after, id=f"{law}, {route}" + ", late doses" * late)
+        pytest.param(
+            law,
+            route,
+            late,
+            after,
+            id=f"{law}, {route}" + ", late doses" * late,
+            marks=[pytest.mark.slow] * (late and route == "mesh"),
+        )
         for route, after in [("tsit5", False), ("mesh", True)]
         for late, laws in [(False, LAWS), (True, {**LAWS, **LATE})]
         for law in laws

@@ -77,6 +77,7 @@ class TestOrderStatistics:
         x = np.linspace(CENTRE - 2, CENTRE + 2, 161)
         assert np.trapezoid([density(v) for v in x], x) == pytest.approx(1.0, abs=1e-3)
 
+    @pytest.mark.slow
     def test_more_patients_make_a_sharper_likelihood(self):
         def curvature(n):
             at = lambda c: log_likelihood(cohort(fact(n=n)), centre=c)[0]  # noqa: E731
