@@ -3,9 +3,14 @@
 carpk computes in double precision and therefore switches JAX to float64 when it is imported.
 """
 
+import warnings
+
 import jax
 
 jax.config.update("jax_enable_x64", True)
+with warnings.catch_warnings():  # in a notebook, about bars that carpk does not draw
+    warnings.filterwarnings("ignore", "IProgress not found")
+    import numpyro  # noqa: F401
 
 from carpk import assay, body, checks, dosing, evidence, nca, plot  # noqa: E402
 from carpk.assay import Combined, LogNormal, Proportional  # noqa: E402
