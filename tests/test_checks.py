@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import carpk as ck
-from carpk import checks
+from carpk import checks, replicates
 
 POP = ck.Population(ck.load_model("piecewise"), varies=["cmax", "t_alpha"])
 
@@ -39,7 +39,7 @@ def test_facts_outside_the_likelihood_are_compared_too():
 
 def test_geometric_cv_is_that_of_a_log_normal():
     x = np.exp(np.random.default_rng(0).normal(0, 0.8, 200_000))
-    assert checks.geometric_cv(x) == pytest.approx(100 * np.sqrt(np.expm1(0.64)), rel=0.01)
+    assert replicates.geometric_cv(x) == pytest.approx(100 * np.sqrt(np.expm1(0.64)), rel=0.01)
 
 
 def test_recovery_counts_what_it_covers():
@@ -58,7 +58,7 @@ def test_simulated_facts_are_those_of_the_population():
     theta = {"cmax": 40.0, "tmax": 6.0, "t_double": 0.8, "t_alpha": 5.0, "fb": 0.01}
     theta |= {"beta_alpha": 0.02, "omega_cmax": 0.7, "omega_t_alpha": 0.4, "sigma": 0.5}
     theta = {k: np.full(2, v) for k, v in theta.items()}
-    values = checks._simulate_data(bound, theta, seed=1)["moffitt"]
+    values = replicates.simulated_values(bound, theta, seed=1)["moffitt"]
     one = {k: v[0] for k, v in theta.items()}
     levels = bound.predictors["moffitt"](bound.virtual_patients(one, "moffitt"))
     noise = bound.cohorts["moffitt"].normals()[1]

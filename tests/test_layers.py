@@ -23,7 +23,7 @@ LAYERS = (  # a module imports from layers before its own only
     ("catalogue", "exposure"),
     ("levels", "summaries"),
     ("population",),
-    ("sampler", "_arviz"),
+    ("sampler", "_arviz", "replicates"),
     ("inference",),
     ("information",),
     ("simulation", "checks", "evidence"),

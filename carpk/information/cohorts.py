@@ -14,6 +14,7 @@ from carpk.errors import FitError
 from carpk.information.columns import Column, point_of, theta_of
 from carpk.information.patients import moved, slopes
 from carpk.population import FLOOR, PopulationModel
+from carpk.replicates import simulated_values
 
 
 def cohort_information(
@@ -23,15 +24,13 @@ def cohort_information(
 
     The covariance of the score over simulated cohorts; what makes the facts is that of `recovery`.
     """
-    from carpk.checks import _simulate_data
-
     point = point_of(columns)
     theta = theta_of(columns, jnp.asarray(point))
     every = {
         name: np.broadcast_to(np.asarray(x), (simulations, *np.shape(x)))
         for name, x in theta.items()
     }
-    values = _simulate_data(dataclasses.replace(bound, individual=None), every, seed)
+    values = simulated_values(dataclasses.replace(bound, individual=None), every, seed)
     total, lost = np.zeros((point.size, point.size)), 0
     for cohort in bound.cohorts:
         scores = _scores(bound, columns, cohort, values[cohort])

@@ -1,0 +1,196 @@
+"""Data simulated in the shape of what was measured: the same patients, days and printed statistics.
+
+`checks` compares them with the data, and fits them again; `information` takes the spread of their
+scores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from carpk import nca
+from carpk.params import Params
+from carpk.population import PopulationModel
+from carpk.structural import ODEModel
+from carpk.summaries import Fact
+
+
+def simulated_values(
+    bound: PopulationModel, theta: Mapping[str, np.ndarray], seed: int
+) -> dict[str, np.ndarray]:
+    """Values in place of the data's: (simulation, fact, 4) per cohort; observations (.., P, T)."""
+    values: dict[str, np.ndarray] = {}
+    for i, (cohort, likelihood) in enumerate(bound.cohorts.items()):
+        sampling = np.asarray(likelihood.sampling)
+        days = np.unique([f.time for f in likelihood.facts if f.metric in ("level", "detectable")])
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        size = max(f.n for f in likelihood.facts)
+        _, y = cohort_levels(bound, cohort, theta, np.concatenate([days, sampling]), 0, size, key)
+        level, sampled = np.split(np.asarray(y), [len(days)], axis=2)
+        rows = []
+        for fact in likelihood.facts:
+            x = patient_values(fact, days, level, sampling, sampled)
+            assert x is not None
+            rows.append(_printed_again(fact, x[:, : fact.n]))
+        values[cohort] = np.stack(rows, axis=1)
+    if bound.individual is not None:
+        values |= _simulate_observations(bound, theta, jax.random.key(seed + 1))
+    return values
+
+
+def _simulate_observations(
+    bound: PopulationModel, theta: Mapping[str, np.ndarray], key: Any
+) -> dict[str, np.ndarray]:
+    a = bound.individual
+    size, infusions = len(bound.patients), a.infusion_time.shape[1]
+    if isinstance(bound.population.model, ODEModel):
+        infusions = 1  # its parameters belong to the patient
+
+    def one(theta: Mapping[str, Any], key: Any) -> Any:
+        k, e = jax.random.split(key)
+        keys = jax.random.split(k, size)
+        design = {c: jnp.asarray(d) for c, d in bound.patient_design.items()}
+
+        def patient(i: Any) -> Params:
+            row = {c: d[i] for c, d in design.items()}
+            return bound.draw_patients(theta, row, keys[i], 1, infusions)
+
+        params = jax.tree.map(lambda x: x[:, 0], jax.vmap(patient)(jnp.arange(size)))
+        f = bound.individual_levels(params)
+        return bound.measured(f, jax.random.normal(e, f.shape), theta)
+
+    first = next(iter(theta.values()))
+    y = np.asarray(
+        jax.jit(jax.vmap(one))(
+            {k: jnp.asarray(v) for k, v in theta.items()}, jax.random.split(key, len(first))
+        )
+    )
+    censored = (y < a.lloq) & a.mask
+    return {"value": np.where(a.mask, np.maximum(y, a.lloq), 1.0), "censored": censored.astype(int)}
+
+
+def with_values(bound: PopulationModel, values: Mapping[str, Any]) -> PopulationModel:
+    """The same population model with other values in place of the data's."""
+    cohorts = {
+        cohort: dataclasses.replace(
+            likelihood,
+            facts=tuple(
+                f._replace(value=v[0], low=v[1], high=v[2], spread=v[3])
+                for f, v in zip(likelihood.facts, values[cohort], strict=True)
+            ),
+        )
+        for cohort, likelihood in bound.cohorts.items()
+    }
+    individual = bound.individual
+    if individual is not None:
+        individual = dataclasses.replace(
+            individual, value=values["value"], censored=values["censored"], limit=None
+        )
+    return dataclasses.replace(bound, cohorts=cohorts, individual=individual)
+
+
+def cohort_levels(
+    bound: PopulationModel,
+    cohort: str,
+    theta: Mapping[str, Any],
+    days: np.ndarray,
+    grid: int,
+    size: int,
+    key: Any,
+) -> tuple[Any, Any]:
+    """Measured levels of replicated cohorts: (draw, patient, grid) and (draw, patient, days)."""
+    design = bound.cohort_design[cohort]
+    residual = bound.population.residual_of(bound.output)
+    levels = bound.cohort_predictor(cohort, days)
+
+    def one(theta: Mapping[str, Any], key: Any) -> Any:
+        a, b, c = jax.random.split(key, 3)
+        p = bound.draw_patients(theta, design, a, size, 1)
+        f = levels(p)
+        own = bound.population.residual_theta(theta, bound.output)
+        once = residual.sample(jax.random.normal(b, (size, 1)), f[:, :grid], own)
+        each = residual.sample(jax.random.normal(c, f[:, grid:].shape), f[:, grid:], own)
+        return once, each
+
+    theta = {k: jnp.asarray(v) for k, v in theta.items()}
+    draws = len(next(iter(theta.values())))
+    return jax.jit(lambda th, k: jax.lax.map(lambda x: one(*x), (th, k)))(
+        theta, jax.random.split(key, draws)
+    )
+
+
+def patient_values(
+    fact: Fact,
+    level_days: np.ndarray,
+    y_level: np.ndarray,
+    sampling: np.ndarray,
+    y_sampled: np.ndarray,
+) -> np.ndarray | None:
+    """The quantity behind a fact, for every replicated patient: shape (draw, patient)."""
+    if fact.metric in ("level", "detectable"):
+        y = y_level[:, :, np.flatnonzero(level_days == fact.time)[0]]
+        return (y >= fact.lloq).astype(float) if fact.metric == "detectable" else y
+    if not sampling.size:
+        return None
+    lloq = fact.lloq if np.isfinite(fact.lloq) else 0.0
+    t = jnp.concatenate([jnp.zeros(1), jnp.asarray(sampling)])
+    functions = {
+        "cmax": lambda c: nca.cmax(t, c),
+        "tmax": lambda c: nca.tmax(t, c),
+        "auc": lambda c: nca.auc_to(fact.time)(t, c),
+        "t_half": lambda c: nca.half_life(t, c, lloq),
+        "tlast": lambda c: nca.tlast(t, c, lloq),
+        "clast": lambda c: nca.clast(t, c, lloq),
+    }
+    if fact.metric not in functions or (fact.metric in ("tlast", "clast") and lloq == 0.0):
+        return None
+    if fact.metric == "auc" and fact.time > sampling.max():
+        return None
+    c = np.concatenate([np.zeros((*y_sampled.shape[:2], 1)), y_sampled], axis=2)
+    one = jax.jit(jax.vmap(functions[fact.metric]))
+    return np.asarray(one(c.reshape(-1, c.shape[2]))).reshape(c.shape[:2])
+
+
+def printed_numbers(fact: Fact) -> list[tuple[str, float, Any]]:
+    """(name, printed number, function of the patients' values) of one fact."""
+    day = f" day {fact.time:g}" if fact.metric in ("level", "detectable") else ""
+    day = f" 0-{fact.time:g}d" if fact.metric == "auc" else day
+    name = f"{fact.metric}{day}"
+    if fact.statistic == "count":
+        return [(f"{name}, patients", fact.value, np.sum)]
+    centre = {
+        "median": np.median,
+        "geometric mean": lambda v: np.exp(np.mean(np.log(v))),
+        "mean": np.mean,
+    }[fact.statistic]
+    rows = [(f"{name}, {fact.statistic}", fact.value, centre)]
+    ends = {"IQR": ("quartile", 0.25, 0.75), "range": ("extreme", 0.0, 1.0)}
+    if fact.interval in ends:
+        word, p, q = ends[fact.interval]
+        rows.append((f"{name}, lower {word}", fact.low, lambda v: np.quantile(v, p)))
+        rows.append((f"{name}, upper {word}", fact.high, lambda v: np.quantile(v, q)))
+    elif fact.interval == "CV%":
+        rows.append((f"{name}, geometric CV %", fact.spread, geometric_cv))
+    elif fact.interval == "SD":
+        rows.append((f"{name}, SD", fact.spread, lambda v: np.std(v, ddof=1)))
+    return rows
+
+
+def geometric_cv(values: Any) -> float:
+    """Geometric coefficient of variation [percent]."""
+    return float(100 * np.sqrt(np.expm1(np.var(np.log(values), ddof=1))))
+
+
+def _printed_again(fact: Fact, x: np.ndarray) -> np.ndarray:
+    """value, low, high, spread of a fact from patients' values (simulation, patient)."""
+    numbers = [[f(v[np.isfinite(v)]) for _, _, f in printed_numbers(fact)] for v in x]
+    out = np.full((len(x), 4), np.nan)
+    columns = {"IQR": [0, 1, 2], "range": [0, 1, 2], "CV%": [0, 3], "SD": [0, 3]}
+    out[:, columns.get(fact.interval, [0])] = np.array(numbers, float)
+    return out
