@@ -387,6 +387,11 @@ class TestEquations:
             (text,) = about_arms(modelled, arms, "none", "transgene")
         assert "over the leukocytes that the model predicts" in text
 
+    def test_arms_without_cells_are_refused(self):
+        drug = ck.Regimen((ck.Multiply(-1, 0.5, "B"),))
+        with pytest.raises(ck.RegimenError, match="the arm 'none' has no infusion of cells"):
+            compare(GROWTH, {"cells": DOSE, "none": drug})
+
     def test_equations_need_to_know_what_is_given(self):
         with pytest.raises(ck.RegimenError, match="covariates only, but 'growth' needs to know"):
             compare(GROWTH, {"a": {}, "b": DOSE}, patients=2)

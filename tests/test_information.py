@@ -477,3 +477,8 @@ def test_equations_need_a_regimen_and_several_outputs_must_be_endpoints():
 def test_an_arm_has_a_whole_number_of_patients(patients):
     with pytest.raises(ck.FitError, match="whole number above 0"):
         PlannedArm(patients, {"y": [1]})
+
+
+def test_an_arm_has_days_per_output():
+    with pytest.raises(ck.FitError, match=r"output -> days, such as \{'car_t'"):
+        PlannedArm(3, [1, 7])

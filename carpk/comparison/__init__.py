@@ -35,7 +35,7 @@ import pandas as pd
 import xarray as xr
 
 from carpk.comparison import caveats, published
-from carpk.comparison.arms import lloq_of, output_of, plan_of, windows_of
+from carpk.comparison.arms import check_cells, lloq_of, output_of, plan_of, windows_of
 from carpk.comparison.contrasts import TAILS, contrasts, levels_of, population, table_of, usual
 from carpk.comparison.outcomes import outcomes_of
 from carpk.comparison.virtual import basis_of, simulated
@@ -199,6 +199,7 @@ def compare(
     plans = {name: plan_of(source, name, given) for name, given in arms.items()}
     model = source.population.model if isinstance(source, Fit) else source
     output = output_of(source, output)
+    check_cells(plans, output)
     if lloq is None and isinstance(source, Fit) and output == source.bound.output:
         lloq = lloq_of(source)
     grid, windows, horizon = windows_of(model, plans, infusion, days)

@@ -17,6 +17,7 @@ from carpk.structural import ClosedForm, ODEModel
 
 FOLLOW_UP = 90.0  # days after the last infusion, unless said otherwise
 GRID = np.concatenate([np.arange(0.0, 28.0, 0.25), np.arange(28.0, FOLLOW_UP + 1)])
+OF_CELLS = ("car_t", "transgene")  # outputs that stay at 0 without an infusion of cells
 PEAK_FROM = 1.0  # day after an infusion from which a level may be the peak: no dose on its way
 
 
@@ -56,6 +57,16 @@ def output_of(source: Any, output: str | None) -> str:
         model, usual = source, "car_t" if "car_t" in source.outputs else next(iter(source.outputs))
     model.require(output or usual)
     return output or usual
+
+
+def check_cells(plans: Mapping[str, Plan], output: str) -> None:
+    """Refuse an arm without cells where these are what is compared."""
+    for name, plan in plans.items():
+        if output in OF_CELLS and not plan.regimen.infusions:
+            raise RegimenError(
+                f"compare: the arm {name!r} has no infusion of cells, so there is no {output!r} to "
+                "compare; add Regimen.cells(...), or compare another output."
+            )
 
 
 def lloq_of(fit: Fit) -> float | None:

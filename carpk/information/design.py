@@ -45,6 +45,11 @@ class PlannedArm:
             raise FitError(
                 f"PlannedArm: `patients` must be a whole number above 0, but is {self.patients!r}."
             )
+        if not isinstance(self.days, Mapping):
+            raise FitError(
+                "PlannedArm: `days` must be output -> days, such as {'car_t': [7, 14, 28]}, but is "
+                f"{self.days!r}."
+            )
         for output, days in self.days.items():
             if not np.isfinite(np.asarray(list(days), float)).all():
                 raise FitError(
