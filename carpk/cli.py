@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,7 +17,7 @@ import carpk as ck
 from carpk import catalogue
 
 app = typer.Typer(
-    help="CAR-T cellular kinetics: fit expansion curves, look at models and studies.",
+    help="CAR-T cellular kinetics: fit expansion curves, compare arms, look at models and studies.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -26,6 +27,14 @@ Seed = Annotated[int, typer.Option(help="Same seed and machine, same draws.")]
 Draws = Annotated[int, typer.Option(min=1, help="Draws kept per chain.")]
 Tune = Annotated[int, typer.Option(min=1, help="Adaptation steps per chain.")]
 Chains = Annotated[int, typer.Option(min=1, help="Chains.")]
+
+
+class Per(StrEnum):
+    """What a dose of cells is counted per."""
+
+    m2 = "m2"
+    kg = "kg"
+    patient = "patient"
 
 
 @app.command()
@@ -129,6 +138,79 @@ def fit(
     else:
         typer.echo(repr(result))
     if not result.ok:
+        raise typer.Exit(3)
+
+
+@app.command()
+def compare(
+    source: Annotated[
+        str,
+        typer.Argument(help="A model's name or .py file, a fit (.nc), a study or a data folder."),
+    ],
+    arm: Annotated[
+        list[str],
+        typer.Option(
+            help="Twice or more, the reference first. Of a model a preset of lymphodepletion, or "
+            '"none"; of a fit covariate:value; of a study a cohort.'
+        ),
+    ],
+    option: Annotated[
+        list[str] | None, typer.Option(help="Of a model, name:choice; repeat for more.")
+    ] = None,
+    cells: Annotated[float, typer.Option(help="Of a model: CAR+ T cells on day 0.")] = 1e8,
+    per: Annotated[Per, typer.Option(help="Of a model: what the cells are counted per.")] = Per.m2,
+    outcome: Annotated[
+        list[str] | None, typer.Option(help="cmax, tmax, auc0_28d, ...; repeat for more.")
+    ] = None,
+    output: Annotated[str | None, typer.Option(help="Whose levels, where not CAR-T.")] = None,
+    lloq: Annotated[float | None, typer.Option(help="Level that counts as detectable.")] = None,
+    patients: Annotated[int, typer.Option(min=2, help="Virtual patients per draw.")] = 100,
+    draws: Annotated[
+        int | None, typer.Option(min=2, help="Draws of what is uncertain: a posterior, a figure.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for comparison.nc, table and figure.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Compare arms: the same virtual patients under each, or published cohorts."""
+    known: Any
+    arms: dict[str, Any]
+    if source.endswith(".nc"):
+        arms = {text: dict([_pair("arm", text, "covariate:value")]) for text in arm}
+        known = ck.load_fit(source)
+    elif source in ck.list_studies() or Path(source).is_dir():
+        known, arms = _read(source), {name: name for name in arm}
+    else:
+        known = ck.load_model(
+            source, **dict(_pair("option", pair, "name:choice") for pair in option or [])
+        )
+        infusion = ck.Regimen.cells(0, cells, per=None if per is Per.patient else per.value)
+        before = {name: ck.Regimen.lymphodepletion(name) for name in arm if name != "none"}
+        arms = {name: before[name] + infusion if name in before else infusion for name in arm}
+    result = ck.compare(
+        known,
+        arms,
+        outcome,
+        output=output,
+        lloq=lloq,
+        patients=patients,
+        draws=draws,
+        seed=seed,
+    )
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        result.save(out / "comparison.nc")
+        result.save(out / "comparison.csv")
+        result.plot().savefig(out / "comparison.png", dpi=130)
+    if as_json:
+        table = json.loads(result.table.reset_index().to_json(orient="records"))
+        head = {"basis": result.basis, "caveats": result.caveats}
+        typer.echo(json.dumps({**head, "table": table}))
+    else:
+        typer.echo(repr(result))
+    if result.doubt:
         raise typer.Exit(3)
 
 

@@ -70,6 +70,8 @@ def test_studies_are_listed_and_shown_with_their_facts():
         (["studies", "zuma1"], "did you mean 'zuma1_moffitt'"),
         (["fit", "no_such_study"], "neither a study"),
         (["fit", "zuma1_moffitt", "--model", "piecewise", "--varies", "cmx"], "'cmx' in `varies`"),
+        (["compare", "eliana_ensign", "--arm", "responders"], "needs two or more"),
+        (["compare", "niche", "--arm", "Flu", "--arm", "Flu/Cyy"], "'Flu/Cyy' is not a preset"),
     ],
 )
 def test_bad_input_ends_with_one_sentence_and_exit_code_1(shell, arguments, words):
@@ -90,6 +92,9 @@ def test_bad_input_ends_with_one_sentence_and_exit_code_1(shell, arguments, word
         ["fit", "zuma1_moffitt", "--draws", "0"],
         ["fit", "zuma1_moffitt", "--covariate", "cmax"],
         ["fit", "zuma1_moffitt", "--analyte", "car_t"],
+        ["compare", "niche"],
+        ["compare", "fit.nc", "--arm", "Flu", "--arm", "Flu/Cy"],
+        ["compare", "niche", "--arm", "Flu", "--arm", "none", "--per", "lb"],
     ],
 )
 def test_wrong_usage_ends_with_exit_code_2(shell, arguments):
@@ -100,7 +105,7 @@ def test_wrong_usage_ends_with_exit_code_2(shell, arguments):
 
 
 def test_help_is_there_for_every_command():
-    for command in ("models", "studies", "fit", "demo"):
+    for command in ("models", "studies", "fit", "compare", "demo"):
         result = run(command, "--help")
         assert result.exit_code == 0
         assert "Usage" in result.stdout
@@ -171,3 +176,54 @@ def test_a_real_fit_of_twenty_draws_is_not_trusted(shell, tmp_path):
     assert json.loads(text)["troubles"]
     assert "100 %" in err
     assert {p.name for p in tmp_path.iterdir()} == {"fit.nc", "fit.png", "summary.csv"}
+
+
+# --- compare --------------------------------------------------------------------------------------
+
+
+def test_published_cohorts_are_compared_as_in_python(tmp_path):
+    arms = ("--arm", "non_responders", "--arm", "responders")
+    what = ("--outcome", "cmax", "--json", "--out", tmp_path)
+    result = run("compare", "eliana_ensign", *arms, *what)
+    assert result.exit_code == 0
+    answer = json.loads(result.stdout)
+    study = ck.load_study("eliana_ensign")
+    same = ck.compare(study, {"n": "non_responders", "r": "responders"}, ["cmax"])
+    assert answer["table"][0]["estimate"] == pytest.approx(same.table["estimate"].iloc[0])
+    assert any("Not randomized" in caveat for caveat in answer["caveats"])
+    written = pd.read_csv(tmp_path / "comparison.csv")
+    assert written["estimate"][0] == pytest.approx(answer["table"][0]["estimate"])
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "comparison.csv",
+        "comparison.nc",
+        "comparison.png",
+    }
+
+
+def test_a_doubtful_fit_is_compared_with_exit_code_3(monkeypatch, known_fit):
+    asked = {}
+    original = ck.compare
+
+    def compare(source, arms, outcomes, **settings):
+        asked.update(settings, source=source, arms=arms)
+        study = ck.load_study("eliana_ensign")
+        answer = original(study, {"n": "non_responders", "r": "responders"}, ["cmax"])
+        return dataclasses.replace(answer, doubt=not source.ok)
+
+    monkeypatch.setattr(ck, "load_fit", {"fit.nc": known_fit}.get)
+    monkeypatch.setattr(ck, "compare", compare)
+    arms = ("--arm", "conditioning:Flu", "--arm", "conditioning:Flu/Cy")
+    assert run("compare", "fit.nc", *arms, "--patients", 7, "--lloq", 0.5).exit_code == 3
+    assert asked["arms"]["conditioning:Flu/Cy"] == {"conditioning": "Flu/Cy"}
+    assert (asked["patients"], asked["lloq"]) == (7, 0.5)
+    assert asked["source"] is known_fit
+
+
+@pytest.mark.slow
+def test_regimens_are_compared_in_a_model_with_its_options():
+    arms = ("--arm", "none", "--arm", "HEROS Flu/Cy")
+    size = ("--patients", 4, "--draws", 2, "--outcome", "cmax")
+    result = run("compare", "niche", "--option", "disease:solid", *arms, *size)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("cmax of HEROS Flu/Cy against none: x ")
+    assert "2 draws from the posterior in its file, x 4 virtual patients" in result.stdout
