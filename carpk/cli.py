@@ -64,7 +64,7 @@ def models(
     if source:
         typer.echo(catalogue.source(name).rstrip())
         return
-    chosen = dict(_pair("option", pair, "name:choice") for pair in option or [])
+    chosen = _choices(option)
     if as_json:
         typer.echo(ck.load_model(name, **chosen).describe().to_json(orient="index"))
     else:
@@ -183,9 +183,7 @@ def compare(
     elif source in ck.list_studies() or Path(source).is_dir():
         known, arms = _read(source), {name: name for name in arm}
     else:
-        known = ck.load_model(
-            source, **dict(_pair("option", pair, "name:choice") for pair in option or [])
-        )
+        known = ck.load_model(source, **_choices(option))
         infusion = ck.Regimen.cells(0, cells, per=None if per is Per.patient else per.value)
         before = {name: ck.Regimen.lymphodepletion(name) for name in arm if name != "none"}
         arms = {name: before[name] + infusion if name in before else infusion for name in arm}
@@ -200,7 +198,6 @@ def compare(
         seed=seed,
     )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         result.save(out / "comparison.nc")
         result.save(out / "comparison.csv")
         result.plot().savefig(out / "comparison.png", dpi=130)
@@ -240,6 +237,11 @@ def _pair(option: str, text: str, form: str) -> tuple[str, str]:
     if not (left and right):
         raise typer.BadParameter(f"must be {form}, but is {text!r}.", param_hint=f"--{option}")
     return left, right
+
+
+def _choices(option: list[str] | None) -> dict[str, str]:
+    """Options of a model."""
+    return dict(_pair("option", text, "name:choice") for text in option or [])
 
 
 def _read(data: str) -> ck.Dataset | ck.Study:

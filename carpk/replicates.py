@@ -18,7 +18,7 @@ from carpk import nca
 from carpk.params import Params
 from carpk.population import PopulationModel
 from carpk.structural import ODEModel
-from carpk.summaries import Fact
+from carpk.summaries import CohortLikelihood, Fact
 
 
 def simulated_values(
@@ -77,22 +77,22 @@ def _simulate_observations(
 
 def with_values(bound: PopulationModel, values: Mapping[str, Any]) -> PopulationModel:
     """The same population model with other values in place of the data's."""
-    cohorts = {
-        cohort: dataclasses.replace(
-            likelihood,
-            facts=tuple(
-                f._replace(value=v[0], low=v[1], high=v[2], spread=v[3])
-                for f, v in zip(likelihood.facts, values[cohort], strict=True)
-            ),
-        )
-        for cohort, likelihood in bound.cohorts.items()
-    }
+    cohorts = {name: with_facts(one, values[name]) for name, one in bound.cohorts.items()}
     individual = bound.individual
     if individual is not None:
         individual = dataclasses.replace(
             individual, value=values["value"], censored=values["censored"], limit=None
         )
     return dataclasses.replace(bound, cohorts=cohorts, individual=individual)
+
+
+def with_facts(likelihood: CohortLikelihood, values: Any) -> CohortLikelihood:
+    """The likelihood of a cohort with other printed numbers in place of its own, (fact, 4)."""
+    facts = tuple(
+        fact._replace(value=v[0], low=v[1], high=v[2], spread=v[3])
+        for fact, v in zip(likelihood.facts, values, strict=True)
+    )
+    return dataclasses.replace(likelihood, facts=facts)
 
 
 def cohort_levels(

@@ -122,6 +122,7 @@ class Comparison:
     def save(self, path: str | Path) -> Path:
         """Write outcomes, curves and caveats to a NetCDF file, or `table` to a CSV file (.csv)."""
         path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".csv":
             self.table.to_csv(path)
             return path

@@ -14,7 +14,7 @@ from carpk.errors import FitError
 from carpk.information.columns import Column, point_of, theta_of
 from carpk.information.patients import moved, slopes
 from carpk.population import FLOOR, PopulationModel
-from carpk.replicates import simulated_values
+from carpk.replicates import simulated_values, with_facts
 
 
 def cohort_information(
@@ -59,12 +59,8 @@ def _scores(
         return jnp.maximum(bound.predictors[cohort](patients), FLOOR)
 
     def log_likelihood(f: Any, u: Any, value: Any) -> Any:
-        facts = tuple(
-            fact._replace(value=v[0], low=v[1], high=v[2], spread=v[3])
-            for fact, v in zip(likelihood.facts, value, strict=True)
-        )
         own = bound.population.residual_theta(theta_of(columns, u), bound.output)
-        return jnp.sum(dataclasses.replace(likelihood, facts=facts).log_likelihoods(f, own))
+        return jnp.sum(with_facts(likelihood, value).log_likelihoods(f, own))
 
     run = moved(levels, point)
     f, df = jnp.asarray(run[0]), slopes(run)

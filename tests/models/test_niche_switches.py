@@ -229,7 +229,10 @@ FELT = {  # options -> what is given, and outputs and states that feel them, all
 }
 
 
-@pytest.mark.parametrize(("name", "case"), [*(("niche", x) for x in FELT), ("niche_full", "two")])
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [*(("niche", x) for x in FELT), ("niche_full", "immunity, exhaustion"), ("niche_full", "two")],
+)
 def test_gradients_are_those_of_central_differences(name, case):
     """Of the sum of these ln and that of the transgene, with respect to every parameter."""
     options, given, felt = FELT[case]
