@@ -15,6 +15,7 @@ with warnings.catch_warnings():  # ArviZ 0.23 announces 1.0 at every import
     warnings.filterwarnings("ignore", category=FutureWarning)
     import arviz as az
 
+PARETO_K = 0.7  # above, importance weights are not to be trusted (Vehtari et al. 2024)
 INFERENCE_DATA = int(az.__version__.split(".")[0]) < 1
 
 

@@ -1,0 +1,27 @@
+"""Checks of a population model against data: what it predicts, before and after the fit.
+
+`prior_predictive` and `posterior_predictive` replicate the data: cohorts of as many patients as
+were published, sampled on the study's days, summarised as the publication did, with the hard
+rules of `nca`. What is compared is like with like: a replicated median against the printed median.
+
+`identifiability` says which parameters a design can tell, before a fit or before a study, and
+`sampling_times` on which days to sample; see `carpk.information`.
+"""
+
+from carpk.checks.accuracy import SolverCheck, solver
+from carpk.checks.predictive import Predictive, posterior_predictive, prior_predictive
+from carpk.checks.truth import Recovery, recovery
+from carpk.information import PlannedArm, identifiability, sampling_times
+
+__all__ = [
+    "PlannedArm",
+    "Predictive",
+    "Recovery",
+    "SolverCheck",
+    "identifiability",
+    "posterior_predictive",
+    "prior_predictive",
+    "recovery",
+    "sampling_times",
+    "solver",
+]

@@ -1,0 +1,188 @@
+"""Prior and posterior predictive checks: replicates of the data, compared like with like."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from carpk.dataset import Dataset
+from carpk.inference import INTERVAL, Fit, patients
+from carpk.population import Population, PopulationModel, cohort_facts
+from carpk.replicates import (
+    cohort_levels,
+    patient_values,
+    printed_numbers,
+)
+from carpk.sampler import prior_draws
+from carpk.summaries import Fact
+
+QUANTILES = (0.25, 0.5, 0.75)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictive:
+    """Replicated data.
+
+    Attributes:
+        kind: "prior" or "posterior".
+        bound: the population model and its data.
+        curves: cohort -> DataArray (draw, quantile, time): quartiles of the measured levels of a
+            replicated cohort.
+        facts: one row per published statistic: observed, and median and 90 % interval of its
+            replicates; `p` is the share of replicates below the observed value.
+        observations: DataArray (draw, obs_id) of replicated individual observations, or None.
+    """
+
+    kind: str
+    bound: PopulationModel
+    curves: Mapping[str, xr.DataArray]
+    facts: pd.DataFrame
+    observations: xr.DataArray | None
+
+    def plot(self, **kwargs: Any) -> Any:
+        """Bands over the published figures."""
+        from carpk import plot
+
+        return plot.predictive([self], **kwargs)
+
+    def __repr__(self) -> str:
+        head = f"{self.kind} predictive check; replicates: median and 90 % equal-tailed interval"
+        if self.facts.empty:
+            return head + " (individual observations only)"
+        return head + "\n" + self.facts.to_string(float_format="{:.3g}".format)
+
+
+def prior_predictive(
+    population: Population,
+    data: Any,
+    *,
+    draws: int = 300,
+    days: Any = None,
+    seed: int = 0,
+) -> Predictive:
+    """What the priors alone imply for these data. Look before you fit.
+
+    Args:
+        population: the population model.
+        data: a `Dataset` or a `Study`.
+        draws: replicated data sets.
+        days: grid for curves [day]; 0 to beyond the last published day unless given.
+        seed: same seed, same replicates.
+    """
+    bound = population.bind(data if isinstance(data, Dataset) else data.dataset())
+    return _predict("prior", bound, prior_draws(bound.priors, draws, seed), days, seed)
+
+
+def posterior_predictive(
+    fit: Fit, *, draws: int = 300, days: Any = None, seed: int = 0
+) -> Predictive:
+    """What the posterior implies for data like those fitted; arguments as in `prior_predictive`."""
+    bound = fit.bound
+    theta = fit.draws(draws, seed)
+    result = _predict("posterior", bound, theta, days, seed)
+    if bound.individual is None:
+        return result
+    return dataclasses.replace(result, observations=_replicate_observations(fit, draws, seed))
+
+
+def _predict(
+    kind: str, bound: PopulationModel, theta: Mapping[str, Any], days: Any, seed: int
+) -> Predictive:
+    curves, rows = {}, []
+    for i, cohort in enumerate(bound.cohorts):
+        likelihood = bound.cohorts[cohort]
+        facts = all_facts(bound, cohort)
+        last = max([90.0, *(f.time for f in facts if f.metric == "level")])
+        grid = np.linspace(0.0, 1.1 * last, 200) if days is None else np.asarray(days, float)
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        size = max(f.n for f in likelihood.facts)
+        sampling = np.asarray(bound.data.sampling or (), float)
+        level_days = np.unique([f.time for f in facts if f.metric in ("level", "detectable")])
+        every = np.concatenate([grid, level_days, sampling])
+        f, y_days = cohort_levels(bound, cohort, theta, every, len(grid), size, key)
+        quartiles = jnp.nanquantile(f, jnp.array(QUANTILES), axis=1).transpose(1, 0, 2)
+        curves[cohort] = xr.DataArray(
+            np.asarray(quartiles),
+            dims=("draw", "quantile", "time"),
+            coords={"quantile": list(QUANTILES), "time": grid},
+            attrs={"units": bound.population.model.units[bound.output], "patients": size},
+        )
+        y_level, y_sampled = np.split(np.asarray(y_days), [len(level_days)], axis=2)
+        for fact in facts:
+            rows += _fact_rows(cohort, fact, level_days, y_level, sampling, y_sampled)
+    table = pd.DataFrame(
+        rows, columns=["cohort", "statistic", "n", "observed", "median", "low", "high", "p", "use"]
+    )
+    return Predictive(kind, bound, curves, table.set_index(["cohort", "statistic"]), None)
+
+
+def all_facts(bound: PopulationModel, cohort: str) -> list[Fact]:
+    """Everything published about a cohort that can be compared, fitted or not."""
+    return cohort_facts(bound.data, bound.analyte, ("fit", "value", "check")).get(cohort, [])
+
+
+def _fact_rows(
+    cohort: str,
+    fact: Fact,
+    level_days: np.ndarray,
+    y_level: np.ndarray,
+    sampling: np.ndarray,
+    y_sampled: np.ndarray,
+) -> list[tuple[Any, ...]]:
+    """Rows of the table of facts: each printed number against its replicates.
+
+    A replicate in which the statistic is not defined (no patient with a half-life, say) is left
+    out; with fewer than 20 left the row is.
+    """
+    values = patient_values(fact, level_days, y_level, sampling, y_sampled)
+    if values is None:
+        return []
+    values = values[:, : fact.n]
+    rows = []
+    for name, observed, statistic in printed_numbers(fact):
+        patients_of = [v[np.isfinite(v)] for v in values]
+        with np.errstate(all="ignore"):
+            replicate = np.array([statistic(v) for v in patients_of if v.size > 1])
+        replicate = replicate[np.isfinite(replicate)]
+        if replicate.size < 20:
+            continue
+        low, mid, high = np.quantile(replicate, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
+        share = float(np.mean(replicate < observed))
+        rows.append((cohort, name, fact.n, observed, mid, low, high, share, fact.use))
+    return rows
+
+
+def _replicate_observations(fit: Fit, draws: int, seed: int) -> xr.DataArray:
+    """Measured levels of the same patients at the same times, from posterior draws."""
+    bound = fit.bound
+    a = bound.individual
+    sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, effects=True).items()}
+    size = len(next(iter(sample.values())))
+
+    def one(sample: Mapping[str, Any], key: Any) -> Any:
+        params, theta = patients(bound, sample)
+        f = bound.individual_levels(params)
+        return bound.measured(f, jax.random.normal(key, f.shape), theta)
+
+    keys = jax.random.split(jax.random.key(seed), size)
+    y = np.asarray(jax.jit(jax.vmap(one))(sample, keys))[:, a.mask]
+    where = np.nonzero(a.mask)
+    outputs = np.array([bound.endpoints[analyte] for analyte in a.analytes])
+    return xr.DataArray(
+        y,
+        dims=("draw", "obs_id"),
+        coords={
+            "patient": ("obs_id", np.asarray(bound.patients, str)[where[0]]),
+            "time": ("obs_id", a.time[a.mask]),
+            "observed": ("obs_id", a.value[a.mask]),
+            "output": ("obs_id", outputs[a.analyte[a.mask]]),
+            "censored": ("obs_id", a.censored[a.mask]),
+        },
+    )

@@ -1,0 +1,16 @@
+"""Every figure. Levels are on a log10 axis; bands say what they are in the legend."""
+
+from carpk.plot.fits import facts, fit, individual_fits, predictive, prior_posterior
+from carpk.plot.results import comparison, evidence, identifiability, simulation
+
+__all__ = [
+    "comparison",
+    "evidence",
+    "facts",
+    "fit",
+    "identifiability",
+    "individual_fits",
+    "predictive",
+    "prior_posterior",
+    "simulation",
+]
