@@ -1,192 +1,54 @@
 """Fitting: from a population model and data to a posterior with a verdict.
 
-fit = ck.fit(pop, data, seed=1)
+fit = ck.fit(pop, data, seed=1)             # NUTS: the last word
+fit = ck.fit(pop, data, method="laplace")   # random effects integrated out: the first look
 fit                # first line: can it be trusted, and why
 fit.summary()      # typical values, 90 % equal-tailed intervals, spread between patients
+fit.effects()      # every patient's random effects, and their shrinkage
 fit.save("fit.nc")
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import itertools
 import json
-import math
 import platform
 from collections.abc import Mapping
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
-from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 import pandas as pd
 import xarray as xr
 
-from carpk import assay, dosing
 from carpk._arviz import az, group, groups, read_idata, to_idata, write_idata
+from carpk.blocks import Blocks
 from carpk.dataset import Dataset
-from carpk.dosing import Regimen
+from carpk.effects import CORRELATION, eta_name, omega_name
 from carpk.errors import FitError
-from carpk.library import load_model
-from carpk.population import Population, PopulationModel, omega_name
-from carpk.sampler import nuts, prior_draws
+from carpk.laplace import Engine, Mode
+from carpk.population import Population, PopulationModel
+from carpk.posterior import Conditional, Posterior
+from carpk.sampler import Target, nuts, prior_draws
+from carpk.storage import (
+    data_hash,
+    decode_data,
+    decode_population,
+    encode_data,
+    encode_population,
+    version_of,
+)
+from carpk.verdict import Verdict, by_element, judge
 
 INTERVAL = 0.9  # equal-tailed, everywhere
-RHAT_MAX = 1.01
-ESS_MIN = 400
-EBFMI_MIN = 0.3
-UNINFORMED = 0.9  # posterior SD over prior SD, on the estimation scale
 PRIOR_DRAWS = 4000
-METHODS = ("nuts",)
-
-
-# ---------------------------------------------------------------------------------------------
-# Verdict
-# ---------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """Whether a fit can be trusted.
-
-    Attributes:
-        ok: False on any doubt about the draws themselves.
-        troubles: one sentence each, with what to do; empty if and only if `ok`.
-        notes: what the reader must know although the draws are sound, above all the parameters
-            that the data say nothing about.
-        numbers: the diagnostics behind it.
-    """
-
-    ok: bool
-    troubles: tuple[str, ...]
-    notes: tuple[str, ...]
-    numbers: Mapping[str, float]
-
-    def __str__(self) -> str:
-        n = self.numbers
-        head = "OK" if self.ok else "DO NOT TRUST"
-        line = (
-            f"{head}: R-hat at most {n['rhat_max']:.3f}, effective draws at least "
-            f"{n['ess_min']:.0f}, {n['divergences']:.0f} divergences, E-BFMI at least "
-            f"{n['ebfmi_min']:.2f}."
-        )
-        troubles = [f"  {i}. {text}" for i, text in enumerate(self.troubles, 1)]
-        return "\n".join([line, *troubles, *(f"  Note: {text}" for text in self.notes)])
-
-
-def judge(
-    posterior: xr.Dataset, stats: xr.Dataset, prior: xr.Dataset, bound: PopulationModel
-) -> Verdict:
-    """The verdict on a set of draws."""
-    scalars = list(bound.priors)
-    rhat, bulk, tail = (
-        _by_element(measure(posterior))
-        for measure in (
-            az.rhat,
-            lambda p: az.ess(p, method="bulk"),
-            lambda p: az.ess(p, method="tail"),
-        )
-    )
-    ess = {k: min(bulk[k], tail[k]) for k in bulk}
-    energy = stats["energy"].values
-    change = np.mean(np.diff(energy, axis=1) ** 2, axis=1)
-    ebfmi = change / np.maximum(np.var(energy, axis=1), 1e-300)
-    divergences = int(stats["diverging"].values.sum())
-    deep = float(stats["reached_max_treedepth"].values.mean())
-    nonfinite = [str(k) for k in posterior if not np.isfinite(posterior[k].values).all()]
-    worst_rhat = max(rhat, key=lambda k: rhat[k] if math.isfinite(rhat[k]) else math.inf)
-    worst_ess = min(ess, key=lambda k: ess[k] if math.isfinite(ess[k]) else -math.inf)
-    troubles = []
-    if nonfinite:
-        troubles.append(
-            f"{', '.join(nonfinite)} has draws that are not finite: look for impossible data or "
-            "priors without bounds."
-        )
-    if not rhat[worst_rhat] <= RHAT_MAX:
-        troubles.append(
-            f"The chains disagree (R-hat of {worst_rhat} is {rhat[worst_rhat]:.3f}, above "
-            f"{RHAT_MAX}): sample longer (tune=2000, draws=2000); if they still disagree, the "
-            "posterior has several modes: use narrower priors."
-        )
-    if not ess[worst_ess] >= ESS_MIN:
-        troubles.append(
-            f"Too few effective draws ({ess[worst_ess]:.0f} of {worst_ess}, below {ESS_MIN}): "
-            f"raise draws, or put {worst_ess.removeprefix('omega_')} into `centered` if every "
-            "patient has many samples."
-        )
-    if divergences:
-        troubles.append(
-            f"{divergences} divergent transitions: the sampler missed a narrow region. Raise "
-            "target_accept to 0.95 or 0.99; if that does not help, a spread (omega) is close to "
-            "0: leave that parameter out of `varies`."
-        )
-    if ebfmi.min() < EBFMI_MIN:
-        troubles.append(
-            f"The energy hardly mixes (E-BFMI {ebfmi.min():.2f}, below {EBFMI_MIN}): a heavy tail; "
-            "use narrower priors for the omegas."
-        )
-    if deep > 0.05:
-        troubles.append(
-            f"{deep:.0%} of the draws reached the largest tree depth: parameters are strongly "
-            "correlated; fix one of them, or give it a prior."
-        )
-    numbers = {
-        "rhat_max": rhat[worst_rhat],
-        "ess_min": ess[worst_ess],
-        "divergences": float(divergences),
-        "ebfmi_min": float(ebfmi.min()),
-        "max_treedepth_share": deep,
-    }
-    notes = [
-        f"{name} = {value:g} for everybody, the model file's reference: the data have no column "
-        f"{name!r}."
-        for name, value in bound.at_reference.items()
-    ]
-    ratio = {k: posterior_over_prior(bound, posterior, prior, k).max() for k in scalars}
-    uninformed = [k for k, x in ratio.items() if x > UNINFORMED]
-    if uninformed:
-        notes.append(
-            "the data say next to nothing about "
-            + ", ".join(uninformed)
-            + f": the posterior is as wide as the prior (SD ratio above {UNINFORMED})."
-        )
-    if bound.individual is not None:
-        censored = bound.individual.censored[bound.individual.mask] == 1
-        if censored.any():
-            notes.append(
-                f"{censored.mean():.0%} of the observations are below the LLOQ (M3 likelihood)."
-            )
-    return Verdict(not troubles, tuple(troubles), tuple(notes), numbers)
-
-
-def _by_element(result: Any) -> dict[str, float]:
-    """Worst-case numbers per scalar, named `x` or `x[label]`."""
-    if not isinstance(result, xr.Dataset):
-        result = result.to_dataset()
-    flat = {}
-    for name, array in result.data_vars.items():
-        for index in np.ndindex(array.shape):
-            labels = [
-                str(array.coords[d].values[i]) for d, i in zip(array.dims, index, strict=True)
-            ]
-            flat[f"{name}[{', '.join(labels)}]" if labels else str(name)] = float(
-                array.values[index]
-            )
-    return flat
-
-
-def posterior_over_prior(
-    bound: PopulationModel, posterior: xr.Dataset, prior: xr.Dataset, name: str
-) -> np.ndarray:
-    """Posterior SD over prior SD on the estimation scale, one per column of an effect."""
-    forward = bound.scale(name).forward
-    after, before = (np.asarray(forward(x[name].values)) for x in (posterior, prior))
-    return np.atleast_1d(after.std(axis=(0, 1)) / before.std(axis=(0, 1)))
+METHODS = ("nuts", "laplace", "map")
+STARTS = 10  # of "map"
+ATTEMPTS = 30  # to find a finite starting point of a chain
 
 
 # ---------------------------------------------------------------------------------------------
@@ -258,6 +120,15 @@ class Fit:
         """
         return summarize(self)
 
+    def effects(self) -> pd.DataFrame:
+        """Random effects of patients (empirical Bayes estimates), infusions and cohorts.
+
+        One row per effect: parameter, level, label of its patient or cohort, infusion; mean and SD
+        of the posterior on the estimation scale. `attrs["shrinkage"]`: parameter -> 1 - SD of the
+        means over the SD between patients (omega): near 1, the data say little of single patients.
+        """
+        return random_effects(self)
+
     def plot(self, **kwargs: Any) -> Any:
         """Posterior predictive bands over the data, and posterior against prior."""
         from carpk import plot
@@ -273,9 +144,10 @@ class Fit:
 
     def __repr__(self) -> str:
         p, s = self.population, self.settings
+        how = f"{s['chains']} chains of {s['draws']} draws"
+        how = {"map": "the mode alone"}.get(s["method"], how)
         what = (
-            f"Fit of {p.model.name!r} to {self.data.name} ({s['method']}, {s['chains']} chains of "
-            f"{s['draws']} draws, seed {s['seed']})"
+            f"Fit of {p.model.name!r} to {self.data.name} ({s['method']}, {how}, seed {s['seed']})"
         )
         table = self.summary().to_string(float_format="{:.3g}".format, na_rep="")
         return f"{self.verdict}\n{what}; median and 90 % equal-tailed interval:\n{table}"
@@ -291,6 +163,8 @@ def fit(
     chains: int = 4,
     seed: int = 0,
     target_accept: float = 0.9,
+    starts: int = STARTS,
+    folder: str | Path | None = None,
     progress: bool = True,
 ) -> Fit:
     """Estimate a population model from data.
@@ -298,34 +172,32 @@ def fit(
     Args:
         population: what varies and what is believed.
         data: a `Dataset`, or a `Study`, whose published facts are then the data.
-        method: "nuts".
+        method: "nuts" samples the posterior, after a look at its mode; "laplace" integrates the
+            random effects out patient by patient and takes the population parameters as normal
+            around their mode (on the whole line): seconds, for every day; "map" is the mode alone,
+            from several starts.
         draws, tune, chains: draws kept and adaptation steps per chain, and chains.
         seed: same seed and same machine, same draws.
         target_accept: raise towards 1 after divergences.
+        starts: of "map": the middle of the prior and `starts - 1` draws from it.
+        folder: of "nuts": where to write the draws, block by block; the same call with the same
+            folder goes on after the last block, and gives the draws that it would have given.
         progress: show it, on standard error.
     """
     if method not in METHODS:
         raise FitError(
             f"fit: the method {method!r} is not known; known are {', '.join(map(repr, METHODS))}."
         )
-    for name, value in {"draws": draws, "tune": tune, "chains": chains}.items():
+    numbers = {"draws": draws, "tune": tune, "chains": chains, "starts": starts}
+    for name, value in numbers.items():
         if not (isinstance(value, int) and value >= 1):
             raise FitError(f"fit: {name} must be a whole number of at least 1, but is {value!r}.")
+    if folder is not None and method != "nuts":
+        raise FitError(f"fit: `folder` is for the draws of 'nuts'; leave it out with {method!r}.")
     if hasattr(data, "dataset"):
         data = data.dataset()
     bound = population.bind(data)
-    samples, stats = nuts(
-        bound.numpyro_model,
-        draws=draws,
-        tune=tune,
-        chains=chains,
-        seed=seed,
-        target_accept=target_accept,
-        dense=list(bound.priors),
-        label=f"{population.model.name} on {data.name}",
-        progress=progress,
-    )
-    settings = {
+    settings: dict[str, Any] = {
         "method": method,
         "draws": draws,
         "tune": tune,
@@ -334,10 +206,150 @@ def fit(
         "target_accept": target_accept,
         "float64": bool(jnp.zeros(0).dtype == jnp.float64),
         "machine": platform.machine(),
-        "versions": {name: _version(name) for name in ("carpk", "jax", "numpyro", "arviz")},
+        "versions": {name: version_of(name) for name in ("carpk", "jax", "numpyro", "arviz")},
         "data_sha256": data_hash(data),
     }
-    return assemble(bound, samples, stats, settings)
+    blocks = None
+    if folder is not None:
+        told = {"population": encode_population(population)} | settings
+        blocks = Blocks(folder, told)
+    label = f"{population.model.name} on {data.name}"
+    posterior = Posterior(bound)
+    middle, spread = prior_centre(posterior)
+    engine = Engine(lambda values: posterior)
+    if method == "map":
+        found = [engine.mode(start, spread) for start in scattered(posterior, middle, starts, seed)]
+        best = max(found, key=lambda mode: mode.log_density)
+        settings["starts"] = sorted((mode.log_density for mode in found), reverse=True)
+        return from_mode(bound, best, settings | {"draws": 1, "chains": 1})
+    mode = engine.mode(middle, spread)
+    if method == "laplace":
+        return from_mode(bound, mode, settings)
+    standard = Standard.of(mode)
+    potential = jax.jit(standard.target(posterior, {}).potential)
+    rngs = np.random.default_rng(seed).spawn(chains)
+    positions = [standard.start(posterior, potential, rng) for rng in rngs]
+    target = standard.target(posterior, positions[0])
+    out = nuts(
+        target,
+        positions,
+        draws=draws,
+        tune=tune,
+        seed=seed,
+        target_accept=target_accept,
+        label=label,
+        progress=progress,
+        blocks=blocks,
+    )
+    settings |= {"interrupted": out.interrupted} | described(mode)
+    return assemble(bound, out.samples, out.stats, settings)
+
+
+def prior_centre(posterior: Posterior) -> tuple[np.ndarray, np.ndarray]:
+    """Median and SD of the outer coordinates under the prior."""
+    theta = prior_draws({s.name: s.prior for s in posterior.sites}, PRIOR_DRAWS, seed=0)
+    u = np.concatenate(
+        [
+            np.asarray(jax.vmap(site.transform.inv)(jnp.asarray(theta[site.name]))).reshape(
+                PRIOR_DRAWS, -1
+            )
+            for site in posterior.sites
+        ],
+        axis=1,
+    )
+    return np.median(u, axis=0), u.std(axis=0)
+
+
+def scattered(posterior: Posterior, middle: np.ndarray, starts: int, seed: int) -> list[np.ndarray]:
+    """The middle of the prior, and draws from it."""
+    if starts == 1:
+        return [middle]
+    theta = prior_draws({s.name: s.prior for s in posterior.sites}, starts - 1, seed)
+
+    def one(i: int) -> np.ndarray:
+        each = [s.transform.inv(jnp.asarray(theta[s.name][i])) for s in posterior.sites]
+        return np.concatenate([np.ravel(x) for x in each])
+
+    others = [one(i) for i in range(starts - 1)]
+    return [middle, *others]
+
+
+class Standard(NamedTuple):
+    """Coordinates in which a posterior is about standard normal: those of `laplace`.
+
+    Attributes:
+        middle, factor: outer coordinates are middle + factor v; (n,), (n, n).
+        conditional: of the patients; None where there are none.
+    """
+
+    middle: Any
+    factor: Any
+    conditional: Conditional | None
+
+    @classmethod
+    def of(cls, mode: Mode) -> Standard:
+        return cls(mode.u, np.linalg.cholesky(mode.covariance), mode.conditional)
+
+    def coordinates(self, posterior: Posterior, position: Mapping[str, Any]) -> tuple[Any, Any]:
+        """(outer, patients') coordinates."""
+        empty = jnp.zeros((posterior.patients, posterior.inner))
+        u = self.middle + self.factor @ position["population"]
+        return u, position.get("patients", empty)
+
+    def target(self, posterior: Posterior, start: Mapping[str, Any]) -> Target:
+        """What NUTS needs."""
+
+        def potential(position: Mapping[str, Any]) -> Any:
+            u, x = self.coordinates(posterior, position)
+            return -posterior.log_density(u, x, self.conditional)
+
+        def natural(position: Mapping[str, Any]) -> dict[str, Any]:
+            u, x = self.coordinates(posterior, position)
+            return posterior.sample_of(u, x, self.conditional)
+
+        return Target(potential, natural, start, ("population",))
+
+    def start(self, posterior: Posterior, value: Any, rng: np.random.Generator) -> dict[str, Any]:
+        """A position at random at which `value` (of a position) is finite."""
+        shape = (posterior.patients, posterior.inner)
+        for attempt in range(ATTEMPTS):
+            width = 0.9**attempt
+            position = {"population": jnp.asarray(width * rng.standard_normal(posterior.outer))}
+            if min(shape):
+                position["patients"] = jnp.asarray(width * rng.standard_normal(shape))
+            if np.isfinite(value(position)):
+                break
+        return position
+
+
+def from_mode(bound: PopulationModel, mode: Mode, settings: Mapping[str, Any]) -> Fit:
+    """A fit from a mode: draws from the normal distribution around it, or the mode alone."""
+    posterior = Posterior(bound)
+    shape = (settings["chains"], settings["draws"])
+    rng = np.random.default_rng(settings["seed"])
+    v = rng.standard_normal((*shape, posterior.outer))
+    x = rng.standard_normal((*shape, posterior.patients, posterior.inner))
+    if settings["method"] == "map":
+        v, x = 0 * v, 0 * x
+    u = jnp.asarray(mode.u + v @ np.linalg.cholesky(mode.covariance).T)
+    draw = jax.jit(jax.vmap(jax.vmap(lambda u, x: posterior.sample_of(u, x, mode.conditional))))
+    samples = {k: np.asarray(y) for k, y in draw(u, jnp.asarray(x)).items()}
+    lp = mode.log_density - 0.5 * np.sum(v**2, axis=-1)
+    return assemble(bound, samples, {"lp": lp}, {**settings, **described(mode)})
+
+
+def described(mode: Mode) -> dict[str, Any]:
+    """What a file keeps of a mode."""
+    return {
+        "mode": {
+            "converged": mode.converged,
+            "decrement": mode.decrement,
+            "flat": mode.flat,
+            "unconverged": list(mode.unconverged),
+            "log_density": mode.log_density,
+            "evaluations": mode.evaluations,
+        }
+    }
 
 
 def assemble(
@@ -359,7 +371,7 @@ def assemble(
         {"population": encode_population(bound.population), "data": encode_data(bound.data)}
         | {"settings": settings}
     )
-    verdict = judge(posterior, sampler, prior, bound)
+    verdict = judge(posterior, sampler, prior, bound, settings)
     return Fit(bound.population, bound.data, to_idata(groups), verdict, settings)
 
 
@@ -391,25 +403,36 @@ def load_fit(path: str | Path, population: Population | None = None) -> Fit:
     data = decode_data(spec["data"])
     bound = population.bind(data)
     posterior, stats, prior = (group(idata, g) for g in ("posterior", "sample_stats", "prior"))
-    return Fit(population, data, idata, judge(posterior, stats, prior, bound), spec["settings"])
+    settings = spec["settings"]
+    verdict = judge(posterior, stats, prior, bound, settings)
+    return Fit(population, data, idata, verdict, settings)
 
 
 def labelled(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> xr.Dataset:
     """Samples as an xarray Dataset with named dimensions."""
     variables: dict[str, Any] = {}
     coords: dict[str, Any] = {}
+    infusion, cohort = ("patient", "infusion"), ("cohort",)
     for name, value in samples.items():
-        dims: tuple[str, ...] = ("chain", "draw")
+        dims: tuple[str, ...] = ()
         if name in bound.effects:
             covariate = bound.effects[name][1]
-            dims += (f"{covariate}_level",)
-            coords[dims[-1]] = list(bound.covariates[covariate].columns)
-        elif value.ndim > 2:
-            dims += ("patient", "infusion")[: value.ndim - 2]
-            coords["patient"] = list(bound.patients)
-            if value.ndim == 4:
-                coords["infusion"] = list(range(1, value.shape[3] + 1))
-        variables[name] = (dims, value)
+            dims = (f"{covariate}_level",)
+            coords[dims[0]] = list(bound.covariates[covariate].columns)
+        elif name == CORRELATION:
+            dims = ("parameter", "parameter_bis")
+            coords |= {dim: list(bound.population.correlated) for dim in dims}
+        elif name.startswith("eta_"):
+            dims = {1: cohort if name.endswith("_cohort") else ("patient",), 2: infusion}[
+                value.ndim - 2
+            ]
+            labels: dict[str, list[Any]] = {
+                "patient": list(bound.patients),
+                "cohort": list(bound.clusters),
+                "infusion": list(range(1, bound.infusions + 1)) if bound.patients else [],
+            }
+            coords |= {dim: labels[dim] for dim in dims}
+        variables[name] = (("chain", "draw", *dims), value)
     shape = next(iter(samples.values())).shape[:2]
     coords |= {"chain": list(range(shape[0])), "draw": list(range(shape[1]))}
     return xr.Dataset(variables, coords=coords)
@@ -445,11 +468,11 @@ def pointwise(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict
 
 def patients(bound: PopulationModel, sample: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
     """(structural parameters of every patient, population parameters) of one draw."""
-    from numpyro import handlers
-
-    with handlers.substitute(data=dict(sample)), handlers.seed(rng_seed=0):
-        theta = {name: sample[name] for name in bound.priors}
-        return bound.sample_patients(theta), theta
+    theta = {name: x for name, x in sample.items() if name in bound.priors}
+    theta |= {name: x for name, x in sample.items() if name.endswith("_cohort")}
+    typical = bound.typical(theta, bound.patient_design)
+    b = bound.population.random.stacked(sample, bound.infusions, (len(bound.patients),))
+    return bound.patient_params(typical, b), theta
 
 
 # ---------------------------------------------------------------------------------------------
@@ -457,13 +480,35 @@ def patients(bound: PopulationModel, sample: Mapping[str, Any]) -> tuple[Any, Ma
 # ---------------------------------------------------------------------------------------------
 
 
+def random_effects(result: Fit) -> pd.DataFrame:
+    rows, shrinkage = [], {}
+    for parameter, levels in result.bound.population.levels.items():
+        for level in levels:
+            name = eta_name(parameter, level)
+            if name not in result.posterior:
+                continue
+            x = result.posterior[name]
+            mean, sd = x.mean(("chain", "draw")), x.std(("chain", "draw"))
+            omega = float(result.posterior[omega_name(parameter, level)].median())
+            shrinkage[name.removeprefix("eta_")] = 1 - float(mean.std()) / omega
+            for index in np.ndindex(mean.shape):
+                labels = {dim: mean[dim].values[i] for dim, i in zip(mean.dims, index, strict=True)}
+                row = {"parameter": parameter, "level": level} | labels
+                rows.append(row | {"mean": mean.values[index], "sd": sd.values[index]})
+    columns = ["parameter", "level", "patient", "cohort", "infusion", "mean", "sd"]
+    table = pd.DataFrame(rows).reindex(columns=columns).dropna(axis="columns", how="all")
+    table.attrs["shrinkage"] = shrinkage
+    return table
+
+
 def summarize(result: Fit) -> pd.DataFrame:
     bound, posterior = result.bound, result.posterior
     info = bound.population.model.params.info()
     named = posterior[[n for n in bound.priors if n in posterior]]
-    rhat = _by_element(az.rhat(named))
-    ess_bulk = _by_element(az.ess(named, method="bulk"))
-    ess_tail = _by_element(az.ess(named, method="tail"))
+    sampled = result.settings["method"] == "nuts"
+    rhat = by_element(az.rhat(named)) if sampled else {}
+    ess_bulk = by_element(az.ess(named, method="bulk")) if sampled else {}
+    ess_tail = by_element(az.ess(named, method="tail")) if sampled else {}
     rows = []
 
     def row(name: str, x: np.ndarray, unit: str, diagnostics: str = "") -> dict[str, Any]:
@@ -475,7 +520,7 @@ def summarize(result: Fit) -> pd.DataFrame:
             "eti90_high": high,
             "unit": unit,
         }
-        if diagnostics:
+        if diagnostics in rhat:
             entry["rhat"] = rhat[diagnostics]
             entry["ess"] = min(ess_bulk[diagnostics], ess_tail[diagnostics])
         return entry
@@ -500,151 +545,16 @@ def summarize(result: Fit) -> pd.DataFrame:
             rows.append(row(f"{name}[{column}]", draws[name][:, i], "1", f"{name}[{column}]"))
     shown = set(bound.population.estimated) | set(bound.effects)
     shown |= {omega_name(n) for n in bound.population.estimated}
+    pairs = list(itertools.combinations(bound.population.correlated, 2))
+    for one, other in pairs:
+        i, j = (list(bound.population.correlated).index(x) for x in (one, other))
+        label = f"{CORRELATION}[{one}, {other}]"
+        rows.append(row(label, draws[CORRELATION][:, i, j], "1", label))
     for name in bound.priors:
-        if name not in shown:
+        if name not in shown and name != CORRELATION:
             rows.append(row(name, draws[name], "1", name))
     columns = ["parameter", "median", "eti90_low", "eti90_high", "unit"]
     columns += ["iiv_sd", "iiv_low", "iiv_high", "rhat", "ess"]
     table = pd.DataFrame(rows).reindex(columns=columns).set_index("parameter")
     table.attrs["interval"] = "90 % equal-tailed"
     return table
-
-
-# ---------------------------------------------------------------------------------------------
-# Storage
-# ---------------------------------------------------------------------------------------------
-
-TABLES = ("patients", "doses", "observations", "summaries", "cohorts")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def encode_data(data: Dataset) -> dict[str, Any]:
-    tables = {t: getattr(data, t) for t in TABLES}
-    return {
-        "name": data.name,
-        "sampling": data.sampling,
-        "about": json.loads(json.dumps(dict(data.about), default=str)),
-        "notes": list(data.notes),
-        "tables": {
-            t: None if x is None else json.loads(x.to_json(orient="table", index=False))
-            for t, x in tables.items()
-        },
-    }
-
-
-def decode_data(spec: Mapping[str, Any]) -> Dataset:
-    tables: dict[str, Any] = {
-        t: None if x is None else pd.read_json(StringIO(json.dumps(x)), orient="table")
-        for t, x in spec["tables"].items()
-    }
-    sampling = spec["sampling"]
-    return Dataset(
-        name=spec["name"],
-        sampling=None if sampling is None else tuple(sampling),
-        about=spec["about"],
-        notes=tuple(spec["notes"]),
-        **tables,
-    )
-
-
-def data_hash(data: Dataset) -> str:
-    """SHA-256 of the tables, so that a result can be tied to its data."""
-    return hashlib.sha256(
-        json.dumps(encode_data(data)["tables"], sort_keys=True).encode()
-    ).hexdigest()
-
-
-def encode_prior(prior: dist.Distribution) -> dict[str, Any]:
-    """Name and arguments of a NumPyro distribution; only its text where these are not numbers."""
-    names = list(type(prior).arg_constraints)
-    plain = getattr(dist, type(prior).__name__, None) is type(prior) and names
-    if plain and all(np.ndim(getattr(prior, n)) == 0 for n in names):
-        arguments = {n: float(getattr(prior, n)) for n in names}
-        return {"distribution": type(prior).__name__, "arguments": arguments}
-    return {"text": repr(prior)}
-
-
-def decode_prior(name: str, spec: Mapping[str, Any]) -> dist.Distribution:
-    if "distribution" not in spec:
-        raise FitError(
-            f"load_fit: the prior of {name!r} ({spec['text']}) cannot be rebuilt from the file; "
-            "define the population again and use load_fit(path, population=pop)."
-        )
-    return getattr(dist, spec["distribution"])(**spec["arguments"])
-
-
-def encode_regimen(regimen: Regimen) -> list[dict[str, Any]]:
-    """The events of a regimen, each with its class and fields."""
-    return [
-        {"event": type(e).__name__} | {f.name: getattr(e, f.name) for f in dataclasses.fields(e)}
-        for e in regimen.events
-    ]
-
-
-def decode_regimen(spec: list[dict[str, Any]]) -> Regimen:
-    return Regimen(
-        tuple(
-            getattr(dosing, e["event"])(**{k: v for k, v in e.items() if k != "event"})
-            for e in spec
-        )
-    )
-
-
-def encode_residual(residual: assay.Residual) -> dict[str, Any]:
-    return {"class": type(residual).__name__} | dataclasses.asdict(residual)
-
-
-def decode_residual(spec: Mapping[str, Any]) -> assay.Residual:
-    return getattr(assay, spec["class"])(**{k: v for k, v in spec.items() if k != "class"})
-
-
-def encode_population(p: Population) -> dict[str, Any]:
-    effect = getattr(p.model, "dose_effect", None)
-    return {
-        "model": None if p.model.origin is None else dict(p.model.origin),
-        "dose_effect": None if effect is None else dataclasses.asdict(effect),
-        "varies": {k: list(v) for k, v in p.levels.items()},
-        "covariates": {k: list(v) for k, v in p.covariates.items()},
-        "residual": (
-            {output: encode_residual(r) for output, r in p.residual.items()}
-            if isinstance(p.residual, Mapping)
-            else encode_residual(p.residual)
-        ),
-        "priors": {k: encode_prior(v) for k, v in p.priors.items()},
-        "fixed": dict(p.fixed),
-        "analytes": p.outputs_of,
-        "centered": list(p.centered),
-        "virtual_patients": p.virtual_patients,
-        "summary_dependence": p.summary_dependence,
-        "regimens": {k: encode_regimen(v) for k, v in p.regimens.items()},
-        "rtol": p.rtol,
-    }
-
-
-def decode_population(spec: Mapping[str, Any]) -> Population:
-    fields = dict(spec)
-    origin = fields.pop("model")
-    if origin is None:
-        raise FitError(
-            "load_fit: the structural model was not loaded with ck.load_model, so the file does "
-            "not hold it; define the population again and use load_fit(path, population=pop)."
-        )
-    model = load_model(origin["name"], **origin["options"])
-    effect = fields.pop("dose_effect")
-    if effect is not None:
-        model = model.with_dose_effect(effect["exponent"], effect["reference"], effect["parameter"])
-    residual = fields["residual"]
-    fields["residual"] = (
-        decode_residual(residual)
-        if "class" in residual
-        else {output: decode_residual(r) for output, r in residual.items()}
-    )
-    fields["priors"] = {k: decode_prior(k, v) for k, v in fields["priors"].items()}
-    fields["regimens"] = {k: decode_regimen(v) for k, v in fields["regimens"].items()}
-    return Population(model, **fields)

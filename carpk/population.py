@@ -1,32 +1,36 @@
 """Population models: what varies between patients, how, and what is believed beforehand.
 
-A population model is a structural model, the parameters that vary, covariates, a residual model
-and priors. On the estimation scale of a parameter (log, logit or identity, see `params`)
-
-    phi_i = phi + sum_c beta_c x_ic + omega z_i + omega_occasion z_ik,      z ~ Normal(0, 1)
-
-with phi the typical value, x the patient's or the cohort's covariates and k the infusion.
-`PopulationModel.log_likelihood` joins individual observations and published cohort summaries; it
-is written once and serves every method of inference.
+A population model is a structural model, the parameters that vary (see `effects`), covariates, a
+residual model and priors. `PopulationModel` joins individual observations and published cohort
+summaries in one likelihood, which is written once and serves every method of inference (see
+`posterior`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from carpk.assay import LogNormal, Residual, log_likelihood
 from carpk.dataset import Dataset
 from carpk.dosing import Regimen
+from carpk.effects import (
+    COHORT,
+    CORRELATION,
+    INFUSION,
+    LEVELS,
+    PATIENT,
+    RandomEffects,
+    eta_name,
+    omega_name,
+)
 from carpk.errors import FitError, ModelError
 from carpk.levels import ClosedLevels, Predictor, chosen, solved
 from carpk.params import Params, Transform, transform_for
@@ -35,11 +39,13 @@ from carpk.summaries import NEEDS_SAMPLING, CohortLikelihood, Fact
 
 FLOOR = 1e-30  # levels below this, in any unit, are taken as this: their logs stay finite
 PEAK_BY = 60.0  # day; peaks of published cohorts are looked for until then
-PATIENT, INFUSION = "patient", "infusion"
 OMEGA_MEDIAN = 0.5  # default prior of omega: log-normal with this median (assumed), or with the
 OMEGA_SD = 0.5  # spread in the model file as median; SD of ln omega
 REFERENCE_DRAWS = 16  # per patient, for the mesh of an ODE model
 EFFECT_SD = 1.0  # default prior SD of a covariate effect, on the estimation scale
+LKJ = 2.0  # default concentration of the prior of correlations: mild, towards none
+FORMS = ("linear", "power")  # of the effect of a number
+OF_COHORT = "index of the cohort"  # in a design, beside the covariates: whose effects it has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,28 +54,32 @@ class Population:
 
     Args:
         model: structural model.
-        varies: parameters that differ between patients; or parameter -> levels, out of "patient"
-            and "infusion" (each infusion has its own value, its own peak above all).
-        covariates: parameter -> names of covariates that shift it, on the estimation scale.
-            A text covariate gives one effect per level beyond the most frequent one, a number one
-            effect per unit around its mean. Covariates of the equations themselves need not be
-            named: they are taken from the column of their name, where the data have it.
+        varies: parameters that differ between patients; or parameter -> levels, out of "cohort"
+            (what a cohort's patients share: a study, a product), "patient" and "infusion" (each
+            infusion has its own value, its own peak above all).
+        correlated: parameters whose effects in one patient are correlated; their correlation
+            matrix, "correlation", has an LKJ prior with concentration 2. All others are
+            independent.
+        covariates: parameter -> names of covariates that shift it, on the estimation scale; or
+            parameter -> {name: "linear" or "power"}. A text covariate gives one effect per level
+            beyond the most frequent one; a number one effect per unit around its mean, or, with
+            "power", the exponent of its ratio to the geometric mean. Covariates of the equations
+            themselves need not be named: they are taken from the column of their name, where the
+            data have it.
         residual: what the assay sees, `LogNormal()` unless said otherwise; with several endpoints
             one for all of them, or output -> residual model.
         priors: NumPyro distributions by name: a parameter's typical value (natural scale),
-            "omega_<parameter>", "omega_<parameter>_infusion", "beta_<parameter>_<covariate>" and
-            the residual's parameters. Defaults are weak: typical values normal around the model
-            file's value on the estimation scale, with its `prior_sd` (1 unless the file says
-            otherwise: a 90 % interval of a factor of 5 each way); omegas log-normal around the
-            file's spread, or 0.5, with a 90 % interval of a factor of 2.3 each way: cohorts of a
-            handful of patients or of published medians hardly tell a spread by themselves;
-            effects normal with SD 1.
+            "omega_<parameter>", "omega_<parameter>_infusion", "omega_<parameter>_cohort",
+            "correlation", "beta_<parameter>_<covariate>" and the residual's parameters. Defaults
+            are weak: typical values normal around the model file's value on the estimation scale,
+            with its `prior_sd` (1 unless the file says otherwise: a 90 % interval of a factor of 5
+            each way); omegas log-normal around the file's spread, or 0.5, with a 90 % interval of a
+            factor of 2.3 each way: cohorts of a handful of patients or of published medians hardly
+            tell a spread by themselves; effects normal with SD 1.
         fixed: parameter -> value that is not estimated.
         analytes: name of an analyte in the data -> output of the model, where they differ. Names of
             several make several endpoints, fitted together: `["car_t", "alc"]`. Each has its own
             residual parameters then, "sigma_car_t" and "sigma_alc".
-        centered: parameters whose random effects are sampled on their own scale, which suits data
-            that determine every patient well; the others are sampled as standard scores.
         virtual_patients: number of virtual patients behind cohort summaries; a power of two.
         summary_dependence: False treats the statistics of one cohort as independent. Intervals
             then have the wrong width, that of Tmax above all; see `summaries`.
@@ -81,12 +91,14 @@ class Population:
 
     model: ClosedForm | ODEModel
     varies: Sequence[str] | Mapping[str, Sequence[str]] = ()
-    covariates: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    correlated: Sequence[str] = ()
+    covariates: Mapping[str, Sequence[str] | Mapping[str, str]] = dataclasses.field(
+        default_factory=dict
+    )
     residual: Residual | Mapping[str, Residual] = dataclasses.field(default_factory=LogNormal)
     priors: Mapping[str, dist.Distribution] = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
     analytes: Mapping[str, str] | Sequence[str] = ()
-    centered: Sequence[str] = ()
     virtual_patients: int = 256
     summary_dependence: bool = True
     regimens: Mapping[str, Regimen] = dataclasses.field(default_factory=dict)
@@ -100,7 +112,7 @@ class Population:
             "varies": list(levels),
             "covariates": list(self.covariates),
             "fixed": list(self.fixed),
-            "centered": list(self.centered),
+            "correlated": list(self.correlated),
         }.items():
             for name in names:
                 if name not in known:
@@ -109,11 +121,11 @@ class Population:
                         f"{self.model.name!r}; known are {', '.join(known)}."
                     )
         for name, kinds in levels.items():
-            bad = [k for k in kinds if k not in (PATIENT, INFUSION)]
+            bad = [k for k in kinds if k not in LEVELS]
             if bad or not kinds:
                 raise ModelError(
                     f"Population: {name!r} varies by {bad[0] if bad else 'nothing'!r}, but the "
-                    'levels are "patient" and "infusion".'
+                    'levels are "cohort", "patient" and "infusion".'
                 )
             if INFUSION in kinds and isinstance(self.model, ODEModel):
                 raise ModelError(
@@ -131,6 +143,17 @@ class Population:
                         f"{self.model.name!r}; leave it out: the data's column {name!r} is used. "
                         "One value for everybody goes into `fixed`."
                     )
+        alone = [name for name in self.correlated if PATIENT not in levels.get(name, ())]
+        if (
+            alone
+            or len(set(self.correlated)) == 1
+            or len(set(self.correlated)) < len(list(self.correlated))
+        ):
+            what = f"{alone[0]!r} does not vary by patient" if alone else "they are not"
+            raise ModelError(
+                "Population: `correlated` must name two or more different parameters that vary by "
+                f"patient, but {what}."
+            )
         for name in self.fixed:
             if name in levels or name in self.covariates:
                 raise ModelError(
@@ -142,6 +165,12 @@ class Population:
                     f"Population: covariates[{name!r}] must be a list of names, but is "
                     f"{columns!r}; write [{columns!r}]."
                 )
+            for covariate, form in self.forms(name).items():
+                if form not in FORMS:
+                    raise ModelError(
+                        f"Population: the effect of {covariate!r} on {name!r} must be one of "
+                        f"{', '.join(map(repr, FORMS))}, but is {form!r}."
+                    )
         for output in self.outputs_of.values():
             self.model.require(output)
         several = set(self.outputs_of.values()) if len(self.outputs_of) > 1 else set()
@@ -175,6 +204,16 @@ class Population:
         if isinstance(self.varies, Mapping):
             return {k: tuple([v] if isinstance(v, str) else v) for k, v in self.varies.items()}
         return {k: (PATIENT,) for k in self.varies}
+
+    @property
+    def random(self) -> RandomEffects:
+        """The random effects."""
+        return RandomEffects(self.levels, tuple(self.correlated))
+
+    def forms(self, parameter: str) -> dict[str, str]:
+        """Covariate -> form of its effect on a parameter."""
+        named = self.covariates.get(parameter, ())
+        return dict(named) if isinstance(named, Mapping) else dict.fromkeys(named, FORMS[0])
 
     @property
     def outputs_of(self) -> dict[str, str]:
@@ -230,6 +269,8 @@ class Population:
             median = self.model.params.info()[name].iiv or OMEGA_MEDIAN
             for kind in kinds:
                 priors[omega_name(name, kind)] = dist.LogNormal(float(np.log(median)), OMEGA_SD)
+        if self.correlated:
+            priors[CORRELATION] = dist.LKJ(len(list(self.correlated)), LKJ)
         outputs = list(dict.fromkeys(self.outputs_of.values())) or list(self.model.outputs)[:1]
         for output in outputs:
             own = self.residual_of(output).priors()
@@ -248,10 +289,6 @@ class Population:
         return PopulationModel.from_data(self, data)
 
 
-def omega_name(parameter: str, level: str = PATIENT) -> str:
-    return f"omega_{parameter}" + ("_infusion" if level == INFUSION else "")
-
-
 @dataclasses.dataclass(frozen=True)
 class Covariate:
     """One covariate as columns of a design matrix.
@@ -262,18 +299,37 @@ class Covariate:
         columns: names of the effects.
         encode: value -> row of the design matrix.
         in_equations: it enters the equations as it is, and has no effect to estimate.
+        power: a number enters as the log of its ratio to the reference.
     """
 
     name: str
     reference: Any
     levels: tuple[str, ...]
     in_equations: bool = False
+    power: bool = False
 
     @classmethod
-    def of(cls, name: str, values: Sequence[Any]) -> Covariate:
+    def of(cls, name: str, values: Sequence[Any], form: str = FORMS[0]) -> Covariate:
         array = np.asarray(values)
+        power = form == "power"
         if array.dtype.kind in "ifu":
-            return cls(name, float(array.mean()), ())
+            if np.ptp(array) == 0:
+                raise FitError(
+                    f"The covariate {name!r} is {array[0]:g} in everybody, so its effect cannot be "
+                    "estimated; leave it out of `covariates`."
+                )
+            if power and not (array > 0).all():
+                raise FitError(
+                    f"The covariate {name!r} is {array.min():g} in somebody, but a power needs "
+                    'values above 0; use "linear".'
+                )
+            centre = np.exp(np.log(array).mean()) if power else array.mean()
+            return cls(name, float(centre), (), power=power)
+        if power:
+            raise FitError(
+                f"The covariate {name!r} holds text, such as {values[0]!r}, so its effect has no "
+                'form; leave out "power".'
+            )
         names, counts = np.unique(array.astype(str), return_counts=True)
         if len(names) < 2:
             raise FitError(
@@ -285,11 +341,14 @@ class Covariate:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return self.levels or (f"per unit around {self.reference:g}",)
+        each = "exponent of the ratio to" if self.power else "per unit around"
+        return self.levels or (f"{each} {self.reference:.4g}",)
 
     def encode(self, value: Any) -> np.ndarray:
         if self.in_equations:
             return np.array([float(value)])
+        if self.power:
+            return np.array([np.log(float(value) / self.reference)])
         if not self.levels:
             return np.array([float(value) - self.reference])
         return np.array([float(str(value) == level) for level in self.levels])
@@ -315,12 +374,15 @@ class PopulationModel:
     cohorts: Mapping[str, CohortLikelihood]
     cohort_design: Mapping[str, Mapping[str, np.ndarray]]  # cohort -> covariate -> (columns,)
     predictors: Mapping[str | None, Predictor]
+    clusters: tuple[str, ...] = ()  # cohorts with effects of their own
 
     @classmethod
     def from_data(cls, population: Population, data: Dataset) -> PopulationModel:
         endpoints = match_analytes(population, data)
         observed = [a for a in endpoints if a in set(data.observations["analyte"])]
         individual = data.arrays(observed) if observed else None
+        if individual is not None and np.isnan(individual.limit).all():
+            individual = dataclasses.replace(individual, limit=None)  # spares its likelihood
         published = {a: of for a in endpoints if (of := cohort_facts(data, a))}
         for analyte in endpoints:
             if analyte not in observed and analyte not in published:
@@ -336,12 +398,18 @@ class PopulationModel:
         first = next(iter(published), next(iter(endpoints)))
         endpoints = {first: endpoints[first], **endpoints}
         facts = published.get(first, {})
-        names = list(dict.fromkeys(n for ns in population.covariates.values() for n in ns))
+        forms = forms_of(population)
         info = population.model.params.info()
         own = [n for n in population.model.params.covariates() if n not in population.fixed]
-        names += [n for n in own if data.has_covariate(n)]
+        names = [*forms, *(n for n in own if data.has_covariate(n))]
         covariates, patient_design = {}, {}
         cohort_design: dict[str, dict[str, np.ndarray]] = {c: {} for c in facts}
+        clusters = cohorts_of_effects(population, data, individual is not None, list(facts))
+        if clusters and individual is not None:
+            at = [clusters.index(c) for c in data.covariate("cohort")]
+            patient_design[OF_COHORT] = np.array(at)
+        for cohort in facts if clusters else ():
+            cohort_design[cohort][OF_COHORT] = np.array(clusters.index(cohort))
         for name in names:
             of_patients = [] if individual is None else list(data.covariate(name))
             of_cohorts = data.cohort_covariate(name) if facts else {}
@@ -349,13 +417,13 @@ class PopulationModel:
             if name in own:
                 covariate = _in_equations(name, info[name].value, values, data)
             else:
-                covariate = Covariate.of(name, values)
+                covariate = Covariate.of(name, values, forms[name])
             covariates[name] = covariate
             if individual is not None:
                 patient_design[name] = np.stack([covariate.encode(v) for v in of_patients])
             for cohort in facts:
                 cohort_design[cohort][name] = covariate.encode(of_cohorts[cohort])
-        effects = sum(len(levels) for levels in population.levels.values())
+        effects = population.random.size()
         likelihoods = {
             cohort: CohortLikelihood(
                 facts=tuple(rows),
@@ -383,6 +451,7 @@ class PopulationModel:
             likelihoods,
             cohort_design,
             predictors={},
+            clusters=clusters,
         )
         predictors: dict[str | None, Predictor] = {
             cohort: bound.cohort_predictor(cohort, likelihood.days, smooth=True)
@@ -425,6 +494,11 @@ class PopulationModel:
             which=which,
         )
 
+    def forwards(self) -> PopulationModel:
+        """The same for forward differentiation, which ODE models need to be told."""
+        predictors = {k: p.forwards() for k, p in self.predictors.items()}
+        return dataclasses.replace(self, predictors=predictors)
+
     def cohort_predictor(self, cohort: str, days: Any, *, smooth: bool = False) -> Predictor:
         """Levels of any number of patients of a cohort at `days`."""
         model = self.population.model
@@ -459,7 +533,8 @@ class PopulationModel:
             x = prior.sample(jax.random.fold_in(key, i), (REFERENCE_DRAWS,))
             scale = self.scale(name)
             centre = jnp.median(scale.forward(x), axis=0)
-            theta[name] = scale.inverse(centre + width * (scale.forward(x) - centre))
+            near = scale.inverse(centre + width * (scale.forward(x) - centre))
+            theta[name] = x if name == CORRELATION else near
         keys = jax.random.split(jax.random.fold_in(key, len(theta)), (REFERENCE_DRAWS, size))
 
         def one(theta: Mapping[str, Any], keys: Any) -> Params:
@@ -472,11 +547,12 @@ class PopulationModel:
 
     def scale(self, name: str) -> Transform:
         """The estimation scale of a population parameter: its own, the log for SDs, none for
-        effects."""
+        effects and correlations."""
         info = self.population.model.params.info()
         if name in info:
             return info[name].transform
-        return transform_for((-np.inf, np.inf) if name.startswith("beta_") else (0.0, np.inf))
+        free = name == CORRELATION or name.startswith(("beta_", "eta_"))
+        return transform_for((-np.inf, np.inf) if free else (0.0, np.inf))
 
     @property
     def analyte(self) -> str:
@@ -515,6 +591,9 @@ class PopulationModel:
             value = info[name].transform.forward(theta[name])
             for covariate in self.population.covariates.get(name, ()):
                 value = value + design[covariate] @ theta[f"beta_{name}_{covariate}"]
+            shared = theta.get(eta_name(name, COHORT))
+            if shared is not None and OF_COHORT in design:
+                value = value + shared[design[OF_COHORT]]
             phi[name] = value
         for name in self.population.model.params.covariates():
             if name in design:
@@ -535,13 +614,11 @@ class PopulationModel:
     def params_from_scores(
         self, theta: Mapping[str, Any], design: Mapping[str, Any], z: Any
     ) -> Params:
-        """Patients with these standard scores, shape (S, R), at one set of covariates."""
+        """Patients of one infusion with these standard scores, (S, R), at one set of covariates."""
+        random = self.population.random
         phi = self.typical(theta, design)
-        column = 0
-        for name, kinds in self.population.levels.items():
-            for kind in kinds:
-                phi[name] = phi[name] + theta[omega_name(name, kind)] * z[:, column]
-                column += 1
+        for name, x in random.deviations(z @ random.factor(theta).T).items():
+            phi[name] = phi[name] + (x[..., 0] if x.ndim == 2 else x)
         size = z.shape[0]
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (size,)), self.params(phi))
 
@@ -554,10 +631,10 @@ class PopulationModel:
         infusions: int,
     ) -> Params:
         """Random patients; leaves of shape (size, infusions)."""
-        kinds = [kind for levels in self.population.levels.values() for kind in levels]
-        z = jax.random.normal(key, (size, infusions, len(kinds)))
-        same = np.array([kind == PATIENT for kind in kinds], bool)
-        z = jnp.where(same, z[:, :1], z).reshape(size * infusions, len(kinds))
+        columns = self.population.random.columns
+        z = jax.random.normal(key, (size, infusions, len(columns)))
+        same = np.array([level == PATIENT for _, level in columns], bool)
+        z = jnp.where(same, z[:, :1], z).reshape(size * infusions, len(columns))
         params = self.params_from_scores(theta, design, z)
         return jax.tree.map(lambda x: x.reshape(size, infusions), params)
 
@@ -598,8 +675,12 @@ class PopulationModel:
 
     def observation_log_likelihoods(self, params: Params, theta: Mapping[str, Any]) -> Any:
         """ln likelihood of each observation, shape (P, T); 0 where padded."""
+        return self.level_log_likelihoods(self.individual_levels(params), theta)
+
+    def level_log_likelihoods(self, levels: Any, theta: Mapping[str, Any]) -> Any:
+        """The same from true levels at the observations, (P, T)."""
         a = self.individual
-        f = jnp.where(a.mask, self.individual_levels(params), 1.0)
+        f = jnp.where(a.mask, levels, 1.0)
 
         def each(output: str) -> Any:
             residual = self.population.residual_of(output)
@@ -622,63 +703,33 @@ class PopulationModel:
         a = self.individual
         return chosen([each(self.endpoints[analyte]) for analyte in a.analytes], a.analyte)
 
-    def numpyro_model(self) -> None:
-        """The NumPyro model; sites are named as in `priors`, random effects `eta_<parameter>`."""
-        theta = {name: numpyro.sample(name, prior) for name, prior in self.priors.items()}
-        if self.individual is not None:
-            params = self.sample_patients(theta)
-            numpyro.factor("observations", self._observations(params, theta))
-        if self.cohorts:
-            numpyro.factor("summaries", self._summaries(theta))
+    # -- individual patients --------------------------------------------------------------------
 
-    # Compiled as a whole, also where NumPyro evaluates the model operation by operation.
+    @property
+    def infusions(self) -> int:
+        """Infusions that a patient's vector of random effects has a part for."""
+        by_infusion = self.population.random.at(INFUSION)
+        return self.individual.infusion_time.shape[1] if by_infusion else 1
 
-    @cached_property
-    def _observations(self) -> Callable[[Params, Mapping[str, Any]], Any]:
-        return jax.jit(
-            lambda params, theta: jnp.sum(self.observation_log_likelihoods(params, theta))
-        )
+    def patient_params(self, typical: Mapping[str, Any], b: Any) -> Params:
+        """Parameters of the individual patients, leaves (P,) or (P, infusion).
 
-    @cached_property
-    def _summaries(self) -> Callable[[Mapping[str, Any]], Any]:
-        return jax.jit(
-            lambda theta: sum(jnp.sum(x) for x in self.summary_log_likelihoods(theta).values())
-        )
-
-    def sample_patients(self, theta: Mapping[str, Any]) -> Params:
-        phi = self.typical(theta, self.patient_design)
+        Args:
+            typical: what `typical` gives for them.
+            b: their random effects, (P, m); see `effects`.
+        """
         size = len(self.patients)
-        infusions = self.individual.infusion_time.shape[1]
-        phi = {name: jnp.broadcast_to(x, (size,)) for name, x in phi.items()}
-        for name, kinds in self.population.levels.items():
-            for kind in kinds:
-                omega = theta[omega_name(name, kind)]
-                if kind == INFUSION:
-                    z = numpyro.sample(
-                        f"eta_{name}_infusion",
-                        dist.Normal(0.0, 1.0).expand((size, infusions)).to_event(2),
-                    )
-                    phi[name] = phi[name][:, None] + omega * z
-                elif name in self.population.centered:
-                    phi[name] = numpyro.sample(
-                        f"phi_{name}", dist.Normal(phi[name], omega).to_event(1)
-                    )
-                else:
-                    z = numpyro.sample(
-                        f"eta_{name}", dist.Normal(0.0, 1.0).expand((size,)).to_event(1)
-                    )
-                    phi[name] = phi[name] + omega * z
-        params = self.params(phi)
-        wide = max(getattr(x, "ndim", 0) for x in jax.tree.leaves(params))
-        shape = (size, infusions) if wide == 2 else (size,)
+        moved = self.population.random.deviations(b, self.infusions)
+        wide = any(x.ndim == 2 for x in moved.values())
+        shape = (size, self.infusions) if wide else (size,)
 
-        def widen(x: Any) -> Any:
-            x = jnp.asarray(x, float)
-            if x.ndim == 1 and wide == 2:
-                x = x[:, None]
-            return jnp.broadcast_to(x, shape)
+        def widened(x: Any) -> Any:
+            x = jnp.broadcast_to(x, (size,)) if jnp.ndim(x) < 2 else x
+            return jnp.broadcast_to(x[:, None] if wide and x.ndim == 1 else x, shape)
 
-        return jax.tree.map(widen, params)
+        phi = {name: widened(x) for name, x in typical.items()}
+        phi |= {name: phi[name] + widened(x) for name, x in moved.items()}
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, shape), self.params(phi))
 
 
 def _in_equations(name: str, reference: float, values: Sequence[Any], data: Dataset) -> Covariate:
@@ -689,6 +740,41 @@ def _in_equations(name: str, reference: float, values: Sequence[Any], data: Data
             f"{str(values[0])!r}; write yes-or-no covariates as 1 and 0."
         )
     return Covariate(name, reference, (), in_equations=True)
+
+
+def forms_of(population: Population) -> dict[str, str]:
+    """Covariate -> form of its effects, which must be the same on every parameter."""
+    forms: dict[str, str] = {}
+    for parameter in population.covariates:
+        for name, form in population.forms(parameter).items():
+            if forms.setdefault(name, form) != form:
+                raise FitError(
+                    f"Population: the effect of {name!r} is {forms[name]!r} on one parameter and "
+                    f"{form!r} on {parameter!r}; give it one form, or add a column with its log."
+                )
+    return forms
+
+
+def cohorts_of_effects(
+    population: Population, data: Dataset, individual: bool, published: Sequence[str]
+) -> tuple[str, ...]:
+    """The cohorts that have random effects of their own; none where nothing varies by cohort."""
+    names = population.random.at(COHORT)
+    if not names:
+        return ()
+    if individual and "cohort" not in data.patients:
+        raise FitError(
+            f"{data.name}: {names[0]!r} varies by cohort, but the patients table has no column "
+            "'cohort'; add it, or let the parameter vary by patient only."
+        )
+    own = data.covariate("cohort") if individual else ()
+    cohorts = tuple(dict.fromkeys([*map(str, own), *published]))
+    if len(cohorts) < 2:
+        raise FitError(
+            f"{data.name}: {names[0]!r} varies by cohort, but there is one cohort only, "
+            f"{cohorts[0]!r}; let the parameter vary by patient."
+        )
+    return cohorts
 
 
 def covariate_effects(population: Population) -> dict[str, tuple[str, str]]:

@@ -1,7 +1,7 @@
-"""NUTS in blocks: NumPyro's kernel, one thread per chain, progress after every block.
+"""NUTS in blocks: NumPyro's kernel, one thread per chain, progress and a file after every block.
 
 Every chain advances by itself, so no chain waits for another one's deeper tree, and the same
-compiled block serves all of them. Same seed, same machine: same draws.
+compiled block serves all of them. Same seed, same machine: same draws, interrupted or not.
 """
 
 from __future__ import annotations
@@ -12,36 +12,71 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
-from numpyro.infer import MCMC, NUTS, init_to_median
+from numpyro.infer import NUTS, init_to_median
 from numpyro.infer.util import initialize_model
-from scipy.optimize import minimize
 from tqdm import tqdm
 
+from carpk.blocks import Blocks
+
 BLOCK = 50
-REACH = 5.0  # how far from the prior medians a mode is looked for, on the unconstrained scale
-IMPOSSIBLE = 1e12  # -ln posterior where it is not finite
-STEP = 1e-3  # of central differences at the mode
-FLATTEST = 0.1  # curvature that any direction is taken to have; a standard normal has 1
+TREE_DEPTH = 10
 STATS = ("diverging", "energy", "n_steps", "acceptance_rate", "step_size", "lp")
+
+
+class Target(NamedTuple):
+    """What is sampled.
+
+    Attributes:
+        potential: position -> minus ln density.
+        natural: position -> draws by name.
+        start: a position: a dict of arrays.
+        dense: the entries whose correlations the metric learns.
+    """
+
+    potential: Callable[[Any], Any]
+    natural: Callable[[Any], dict[str, Any]]
+    start: Mapping[str, Any]
+    dense: tuple[str, ...]
+
+    def kernel(self, target_accept: float, max_treedepth: int = TREE_DEPTH) -> NUTS:
+        return NUTS(
+            potential_fn=self.potential,
+            target_accept_prob=target_accept,
+            max_tree_depth=(min(8, max_treedepth), max_treedepth),
+            dense_mass=[self.dense] if self.dense else False,
+        )
+
+
+def from_numpyro(model: Callable[..., None], *data: Any, dense: Sequence[str] = ()) -> Target:
+    """The target of a NumPyro model; it starts at the medians of its priors."""
+    info = initialize_model(
+        jax.random.key(0),
+        model,
+        model_args=data,
+        dynamic_args=True,
+        init_strategy=init_to_median(num_samples=25),
+    )
+    return Target(
+        info.potential_fn(*data), info.postprocess_fn(*data), info.param_info.z, tuple(dense)
+    )
 
 
 class Progress:
     """A bar on a terminal; elsewhere a line per 10 %."""
 
-    def __init__(self, total: int, label: str, show: bool) -> None:
-        self.total, self.label, self.done = total, label, 0
+    def __init__(self, total: int, label: str, show: bool, unit: str = "iterations") -> None:
+        self.total, self.label, self.unit, self.done = total, label, unit, 0
         self.start, self.lock = time.monotonic(), threading.Lock()
         terminal = show and sys.stderr.isatty()
         self.bar = tqdm(total=total, desc=label, unit="it") if terminal else None
         self.lines = show and not terminal
         if self.lines:
-            print(f"{label}: compiling, then {total} iterations", file=sys.stderr, flush=True)
+            print(f"{label}: compiling, then {total} {unit}", file=sys.stderr, flush=True)
 
     def add(self, steps: int) -> None:
         with self.lock:
@@ -51,9 +86,10 @@ class Progress:
             elif self.lines and before * 10 // self.total < self.done * 10 // self.total:
                 percent = 100 * self.done // self.total
                 seconds = time.monotonic() - self.start
-                left = seconds * (self.total - self.done) / self.done
+                rate = self.done / max(seconds, 1e-9)
                 print(
-                    f"{self.label}: {percent:3d} %  {seconds:.0f} s, about {left:.0f} s left",
+                    f"{self.label}: {percent:3d} %  {seconds:.0f} s, {rate:.3g} {self.unit} per "
+                    f"second, about {(self.total - self.done) / rate:.0f} s left",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -63,43 +99,50 @@ class Progress:
             self.bar.close()
 
 
+class Draws(NamedTuple):
+    """What NUTS found.
+
+    Attributes:
+        samples: on the natural scale, name -> (chain, draw, ...).
+        stats: sampler statistics under ArviZ's names, name -> (chain, draw).
+        interrupted: whether there are fewer draws than asked for, since somebody stopped it.
+    """
+
+    samples: dict[str, np.ndarray]
+    stats: dict[str, np.ndarray]
+    interrupted: bool
+
+
 def nuts(
-    model: Callable[[], None],
+    target: Target,
+    starts: Sequence[Mapping[str, Any]],
     *,
     draws: int,
     tune: int,
-    chains: int,
     seed: int,
     target_accept: float,
-    max_treedepth: int = 10,
-    dense: Sequence[str] = (),
+    max_treedepth: int = TREE_DEPTH,
     label: str = "sampling",
     progress: bool = True,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Draw from a NumPyro model.
+    blocks: Blocks | None = None,
+) -> Draws:
+    """Draw from a target, one chain from each start.
 
-    `dense` names the sites whose posterior correlations the mass matrix learns.
+    Ctrl-C stops after the blocks under way and returns what there is; a second one, or one before
+    the first draw, is an interruption as usual.
 
-    Returns:
-        Samples on the natural scale, name -> (chain, draw, ...); and sampler statistics under
-        ArviZ's names, name -> (chain, draw).
+    Args:
+        blocks: where every block is written; those that are there already are not sampled again.
     """
+    chains = len(starts)
     keys = jax.random.split(jax.random.key(seed), chains)
+    kernel = target.kernel(target_accept, max_treedepth)
 
-    def started(keys: Any) -> tuple[NUTS, Any]:
-        kernel = NUTS(
-            model,
-            init_strategy=init_to_median(num_samples=25),
-            target_accept_prob=target_accept,
-            max_tree_depth=(min(8, max_treedepth), max_treedepth),
-            dense_mass=[tuple(dense)] if dense else False,
-        )
-        return kernel, kernel.init(keys, tune, None, (), {})
+    @jax.jit
+    def begin(start: Any, key: Any) -> Any:
+        return kernel.init(key, tune, start, (), {})
 
-    _, batch = started(keys)  # the starting points of all chains in one go
-    kernel, _ = started(keys[0])  # and a kernel that advances one chain by itself
-    states = [jax.tree.map(lambda x, i=i: x[i], batch) for i in range(chains)]
-    natural = kernel.postprocess_fn((), {})
+    kernel.init(keys[0], tune, starts[0], (), {})  # outside of tracing, so that it can sample
     block = min(BLOCK, draws)
 
     @jax.jit
@@ -118,34 +161,58 @@ def nuts(
                 state.adapt_state.step_size,
                 -state.potential_energy,
             )
-            return state, (natural(state.z), stats)
+            return state, (target.natural(state.z), stats)
 
         return jax.lax.scan(step, state, None, length=block)
 
     bar = Progress(chains * (tune + draws), label, progress)
+    stop = threading.Event()
+    warming = [min(block, tune - start) for start in range(0, tune, block)]
+    sampling = [min(block, draws - start) for start in range(0, draws, block)]
 
-    def run(state: Any) -> tuple[Mapping[str, Any], tuple[Any, ...]]:
-        for start in range(0, tune, block):
-            steps = min(block, tune - start)
-            state = jax.block_until_ready(warm(state, steps))
+    def run(chain: int) -> list[Any]:
+        state = begin(starts[chain], keys[chain])
+        found: list[Any] = []
+        first = 0
+        if blocks is not None:
+            state, found, first = blocks.read(chain, state)
+            bar.add(sum([*warming, *sampling][:first]))
+        for i, steps in enumerate([*warming, *sampling][first:], first):
+            if stop.is_set():
+                break
+            out = None
+            if i < len(warming):
+                state = jax.block_until_ready(warm(state, steps))
+            else:
+                state, out = jax.block_until_ready(advance(state))
+                out = jax.tree.map(np.asarray, out)
+                found.append(out)
+            if blocks is not None:
+                blocks.write(chain, i, state, out)
             bar.add(steps)
-        blocks = []
-        for start in range(0, draws, block):
-            state, out = jax.block_until_ready(advance(state))
-            blocks.append(jax.tree.map(np.asarray, out))
-            bar.add(min(block, draws - start))
-        return jax.tree.map(lambda *x: np.concatenate(x)[:draws], *blocks)
+        return found
 
-    try:
-        with ThreadPoolExecutor(max_workers=min(chains, os.cpu_count() or 1)) as pool:
-            results = list(pool.map(run, states))
-    finally:
-        bar.close()
-    samples, stats = jax.tree.map(lambda *x: np.stack(x), *results)
+    with ThreadPoolExecutor(max_workers=min(chains, os.cpu_count() or 1)) as pool:
+        waiting = [pool.submit(run, chain) for chain in range(chains)]
+        try:
+            results = [each.result() for each in waiting]
+        except KeyboardInterrupt:
+            stop.set()
+            results = [each.result() for each in waiting]
+            if min(map(len, results)) == 0:
+                raise
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            bar.close()
+    kept = min(map(len, results))
+    each = [jax.tree.map(lambda *x: np.concatenate(x)[:draws], *r[:kept]) for r in results]
+    samples, stats = jax.tree.map(lambda *x: np.stack(x), *each)
     named = dict(zip(STATS, stats, strict=True))
     named["tree_depth"] = np.ceil(np.log2(named["n_steps"] + 1)).astype(int)
     named["reached_max_treedepth"] = named["tree_depth"] >= max_treedepth
-    return {k: np.asarray(v) for k, v in samples.items()}, named
+    return Draws({k: np.asarray(v) for k, v in samples.items()}, named, kept < len(sampling))
 
 
 def prior_draws(priors: Mapping[str, Any], size: int, seed: int) -> dict[str, np.ndarray]:
@@ -158,7 +225,7 @@ def prior_draws(priors: Mapping[str, Any], size: int, seed: int) -> dict[str, np
 
 
 def one_chain_each(
-    model: Callable[[Any], None],
+    of: Callable[[Any], Target],
     data: Any,
     *,
     draws: int,
@@ -170,7 +237,7 @@ def one_chain_each(
     """One short chain for each of many data sets of the same shape, compiled once.
 
     Args:
-        model: NumPyro model of one data set.
+        of: the target of one data set; traced.
         data: pytree of arrays with a leading axis (data set,).
 
     Returns:
@@ -179,118 +246,40 @@ def one_chain_each(
 
     @jax.jit
     def one(data: Any, key: Any) -> dict[str, Any]:
-        mcmc = MCMC(
-            NUTS(
-                model,
-                init_strategy=init_to_median(num_samples=25),
-                target_accept_prob=target_accept,
-                max_tree_depth=8,
-                dense_mass=True,
-            ),
-            num_warmup=tune,
-            num_samples=draws,
-            progress_bar=False,
-        )
-        mcmc.run(key, data)
-        return mcmc.get_samples()
+        target = of(data)
+        kernel = target.kernel(target_accept, 8)
+        state = kernel.init(key, tune, target.start, (), {})
+        state = jax.lax.fori_loop(0, tune, lambda _, s: kernel.sample(s, (), {}), state)
+
+        def step(state: Any, _: Any) -> Any:
+            state = kernel.sample(state, (), {})
+            return state, target.natural(state.z)
+
+        return jax.lax.scan(step, state, None, length=draws)[1]
 
     size = jax.tree.leaves(data)[0].shape[0]
     keys = jax.random.split(jax.random.key(seed), size)
-    bar = Progress(size, "recovery", progress)
 
     def run(i: int) -> dict[str, np.ndarray]:
         out = one(jax.tree.map(lambda x: jnp.asarray(x[i]), data), keys[i])
-        out = {k: np.asarray(v) for k, v in out.items()}
+        return {k: np.asarray(v) for k, v in out.items()}
+
+    samples = in_threads(run, size, "recovery", progress)
+    return {k: np.stack([s[k] for s in samples]) for k in samples[0]}
+
+
+def in_threads(run: Callable[[int], Any], size: int, label: str, progress: bool) -> list[Any]:
+    """run(0), which compiles, and then run(1), run(2), ... side by side."""
+    bar = Progress(size, label, progress, "data sets")
+
+    def counted(i: int) -> Any:
+        out = run(i)
         bar.add(1)
         return out
 
     try:
-        first = run(0)  # compiles
+        first = counted(0)
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            samples = [first, *pool.map(run, range(1, size))]
+            return [first, *pool.map(counted, range(1, size))]
     finally:
         bar.close()
-    return {k: np.stack([s[k] for s in samples]) for k in first}
-
-
-def laplace_each(
-    model: Callable[[Any], None], data: Any, *, draws: int, seed: int, progress: bool = True
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Weighted draws around the posterior mode of each of many data sets of the same shape.
-
-    They come from a normal distribution with the curvature at the mode (central differences of
-    the gradient, which needs nothing compiled anew); the weights tell what it misses.
-
-    Args:
-        model: NumPyro model of one data set.
-        data: pytree of arrays with a leading axis (data set,).
-
-    Returns:
-        Samples on the natural scale, name -> (data set, draw, ...), and the logarithms of their
-        weights, (data set, draw).
-    """
-
-    def of(i: int) -> Any:
-        return jax.tree.map(lambda x: jnp.asarray(x[i]), data)
-
-    info = initialize_model(
-        jax.random.key(seed),
-        model,
-        model_args=(of(0),),
-        dynamic_args=True,
-        init_strategy=init_to_median(num_samples=25),
-    )
-    start, unravel = ravel_pytree(info.param_info.z)
-
-    def potential(z: Any, data: Any) -> Any:
-        return info.potential_fn(data)(unravel(z))
-
-    @jax.jit
-    def weighed(z: Any, data: Any) -> Any:
-        each = jax.lax.map(lambda z: potential(z, data), z)
-        return each, jax.vmap(lambda z: info.postprocess_fn(data)(unravel(z)))(z)
-
-    downhill = jax.jit(jax.value_and_grad(potential))
-    size, dims = jax.tree.leaves(data)[0].shape[0], start.size
-    rngs = np.random.default_rng(seed).spawn(size)
-    bar = Progress(size, "recovery", progress)
-
-    def run(i: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        mode, _ = downhill_from(start, lambda z: downhill(z, of(i)))
-        steps = STEP * np.eye(dims)
-        ends = [[downhill(mode + sign * e, of(i))[1] for e in steps] for sign in (1, -1)]
-        hessian = (np.array(ends[0]) - np.array(ends[1])) / (2 * STEP)
-        values, vectors = np.linalg.eigh(np.nan_to_num((hessian + hessian.T) / 2))
-        factor = vectors / np.sqrt(np.maximum(values, FLATTEST))
-        steps = rngs[i].standard_normal((draws, dims))
-        inside = -0.5 * np.sum(steps**2, axis=1)
-        energy, out = jax.tree.map(np.asarray, weighed(mode + steps @ factor.T, of(i)))
-        bar.add(1)
-        return out, np.where(np.isfinite(energy), -energy - inside, -np.inf)
-
-    try:
-        first = run(0)  # compiles
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            found = [first, *pool.map(run, range(1, size))]
-    finally:
-        bar.close()
-    return jax.tree.map(lambda *x: np.stack(x), *found)
-
-
-def downhill_from(start: Any, valued: Callable[[Any], Any]) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest point near `start`, and the inverse Hessian that L-BFGS has met on its way.
-
-    Args:
-        valued: z -> (value, gradient); where they are not finite, it turns back.
-    """
-
-    def finite(z: Any) -> tuple[float, np.ndarray]:
-        value, slope = jax.tree.map(np.asarray, valued(z))
-        bad = not (np.isfinite(value) and np.isfinite(slope).all())
-        return (IMPOSSIBLE, np.zeros_like(slope)) if bad else (float(value), slope)
-
-    around = [(x - REACH, x + REACH) for x in np.asarray(start)]
-    found = minimize(
-        finite, start, jac=True, method="L-BFGS-B", bounds=around, options={"maxcor": 50}
-    )
-    return found.x, found.hess_inv.todense()

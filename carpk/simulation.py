@@ -27,11 +27,12 @@ import xarray as xr
 
 from carpk import nca
 from carpk.dosing import Dose, Regimen
+from carpk.effects import PATIENT
 from carpk.errors import CarpkWarning, FitError, ModelError, RegimenError
 from carpk.events import SIZE
 from carpk.inference import INTERVAL, Fit
 from carpk.params import Params
-from carpk.population import PATIENT, Population
+from carpk.population import Population
 from carpk.solver import Solver, first_below, solve_all, solve_many
 from carpk.structural import ClosedForm, ODEModel
 
@@ -403,10 +404,11 @@ def _from_fit(
 
 def _scores(population: Population, key: Any, size: int, infusions: int) -> Any:
     """Standard scores (patient, infusion, random effect); more infusions change no earlier one."""
-    kinds = [kind for levels in population.levels.values() for kind in levels]
+    columns = population.random.columns
     keys = [jax.random.fold_in(key, k) for k in range(infusions)]
-    z = jnp.stack([jax.random.normal(k, (size, len(kinds))) for k in keys], axis=1)
-    return jnp.where(np.array([kind == PATIENT for kind in kinds], bool), z[:, :1], z)
+    z = jnp.stack([jax.random.normal(k, (size, len(columns))) for k in keys], axis=1)
+    same = np.array([level == PATIENT for _, level in columns], bool)
+    return jnp.where(same, z[:, :1], z)
 
 
 # --- what: their levels ---------------------------------------------------------------------------

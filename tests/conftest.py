@@ -8,7 +8,7 @@ import xarray as xr
 
 import carpk as ck  # switches JAX to float64 before any test makes an array
 from carpk._arviz import to_idata
-from carpk.inference import Verdict
+from carpk.verdict import Verdict
 
 mpl.use("Agg")
 

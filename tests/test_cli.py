@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import carpk as ck
 from carpk import cli
-from carpk.inference import Verdict
+from carpk.verdict import Verdict
 
 
 def run(*arguments):

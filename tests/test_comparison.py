@@ -19,7 +19,7 @@ from carpk._arviz import to_idata
 from carpk.comparison import compare, published, virtual
 from carpk.comparison.arms import Plan
 from carpk.comparison.caveats import about_arms
-from carpk.inference import Verdict
+from carpk.verdict import Verdict
 
 ONE = ck.Regimen.cells()
 THREE = ck.Regimen.cells(day=[0, 42, 84])

@@ -10,7 +10,8 @@ import pytest
 import scipy.stats
 
 import carpk as ck
-from carpk.inference import decode_population, encode_population, pointwise
+from carpk.inference import pointwise
+from carpk.storage import decode_population, encode_population
 
 DAYS = {"cells": [1.0, 4.0, 9.0], "host": [-1.0, 2.0, 9.0, 20.0]}
 

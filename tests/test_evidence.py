@@ -20,7 +20,7 @@ from carpk.errors import DatasetError, FitError
 from carpk.evidence import likelihoods
 from carpk.evidence.likelihoods import LIKELIHOODS, SLOPES, Arm, Fact
 from carpk.evidence.scaling import distance, power_scaling
-from carpk.inference import Verdict
+from carpk.verdict import Verdict
 
 TABLE = evidence.load()
 FITTED = TABLE[TABLE["use"] == "fit"]

@@ -12,6 +12,8 @@ import pytest
 import scipy.stats
 
 import carpk as ck
+from carpk.inference import patients
+from carpk.posterior import Posterior
 
 DAYS = [2.0, 5.0, 7.0, 10.0, 14.0, 21.0, 28.0, 60.0]
 LLOQ = 0.5
@@ -111,17 +113,16 @@ def test_individuals_and_summaries_add_up_in_one_posterior(data):
     study = ck.load_study("zuma1_moffitt").dataset()
     pop = ck.Population(ck.load_model("piecewise"), varies=["cmax"])
     theta = {"cmax": 40.0, "tmax": 8.0, "t_double": 0.8, "t_alpha": 5.0, "fb": 0.01}
-    theta |= {"beta_alpha": 0.02, "omega_cmax": 0.7, "sigma": 0.5, "eta_cmax": np.zeros(6)}
-    both, people, cohort = (pop.bind(d) for d in (data + study, data, study))
+    theta |= {"beta_alpha": 0.02, "omega_cmax": 0.7, "sigma": 0.5}
+    both, people, cohort = (Posterior(pop.bind(d)) for d in (data + study, data, study))
+    u = both.outer_of(theta)
+    z = np.linspace(-1, 1, 6)[:, None]
 
-    def density(bound):
-        from numpyro.infer.util import log_density
+    def likelihood(of, z):
+        return float(of.log_density(u, z, None) - of.log_prior(u))
 
-        sites = {k: v for k, v in theta.items() if k != "eta_cmax" or bound.patients}
-        return float(log_density(bound.numpyro_model, (), {}, sites)[0])
-
-    shared = float(sum(pop.default_priors()[k].log_prob(theta[k]) for k in pop.default_priors()))
-    assert density(both) == pytest.approx(density(people) + density(cohort) - shared, rel=1e-9)
+    apart = likelihood(people, z) + likelihood(cohort, np.zeros((0, 1)))
+    assert likelihood(both, z) == pytest.approx(apart, rel=1e-9)
 
 
 class TestFit:
@@ -236,6 +237,10 @@ class TestRefusals:
             ck.fit(POP, data, draws=0)
 
 
+THETA = {"cmax": 40.0, "tmax": 8.0, "t_double": 0.8, "t_alpha": 5.0, "fb": 0.01}
+THETA |= {"beta_alpha": 0.02, "omega_cmax": 0.6, "omega_cmax_infusion": 0.3, "sigma": 0.5}
+
+
 def test_each_infusion_can_have_its_own_peak():
     """With variation by infusion the likelihood takes one parameter per infusion."""
     data = simulated(patients=2)
@@ -244,9 +249,12 @@ def test_each_infusion_can_have_its_own_peak():
         patients=data.patients, doses=doses, observations=data.observations, name="simulated"
     )
     pop = ck.Population(ck.load_model("piecewise"), varies={"cmax": ["patient", "infusion"]})
-    bound = pop.bind(again)
-    from numpyro import handlers
-
-    trace = handlers.trace(handlers.seed(bound.numpyro_model, 0)).get_trace()
-    assert trace["eta_cmax_infusion"]["value"].shape == (2, 2)
-    assert np.isfinite(trace["observations"]["fn"].log_factor)
+    posterior = Posterior(pop.bind(again))
+    assert posterior.inner == 3  # of the patient, and of each infusion
+    sample = posterior.sample_of(posterior.outer_of(THETA), np.ones((2, 3)), None)
+    assert sample["eta_cmax_infusion"].shape == (2, 2)
+    np.testing.assert_allclose(sample["eta_cmax"], 0.6)
+    np.testing.assert_allclose(sample["eta_cmax_infusion"], 0.3)
+    params, _ = patients(posterior.bound, sample)
+    np.testing.assert_allclose(params.cmax, 40.0 * math.exp(0.9))
+    assert np.isfinite(posterior.log_density(posterior.outer_of(THETA), np.ones((2, 3)), None))

@@ -21,9 +21,11 @@ LAYERS = (  # a module imports from layers before its own only
     ("sbml",),
     ("library",),
     ("catalogue", "exposure"),
-    ("levels", "summaries"),
+    ("levels", "summaries", "effects"),
     ("population",),
-    ("sampler", "_arviz", "replicates"),
+    ("posterior", "storage", "replicates", "_arviz", "blocks"),
+    ("laplace", "sampler"),
+    ("verdict",),
     ("inference",),
     ("information",),
     ("simulation", "checks", "evidence"),
@@ -42,7 +44,7 @@ OWNERS = {  # dependency -> the only modules that may import it, anywhere in the
     "equinox": {"params", "dosing", "disposition", "structural"},
     "diffrax": {"routes"},
     "libsbml": {"sbml"},
-    "xarray": {"_arviz", "inference", "simulation", "checks", "evidence", "comparison"},
+    "xarray": {"_arviz", "inference", "verdict", "simulation", "checks", "evidence", "comparison"},
 }
 MODULES = sorted(p.stem if p.suffix else p.name for p in PACKAGE.iterdir() if p.name[0] != ".")
 MODULES = [m for m in MODULES if m not in {"__init__", "__pycache__", "_data"}]

@@ -15,14 +15,16 @@ import scipy.stats
 from carpk._arviz import PARETO_K, pareto_smoothed
 from carpk.dataset import Dataset
 from carpk.errors import FitError
-from carpk.inference import INTERVAL
+from carpk.inference import INTERVAL, Standard, prior_centre
+from carpk.laplace import Engine, Mode
 from carpk.params import Params
 from carpk.population import Population, PopulationModel
+from carpk.posterior import Posterior
 from carpk.replicates import (
     simulated_values,
     with_values,
 )
-from carpk.sampler import laplace_each, one_chain_each, prior_draws
+from carpk.sampler import in_threads, one_chain_each, prior_draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,19 +111,36 @@ def recovery(
     target = bound if fitted is None else fitted.bind(data)
     names = list(target.priors)
 
-    def model(values: Mapping[str, Any]) -> None:
-        with_values(target, values).numpyro_model()
+    if method not in ("nuts", "laplace"):
+        raise FitError(f'checks.recovery: method must be "nuts" or "laplace", but is {method!r}.')
 
+    def of(values: Mapping[str, Any]) -> Posterior:
+        return Posterior(with_values(target, values))
+
+    first = of(jax.tree.map(lambda x: jnp.asarray(x[0]), values))
+    middle, spread = prior_centre(first)
+    engine = Engine(of)
+
+    def mode(i: int) -> Mode:
+        return engine.mode(middle, spread, jax.tree.map(lambda x: jnp.asarray(x[i]), values))
+
+    modes = in_threads(mode, simulations, "modes", progress)
+    standards = jax.tree.map(lambda *x: np.stack(x), *map(Standard.of, modes))
+    rng = np.random.default_rng(seed)
     if method == "nuts":
+        shape = (simulations, first.patients, first.inner)
+        start = {"population": rng.standard_normal((simulations, first.outer))}
+        start |= {"patients": rng.standard_normal(shape)} if min(shape) else {}
         samples = one_chain_each(
-            model, values, draws=draws, tune=tune, seed=seed, progress=progress
-        )
-    elif method == "laplace":
-        samples = _resampled(
-            *laplace_each(model, values, draws=draws, seed=seed, progress=progress)
+            lambda data: data[1].target(of(data[0]), data[2]),
+            (values, standards, start),
+            draws=draws,
+            tune=tune,
+            seed=seed,
+            progress=progress,
         )
     else:
-        raise FitError(f'checks.recovery: method must be "nuts" or "laplace", but is {method!r}.')
+        samples = _around_modes(of, values, standards, first, draws, rng)
     quantiles, z = {}, {}
     ends = [0.5, (1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
     for n in names:
@@ -140,6 +159,47 @@ def recovery(
         found[n] = np.exp(np.moveaxis(np.quantile(x, ends, axis=1), 0, 1))
         scores[n] = (x.mean(1) - np.log(truths[n])) / x.std(1)
     return Recovery(truths, found, scores, failed)
+
+
+def _around_modes(
+    of: Callable[[Any], Posterior],
+    values: Any,
+    standards: Standard,
+    first: Posterior,
+    draws: int,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """Draws from the normal distributions around the modes, name -> (data set, draw, ...).
+
+    Weighted by importance where nothing was integrated out, so that the density is exact.
+    """
+    size = len(jax.tree.leaves(values)[0])
+    v = rng.standard_normal((size, draws, first.outer))
+    x = rng.standard_normal((size, draws, first.patients, first.inner))
+
+    @jax.jit
+    def one(data: Any) -> Any:
+        values, standard, v, x = data
+        posterior = of(values)
+
+        def draw(v: Any, x: Any) -> Any:
+            position = {"population": v, "patients": x}
+            u, x = standard.coordinates(posterior, position)
+            ratio = 0.0
+            if not first.inner:
+                ratio = posterior.log_density(u, x, None) + 0.5 * jnp.sum(v**2)
+            return posterior.sample_of(u, x, standard.conditional), ratio
+
+        return jax.lax.map(lambda vx: draw(*vx), (v, x))
+
+    each = []
+    for i in range(size):
+        data = jax.tree.map(lambda y, i=i: jnp.asarray(y[i]), (values, standards, v, x))
+        each.append(jax.tree.map(np.asarray, one(data)))
+    samples, weights = jax.tree.map(lambda *y: np.stack(y), *each)
+    if first.inner:
+        return samples
+    return _resampled(samples, np.where(np.isfinite(weights), weights, -np.inf))
 
 
 def _resampled(

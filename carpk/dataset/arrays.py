@@ -43,7 +43,7 @@ class IndividualArrays:
     time: np.ndarray
     value: np.ndarray
     lloq: np.ndarray
-    limit: np.ndarray
+    limit: Any
     censored: np.ndarray
     analyte: np.ndarray
     mask: np.ndarray

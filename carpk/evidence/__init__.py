@@ -42,8 +42,9 @@ from carpk.evidence.likelihoods import LIKELIHOODS
 from carpk.evidence.model import PRIORS, SUGGESTED, Model, model
 from carpk.evidence.scaling import power_scaling
 from carpk.evidence.table import load
-from carpk.inference import INTERVAL, PRIOR_DRAWS, Verdict, judge
-from carpk.sampler import nuts, one_chain_each, prior_draws
+from carpk.inference import INTERVAL, PRIOR_DRAWS
+from carpk.sampler import from_numpyro, nuts, one_chain_each, prior_draws
+from carpk.verdict import Verdict, judge
 
 __all__ = ["LIKELIHOODS", "PRIORS", "SUGGESTED", "Evidence", "effects", "fit", "load", "model"]
 
@@ -150,7 +151,7 @@ class Evidence:
             for _ in range(chains)
         ]
         samples = one_chain_each(
-            self.model.numpyro_model,
+            lambda data: from_numpyro(self.model.numpyro_model, data),
             {"weight": np.array(weights)},
             draws=s["draws"],
             tune=s["tune"] // 2,
@@ -246,14 +247,14 @@ def fit(
                 f"evidence.fit: {name} must be a whole number of at least 1, but is {number!r}."
             )
     bound: Any = model(table, priors)  # to `judge`, a population model
-    samples, stats = nuts(
-        bound.numpyro_model,
+    target = from_numpyro(bound.numpyro_model, dense=list(bound.priors))
+    samples, stats, _ = nuts(
+        target,
+        [target.start] * chains,
         draws=draws,
         tune=tune,
-        chains=chains,
         seed=seed,
         target_accept=target_accept,
-        dense=list(bound.priors),
         label="evidence on lymphodepletion",
         progress=progress,
     )
@@ -265,7 +266,7 @@ def fit(
         table=table,
         model=bound,
         idata=to_idata({"posterior": posterior, "sample_stats": sampler, "prior": prior}),
-        verdict=judge(posterior, sampler, prior, bound),
+        verdict=judge(posterior, sampler, prior, bound, {"method": "nuts"}),
         settings=settings | {"target_accept": target_accept, "progress": progress},
     )
 

@@ -13,17 +13,11 @@ import scipy.special
 import scipy.stats
 
 from carpk.assay import Residual
+from carpk.effects import INFUSION, PATIENT, omega_name
 from carpk.errors import FitError
 from carpk.information.columns import Column, point_of, theta_of
 from carpk.information.design import Sampled, params_of, typical_of
-from carpk.population import (
-    FLOOR,
-    INFUSION,
-    PATIENT,
-    Population,
-    covariate_effects,
-    omega_name,
-)
+from carpk.population import FLOOR, Population, covariate_effects
 
 STEP = 1e-3  # of the central differences, on the estimation scale
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)  # averages over random effects

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from carpk.inference import UNINFORMED
 from carpk.information.columns import Column
 from carpk.population import Population
+from carpk.verdict import UNINFORMED
 
 INFORMED = math.sqrt(0.5)  # posterior over prior SD where the data say as much as the prior
 COLLINEAR = 0.95  # cosine of two sensitivities that the data can hardly tell apart

@@ -13,7 +13,7 @@ import scipy.stats as st
 
 from carpk import evidence
 from carpk.evidence.likelihoods import FEWEST, SLOPES
-from carpk.sampler import one_chain_each, prior_draws
+from carpk.sampler import from_numpyro, one_chain_each, prior_draws
 
 pytestmark = pytest.mark.slow
 TABLES = 48
@@ -77,7 +77,13 @@ def test_90_percent_intervals_hold_the_effects_of_simulated_studies():
     value, p = np.stack(tables, axis=1)
     data = {"value": value, "p": p, "weight": np.ones_like(value)}
     samples = one_chain_each(
-        bound.numpyro_model, data, draws=500, tune=500, seed=1, target_accept=0.95, progress=False
+        lambda data: from_numpyro(bound.numpyro_model, data),
+        data,
+        draws=500,
+        tune=500,
+        seed=1,
+        target_accept=0.95,
+        progress=False,
     )
     after, before = evidence.effects(samples), evidence.effects(truth)
     for name, x in after.items():

@@ -1,0 +1,280 @@
+"""The posterior density of a population model, in coordinates that make it easy.
+
+`outer` coordinates u (n,) are the population parameters on the whole line (NumPyro's bijections)
+and the standard scores of the cohorts' effects. A patient's random effects are b = L z with L the
+factor of their covariance; z (m,) are standard scores.
+
+What makes such posteriors hard is that b and its SDs depend on each other: standard scores suit
+patients with few samples, deviations those with many, and most lie between, patient by patient and
+direction by direction. `Conditional` settles it. Near the mode a patient's likelihood is about
+normal in the linear predictor, with information A and pull a; given the population parameters the
+random effects are then normal too,
+
+    precision (of z)   U U' = I + L' A L,        mean   U^-T U^-1 L' (a - E mu),
+
+with mu the typical values at the patient's covariates. With z = U^-T (U^-1 L' (a - E mu) + x) the
+coordinates x are standard normal and independent of the population parameters, as far as that
+holds; where it does not, the density below is still exact, Jacobian included.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from numpyro.distributions import biject_to
+
+from carpk.effects import COHORT, eta_name, omega_name
+from carpk.population import PopulationModel
+
+LN_SQRT_2PI = 0.5 * np.log(2 * np.pi)
+
+
+class Conditional(NamedTuple):
+    """What each patient's data say of the linear predictor, as a normal likelihood.
+
+    Of P patients with m random effects, D estimated parameters and O endpoints, whose information
+    is taken to change with the residual SD as it does for a normal variable.
+
+    Attributes:
+        information: A, (O, P, m, m).
+        pull: a, (O, P, m).
+        typical: E, (O, P, m, D).
+        weight: of each endpoint at the point where these were taken, (O,).
+    """
+
+    information: Any
+    pull: Any
+    typical: Any
+    weight: Any
+
+
+class Site(NamedTuple):
+    """One population parameter, or the scores of a cohort effect, among the outer coordinates."""
+
+    name: str
+    prior: dist.Distribution
+    transform: Any
+    shape: tuple[int, ...]  # unconstrained
+    place: slice
+
+
+@dataclasses.dataclass(frozen=True)
+class Posterior:
+    """The density of one population model with its data; pure, so that it can be traced."""
+
+    bound: PopulationModel
+
+    # -- population parameters ----------------------------------------------------------------
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """Everything among the outer coordinates, in their order."""
+        priors = dict(self.bound.priors)
+        size = len(self.bound.clusters)
+        for name in self.bound.population.random.at(COHORT):
+            priors[eta_name(name, COHORT)] = dist.Normal(0.0, 1.0).expand((size,)).to_event(1)
+        sites, start = [], 0
+        for name, prior in priors.items():
+            transform = biject_to(prior.support)
+            shape = transform.inverse_shape(prior.batch_shape + prior.event_shape)
+            stop = start + int(np.prod(shape))
+            sites.append(Site(name, prior, transform, tuple(shape), slice(start, stop)))
+            start = stop
+        return tuple(sites)
+
+    @property
+    def outer(self) -> int:
+        """n, the number of outer coordinates."""
+        return self.sites[-1].place.stop
+
+    @property
+    def inner(self) -> int:
+        """m, the length of a patient's random effects; 0 without individual patients."""
+        bound = self.bound
+        return 0 if bound.individual is None else bound.population.random.size(bound.infusions)
+
+    @property
+    def patients(self) -> int:
+        return len(self.bound.patients)
+
+    def theta(self, u: Any) -> dict[str, Any]:
+        """Population parameters [natural scale] and the cohorts' deviations."""
+        theta = {
+            site.name: site.transform(u[site.place].reshape(site.shape)) for site in self.sites
+        }
+        for name in self.bound.population.random.at(COHORT):
+            theta[eta_name(name, COHORT)] *= theta[omega_name(name, COHORT)]
+        return theta
+
+    def outer_of(self, theta: Mapping[str, Any]) -> Any:
+        """The inverse of `theta`."""
+        parts = []
+        for site in self.sites:
+            value = jnp.asarray(theta[site.name], float)
+            if site.name not in self.bound.priors:
+                parameter = site.name.removeprefix("eta_").removesuffix("_cohort")
+                value = value / theta[omega_name(parameter, COHORT)]
+            parts.append(jnp.ravel(site.transform.inv(value)))
+        return jnp.concatenate(parts)
+
+    def log_prior(self, u: Any) -> Any:
+        """ln prior density of the outer coordinates."""
+        total = jnp.zeros(())
+        for site in self.sites:
+            x = u[site.place].reshape(site.shape)
+            y = site.transform(x)
+            total += jnp.sum(site.prior.log_prob(y))
+            total += jnp.sum(site.transform.log_abs_det_jacobian(x, y))
+        return total
+
+    def published(self, theta: Mapping[str, Any]) -> Any:
+        """ln likelihood of the published facts."""
+        every = self.bound.summary_log_likelihoods(theta)
+        return sum((jnp.sum(x) for x in every.values()), jnp.zeros(()))
+
+    # -- patients -----------------------------------------------------------------------------
+
+    def typical(self, theta: Mapping[str, Any]) -> Any:
+        """Typical values at every patient's covariates, on the estimation scale, (P, D)."""
+        phi = self.bound.typical(theta, self.bound.patient_design)
+        names = self.bound.population.estimated
+        each = [jnp.broadcast_to(phi[name], (self.patients,)) for name in names]
+        return jnp.stack(each, axis=-1) if each else jnp.zeros((self.patients, 0))
+
+    def factor(self, theta: Mapping[str, Any]) -> Any:
+        """L, (m, m)."""
+        return self.bound.population.random.factor(theta, self.bound.infusions)
+
+    def log_levels(self, mu: Any, b: Any) -> Any:
+        """ln of the levels at the observations, (P, T); 0 where padded."""
+        bound = self.bound
+        phi = {name: mu[:, i] for i, name in enumerate(bound.population.estimated)}
+        own = bound.population.model.params.covariates()
+        design = bound.patient_design
+        phi |= {name: design[name][..., 0] for name in own if name in design}
+        f = bound.individual_levels(bound.patient_params(phi, b))
+        return jnp.log(jnp.where(bound.individual.mask, f, 1.0))
+
+    def of_levels(self, log_f: Any, theta: Mapping[str, Any]) -> Any:
+        """ln likelihood of each observation, (P, T)."""
+        return self.bound.level_log_likelihoods(jnp.exp(log_f), theta)
+
+    def weights(self, theta: Mapping[str, Any]) -> Any:
+        """Curvature of ln likelihood of a measurement that equals its level, by ln level, (O,)."""
+        bound, a = self.bound, self.bound.individual
+        each = []
+        for o, analyte in enumerate(a.analytes):
+            here = np.asarray(a.mask) & (np.asarray(a.analyte) == o)
+            level = jnp.exp(jnp.sum(jnp.where(here, jnp.log(a.value), 0.0)) / max(here.sum(), 1))
+            output = bound.endpoints[analyte]
+            residual = bound.population.residual_of(output)
+            own = bound.population.residual_theta(theta, output)
+
+            def density(
+                x: Any, level: Any = level, residual: Any = residual, own: Any = own
+            ) -> Any:
+                return residual.log_prob(level, level * jnp.exp(x), own)
+
+            each.append(jnp.maximum(-with_derivatives(density, jnp.zeros(()))[2], 1e-12))
+        return jnp.stack(each)
+
+    def standardized(
+        self, theta: Mapping[str, Any], mu: Any, conditional: Conditional, x: Any
+    ) -> tuple[Any, Any]:
+        """z (P, m) of the coordinates x, and ln |dz/dx|, (P,)."""
+        scale = self.weights(theta) / conditional.weight
+        factor = self.factor(theta)
+        information = jnp.einsum("o,opij->pij", scale, conditional.information)
+        pull = jnp.einsum("o,opi->pi", scale, conditional.pull)
+        pull -= jnp.einsum("o,opid,pd->pi", scale, conditional.typical, mu)
+        precision = jnp.einsum("ki,pkl,lj->pij", factor, information, factor)
+        lower = cholesky(
+            [[precision[:, i, j] + (i == j) for j in range(i + 1)] for i in range(self.inner)]
+        )
+        pulled = pull @ factor
+        forward = solve_lower(lower, [pulled[:, i] for i in range(self.inner)])
+        z = solve_upper(lower, [y + x[:, i] for i, y in enumerate(forward)])
+        return jnp.stack(z, axis=-1), -sum(jnp.log(lower[i][i]) for i in range(self.inner))
+
+    def log_density(self, u: Any, x: Any, conditional: Conditional | None) -> Any:
+        """ln of the joint density of outer coordinates and patients' coordinates.
+
+        Args:
+            u: (n,).
+            x: (P, m); standard scores where there is no `conditional`.
+        """
+        theta = self.theta(u)
+        total = self.log_prior(u) + self.published(theta)
+        if self.bound.individual is None:
+            return total
+        mu = self.typical(theta)
+        z, log_slope = x, jnp.zeros(self.patients)
+        if conditional is not None and self.inner:
+            z, log_slope = self.standardized(theta, mu, conditional, x)
+        each = self.of_levels(self.log_levels(mu, z @ self.factor(theta).T), theta)
+        return total + jnp.sum(each) + jnp.sum(log_slope) + jnp.sum(_log_normal(z))
+
+    def sample_of(self, u: Any, x: Any, conditional: Conditional | None) -> dict[str, Any]:
+        """Population parameters and random effects by name, from coordinates."""
+        theta = self.theta(u)
+        if self.bound.individual is None:
+            return theta
+        z = x
+        if conditional is not None and self.inner:
+            z, _ = self.standardized(theta, self.typical(theta), conditional, x)
+        b = z @ self.factor(theta).T
+        return theta | self.bound.population.random.named(b, self.bound.infusions)
+
+
+def _log_normal(z: Any) -> Any:
+    return -0.5 * z**2 - LN_SQRT_2PI
+
+
+def with_derivatives(f: Any, x: Any) -> tuple[Any, Any, Any]:
+    """(f, f', f'') of an elementwise function, by forward differentiation."""
+    ones = jnp.ones_like(x)
+
+    def slope(x: Any) -> Any:
+        return jax.jvp(f, (x,), (ones,))
+
+    (value, first), (_, second) = jax.jvp(slope, (x,), (ones,))
+    return value, first, second
+
+
+# Small matrices, one per patient: written out, since calling a library for each costs more.
+
+
+def cholesky(a: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """Lower factor of symmetric matrices given by their lower triangle, entry by entry, (P,)."""
+    lower: list[list[Any]] = []
+    for i in range(len(a)):
+        row: list[Any] = []
+        for j in range(i + 1):
+            x = a[i][j] - sum(p * q for p, q in zip(row, lower[j] if j < i else row, strict=False))
+            row.append(jnp.sqrt(x) if i == j else x / lower[j][j])
+        lower.append(row)
+    return lower
+
+
+def solve_lower(lower: Sequence[Sequence[Any]], y: Sequence[Any]) -> list[Any]:
+    """x with L x = y."""
+    x: list[Any] = []
+    for row, value in zip(lower, y, strict=True):
+        x.append((value - sum(p * q for p, q in zip(row, x, strict=False))) / row[-1])
+    return x
+
+
+def solve_upper(lower: Sequence[Sequence[Any]], y: Sequence[Any]) -> list[Any]:
+    """x with L' x = y."""
+    x: list[Any] = [None] * len(y)
+    for i in reversed(range(len(y))):
+        rest = sum(lower[j][i] * x[j] for j in range(i + 1, len(y)))
+        x[i] = (y[i] - rest) / lower[i][i]
+    return x
