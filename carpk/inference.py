@@ -13,8 +13,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ import pandas as pd
 import xarray as xr
 
 from carpk._arviz import az, group, groups, read_idata, to_idata, write_idata
+from carpk.accuracy import solver_check
 from carpk.blocks import Blocks
 from carpk.dataset import Dataset
 from carpk.effects import CORRELATION, eta_name, omega_name
@@ -47,8 +49,11 @@ from carpk.verdict import Verdict, by_element, judge
 INTERVAL = 0.9  # equal-tailed, everywhere
 PRIOR_DRAWS = 4000
 METHODS = ("nuts", "laplace", "map")
-STARTS = 10  # of "map"
+STARTS = {"nuts": 4, "laplace": 1, "map": 10}  # from which modes are looked for
+SOLVER_DRAWS = 100  # that are solved again for the verdict
 ATTEMPTS = 30  # to find a finite starting point of a chain
+SAME_MODE = 1.0  # posterior SDs between two ends that are one mode
+HOPELESS = 20.0  # a mode with a log density this much lower is not worth a chain
 
 
 # ---------------------------------------------------------------------------------------------
@@ -163,7 +168,7 @@ def fit(
     chains: int = 4,
     seed: int = 0,
     target_accept: float = 0.9,
-    starts: int = STARTS,
+    starts: int | None = None,
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> Fit:
@@ -179,7 +184,9 @@ def fit(
         draws, tune, chains: draws kept and adaptation steps per chain, and chains.
         seed: same seed and same machine, same draws.
         target_accept: raise towards 1 after divergences.
-        starts: of "map": the middle of the prior and `starts - 1` draws from it.
+        starts: from where modes are looked for: the middle of the prior and `starts - 1` draws
+            from it. 4 for "nuts", whose chains are shared out among the modes that count; 1 for
+            "laplace", 10 for "map".
         folder: of "nuts": where to write the draws, block by block; the same call with the same
             folder goes on after the last block, and gives the draws that it would have given.
         progress: show it, on standard error.
@@ -188,6 +195,7 @@ def fit(
         raise FitError(
             f"fit: the method {method!r} is not known; known are {', '.join(map(repr, METHODS))}."
         )
+    starts = STARTS[method] if starts is None else starts
     numbers = {"draws": draws, "tune": tune, "chains": chains, "starts": starts}
     for name, value in numbers.items():
         if not (isinstance(value, int) and value >= 1):
@@ -217,18 +225,20 @@ def fit(
     posterior = Posterior(bound)
     middle, spread = prior_centre(posterior)
     engine = Engine(lambda values: posterior)
+    begin = scattered(posterior, middle, starts, seed)
+    found = sorted((engine.mode(start, spread) for start in begin), key=lambda m: -m.log_density)
+    settings["starts"] = [mode.log_density for mode in found]
     if method == "map":
-        found = [engine.mode(start, spread) for start in scattered(posterior, middle, starts, seed)]
-        best = max(found, key=lambda mode: mode.log_density)
-        settings["starts"] = sorted((mode.log_density for mode in found), reverse=True)
-        return from_mode(bound, best, settings | {"draws": 1, "chains": 1})
-    mode = engine.mode(middle, spread)
+        return from_mode(bound, found[0], settings | {"draws": 1, "chains": 1})
     if method == "laplace":
-        return from_mode(bound, mode, settings)
-    standard = Standard.of(mode)
+        return from_mode(bound, found[0], settings)
+    standard = Standard.of(found[0])
     potential = jax.jit(standard.target(posterior, {}).potential)
-    rngs = np.random.default_rng(seed).spawn(chains)
-    positions = [standard.start(posterior, potential, rng) for rng in rngs]
+    centres = [standard.within(mode.u) for mode in apart(found)]
+    positions = [
+        standard.start(posterior, potential, rng, centres[chain % len(centres)])
+        for chain, rng in enumerate(np.random.default_rng(seed).spawn(chains))
+    ]
     target = standard.target(posterior, positions[0])
     out = nuts(
         target,
@@ -241,7 +251,7 @@ def fit(
         progress=progress,
         blocks=blocks,
     )
-    settings |= {"interrupted": out.interrupted} | described(mode)
+    settings |= {"interrupted": out.interrupted} | described(found[0])
     return assemble(bound, out.samples, out.stats, settings)
 
 
@@ -309,17 +319,40 @@ class Standard(NamedTuple):
 
         return Target(potential, natural, start, ("population",))
 
-    def start(self, posterior: Posterior, value: Any, rng: np.random.Generator) -> dict[str, Any]:
-        """A position at random at which `value` (of a position) is finite."""
+    def within(self, u: Any) -> np.ndarray:
+        """The coordinates v of an outer point."""
+        return np.linalg.solve(self.factor, u - self.middle)
+
+    def start(
+        self, posterior: Posterior, potential: Any, rng: np.random.Generator, centre: np.ndarray
+    ) -> dict[str, Any]:
+        """A position at random around a centre at which `potential` is finite."""
         shape = (posterior.patients, posterior.inner)
         for attempt in range(ATTEMPTS):
             width = 0.9**attempt
-            position = {"population": jnp.asarray(width * rng.standard_normal(posterior.outer))}
+            away = width * rng.standard_normal(posterior.outer)
+            position = {"population": jnp.asarray(centre + away)}
             if min(shape):
                 position["patients"] = jnp.asarray(width * rng.standard_normal(shape))
-            if np.isfinite(value(position)):
+            if np.isfinite(potential(position)):
                 break
         return position
+
+
+def apart(modes: Sequence[Mode]) -> list[Mode]:
+    """Of modes in the order of their densities, the different ones that count."""
+    kept = [modes[0]]
+    for mode in modes[1:]:
+        near = any(_distance(mode, other) < SAME_MODE for other in kept)
+        if not near and modes[0].log_density - mode.log_density < HOPELESS:
+            kept.append(mode)
+    return kept
+
+
+def _distance(one: Mode, other: Mode) -> float:
+    """Between two modes, in posterior SDs."""
+    away = one.u - other.u
+    return float(np.sqrt(away @ np.linalg.solve(other.covariance, away)))
 
 
 def from_mode(bound: PopulationModel, mode: Mode, settings: Mapping[str, Any]) -> Fit:
@@ -359,6 +392,7 @@ def assemble(
     settings: Mapping[str, Any],
 ) -> Fit:
     """A `Fit` from raw draws: ArviZ groups, log-likelihoods, verdict."""
+    settings = {**settings, **solver_settings(bound, samples, settings["seed"])}
     posterior = labelled(bound, samples)
     prior = labelled(
         bound, {k: v[None] for k, v in prior_draws(bound.priors, PRIOR_DRAWS, seed=0).items()}
@@ -371,8 +405,24 @@ def assemble(
         {"population": encode_population(bound.population), "data": encode_data(bound.data)}
         | {"settings": settings}
     )
-    verdict = judge(posterior, sampler, prior, bound, settings)
+    verdict = judge(posterior, sampler, prior, bound, settings, groups.get("log_likelihood"))
     return Fit(bound.population, bound.data, to_idata(groups), verdict, settings)
+
+
+def solver_settings(
+    bound: PopulationModel, samples: Mapping[str, np.ndarray], seed: int
+) -> dict[str, Any]:
+    """What the verdict needs to know of the solver; nothing for a closed form."""
+    flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in samples.items()}
+    size = len(next(iter(flat.values())))
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(size, min(size, SOLVER_DRAWS), replace=False)
+    check = solver_check(bound, {k: v[chosen] for k, v in flat.items()})
+    if check is None:
+        return {}
+    largest = float(check.error.max()) if check.error.size else math.inf
+    found = {"k_hat": check.k_hat, "spread": check.spread, "failed": check.failed, "ok": check.ok}
+    return {"solver": found | {"draws": len(chosen), "error": largest}}
 
 
 def load_fit(path: str | Path, population: Population | None = None) -> Fit:
@@ -404,7 +454,8 @@ def load_fit(path: str | Path, population: Population | None = None) -> Fit:
     bound = population.bind(data)
     posterior, stats, prior = (group(idata, g) for g in ("posterior", "sample_stats", "prior"))
     settings = spec["settings"]
-    verdict = judge(posterior, stats, prior, bound, settings)
+    each = group(idata, "log_likelihood") if "log_likelihood" in groups(idata) else None
+    verdict = judge(posterior, stats, prior, bound, settings, each)
     return Fit(population, data, idata, verdict, settings)
 
 
@@ -468,11 +519,7 @@ def pointwise(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict
 
 def patients(bound: PopulationModel, sample: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
     """(structural parameters of every patient, population parameters) of one draw."""
-    theta = {name: x for name, x in sample.items() if name in bound.priors}
-    theta |= {name: x for name, x in sample.items() if name.endswith("_cohort")}
-    typical = bound.typical(theta, bound.patient_design)
-    b = bound.population.random.stacked(sample, bound.infusions, (len(bound.patients),))
-    return bound.patient_params(typical, b), theta
+    return bound.of_sample(sample)
 
 
 # ---------------------------------------------------------------------------------------------

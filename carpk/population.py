@@ -33,7 +33,7 @@ from carpk.effects import (
 )
 from carpk.errors import FitError, ModelError
 from carpk.levels import ClosedLevels, Predictor, chosen, solved
-from carpk.params import Params, Transform, transform_for
+from carpk.params import ParamInfo, Params, Transform, transform_for
 from carpk.structural import ClosedForm, ODEModel
 from carpk.summaries import NEEDS_SAMPLING, CohortLikelihood, Fact
 
@@ -42,6 +42,9 @@ PEAK_BY = 60.0  # day; peaks of published cohorts are looked for until then
 OMEGA_MEDIAN = 0.5  # default prior of omega: log-normal with this median (assumed), or with the
 OMEGA_SD = 0.5  # spread in the model file as median; SD of ln omega
 REFERENCE_DRAWS = 16  # per patient, for the mesh of an ODE model
+PUBLISHED = "published"  # in place of priors
+WIDENED = 1.5  # of the SD of a model's own posterior
+PUBLISHED_OMEGA_SD = 0.3  # SD of ln omega where the model file has its value
 EFFECT_SD = 1.0  # default prior SD of a covariate effect, on the estimation scale
 LKJ = 2.0  # default concentration of the prior of correlations: mild, towards none
 FORMS = ("linear", "power")  # of the effect of a number
@@ -68,8 +71,9 @@ class Population:
             data have it.
         residual: what the assay sees, `LogNormal()` unless said otherwise; with several endpoints
             one for all of them, or output -> residual model.
-        priors: NumPyro distributions by name: a parameter's typical value (natural scale),
-            "omega_<parameter>", "omega_<parameter>_infusion", "omega_<parameter>_cohort",
+        priors: NumPyro distributions by name, or "published" (see `published_priors`). Names: a
+            parameter's own for its typical value (natural scale), "omega_<parameter>",
+            "omega_<parameter>_infusion", "omega_<parameter>_cohort",
             "correlation", "beta_<parameter>_<covariate>" and the residual's parameters. Defaults
             are weak: typical values normal around the model file's value on the estimation scale,
             with its `prior_sd` (1 unless the file says otherwise: a 90 % interval of a factor of 5
@@ -96,7 +100,7 @@ class Population:
         default_factory=dict
     )
     residual: Residual | Mapping[str, Residual] = dataclasses.field(default_factory=LogNormal)
-    priors: Mapping[str, dist.Distribution] = dataclasses.field(default_factory=dict)
+    priors: Any = dataclasses.field(default_factory=dict)
     fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
     analytes: Mapping[str, str] | Sequence[str] = ()
     virtual_patients: int = 256
@@ -107,6 +111,13 @@ class Population:
     def __post_init__(self) -> None:
         known = self.model.params.info()
         levels = self.levels
+        if isinstance(self.priors, str):
+            if self.priors != PUBLISHED:
+                raise ModelError(
+                    f"Population: priors={self.priors!r} is not known; give distributions by name, "
+                    f"or {PUBLISHED!r}."
+                )
+            object.__setattr__(self, "priors", self.published_priors())
         names: Sequence[str]
         for where, names in {
             "varies": list(levels),
@@ -248,23 +259,7 @@ class Population:
         priors: dict[str, dist.Distribution] = {}
         for name in self.estimated:
             info = self.model.params.info()[name]
-            centre = float(info.transform.forward(info.value))
-            base = dist.Normal(centre, info.prior_sd)
-            if info.transform.name == "log":
-                priors[name] = dist.LogNormal(centre, info.prior_sd)
-            elif info.transform.name == "identity":
-                priors[name] = base
-            else:
-                low, high = info.bounds
-                priors[name] = dist.TransformedDistribution(
-                    base,
-                    [
-                        dist.transforms.SigmoidTransform(),
-                        dist.transforms.AffineTransform(
-                            low, high - low, domain=constraints.unit_interval
-                        ),
-                    ],
-                )
+            priors[name] = typical_prior(info, info.prior_sd)
         for name, kinds in self.levels.items():
             median = self.model.params.info()[name].iiv or OMEGA_MEDIAN
             for kind in kinds:
@@ -278,6 +273,31 @@ class Population:
             priors |= {names[name]: prior for name, prior in own.items()}
         return priors
 
+    def published_priors(self) -> dict[str, dist.Distribution]:
+        """Priors from what the model file's sources found, widened; the others are the defaults.
+
+        A typical value is as uncertain as 1.5 times the SD of the model's own posterior, where it
+        has one; else as widely as its patients differ (so that the typical patient of another
+        cohort may be any patient of the published one), where that is known and less than
+        `prior_sd`. An omega with a published value has a 90 % interval of a factor of 1.6 around
+        it, in place of 2.3. Values that the file says were assumed keep their default priors.
+        """
+        priors = self.default_priors()
+        draws = self.model.posterior() if self.model.posterior is not None else {}
+        for name in self.estimated:
+            info = self.model.params.info()[name]
+            if not info.source or info.source.lower().startswith("assumed"):
+                continue
+            sd = min(info.prior_sd, info.iiv or info.prior_sd)
+            if name in draws:
+                sd = WIDENED * float(np.std(info.transform.forward(np.asarray(draws[name]))))
+            priors[name] = typical_prior(info, sd)
+            for level in self.levels.get(name, ()):
+                if info.iiv:
+                    middle = float(np.log(info.iiv))
+                    priors[omega_name(name, level)] = dist.LogNormal(middle, PUBLISHED_OMEGA_SD)
+        return priors
+
     def all_priors(self, effects: Sequence[str] = ()) -> dict[str, dist.Distribution]:
         """The prior of every population parameter, in the order of the results."""
         priors = self.default_priors()
@@ -287,6 +307,20 @@ class Population:
     def bind(self, data: Dataset) -> PopulationModel:
         """The population model of one data set; every mismatch is refused here."""
         return PopulationModel.from_data(self, data)
+
+
+def typical_prior(info: ParamInfo, sd: float) -> dist.Distribution:
+    """Normal around the model file's value, with this SD, on the estimation scale."""
+    centre = float(info.transform.forward(info.value))
+    if info.transform.name == "log":
+        return dist.LogNormal(centre, sd)
+    if info.transform.name == "identity":
+        return dist.Normal(centre, sd)
+    low, high = info.bounds
+    spread = dist.transforms.AffineTransform(low, high - low, domain=constraints.unit_interval)
+    return dist.TransformedDistribution(
+        dist.Normal(centre, sd), [dist.transforms.SigmoidTransform(), spread]
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -554,6 +588,16 @@ class PopulationModel:
         free = name == CORRELATION or name.startswith(("beta_", "eta_"))
         return transform_for((-np.inf, np.inf) if free else (0.0, np.inf))
 
+    def bounds(self, name: str) -> tuple[float, float]:
+        """The range of a structural parameter; the whole line for the others."""
+        info = self.population.model.params.info()
+        return info[name].bounds if name in info else (-np.inf, np.inf)
+
+    @property
+    def random(self) -> RandomEffects:
+        """The random effects."""
+        return self.population.random
+
     @property
     def analyte(self) -> str:
         """The analyte of the cohort facts; the first where there are none."""
@@ -710,6 +754,15 @@ class PopulationModel:
         """Infusions that a patient's vector of random effects has a part for."""
         by_infusion = self.population.random.at(INFUSION)
         return self.individual.infusion_time.shape[1] if by_infusion else 1
+
+    def of_sample(self, sample: Mapping[str, Any]) -> tuple[Params | None, dict[str, Any]]:
+        """(parameters of the individual patients, those of the population) of one draw."""
+        theta = {k: x for k, x in sample.items() if k in self.priors or k.endswith("_cohort")}
+        if self.individual is None:
+            return None, theta
+        shape = (len(self.patients),)
+        b = self.population.random.stacked(sample, self.infusions, shape)
+        return self.patient_params(self.typical(theta, self.patient_design), b), theta
 
     def patient_params(self, typical: Mapping[str, Any], b: Any) -> Params:
         """Parameters of the individual patients, leaves (P,) or (P, infusion).

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from carpk._arviz import az
-from carpk.effects import CORRELATION
+from carpk.effects import CORRELATION, PATIENT, eta_name, omega_name
 from carpk.laplace import DECREMENT
 from carpk.population import PopulationModel
 
@@ -20,6 +20,9 @@ ESS_MIN = 400
 EBFMI_MIN = 0.3
 UNINFORMED = 0.9  # posterior SD over prior SD, on the estimation scale
 SAME_MODE = 0.1  # difference of ln density
+CONFLICT = 3.0  # prior SDs between the medians of prior and posterior
+AT_BOUND = 0.01  # share of a range
+UNLIKE = 3.0  # SDs of a patient's random effect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +69,9 @@ def judge(
     prior: xr.Dataset,
     bound: PopulationModel,
     settings: Mapping[str, Any],
+    pointwise: xr.Dataset | None = None,
 ) -> Verdict:
-    """The verdict on a set of draws."""
+    """The verdict on a set of draws; `pointwise` are the log-likelihoods of observations."""
     troubles: list[str] = []
     nonfinite = [str(k) for k in posterior if not np.isfinite(posterior[k].values).all()]
     if nonfinite:
@@ -79,7 +83,8 @@ def judge(
         more, numbers = _of_chains(posterior, stats, settings)
     else:
         more, numbers = _of_mode(bound, settings)
-    troubles += more
+    troubles += more + _of_levels(posterior, pointwise, bound, settings)
+    troubles += _against_the_prior(posterior, prior, bound)
     notes = [
         f"{name} = {value:g} for everybody, the model file's reference: the data have no column "
         f"{name!r}."
@@ -93,6 +98,7 @@ def judge(
             + ", ".join(uninformed)
             + f": the posterior is as wide as the prior (SD ratio above {UNINFORMED})."
         )
+    notes += _unlike_the_others(posterior, bound)
     if bound.individual is not None:
         censored = bound.individual.censored[bound.individual.mask] == 1
         if censored.any():
@@ -100,6 +106,93 @@ def judge(
                 f"{censored.mean():.0%} of the observations are below the LLOQ (M3 likelihood)."
             )
     return Verdict(not troubles, tuple(troubles), tuple(notes), numbers)
+
+
+def _of_levels(
+    posterior: xr.Dataset,
+    pointwise: xr.Dataset | None,
+    bound: PopulationModel,
+    settings: Mapping[str, Any],
+) -> list[str]:
+    """Patients without levels, and a solver that changed the answer."""
+    troubles = []
+    lost: dict[str, int] = {}
+    for each in [] if pointwise is None else pointwise.data_vars.values():
+        failing = ~np.isfinite(each.values)
+        patient = next(c for c in each.coords if str(c).startswith("patient"))
+        for label, count in zip(each[patient].values, failing.sum((0, 1)), strict=True):
+            if count:
+                lost[str(label)] = max(lost.get(str(label), 0), int(count))
+    if lost:
+        total = posterior.sizes["chain"] * posterior.sizes["draw"]
+        named = ", ".join(f"{k} in {n} of {total}" for k, n in list(lost.items())[:5])
+        troubles.append(
+            f"The likelihood of {len(lost)} patients is not finite in some draws ({named}): the "
+            "equations have no solution there. Use narrower priors, or look at the patients' doses "
+            "and units."
+        )
+    solver = settings.get("solver")
+    if solver is not None and not solver["ok"]:
+        troubles.append(
+            f"The solver changed the posterior (Pareto k-hat {solver['k_hat']:.2f} above 0.7 over "
+            f"{solver['draws']} draws solved again, ln likelihood off by up to "
+            f"{solver['spread']:.2g} between them, {solver['failed']} without a solution): fit "
+            "again with Population(..., rtol=1e-6)."
+        )
+    if settings.get("interrupted"):
+        troubles.append(
+            "The fit was stopped before its last draw: what is here may be used for a look. The "
+            "same call with the same `folder` goes on from there."
+        )
+    return troubles
+
+
+def _against_the_prior(
+    posterior: xr.Dataset, prior: xr.Dataset, bound: PopulationModel
+) -> list[str]:
+    """Parameters that lie far outside their prior, or at the end of their range."""
+    troubles = []
+    for name in bound.priors:
+        if name == CORRELATION:
+            continue
+        forward = bound.scale(name).forward
+        after, before = (np.asarray(forward(x[name].values)) for x in (posterior, prior))
+        axes = (0, 1)
+        away = np.abs(np.median(after, axes) - np.median(before, axes)) / before.std(axes)
+        if np.max(away) > CONFLICT:
+            troubles.append(
+                f"Data and prior disagree about {name}: its posterior lies {np.max(away):.1f} "
+                "prior SDs from the middle of the prior. Look at units and doses first, then at "
+                "the prior, then at the model."
+            )
+        low, high = bound.bounds(name)
+        if math.isfinite(low) and math.isfinite(high):
+            places = [(x[name].values - low) / (high - low) for x in (posterior, prior)]
+            at, before_at = [np.mean((x < AT_BOUND) | (x > 1 - AT_BOUND)) for x in places]
+            if at > 0.5 and at > 2 * before_at:
+                troubles.append(
+                    f"{name} lies at the end of its range ({low:g} to {high:g}) in {at:.0%} of the "
+                    "draws: fix it there, or choose a model without it."
+                )
+    return troubles
+
+
+def _unlike_the_others(posterior: xr.Dataset, bound: PopulationModel) -> list[str]:
+    """Patients whose random effect is far from the others'."""
+    notes = []
+    for parameter in bound.random.at(PATIENT):
+        if eta_name(parameter) not in posterior:
+            continue
+        eta, omega = posterior[eta_name(parameter)], posterior[omega_name(parameter)]
+        z = (eta / omega).median(("chain", "draw"))
+        for i in np.flatnonzero(np.abs(z.values) > UNLIKE):
+            away, side = abs(float(z[i])), "above" if z[i] > 0 else "below"
+            notes.append(
+                f"patient {z['patient'].values[i]} is unlike the others: {away:.1f} SDs {side} the "
+                f"typical {parameter}. Look at the data (plot.individual_fits): a wrong unit or a "
+                "swapped sample widens omega for everybody."
+            )
+    return notes
 
 
 def _of_mode(

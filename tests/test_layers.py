@@ -24,6 +24,7 @@ LAYERS = (  # a module imports from layers before its own only
     ("levels", "summaries", "effects"),
     ("population",),
     ("posterior", "storage", "replicates", "_arviz", "blocks"),
+    ("accuracy",),
     ("laplace", "sampler"),
     ("verdict",),
     ("inference",),

@@ -8,8 +8,9 @@ rules of `nca`. What is compared is like with like: a replicated median against 
 `sampling_times` on which days to sample; see `carpk.information`.
 """
 
-from carpk.checks.accuracy import SolverCheck, solver
+from carpk.accuracy import SolverCheck
 from carpk.checks.predictive import Predictive, posterior_predictive, prior_predictive
+from carpk.checks.solution import solver
 from carpk.checks.truth import Recovery, recovery
 from carpk.information import PlannedArm, identifiability, sampling_times
 

@@ -13,6 +13,7 @@ import numpyro
 import numpyro.distributions as dist
 import pandas as pd
 
+from carpk.effects import RandomEffects
 from carpk.errors import DatasetError
 from carpk.evidence.likelihoods import LIKELIHOODS, SIZED, SLOPES, Arm, Fact
 from carpk.evidence.table import check, load
@@ -63,6 +64,11 @@ class Model(NamedTuple):
     # What `judge` asks of a bound population model.
     at_reference: Mapping[str, float] = {}
     individual: None = None
+    random: RandomEffects = RandomEffects({})
+
+    def bounds(self, name: str) -> tuple[float, float]:
+        """The whole line: no parameter has an end."""
+        return -math.inf, math.inf
 
     def scale(self, name: str) -> Transform:
         """The scale on which prior and posterior are compared: that of the prior."""

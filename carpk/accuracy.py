@@ -13,12 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from carpk._arviz import PARETO_K, pareto_smoothed
-from carpk.errors import FitError
-from carpk.inference import Fit, patients
 from carpk.levels import SolvedLevels
 from carpk.population import PopulationModel
 from carpk.routes import BEYOND
-from carpk.structural import ODEModel
 
 NEGLIGIBLE = 0.1  # change of the log-likelihood between draws that no weight needs to mend
 
@@ -33,7 +30,7 @@ class SolverCheck:
         log_weights: Pareto-smoothed, normalised importance weights of the draws (logarithms).
         k_hat: shape of the tail of the weights; below 0.7 they can be relied on.
         failed: draws that the adaptive route could not solve; they are left out.
-        chosen: indices of the draws, as `Fit.draws` counts them.
+        solved: whether the adaptive route solved each draw that it was given.
         route: what the fit was solved with.
     """
 
@@ -42,7 +39,7 @@ class SolverCheck:
     log_weights: np.ndarray
     k_hat: float
     failed: int
-    chosen: np.ndarray
+    solved: np.ndarray
     route: str
 
     @property
@@ -83,27 +80,23 @@ class SolverCheck:
         return "\n".join([line, *advice, f"  Fitted with: {self.route}"])
 
 
-def solver(fit: Fit, *, draws: int = 200, rtol: float = 1e-8, seed: int = 0) -> SolverCheck:
-    """Solve posterior draws of an ODE model again, adaptively, and weigh what it changes.
+def solver_check(
+    bound: PopulationModel, sample: Mapping[str, Any], rtol: float = 1e-8
+) -> SolverCheck | None:
+    """Draws (random effects included) with the levels solved again; None for a closed form.
 
     Args:
-        fit: a fit of an ODE model.
-        draws: how many, at random.
-        rtol: tolerance of the adaptive route.
-        seed: same seed, same draws.
+        sample: name -> (draw, ...).
+        rtol: of the adaptive route.
     """
-    bound = fit.bound
-    if not isinstance(bound.population.model, ODEModel):
-        raise FitError(
-            f"checks.solver: {bound.population.model.name!r} is a closed form, so no solver was "
-            "used and there is nothing to check."
-        )
     used = {k: p for k, p in bound.predictors.items() if isinstance(p, SolvedLevels)}
+    if not used:
+        return None
     exact = dataclasses.replace(bound, predictors={k: p.adaptive(rtol) for k, p in used.items()})
-    sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, effects=True).items()}
+    sample = {k: jnp.asarray(v) for k, v in sample.items()}
 
     def levels(of: PopulationModel, sample: Mapping[str, Any]) -> Any:
-        params, theta = patients(of, sample) if of.individual is not None else (None, sample)
+        params, theta = of.of_sample(sample)
         each = [of.predictors[c](of.virtual_patients(theta, c)).ravel() for c in of.cohorts]
         if params is not None:
             each.append(jnp.where(of.individual.mask, of.individual_levels(params), 1.0).ravel())
@@ -127,6 +120,6 @@ def solver(fit: Fit, *, draws: int = 200, rtol: float = 1e-8, seed: int = 0) -> 
         log_weights=weights,
         k_hat=k_hat,
         failed=int(np.sum(~solved)),
-        chosen=fit.chosen(draws, seed)[solved],
+        solved=np.asarray(solved),
         route=next(iter(used.values())).solver.describe(),
     )

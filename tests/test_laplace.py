@@ -1,0 +1,287 @@
+"""Laplace's approximation and the coordinates it gives, against exact answers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.optimize
+import scipy.stats
+from hierarchies import DAYS, LINEAR, PRIORS, decaying
+
+import carpk as ck
+from carpk.inference import prior_centre
+from carpk.laplace import Engine
+from carpk.posterior import Posterior, cholesky, solve_lower, solve_upper
+
+RANDOM = ck.Population(LINEAR, varies=["base"], fixed={"halve": 10.0}, priors=PRIORS)
+CURVED = ck.Population(LINEAR, varies=["base", "halve"], correlated=["base", "halve"])
+
+
+def engine_of(population, data):
+    posterior = Posterior(population.bind(data))
+    return posterior, Engine(lambda values: posterior)
+
+
+@pytest.fixture(scope="module")
+def normal():
+    """Posterior, engine and mode of the model whose effects are exactly normal."""
+    posterior, engine = engine_of(RANDOM, decaying())
+    return posterior, engine, engine.mode(*prior_centre(posterior))
+
+
+@pytest.fixture(scope="module")
+def curved():
+    """The same of one that is not, with samples below a limit."""
+    posterior, engine = engine_of(CURVED, decaying(lloq=3.0))
+    return posterior, engine, engine.mode(*prior_centre(posterior))
+
+
+def exact_marginal(data, theta):
+    """ln density of the data with a normal random intercept on ln level, by SciPy."""
+    total = 0.0
+    for _, rows in data.observations.groupby("patient", sort=False):
+        mean = np.log(theta["base"]) - np.log(2) * rows["time"].to_numpy() / 10
+        cov = theta["omega_base"] ** 2 + theta["sigma"] ** 2 * np.eye(len(rows))
+        y = np.log(rows["value"].to_numpy())
+        total += scipy.stats.multivariate_normal(mean, cov).logpdf(y) - y.sum()
+    return total
+
+
+class TestExactlyNormal:
+    """With one effect on the log of the level and all samples measured, nothing is approximate."""
+
+    DATA = decaying()
+    POINTS = ({"base": 8.0, "omega_base": 0.9, "sigma": 0.3}, {"base": 20.0, "omega_base": 0.05})
+
+    @pytest.mark.parametrize("change", POINTS)
+    def test_the_marginal_is_that_of_a_normal_vector(self, normal, change):
+        posterior, engine, _ = normal
+        theta = {"base": 10.0, "omega_base": 0.5, "sigma": 0.4} | change
+        u = posterior.outer_of(theta)
+        value, _, solved = engine.at(u, np.zeros((8, 1)), None)
+        assert solved.converged.all()
+        exact = exact_marginal(self.DATA, theta) + float(posterior.log_prior(u))
+        assert value == pytest.approx(exact, abs=1e-8)
+
+    def test_mode_and_covariance_are_those_of_the_exact_marginal(self, normal):
+        posterior, _, mode = normal
+        assert mode.converged
+
+        def energy(u):
+            theta = {k: float(x) for k, x in posterior.theta(jnp.asarray(u)).items()}
+            return -exact_marginal(self.DATA, theta) - float(posterior.log_prior(jnp.asarray(u)))
+
+        found = scipy.optimize.minimize(energy, mode.u + 0.2, method="BFGS", options={"gtol": 1e-6})
+        np.testing.assert_allclose(mode.u, found.x, atol=1e-4)
+        h = 1e-3 * np.eye(3)
+        hessian = [
+            [
+                (
+                    energy(found.x + a + b)
+                    - energy(found.x + a - b)
+                    - energy(found.x - a + b)
+                    + energy(found.x - a - b)
+                )
+                / 4e-6
+                for b in h
+            ]
+            for a in h
+        ]
+        np.testing.assert_allclose(mode.covariance, np.linalg.inv(hessian), rtol=1e-3, atol=1e-6)
+
+    def test_its_coordinates_are_independent_of_each_other(self, normal):
+        """Given any population parameters, those of the patients are standard normal."""
+        posterior, _, mode = normal
+        x = np.random.default_rng(0).standard_normal((8, 1))
+        for move in (-1.0, 0.0, 1.0):
+            u = jnp.asarray(mode.u).at[:2].add(move)
+            apart = [
+                float(posterior.log_density(u, y, mode.conditional)) + 0.5 * np.sum(y**2)
+                for y in (x, 2 * x, 0 * x)
+            ]
+            np.testing.assert_allclose(apart, apart[0], atol=1e-8)
+
+
+def test_the_gradient_is_that_of_the_approximation(curved):
+    """Against central differences; modes move with the parameters, limits included."""
+    posterior, engine, _ = curved
+    u, _ = prior_centre(posterior)
+    _, slope, solved = engine.at(u, np.zeros((8, 2)), None)
+    assert solved.converged.all()
+    h = 1e-5
+    for i, step in enumerate(h * np.eye(u.size)):
+        up, down = (engine.at(u + sign * step, solved.z, None)[0] for sign in (1, -1))
+        assert slope[i] == pytest.approx((up - down) / (2 * h), rel=1e-5, abs=1e-5)
+
+
+def test_the_marginal_with_a_limit_is_near_that_of_quadrature():
+    data = decaying(patients=4, lloq=3.0)
+    assert 0.2 < data.observations["censored"].mean() < 0.7
+    posterior, engine = engine_of(RANDOM, data)
+    theta = {"base": 10.0, "omega_base": 0.6, "sigma": 0.4}
+    u = posterior.outer_of(theta)
+    value, _, _ = engine.at(u, np.zeros((4, 1)), None)
+    exact = float(posterior.log_prior(u))
+    for _, rows in data.observations.groupby("patient", sort=False):
+
+        def density(z, rows=rows):
+            mean = np.log(10.0) + 0.6 * z - np.log(2) * rows["time"].to_numpy() / 10
+            y = np.log(rows["value"].to_numpy())
+            own = scipy.stats.norm(mean, 0.4)
+            below = rows["censored"].to_numpy() == 1
+            each = np.where(below, own.logcdf(y), own.logpdf(y) - y)
+            return np.exp(each.sum()) * scipy.stats.norm.pdf(z)
+
+        exact += np.log(scipy.integrate.quad(density, -8, 8, epsabs=0, epsrel=1e-10)[0])
+    assert value == pytest.approx(exact, abs=0.03)
+
+
+def test_coordinates_keep_the_density(curved):
+    """ln density in one set of coordinates less that in the other is ln |dz / dx|."""
+    posterior, _, mode = curved
+    rng = np.random.default_rng(1)
+    u = jnp.asarray(mode.u + 0.3 * rng.standard_normal(mode.u.size))
+    x = jnp.asarray(rng.standard_normal((8, 2)))
+    theta = posterior.theta(u)
+
+    def scores(x):
+        return posterior.standardized(theta, posterior.typical(theta), mode.conditional, x)[0]
+
+    jacobian = jax.jacfwd(scores)(x).reshape(16, 16)
+    slope = np.linalg.slogdet(jacobian)[1]
+    plain = posterior.log_density(u, scores(x), None)
+    assert float(posterior.log_density(u, x, mode.conditional)) == pytest.approx(
+        float(plain) + slope, abs=1e-8
+    )
+    sample = posterior.sample_of(u, x, mode.conditional)
+    b = scores(x) @ posterior.factor(theta).T
+    np.testing.assert_allclose(np.stack([sample["eta_base"], sample["eta_halve"]], 1), b)
+
+
+def test_small_matrices_are_factored_as_numpy_does():
+    a = np.random.default_rng(0).standard_normal((5, 4, 4))
+    a = a @ a.transpose(0, 2, 1) + np.eye(4)
+    lower = cholesky([[a[:, i, j] for j in range(i + 1)] for i in range(4)])
+    y = np.arange(20.0).reshape(5, 4)
+    expected = np.linalg.cholesky(a)
+    for i in range(4):
+        for j in range(i + 1):
+            np.testing.assert_allclose(lower[i][j], expected[:, i, j])
+    x = np.stack(solve_upper(lower, solve_lower(lower, list(y.T))), axis=1)
+    np.testing.assert_allclose(x, np.linalg.solve(a, y[..., None])[..., 0])
+
+
+class TestLevels:
+    def test_correlated_effects_have_the_covariance_that_was_asked_for(self):
+        posterior = Posterior(CURVED.bind(decaying()))
+        theta = dict(
+            zip(("base", "halve", "omega_base", "omega_halve"), (9, 8, 0.5, 0.2), strict=True)
+        )
+        theta |= {"correlation": jnp.array([[1, 0.6], [0.6, 1]]), "sigma": 0.3}
+        again = posterior.theta(posterior.outer_of(theta))
+        np.testing.assert_allclose(again["correlation"], theta["correlation"], atol=1e-12)
+        factor = posterior.factor(theta)
+        expected = [[0.25, 0.06], [0.06, 0.04]]
+        np.testing.assert_allclose(factor @ factor.T, expected, atol=1e-12)
+
+    def test_a_cohort_shares_its_effect(self):
+        varies = {"base": ["cohort", "patient"]}
+        posterior = Posterior(dataclasses.replace(RANDOM, varies=varies).bind(decaying()))
+        theta = {"base": 10.0, "omega_base": 0.4, "omega_base_cohort": 0.7, "sigma": 0.3}
+        theta["eta_base_cohort"] = jnp.array([0.5, -0.2])
+        u = posterior.outer_of(theta)
+        mu = posterior.typical(posterior.theta(u))
+        expected = np.log(10.0) + np.where(np.arange(8) % 2 == 0, 0.5, -0.2)
+        np.testing.assert_allclose(mu[:, 0], expected)
+
+    def test_a_power_is_one_of_the_ratio_to_the_geometric_mean(self):
+        population = dataclasses.replace(RANDOM, covariates={"base": {"kg": "power"}})
+        data = decaying(weight=True)
+        bound = population.bind(data)
+        kg = data.patients["kg"].to_numpy()
+        mean = np.exp(np.log(kg).mean())
+        assert bound.covariates["kg"].reference == pytest.approx(mean)
+        theta = {"base": 10.0, "beta_base_kg": jnp.array([0.75]), "sigma": 0.3, "omega_base": 0.4}
+        mu = Posterior(bound).typical(theta)[:, 0]
+        np.testing.assert_allclose(np.exp(mu), 10 * (kg / mean) ** 0.75)
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"correlated": ["base"]}, "two or more"),
+            ({"correlated": ["base", "halve"]}, "'halve' does not vary"),
+            ({"covariates": {"base": {"kg": "cubic"}}}, "'linear', 'power'"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, change, words):
+        with pytest.raises(ck.ModelError, match=words):
+            dataclasses.replace(RANDOM, **change)
+
+    @pytest.mark.parametrize(
+        ("change", "data", "words"),
+        [
+            ({"varies": {"base": ["cohort"]}}, decaying(cohorts=1), "one cohort only"),
+            ({"covariates": {"base": {"cohort": "power"}}}, decaying(), "holds text"),
+            ({"covariates": {"base": ["kg"]}}, decaying(), "no covariate `kg`"),
+        ],
+    )
+    def test_what_the_data_cannot_tell_is_refused(self, change, data, words):
+        with pytest.raises(ck.CarpkError, match=words):
+            dataclasses.replace(RANDOM, **change).bind(data)
+
+
+class TestMethods:
+    DATA = decaying(patients=12, seed=2)
+    POP = dataclasses.replace(RANDOM, varies={"base": ["patient"]}, covariates={"base": ["cohort"]})
+
+    @pytest.fixture(scope="class")
+    def fits(self):
+        return {
+            m: ck.fit(self.POP, self.DATA, method=m, progress=False) for m in ("laplace", "map")
+        }
+
+    def test_laplace_says_how_near_the_mode_it_is(self, fits):
+        fit = fits["laplace"]
+        assert fit.ok
+        assert repr(fit).startswith("OK: normal approximation around the mode")
+        assert "12 of 12 patients at their modes" in repr(fit)
+        assert fit.posterior.sizes["draw"] == 1000
+
+    def test_a_mode_is_no_answer(self, fits):
+        assert not fits["map"].ok
+        assert "no intervals" in str(fits["map"].verdict)
+        assert len(fits["map"].settings["starts"]) == 10
+        assert fits["map"].posterior.sizes["draw"] == 1
+
+    def test_effects_are_those_of_a_normal_posterior(self, fits):
+        """Shrunk means and SDs of a random intercept, by hand, at the typical draws."""
+        table = fits["laplace"].effects().set_index("patient")
+        draws = {k: np.median(v) for k, v in fits["laplace"].draws().items() if v.ndim == 1}
+        beta = np.median(fits["laplace"].draws()["beta_base_cohort"])
+        for i, (name, rows) in enumerate(self.DATA.observations.groupby("patient", sort=False)):
+            mu = np.log(draws["base"]) + beta * (i % 2 == 1) - np.log(2) * np.array(DAYS) / 10
+            left = np.log(rows["value"].to_numpy()) - mu
+            weight = 1 / (1 / draws["omega_base"] ** 2 + 5 / draws["sigma"] ** 2)
+            mean = weight * left.sum() / draws["sigma"] ** 2
+            assert table.loc[name, "mean"] == pytest.approx(mean, abs=0.05)
+            assert table.loc[name, "sd"] > np.sqrt(weight)
+        shrinkage = fits["laplace"].effects().attrs["shrinkage"]["base"]
+        assert 0 < shrinkage < 0.3
+
+    def test_a_file_keeps_the_method(self, fits, tmp_path):
+        back = ck.load_fit(fits["laplace"].save(tmp_path / "fit.nc"))
+        assert str(back.verdict) == str(fits["laplace"].verdict)
+
+    @pytest.mark.slow
+    def test_nuts_agrees_where_laplace_is_nearly_exact(self, fits):
+        nuts = ck.fit(self.POP, self.DATA, progress=False)
+        assert nuts.ok
+        ours, theirs = fits["laplace"].summary(), nuts.summary()
+        for name in theirs.index:
+            sd = (theirs.loc[name, "eti90_high"] - theirs.loc[name, "eti90_low"]) / 3.29
+            assert abs(ours.loc[name, "median"] - theirs.loc[name, "median"]) < 0.2 * sd, name
+            width = ours.loc[name, "eti90_high"] - ours.loc[name, "eti90_low"]
+            assert width / 3.29 == pytest.approx(sd, rel=0.25), name
