@@ -1,13 +1,17 @@
 """Laplace's approximation: random effects integrated out, patient by patient, all at once.
 
-Given the population parameters, every patient's random effects have a mode, found by damped
-Gauss-Newton steps in standard scores. With H the Gauss-Newton Hessian there,
+Given the population parameters, every patient's random effects have a mode, found by damped Newton
+steps in standard scores. With H the Gauss-Newton Hessian there,
 
     ln p(y_i | u) = ln p(y_i | z*) + ln N(z*; 0, I) + (m ln 2 pi - ln |H|) / 2
 
 (the field's FOCEI, with M3 terms where samples are below a limit). The sum over patients, published
-facts and priors is maximised over the outer coordinates u; its exact gradient comes from forward
-differentiation through the modes, the covariance of u from differences of that gradient.
+facts and priors is maximised over the outer coordinates u. Its gradient follows the modes as they
+move with u; the covariance of u comes from differences of that gradient.
+
+Levels are differentiated by central differences, which a mesh and a closed form allow and which
+compile in a fraction of the time of derivatives: the levels near a point are a polynomial of second
+order, and everything else is differentiated through it, exactly.
 """
 
 from __future__ import annotations
@@ -23,9 +27,12 @@ from scipy.optimize import minimize
 
 from carpk.posterior import Conditional, Posterior, with_derivatives
 
-INNER_STEPS = 60
+LEVEL_STEP = 1e-3  # of the differences of levels, on the estimation scale
+LANES = 4096  # patients whose levels are computed side by side
+INNER_STEPS = 50
 INNER_TOLERANCE = 1e-10  # of the decrement g' H^-1 g of a patient
-DAMPING = (1e-3, 0.2, 5.0, 1e10)  # at first, after success, after failure, at most
+LOOSE = 1e-6  # the same, below which a patient counts as converged
+DAMPING = (1e-3, 0.1, 10.0, 1e8)  # at first, after success, after failure, at most
 OUTER_STEPS = 200
 NEWTON_STEPS = 3  # after that, each with a Hessian
 DECREMENT = 1e-3  # of the mode: g' H^-1 g, in squared posterior SDs
@@ -35,18 +42,50 @@ REACH = 6.0  # how many prior SDs from the start a mode is looked for
 IMPOSSIBLE = 1e12  # -ln posterior where it is not finite
 
 
-class Inner(NamedTuple):
-    """Modes of the patients' standard scores at given population parameters.
+class Levels(NamedTuple):
+    """ln levels of P patients around their coordinates, to second order.
 
     Attributes:
-        z: (P, m).
-        converged: (P,).
-        steps: how many were taken.
+        at: coordinates, (P, c).
+        value: (P, T).
+        first: derivatives, (c, P, T).
+        second: (c, c, P, T); 0 for pairs without a random effect, which nobody asks for.
     """
 
-    z: Any
-    converged: Any
-    steps: Any
+    at: Any
+    value: Any
+    first: Any
+    second: Any
+
+    def __call__(self, c: Any) -> Any:
+        """ln levels at coordinates nearby, (P, T)."""
+        away = (c - self.at).T[..., None]
+        bent = 0.5 * jnp.einsum("ip,jp,ijpt->pt", away[..., 0], away[..., 0], self.second)
+        return self.value + jnp.sum(away * self.first, axis=0) + bent
+
+
+class Look(NamedTuple):
+    """The approximation at one point u, z.
+
+    Attributes:
+        value: approximate ln density of u, if z are the modes.
+        slope: its gradient, (n,).
+        each: ln joint density of data and z, by patient, (P,).
+        gradient: of that by z, (P, m).
+        hessian, curvature: Gauss-Newton and exact, both of minus that, (P, m, m).
+        moved: dz/du, (P, m, n).
+        of_levels, weight: first derivative and curvature of ln likelihood by ln level, (P, T).
+    """
+
+    value: Any
+    slope: Any
+    each: Any
+    gradient: Any
+    hessian: Any
+    curvature: Any
+    moved: Any
+    of_levels: Any
+    weight: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +100,7 @@ class Mode:
         decrement: g' H^-1 g: squared distance to the mode in posterior SDs.
         flat: directions in which the curvature was not above 0 and was replaced.
         unconverged: indices of patients whose own mode was not found.
-        conditional: the patients' likelihoods near it; None without individual patients.
+        conditional: the patients' likelihoods near it; None without random effects.
         evaluations: of the gradient.
     """
 
@@ -81,134 +120,69 @@ class Mode:
         return self.decrement < DECREMENT and not self.flat and not self.unconverged
 
 
-def inner_modes(posterior: Posterior, u: Any, start: Any) -> Inner:
-    """The patients' modes at u, from standard scores `start`, (P, m)."""
-    theta = posterior.theta(u)
-    mu, factor = posterior.typical(theta), posterior.factor(theta)
-    size, m = start.shape
+def look(posterior: Posterior, u: Any, z: Any, levels: Levels) -> Look:
+    """The approximation, with levels known around the coordinates that belong to u and z.
 
-    def unfinished(state: Any) -> Any:
-        *_, done, steps = state
-        return (steps < INNER_STEPS) & ~done.all()
-
-    def advance(state: Any) -> Any:
-        z, value, slope, hessian, there, damping, done, steps = state
-        new, new_slope, new_hessian = _patients(posterior, theta, mu, factor, there)
-        each = (new_slope, new_hessian.reshape(size, -1))
-        finite = jnp.isfinite(new) & jnp.isfinite(jnp.concatenate(each, axis=1)).all(axis=1)
-        better = finite & (new >= value) & ~done
-        z = jnp.where(better[:, None], there, z)
-        value = jnp.where(better, new, value)
-        slope = jnp.where(better[:, None], new_slope, slope)
-        hessian = jnp.where(better[:, None, None], new_hessian, hessian)
-        damping = jnp.where(better, DAMPING[1], DAMPING[2]) * damping
-        done |= (_decrement(slope, hessian) < INNER_TOLERANCE) | (damping > DAMPING[3])
-        damped = hessian + damping[:, None, None] * jnp.eye(m)
-        there = z + jnp.linalg.solve(damped, slope[..., None])[..., 0]
-        return z, value, slope, hessian, there, damping, done, steps + 1
-
-    begin = (
-        start,
-        jnp.full(size, -jnp.inf),
-        jnp.full((size, m), jnp.inf),
-        jnp.broadcast_to(jnp.eye(m), (size, m, m)),
-        start,
-        jnp.full(size, DAMPING[0]),
-        jnp.zeros(size, bool),
-        0,
-    )
-    z, value, slope, hessian, *_, steps = jax.lax.while_loop(unfinished, advance, begin)
-    near = _decrement(slope, hessian) < 1e3 * INNER_TOLERANCE
-    return Inner(z, jnp.isfinite(value) & near, steps)
-
-
-def _decrement(slope: Any, hessian: Any) -> Any:
-    return jnp.sum(slope * jnp.linalg.solve(hessian, slope[..., None])[..., 0], axis=1)
-
-
-def _patients(
-    posterior: Posterior, theta: Any, mu: Any, factor: Any, z: Any
-) -> tuple[Any, Any, Any]:
-    """ln joint density of data and z, its gradient and Gauss-Newton Hessian (minus), by patient."""
-
-    def levels(z: Any) -> Any:
-        return posterior.log_levels(mu, z @ factor.T)
-
-    def along(direction: Any) -> Any:
-        return jax.jvp(levels, (z,), (jnp.broadcast_to(direction, z.shape),))
-
-    def density(x: Any) -> Any:
-        return posterior.of_levels(x, theta)
-
-    log_f, jacobian = jax.vmap(along, out_axes=(None, 0))(jnp.eye(z.shape[1]))
-    each, slope, curvature = with_derivatives(density, log_f)
-    weight = jnp.maximum(-curvature, 0.0)
-    value = jnp.sum(each, axis=1) - 0.5 * jnp.sum(z**2, axis=1)
-    gradient = jnp.einsum("mpt,pt->pm", jacobian, slope) - z
-    hessian = jnp.einsum("mpt,pt,npt->pmn", jacobian, weight, jacobian) + jnp.eye(z.shape[1])
-    return value, gradient, hessian
-
-
-def marginal(posterior: Posterior, u: Any, z: Any) -> tuple[Any, Any]:
-    """Approximate ln density of u and its gradient (n,), given the patients' modes z there.
-
-    The modes move with u as the implicit function theorem says; everything by forward
-    differentiation, along n + m directions at once.
+    The modes move with u as the implicit function theorem says; everything but published facts by
+    forward differentiation, along n + m directions at once.
     """
     n, m = u.size, z.shape[1]
 
-    def everything(u: Any, z: Any) -> Any:
+    def patients(u: Any, z: Any) -> tuple[Any, ...]:
         theta = posterior.theta(u)
-        each = _patients(posterior, theta, posterior.typical(theta), posterior.factor(theta), z)
-        return posterior.log_prior(u) + posterior.published(theta), *each
+        mu, factor = posterior.typical(theta), posterior.factor(theta)
+
+        def of(z: Any) -> Any:
+            return levels(posterior.coordinates(mu, z @ factor.T))
+
+        def along(direction: Any) -> Any:
+            return jax.jvp(of, (z,), (jnp.broadcast_to(direction, z.shape),))
+
+        log_f, jacobian = jax.vmap(along, out_axes=(None, 0))(jnp.eye(m))
+        each, slope, bent = with_derivatives(lambda x: posterior.of_levels(x, theta), log_f)
+        weight = jnp.maximum(-bent, 0.0)
+        value = jnp.sum(each, axis=1) - 0.5 * jnp.sum(z**2, axis=1)
+        gradient = jnp.einsum("mpt,pt->pm", jacobian, slope) - z
+        hessian = jnp.einsum("mpt,pt,npt->pmn", jacobian, weight, jacobian) + jnp.eye(m)
+        return value, gradient, hessian, slope, weight
 
     def along(of_u: Any, of_z: Any) -> Any:
-        return jax.jvp(everything, (u, z), (of_u, jnp.broadcast_to(of_z, z.shape)))
+        return jax.jvp(patients, (u, z), (of_u, jnp.broadcast_to(of_z, z.shape)))
+
+    def others(u: Any) -> Any:
+        return posterior.log_prior(u) + posterior.published(posterior.theta(u))
 
     directions = jnp.eye(n + m)
-    (outer, value, gradient, hessian), (d_outer, d_value, d_gradient, d_hessian) = jax.vmap(
+    (each, gradient, hessian, of_levels, weight), (d_each, d_gradient, d_hessian, _, _) = jax.vmap(
         along, out_axes=(None, 0)
     )(directions[:, :n], directions[:, n:])
     curvature = -d_gradient[n:].transpose(1, 2, 0)
     ahead = jnp.concatenate([d_gradient[:n].transpose(1, 2, 0), gradient[..., None]], axis=2)
-    moved = jnp.linalg.solve(curvature, ahead)  # dz/du, and what is left of the way to the mode
-    moved, left = moved[..., :n], moved[..., n]
-    d_each = d_value - 0.5 * jnp.einsum("pij,dpji->dp", jnp.linalg.inv(hessian), d_hessian)
-    each = value - 0.5 * jnp.linalg.slogdet(hessian)[1] + jnp.einsum("ip,pi->p", d_each[n:], left)
-    each -= 0.5 * jnp.einsum("pi,pij,pj->p", left, curvature, left)
-    slope = d_outer[:n] + jnp.sum(d_each[:n], axis=1) + jnp.einsum("ip,pin->n", d_each[n:], moved)
-    return outer + jnp.sum(each), slope
+    ahead = jnp.linalg.solve(curvature, ahead)
+    moved, left = ahead[..., :n], ahead[..., n]  # dz/du, and what is left of the way to the mode
+    change = d_each - 0.5 * jnp.einsum("pij,dpji->dp", jnp.linalg.inv(hessian), d_hessian)
+    value = each - 0.5 * jnp.linalg.slogdet(hessian)[1]
+    value += jnp.einsum("ip,pi->p", change[n:], left)
+    value -= 0.5 * jnp.einsum("pi,pij,pj->p", left, curvature, left)
+    outer, slope = jax.value_and_grad(others)(u)
+    slope += jnp.sum(change[:n], axis=1) + jnp.einsum("ip,pin->n", change[n:], moved)
+    total = outer + jnp.sum(value)
+    return Look(total, slope, each, gradient, hessian, curvature, moved, of_levels, weight)
 
 
-def conditional_at(posterior: Posterior, u: Any, z: Any) -> Conditional:
+def conditional_of(posterior: Posterior, u: Any, z: Any, levels: Levels, seen: Look) -> Conditional:
     """The patients' likelihoods as normal ones around their modes."""
-    theta = posterior.theta(u)
-    mu, factor = posterior.typical(theta), posterior.factor(theta)
-    b = z @ factor.T
-
-    d, m = mu.shape[1], b.shape[1]
-
-    def along(direction: Any) -> Any:
-        tangents = (
-            jnp.broadcast_to(direction[:d], mu.shape),
-            jnp.broadcast_to(direction[d:], b.shape),
-        )
-        return jax.jvp(posterior.log_levels, (mu, b), tangents)
-
-    def density(x: Any) -> Any:
-        return posterior.of_levels(x, theta)
-
-    log_f, by = jax.vmap(along, out_axes=(None, 0))(jnp.eye(d + m))
-    by_mu, by_b = by[:d], by[d:]
-    _, slope, curvature = with_derivatives(density, log_f)
-    weight = jnp.maximum(-curvature, 0.0)
+    theta = posterior.theta(jnp.asarray(u))
+    mu, b = np.asarray(posterior.typical(theta)), z @ np.asarray(posterior.factor(theta)).T
+    by_mu, by_b = levels.first[: mu.shape[1]], levels.first[list(posterior.random)]
     a = posterior.bound.individual
-    here = jnp.stack([a.mask & (a.analyte == o) for o in range(len(a.analytes))]).astype(float)
-    information = jnp.einsum("opt,pt,ipt,jpt->opij", here, weight, by_b, by_b)
-    typical = jnp.einsum("opt,pt,ipt,dpt->opid", here, weight, by_b, by_mu)
-    pull = jnp.einsum("opt,pt,ipt->opi", here, slope, by_b)
-    pull += jnp.einsum("opij,pj->opi", information, b) + jnp.einsum("opid,pd->opi", typical, mu)
-    return Conditional(information, pull, typical, posterior.weights(theta))
+    here = np.stack([a.mask & (a.analyte == o) for o in range(len(a.analytes))]).astype(float)
+    weight = here * seen.weight
+    information = np.einsum("opt,ipt,jpt->opij", weight, by_b, by_b)
+    typical = np.einsum("opt,ipt,dpt->opid", weight, by_b, by_mu)
+    pull = np.einsum("opt,pt,ipt->opi", here, seen.of_levels, by_b)
+    pull += np.einsum("opij,pj->opi", information, b) + np.einsum("opid,pd->opi", typical, mu)
+    return Conditional(information, pull, typical, np.asarray(posterior.weights(theta)))
 
 
 class Engine:
@@ -221,30 +195,82 @@ class Engine:
     def __init__(self, of: Callable[[Any], Posterior]) -> None:
         self.of = of
 
-        def forwards(values: Any) -> Posterior:
-            return Posterior(of(values).bound.forwards())
+        def coordinates(u: Any, z: Any, values: Any) -> Any:
+            posterior = of(values)
+            theta = posterior.theta(u)
+            b = z @ posterior.factor(theta).T
+            return posterior.coordinates(posterior.typical(theta), b)
 
-        def value_and_gradient(u: Any, z: Any, values: Any) -> Any:
-            posterior = forwards(values)
-            solved = inner_modes(posterior, u, z)
-            return *marginal(posterior, u, solved.z), solved
+        def near(c: Any, moves: Any, values: Any) -> Any:
+            return jax.lax.map(jax.vmap(lambda move: of(values).log_levels(c + move)), moves)
 
         def exact(u: Any, values: Any) -> Any:
             posterior = of(values)
             empty = jnp.zeros((posterior.patients, 0))
             return jax.value_and_grad(lambda u: posterior.log_density(u, empty, None))(u)
 
-        self.inner, self.plain = jax.jit(value_and_gradient), jax.jit(exact)
-        self.conditional = jax.jit(lambda u, z, values: conditional_at(forwards(values), u, z))
+        self.coordinates, self.near = jax.jit(coordinates), jax.jit(near)
+        self.exact = jax.jit(exact)
+        self.look = jax.jit(lambda u, z, levels, values: look(of(values), u, z, levels))
 
-    def at(self, u: Any, z: Any, values: Any) -> tuple[float, np.ndarray, Inner]:
-        """ln density, gradient and the patients' modes at u."""
-        if z.shape[1]:
-            value, slope, solved = self.inner(u, z, values)
-        else:
-            value, slope = self.plain(u, values)
-            solved = Inner(z, np.ones(len(z), bool), 0)
-        return float(value), np.asarray(slope), jax.tree.map(np.asarray, solved)
+    def levels(self, posterior: Posterior, u: Any, z: Any, values: Any) -> Levels:
+        """ln levels around the coordinates of u and z, from one batch of levels nearby."""
+        c = self.coordinates(u, z, values)
+        size, axes = c.shape[1], posterior.random
+        pairs = [(i, j) for i in axes for j in range(size) if j not in axes or i < j]
+        unit = np.eye(size)
+        ahead = np.array([*unit, *(unit[i] + unit[j] for i, j in pairs)])
+        moves = LEVEL_STEP * np.concatenate([np.zeros((1, size)), ahead, -ahead])
+        batch = max(1, min(len(moves), LANES // posterior.patients))
+        padded = np.zeros((-(-len(moves) // batch) * batch, size))
+        padded[: len(moves)] = moves
+        f = np.asarray(self.near(c, padded.reshape(-1, batch, size), values))
+        f = f.reshape(len(padded), *f.shape[2:])[: len(moves)]
+        f0, up, down = f[0], f[1 : len(ahead) + 1], f[len(ahead) + 1 :]
+        first = (up[:size] - down[:size]) / (2 * LEVEL_STEP)
+        both = (up + down - 2 * f0) / LEVEL_STEP**2  # second derivatives along each move
+        second = np.zeros((size, size, *f0.shape))
+        for i in axes:
+            second[i, i] = both[i]
+        for k, (i, j) in enumerate(pairs):
+            second[i, j] = second[j, i] = 0.5 * (both[size + k] - both[i] - both[j])
+        return Levels(np.asarray(c), f0, first, second)
+
+    def at(self, u: Any, start: Any, values: Any = None) -> tuple[Look, np.ndarray, Levels]:
+        """The approximation at u, the patients' modes, and their levels around them.
+
+        Args:
+            u: (n,).
+            start: standard scores from which the modes are looked for, (P, m).
+        """
+        posterior = self.of(values)
+        ahead: Any = np.asarray(start, float)
+        z = ahead
+        size, m = z.shape
+        damping, value = np.full(size, DAMPING[0]), np.full(size, -np.inf)
+        step, done = np.zeros((size, m)), np.zeros(size, bool)
+        gradient, hessian = np.zeros((size, m)), np.broadcast_to(np.eye(m), (size, m, m)).copy()
+        for _ in range(INNER_STEPS):
+            levels = self.levels(posterior, u, ahead, values)
+            seen = jax.tree.map(np.asarray, self.look(u, ahead, levels, values))
+            finite = np.isfinite(seen.each) & np.isfinite(seen.gradient).all(1)
+            finite &= np.isfinite(seen.hessian).all((1, 2))
+            better = finite & (seen.each >= value - 1e-9 * np.abs(value)) & ~done
+            z = np.where(better[:, None], ahead, z)
+            value = np.where(better, seen.each, value)
+            gradient[better], hessian[better] = seen.gradient[better], _steep(seen)[better]
+            damping *= np.where(better, DAMPING[1], DAMPING[2])
+            done |= (_decrement(gradient, hessian) < INNER_TOLERANCE) & np.isfinite(value)
+            done |= damping > DAMPING[3]
+            if done.all():
+                break
+            damped = hessian + damping[:, None, None] * np.eye(m)
+            step = np.linalg.solve(damped, gradient[..., None])[..., 0]
+            ahead = np.where(done[:, None], z, z + step)
+        if not np.array_equal(ahead, z):
+            levels = self.levels(posterior, u, z, values)
+            seen = jax.tree.map(np.asarray, self.look(u, z, levels, values))
+        return seen, z, levels
 
     def mode(self, start: Any, scale: Any, values: Any = None) -> Mode:
         """The mode nearest to `start` (n,); `scale` are the prior SDs of the coordinates."""
@@ -252,49 +278,71 @@ class Engine:
         descent = _Descent(self, np.asarray(start, float), np.asarray(scale, float), values)
         x = descent.down()
         for attempt in range(NEWTON_STEPS):
-            here, value, slope = descent.z, *descent(x)
+            value, slope = descent(x)
             curvature, vectors, flat = descent.curvature(x)
             step = vectors @ ((vectors.T @ slope) / curvature)
             decrement = float(slope @ step)
             if decrement < DECREMENT or attempt == NEWTON_STEPS - 1:
                 break
             if not descent(x - step)[0] < value:
-                descent.z = here
                 break
             x = x - step
         u = descent.origin + descent.scale * x
-        value, _, solved = self.at(u, descent.z, values)
-        individual = posterior.bound.individual is not None
+        value, _ = descent(x)
+        conditional, lost = None, np.zeros(0, int)
+        if posterior.inner:
+            seen, z, levels = self.at(u, descent.z, values)
+            lost = np.flatnonzero(~(_decrement(seen.gradient, _steep(seen)) < LOOSE))
+            conditional = conditional_of(posterior, u, z, levels, seen)
         return Mode(
             u=u,
-            z=solved.z,
-            log_density=value,
+            z=descent.z,
+            log_density=-value,
             covariance=(vectors / curvature) @ vectors.T * np.outer(descent.scale, descent.scale),
             decrement=decrement,
             flat=flat,
-            unconverged=tuple(int(i) for i in np.flatnonzero(~solved.converged)),
-            conditional=self.conditional(u, solved.z, values) if individual else None,
+            unconverged=tuple(int(i) for i in lost),
+            conditional=conditional,
             evaluations=descent.calls,
         )
 
 
+def _steep(seen: Look) -> np.ndarray:
+    """The exact curvature of each patient where it is one of a maximum, Gauss-Newton elsewhere."""
+    exact = 0.5 * (seen.curvature + seen.curvature.transpose(0, 2, 1))
+    fine = np.isfinite(exact).all((1, 2))
+    exact = np.where(fine[:, None, None], exact, np.eye(exact.shape[1]))
+    fine &= np.linalg.eigvalsh(exact)[:, 0] > 1e-3
+    return np.where(fine[:, None, None], exact, seen.hessian)
+
+
+def _decrement(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
+    return np.sum(gradient * np.linalg.solve(hessian, gradient[..., None])[..., 0], axis=1)
+
+
 class _Descent:
-    """-ln density and its gradient by x, with u = origin + scale x; knows the last modes."""
+    """-ln density and its gradient by x, with u = origin + scale x; follows the modes."""
 
     def __init__(self, engine: Engine, origin: np.ndarray, scale: np.ndarray, values: Any) -> None:
         self.engine, self.origin, self.scale, self.values = engine, origin, scale, values
         posterior = engine.of(values)
-        self.z: Any = np.zeros((posterior.patients, posterior.inner))
-        self.calls = 0
+        self.z = np.zeros((posterior.patients, posterior.inner))
+        self.moved, self.u, self.calls = np.zeros((*self.z.shape, origin.size)), origin, 0
 
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         u = self.origin + self.scale * x
-        value, slope, solved = self.engine.at(u, self.z, self.values)
         self.calls += 1
+        if self.z.shape[1]:
+            ahead = self.z + np.clip(self.moved @ (u - self.u), -1.0, 1.0)
+            seen, z, _ = self.engine.at(u, ahead, self.values)
+            value, slope = float(seen.value), seen.slope
+        else:
+            value, slope = jax.tree.map(np.asarray, self.engine.exact(u, self.values))
         if not (np.isfinite(value) and np.isfinite(slope).all()):
             return IMPOSSIBLE, np.zeros_like(x)
-        self.z = solved.z
-        return -value, -slope * self.scale
+        if self.z.shape[1]:
+            self.z, self.moved, self.u = z, np.nan_to_num(seen.moved), u
+        return -float(value), -slope * self.scale
 
     def down(self) -> np.ndarray:
         """Where L-BFGS-B ends from the origin."""
@@ -308,14 +356,10 @@ class _Descent:
 
     def curvature(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Eigenvalues and vectors of the Hessian, and how many were too small and were raised."""
-        here, rows = self.z, []
+        rows = []
         for step in STEP * np.eye(x.size):
-            ends = []
-            for sign in (1, -1):
-                self.z = here
-                ends.append(self(x + sign * step)[1])
+            ends = [self(x + sign * step)[1] for sign in (1, -1)]
             rows.append((ends[0] - ends[1]) / (2 * STEP))
-        self.z = here
         hessian = np.array(rows)
         values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
         return np.maximum(values, FLATTEST), vectors, int(np.sum(values < FLATTEST))

@@ -62,10 +62,6 @@ class ClosedLevels:
         ]
         return chosen(levels, self.which)
 
-    def forwards(self) -> ClosedLevels:
-        """The same for forward differentiation: itself."""
-        return self
-
 
 @dataclasses.dataclass(frozen=True)
 class SolvedLevels:
@@ -87,10 +83,6 @@ class SolvedLevels:
         every = self.solver(jax.tree.map(lambda x: x.reshape(size), params))
         levels = chosen([every[output] for output in self.outputs], self.which)
         return levels if self.place is None else levels[:, self.place]
-
-    def forwards(self) -> SolvedLevels:
-        """The same for forward differentiation."""
-        return dataclasses.replace(self, solver=self.solver.forwards())
 
     def adaptive(self, rtol: float) -> SolvedLevels:
         """The same on the adaptive route."""

@@ -528,11 +528,6 @@ class PopulationModel:
             which=which,
         )
 
-    def forwards(self) -> PopulationModel:
-        """The same for forward differentiation, which ODE models need to be told."""
-        predictors = {k: p.forwards() for k, p in self.predictors.items()}
-        return dataclasses.replace(self, predictors=predictors)
-
     def cohort_predictor(self, cohort: str, days: Any, *, smooth: bool = False) -> Predictor:
         """Levels of any number of patients of a cohort at `days`."""
         model = self.population.model

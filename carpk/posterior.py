@@ -30,7 +30,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import biject_to
 
-from carpk.effects import COHORT, eta_name, omega_name
+from carpk.effects import COHORT, PATIENT, eta_name, omega_name
 from carpk.population import PopulationModel
 
 LN_SQRT_2PI = 0.5 * np.log(2 * np.pi)
@@ -152,13 +152,34 @@ class Posterior:
         """L, (m, m)."""
         return self.bound.population.random.factor(theta, self.bound.infusions)
 
-    def log_levels(self, mu: Any, b: Any) -> Any:
-        """ln of the levels at the observations, (P, T); 0 where padded."""
+    @cached_property
+    def random(self) -> tuple[int, ...]:
+        """Which of a patient's coordinates have a random effect, in the order of b, (m,)."""
+        names, effects = self.bound.population.estimated, self.bound.random
+        by_infusion = self.inner - len(effects.at(PATIENT))
+        own = [names.index(name) for name in effects.at(PATIENT)]
+        return *own, *range(len(names), len(names) + by_infusion)
+
+    def coordinates(self, mu: Any, b: Any) -> Any:
+        """What the levels of a patient depend on, (P, c), linear in both.
+
+        The estimated parameters on the estimation scale, then deviations of single infusions.
+        """
+        own = len(self.bound.random.at(PATIENT))
+        place = np.zeros((own, mu.shape[1]))
+        place[np.arange(own), self.random[:own]] = 1.0
+        return jnp.concatenate([mu + b[:, :own] @ place, b[:, own:]], axis=1)
+
+    def log_levels(self, c: Any) -> Any:
+        """ln of the levels at the observations, (P, T), from coordinates; 0 where padded."""
         bound = self.bound
-        phi = {name: mu[:, i] for i, name in enumerate(bound.population.estimated)}
-        own = bound.population.model.params.covariates()
+        names = bound.population.estimated
+        phi = {name: c[:, i] for i, name in enumerate(names)}
         design = bound.patient_design
-        phi |= {name: design[name][..., 0] for name in own if name in design}
+        own = [name for name in bound.population.model.params.covariates() if name in design]
+        phi |= {name: design[name][..., 0] for name in own}
+        none = jnp.zeros((self.patients, len(bound.random.at(PATIENT))))
+        b = jnp.concatenate([none, c[:, len(names) :]], axis=1)
         f = bound.individual_levels(bound.patient_params(phi, b))
         return jnp.log(jnp.where(bound.individual.mask, f, 1.0))
 
@@ -218,7 +239,8 @@ class Posterior:
         z, log_slope = x, jnp.zeros(self.patients)
         if conditional is not None and self.inner:
             z, log_slope = self.standardized(theta, mu, conditional, x)
-        each = self.of_levels(self.log_levels(mu, z @ self.factor(theta).T), theta)
+        b = z @ self.factor(theta).T
+        each = self.of_levels(self.log_levels(self.coordinates(mu, b)), theta)
         return total + jnp.sum(each) + jnp.sum(log_slope) + jnp.sum(_log_normal(z))
 
     def sample_of(self, u: Any, x: Any, conditional: Conditional | None) -> dict[str, Any]:

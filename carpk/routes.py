@@ -259,14 +259,12 @@ class Adaptive:
         rtol: relative tolerance; of a state integrated as its log, absolute on the log.
         atol: absolute tolerance of the other states, in their own unit.
         max_steps: between two boundaries.
-        forward: for forward differentiation, on this route and on the mesh.
     """
 
     method: str = "tsit5"
     rtol: float = RTOL
     atol: float = ATOL
     max_steps: int = MAX_STEPS
-    forward: bool = False
 
     def __post_init__(self) -> None:
         known = [*EXPLICIT, *STIFF]
@@ -309,9 +307,6 @@ class Adaptive:
                 stepsize_controller=controller,
                 max_steps=self.max_steps,
                 throw=False,
-                adjoint=diffrax.ForwardMode()
-                if self.forward
-                else diffrax.RecursiveCheckpointAdjoint(),
             )
             u = sol.ys[0]
             failed = sol.result != diffrax.RESULTS.successful
@@ -363,7 +358,6 @@ def march(
     structure: Structure,
     lanes: int,
     bound: float | None,
-    forward: bool,
     line: Timeline | None,
     steps: Steps,
     params: Any,
@@ -382,7 +376,7 @@ def march(
     worst = jnp.zeros(())
     if bound is not None:
         nodes, worst = _walk_with_error(*given)
-    elif not forward and lanes * steps.segment.shape[0] <= SIDE_BY_SIDE:
+    elif lanes * steps.segment.shape[0] <= SIDE_BY_SIDE:
         nodes = _walk(*given)
     else:
         nodes = _walk_step_by_step(*given)

@@ -234,11 +234,6 @@ class Solver:
         """The same plan on the adaptive route."""
         return Solver(self.plan, self.line, None, _adaptive(method, rtol, atol))
 
-    def forwards(self) -> Solver:
-        """The same for forward differentiation, to any order; reverse is faster by default."""
-        settings = dataclasses.replace(self.settings, forward=True)
-        return dataclasses.replace(self, settings=settings)
-
     @classmethod
     def prepare(
         cls,
@@ -421,8 +416,7 @@ def _run(
             one = partial(settings.solve, structure)
             return jax.vmap(one, in_axes=(axis, 0, axis))(line, params, patients)
         axes = Steps(axis, axis, axis, axis, None, axis)
-        lanes = jax.tree.leaves(params)[0].shape[0]
-        one = partial(march, structure, lanes, bound, settings.forward)
+        one = partial(march, structure, jax.tree.leaves(params)[0].shape[0], bound)
         return jax.vmap(one, in_axes=(axis, axes, 0, axis))(line, steps, params, patients)
 
     if shared:
