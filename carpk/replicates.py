@@ -20,6 +20,8 @@ from carpk.population import PopulationModel
 from carpk.structural import ODEModel
 from carpk.summaries import CohortLikelihood, Fact
 
+SIDE_BY_SIDE = 50  # data sets simulated at a time: more would fill the memory with ODE solutions
+
 
 def simulated_values(
     bound: PopulationModel, theta: Mapping[str, np.ndarray], seed: int
@@ -40,13 +42,16 @@ def simulated_values(
             rows.append(_printed_again(fact, x[:, : fact.n]))
         values[cohort] = np.stack(rows, axis=1)
     if bound.individual is not None:
-        values |= _simulate_observations(bound, theta, jax.random.key(seed + 1))
+        values |= _as_measured(bound, new_patients(bound, theta, jax.random.key(seed + 1)))
     return values
 
 
-def _simulate_observations(
-    bound: PopulationModel, theta: Mapping[str, np.ndarray], key: Any
-) -> dict[str, np.ndarray]:
+def new_patients(bound: PopulationModel, theta: Mapping[str, Any], key: Any) -> np.ndarray:
+    """Measured levels of new patients in place of the data's, (simulation, P, T).
+
+    Each has the covariates, doses and sampling days of one of the real patients, but random effects
+    and residuals of its own. Levels below the LLOQ are as they are; padding is NaN.
+    """
     a = bound.individual
     size, infusions = len(bound.patients), a.infusion_time.shape[1]
     if isinstance(bound.population.model, ODEModel):
@@ -65,12 +70,23 @@ def _simulate_observations(
         f = bound.individual_levels(params)
         return bound.measured(f, jax.random.normal(e, f.shape), theta)
 
-    first = next(iter(theta.values()))
-    y = np.asarray(
-        jax.jit(jax.vmap(one))(
-            {k: jnp.asarray(v) for k, v in theta.items()}, jax.random.split(key, len(first))
-        )
-    )
+    theta = {k: jnp.asarray(v) for k, v in theta.items()}
+    keys = jax.random.split(key, len(next(iter(theta.values()))))
+    every = jax.jit(lambda xs: jax.lax.map(lambda x: one(*x), xs, batch_size=SIDE_BY_SIDE))
+    return np.where(a.mask, np.asarray(every((theta, keys))), np.nan)
+
+
+def typical_patients(bound: PopulationModel, theta: Mapping[str, Any]) -> Params:
+    """The real patients without their random effects, leaves (P,): what PRED is made of."""
+    design = {c: jnp.asarray(d) for c, d in bound.patient_design.items()}
+    params = bound.params(bound.typical(theta, design))
+    size = len(bound.patients)
+    return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), (size,)), params)
+
+
+def _as_measured(bound: PopulationModel, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Levels as a data set holds them: the LLOQ in place of what lies below."""
+    a = bound.individual
     censored = (y < a.lloq) & a.mask
     return {"value": np.where(a.mask, np.maximum(y, a.lloq), 1.0), "censored": censored.astype(int)}
 
