@@ -90,19 +90,20 @@ class VPC:
         lines = [head]
         if self.failed:
             lines.append(f"  {self.failed} draws without finite levels are left out.")
-        table, out = self.table, self.outside
-        for words, here in (
-            ("observed percentiles", table["statistic"] != BELOW),
-            ("observed shares below the LLOQ", table["statistic"] == BELOW),
+        t = self.table
+        told = t[~((t["low"] == t["high"]) & (t["observed"] == t["low"]))]  # could have differed
+        for words, own in (
+            ("observed percentiles", told[told["statistic"] != BELOW]),
+            ("observed shares below the LLOQ", told[told["statistic"] == BELOW]),
         ):
-            total = int(here.sum())
-            if total:
-                inside = total - int((out["statistic"].isin(table[here]["statistic"])).sum())
+            if len(own):
+                inside = (own["low"] <= own["observed"]) & (own["observed"] <= own["high"])
                 lines.append(
-                    f"  {inside} of {total} {words} lie in the 90 % interval of their replicates."
+                    f"  {inside.sum()} of {len(own)} {words} lie in the 90 % interval of their "
+                    "replicates."
                 )
         lines.append("Observed (90 % interval of replicates); * outside:")
-        return "\n".join([*lines, _wide(table).to_string(index=False)])
+        return "\n".join([*lines, _wide(t).to_string(index=False)])
 
 
 def vpc(
