@@ -228,14 +228,16 @@ def _strata(bound: PopulationModel, by: str | None, who: str) -> tuple[np.ndarra
     """The stratum of every patient as an index into their names."""
     if by is None:
         return np.zeros(len(bound.patients), int), ["all"]
-    found, index = np.unique(bound.data.covariate(by), return_inverse=True)
+    values = bound.data.covariate(by)
+    found = np.unique(values) if values.dtype.kind == "f" else np.array(list(dict.fromkeys(values)))
     if len(found) > STRATA:
         raise FitError(
             f"{who}: {by!r} has {len(found)} different values, too many for a panel each; add a "
             "column of groups to the patients table, with pandas.cut say, and give its name as "
             "`by`."
         )
-    return index, [f"{x:g}" if found.dtype.kind in "fiu" else str(x) for x in found]
+    index = np.argmax(values[:, None] == found, axis=1)
+    return index, [f"{x:g}" if values.dtype.kind == "f" else str(x) for x in found]
 
 
 def interval(x: np.ndarray) -> np.ndarray:

@@ -33,12 +33,13 @@ def vpc(result: VPC, *, points: bool = True) -> Figure:
     """
     table = result.table
     strata = list(dict.fromkeys(table["stratum"]))
-    limited = bool((table["statistic"] == BELOW).any())
+    shares = table[table["statistic"] == BELOW]
+    limited = bool((shares[["observed", "high"]] > 0).to_numpy().any())
     rows = 2 if limited else 1
     figure, axes = plt.subplots(
         rows,
         len(strata),
-        figsize=(1.6 + (3.4 if len(strata) > 1 else 5.4) * len(strata), 3.3 + 1.6 * rows),
+        figsize=(1.6 + (3.4 if len(strata) > 1 else 6.4) * len(strata), 3.3 + 1.6 * rows),
         squeeze=False,
         sharex=True,
         sharey="row",
@@ -46,6 +47,7 @@ def vpc(result: VPC, *, points: bool = True) -> Figure:
     )
     days = result.points["time"].to_numpy()
     bottom, top = _level_range(result)
+    drawn = not result.corrected and bottom < result.lloq < top
     for column, stratum in enumerate(strata):
         part = table[table["stratum"] == stratum]
         own = result.points[result.points["stratum"] == stratum]
@@ -54,10 +56,10 @@ def vpc(result: VPC, *, points: bool = True) -> Figure:
             _points(axis, own["time"], own["value"], own["below"], faint=True)
         for p in PERCENTILES:
             rows_of = part[part["statistic"] == f"{p} %"].sort_values("time")
-            open_at = result.lloq if not result.corrected and result.lloq > 0 else bottom
+            open_at = result.lloq if drawn else bottom
             _band(axis, rows_of, RED if p == MIDDLE else BLUE, open_at, top)
             _observed(axis, rows_of, "-" if p == MIDDLE else "--")
-        if math.isfinite(result.lloq) and not result.corrected:
+        if drawn:
             axis.axhline(result.lloq, color=INK, lw=0.8, ls=":")
         axis.set_yscale("log")
         axis.set_ylim(bottom, top)
@@ -82,8 +84,8 @@ def vpc(result: VPC, *, points: bool = True) -> Figure:
     kind = "Prediction-corrected VPC" if result.corrected else "VPC"
     _title(
         figure,
-        f"{kind} of {result.output}, {result.data}: data and {result.draws} data sets of new "
-        f"patients from the {result.source}",
+        f"{kind} of {result.output}, {result.data}: the data and {result.draws} data sets from the "
+        f"{result.source}",
     )
     key = axes[0, 0]
     handles = [
@@ -101,7 +103,7 @@ def vpc(result: VPC, *, points: bool = True) -> Figure:
     if limited:
         handles.append(axes[1, 0].fill_between([], [], [], color=GREY, alpha=0.3, lw=0))
         labels.append("90 % interval of a replicated share")
-    if math.isfinite(result.lloq) and not result.corrected:
+    if drawn:
         handles.append(key.plot([], [], color=INK, lw=0.8, ls=":")[0])
         labels.append("LLOQ")
     if points:
@@ -128,8 +130,8 @@ def _level_range(result: VPC) -> tuple[float, float]:
     if shown.size:
         bottom, top = min(bottom, shown.min()), max(top, shown.max())
     bottom, top = max(bottom, measured.min() / 100), min(top, measured.max() * 100)
-    if math.isfinite(result.lloq) and not result.corrected:
-        bottom = min(bottom, result.lloq)
+    if not result.corrected and (result.points["below"].any() or result.lloq > bottom / 10):
+        bottom = min(bottom, result.lloq) if math.isfinite(result.lloq) else bottom
     return bottom / 1.8, top * 1.8
 
 
@@ -211,10 +213,11 @@ def npde(result: NPDE) -> Figure:
     bars.set_xlabel("NPDE", fontsize=9)
     bars.set_yticks([])
     tests = result.tests
-    p = {name: f"{tests.loc[name, 'p']:.2g}" for name in tests.index}
+    p = dict(zip(tests.index, (f"{x:.2g}" for x in tests["p"].to_numpy(float)), strict=True))
+    mean, variance = tests["value"].to_numpy(float)[:2]
     bars.set_title(
-        f"mean {tests.loc['mean', 'value']:.2f} (p {p['mean']}), variance "
-        f"{tests.loc['variance', 'value']:.2f} (p {p['variance']}), shape p {p['shape']}\n"
+        f"mean {mean:.2f} (p {p['mean']}), variance {variance:.2f} (p {p['variance']}), "
+        f"shape p {p['shape']}\n"
         f"adjusted p of all three {p['all three']}",
         loc="left",
         fontsize=8,
@@ -231,7 +234,7 @@ def npde(result: NPDE) -> Figure:
     _title(
         figure,
         f"NPDE of {result.output}, {result.data}: {n} observations against {result.draws} data "
-        f"sets of new patients from the {result.source}",
+        f"sets from the {result.source}",
     )
     _residual_legend(figure, qq, bool(below.any()), imputed="BLQ, drawn at random (Nguyen 2012)")
     return figure
@@ -242,7 +245,7 @@ def gof(result: GOF) -> Figure:
 
     DV against PRED and IPRED on log axes; residuals (NPDE, which takes the place of CWRES, and
     IWRES) against time and prediction. BLQ are at the LLOQ, their NPDE drawn at random; they have
-    no IWRES.
+    no IWRES. Predictions far below all data are drawn at the edge of the panels on the left.
     """
     t = result.table
     below = t["CENS"].to_numpy() == 1
@@ -250,12 +253,12 @@ def gof(result: GOF) -> Figure:
     shown = t[["DV", "PRED", "IPRED"]].to_numpy()
     measured = t["DV"].to_numpy()[~below & (t["DV"] > 0)]
     measured = measured if measured.size else t["DV"].to_numpy()
-    ends = [max(shown.min(), measured.min() / 30) / 1.5, shown.max() * 1.5]
+    ends = [max(shown.min(), measured.min() / 10) / 1.5, shown.max() * 1.5]
     words = {"PRED": "population prediction", "IPRED": "individual prediction"}
     for row, (prediction, residual) in enumerate({"PRED": "NPDE", "IPRED": "IWRES"}.items()):
         against, time, level = axes[row]
-        x = np.maximum(t[prediction].to_numpy(), ends[0])
-        _points(against, x, t["DV"], below)
+        x = t[prediction].to_numpy()
+        _points(against, np.maximum(x, ends[0]), t["DV"], below)
         against.plot(ends, ends, color=INK, lw=0.8)
         lloq = t["LLOQ"].dropna().unique()
         if len(lloq) == 1:
@@ -274,7 +277,10 @@ def gof(result: GOF) -> Figure:
         for axis in (time, level):
             axis.set_ylabel(residual, fontsize=9)
     axes[1, 1].set_title(
-        f"residual shrinkage {result.shrinkage:.0%}; BLQ have no IWRES", loc="left", fontsize=8
+        f"residual shrinkage {result.shrinkage:.0%}"
+        + ("; BLQ have no IWRES, which lifts those near the LLOQ" if below.any() else ""),
+        loc="left",
+        fontsize=8,
     )
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)

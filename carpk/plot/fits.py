@@ -216,7 +216,8 @@ def individual_fits(
     """Each patient's data of one output with IPRED, the 90 % interval of the patient's own curve.
 
     PRED is the curve without random effects, at the patient's covariates and doses. Arrows are
-    infusions of cells, grey ticks other drugs.
+    infusions of cells, grey ticks other drugs of the days shown: from the infusion, or the first
+    observation before it, to the last one.
     """
     import jax
     import jax.numpy as jnp
@@ -225,7 +226,8 @@ def individual_fits(
     seen = Observed.of(bound, output, "plot.individual_fits")
     output = seen.output
     sample = {k: jnp.asarray(v) for k, v in result.draws(draws, seed, effects=True).items()}
-    days = _grid(min(0.0, float(seen.time.min())), float(seen.time.max()))
+    first, last = min(0.0, float(seen.time.min())), float(seen.time.max())
+    days = _grid(first, last)
     levels_at = bound.patient_predictor(jnp.asarray(days), output=output, smooth=False)
 
     def curves(sample: Any) -> Any:
@@ -269,11 +271,10 @@ def individual_fits(
         axis.tick_params(labelsize=6)
         axis.set_yscale("log")
         axis.spines[["top", "right"]].set_visible(False)
-        time_axis(axis, days, size=0.1, apart=0.9)
+        time_axis(axis, days, apart=0.9)
         axis.set_xlabel("")
     axes[0, 0].set_ylim(bottom, top)
     scale = " (log scale)" if days[-1] > LONG else ""
-    figure.supxlabel(f"days after infusion{scale}", fontsize=9, y=0.42 / figure.get_figheight())
     figure.supylabel(f"{output} [{seen.unit}]", fontsize=9)
     hidden = len(bound.patients) - shown
     more = f" (the first {shown} of {len(bound.patients)} patients)" if hidden else ""
@@ -294,11 +295,15 @@ def individual_fits(
     if len(limits) == 1:
         entries["LLOQ"] = key.plot([], [], color=INK, lw=0.6, ls=":")[0]
     entries["cells infused"] = key.plot([], [], marker="$\\downarrow$", color=INK, ls="", ms=7)[0]
-    if len(bound.data.doses) > len(bound.data.infusions):
+    others = bound.data.doses.drop(bound.data.infusions.index)["time"]
+    if others.between(first, last).any():
         entries["other drug"] = key.plot([], [], marker="|", color=GREY, ls="", ms=6)[0]
     wide = figure.get_figwidth() / 1.6
     lines = math.ceil(len(entries) / wide)
-    figure.tight_layout(rect=(0, (0.35 + 0.2 * lines) / figure.get_figheight(), 1, 1))
+    height = figure.get_figheight()
+    figure.tight_layout(rect=(0, (0.28 + 0.2 * lines) / height, 1, 1))
+    words = f"days after infusion{scale}"
+    figure.text(0.5, (0.15 + 0.2 * lines) / height, words, ha="center", fontsize=9)
     figure.legend(
         list(entries.values()),
         list(entries),
@@ -331,5 +336,6 @@ def _doses(axis: Any, bound: Any, i: int) -> None:
         )
     doses = bound.data.doses
     other = doses[(doses["patient"] == patient) & ~doses.index.isin(bound.data.infusions.index)]
-    days = other["time"].to_numpy(float)
+    low, high = axis.get_xlim()
+    days = other["time"][other["time"].between(low, high)].to_numpy(float)
     axis.plot(days, np.full(len(days), 0.95), "|", color=GREY, ms=5, transform=across)

@@ -20,11 +20,13 @@ def time_axis(axis: Any, days: Any, *, size: float = 9, apart: float = APART) ->
     """Label the axis of days after infusion; on the scale ln(1 + days) with long follow-up."""
     label = "days after infusion"
     low, high = float(np.min(days)), float(np.max(days))
+    room = 0.04 * max(high - low, 1.0)
+    axis.set_xlim(low - room, high + room)
     if high > LONG:
-        axis.set_xscale("function", functions=(to_scale, from_scale))
         label += " (log scale)"
+        axis.set_xscale("function", functions=(to_scale, from_scale))
         a, b = to_scale(np.array([low, high]))
-        room = 0.03 * (b - a)
+        room = 0.04 * (b - a)
         axis.set_xlim(*from_scale(np.array([a - room, b + room])))
         shown: list[float] = []
         for day in TICKS:
