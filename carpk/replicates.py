@@ -15,12 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from carpk import nca
-from carpk.params import Params
 from carpk.population import PopulationModel
-from carpk.structural import ODEModel
 from carpk.summaries import CohortLikelihood, Fact
-
-SIDE_BY_SIDE = 50  # data sets simulated at a time: more would fill the memory with ODE solutions
 
 
 def simulated_values(
@@ -52,36 +48,9 @@ def new_patients(bound: PopulationModel, theta: Mapping[str, Any], key: Any) -> 
     Each has the covariates, doses and sampling days of one of the real patients, but random effects
     and residuals of its own. Levels below the LLOQ are as they are; padding is NaN.
     """
-    a = bound.individual
-    size, infusions = len(bound.patients), a.infusion_time.shape[1]
-    if isinstance(bound.population.model, ODEModel):
-        infusions = 1  # its parameters belong to the patient
-
-    def one(theta: Mapping[str, Any], key: Any) -> Any:
-        k, e = jax.random.split(key)
-        keys = jax.random.split(k, size)
-        design = {c: jnp.asarray(d) for c, d in bound.patient_design.items()}
-
-        def patient(i: Any) -> Params:
-            row = {c: d[i] for c, d in design.items()}
-            return bound.draw_patients(theta, row, keys[i], 1, infusions)
-
-        params = jax.tree.map(lambda x: x[:, 0], jax.vmap(patient)(jnp.arange(size)))
-        f = bound.individual_levels(params)
-        return bound.measured(f, jax.random.normal(e, f.shape), theta)
-
-    theta = {k: jnp.asarray(v) for k, v in theta.items()}
     keys = jax.random.split(key, len(next(iter(theta.values()))))
-    every = jax.jit(lambda xs: jax.lax.map(lambda x: one(*x), xs, batch_size=SIDE_BY_SIDE))
-    return np.where(a.mask, np.asarray(every((theta, keys))), np.nan)
-
-
-def typical_patients(bound: PopulationModel, theta: Mapping[str, Any]) -> Params:
-    """The real patients without their random effects, leaves (P,): what PRED is made of."""
-    design = {c: jnp.asarray(d) for c, d in bound.patient_design.items()}
-    params = bound.params(bound.typical(theta, design))
-    size = len(bound.patients)
-    return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), (size,)), params)
+    y = [bound.new_levels({k: v[i] for k, v in theta.items()}, one) for i, one in enumerate(keys)]
+    return np.where(bound.individual.mask, np.stack(y), np.nan)
 
 
 def _as_measured(bound: PopulationModel, y: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from carpk.dataset.arrays import NEVER
 from carpk.errors import FitError
 from carpk.inference import Fit
 from carpk.population import PopulationModel
-from carpk.replicates import new_patients, typical_patients
+from carpk.replicates import new_patients
 from carpk.sampler import prior_draws
 
 
@@ -85,9 +84,7 @@ class Observed:
 
     def population_prediction(self, theta: Mapping[str, Any]) -> np.ndarray:
         """PRED: levels at these parameters with every random effect 0, (n,)."""
-        bound = self.bound
-        levels = jax.jit(lambda th: bound.individual_levels(typical_patients(bound, th)))
-        return np.asarray(levels({k: jnp.asarray(v) for k, v in theta.items()}))[self.place]
+        return np.asarray(self.bound.population_levels(dict(theta)))[self.place]
 
     def replicates(self, theta: Mapping[str, Any], seed: int, who: str) -> tuple[np.ndarray, int]:
         """Measured levels of new patients, (draw, n), and how many draws had no finite ones."""

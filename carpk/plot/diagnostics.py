@@ -130,7 +130,7 @@ def _level_range(result: VPC) -> tuple[float, float]:
     if shown.size:
         bottom, top = min(bottom, shown.min()), max(top, shown.max())
     bottom, top = max(bottom, measured.min() / 100), min(top, measured.max() * 100)
-    if not result.corrected and (result.points["below"].any() or result.lloq > bottom / 10):
+    if not result.corrected and (result.points["below"].any() or result.lloq > bottom / 4):
         bottom = min(bottom, result.lloq) if math.isfinite(result.lloq) else bottom
     return bottom / 1.8, top * 1.8
 

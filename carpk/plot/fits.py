@@ -26,7 +26,6 @@ from carpk.plot.style import (
     time_axis,
     to_scale,
 )
-from carpk.replicates import typical_patients
 from carpk.sampler import prior_draws
 from carpk.structural import ClosedForm
 
@@ -237,7 +236,7 @@ def individual_fits(
     levels = jax.jit(lambda s: jax.lax.map(curves, s))(sample)
     low, mid, high = np.quantile(np.asarray(levels), [LOW, 0.5, HIGH], axis=0)
     typical = middle(result.draws())
-    pred = np.asarray(jax.jit(lambda th: levels_at(typical_patients(bound, th)))(typical))
+    pred = np.asarray(jax.jit(lambda th: levels_at(bound.typical_patients(th)))(typical))
     shown = min(len(bound.patients), most)
     columns = min(8, shown)
     rows = math.ceil(shown / columns)
@@ -251,6 +250,7 @@ def individual_fits(
     )
     bottom, top = seen.value.min() / 5, seen.value.max() * 12
     limits = np.unique(seen.lloq[seen.limited])
+    limits = limits[(limits > bottom) & (limits < top)]
     for axis in axes.flat[shown:]:
         axis.set_visible(False)
     for i, axis in zip(range(shown), axes.flat, strict=False):
