@@ -149,10 +149,14 @@ class TestPercentiles:
             3.0,
         ]
         assert visual.percentiles(x[:4], below[:4]).tolist() == [-np.inf] * 3
+        at_the_limit = np.array([2.0, 2.0, 3.0]), np.array([False, True, False])
+        assert visual.percentiles(*at_the_limit, [0, 50]).tolist() == [-np.inf, 2.0]
 
     def test_beyond_the_range_of_the_assay_are_infinite(self):
         x = np.array([1.0, 2.0, np.inf])
         assert visual.percentiles(x, np.zeros(3, bool)).tolist()[1:] == [2.0, np.inf]
+        x[1] = np.inf
+        assert visual.percentiles(x, np.zeros(3, bool)).tolist() == [np.inf] * 3
 
     def test_with_several_limits_share_the_weight_of_blq_among_what_is_lower(self):
         """By hand: of 3, <5, 8, 10 the 3 has the weight of <5 too: ranks 2, 3, 4."""
@@ -235,6 +239,17 @@ class TestVPC:
         assert middle[1] == pytest.approx(20 * np.exp(1.9), rel=0.1)  # e² times those of arm a
         error = 1.2533 * SPREAD / np.sqrt(10)  # SE of a median of 10
         assert np.log(middle[2] / middle[0]) == pytest.approx(2 * 1.645 * error, rel=0.25)
+
+    def test_censors_replicates_above_the_range_as_the_data(self, data):
+        """An assay that reads no more than 40: half of arm b is above it on day 8."""
+        table = data.observations.copy()
+        over = (table["analyte"] == "car_t") & (table["value"] > 40)
+        table.loc[over, ["value", "censored"]] = 40.0, -1
+        result = known_vpc(dataclasses.replace(data, observations=table), by="arm")
+        t = result.table.set_index(["stratum", "time", "statistic"])
+        assert t.loc[("b", 1.0, "50 %"), ["observed", "median", "high"]].tolist() == [np.inf] * 3
+        assert not (t["high"].between(40, np.inf, inclusive="neither")).any()
+        assert ">range" in repr(result)
 
     def test_says_in_words_what_lies_outside(self, checked, fit):
         text = repr(checked)
@@ -324,7 +339,9 @@ class TestNPDE:
         result = ck.checks.npde(known(many, truth=TRUTH | {"sigma_car_t": 0.15}))
         assert result.table["NPDE"].var() > 1.5
         assert result.tests.loc["variance", "p"] < 1e-6
-        assert repr(result).startswith("The model does not describe the data")
+        assert repr(result).startswith(
+            "NPDE depart from the standard normal, above all in their var"
+        )
 
     def test_are_decorrelated_as_by_regression_on_what_came_before(self):
         """L^-1 (x - m) without any factorisation: residuals over their SD, one by one."""

@@ -82,6 +82,17 @@ class Observed:
         """Whether the LLOQ of each observation is known."""
         return self.lloq > NEVER
 
+    @property
+    def upper(self) -> np.ndarray:
+        """Upper limit of each observation: its own where it lies above; inf where none is known.
+
+        The lowest of the data's upper limits is taken to hold for all that were measured below it.
+        """
+        above = self.censored == -1
+        common = self.value[above].min() if above.any() else np.inf
+        own = np.where(self.value <= common, common, np.inf)
+        return np.where(above, self.value, own)
+
     def population_prediction(self, theta: Mapping[str, Any]) -> np.ndarray:
         """PRED: levels at these parameters with every random effect 0, (n,)."""
         return np.asarray(self.bound.population_levels(dict(theta)))[self.place]

@@ -68,8 +68,8 @@ class NPDE:
         elif p < DOUBTFUL:
             worst = min(each, key=lambda name: each[name])
             verdict = (
-                f"The model does not describe the data: NPDE are not standard normal, above all in "
-                f"their {worst} (adjusted p = {p:.2g})."
+                f"NPDE depart from the standard normal, above all in their {worst} (adjusted p = "
+                f"{p:.2g}): look where, with .plot()."
             )
         else:
             verdict = f"No departure from the standard normal was found (adjusted p = {p:.2g})."
@@ -160,19 +160,19 @@ def impute(
 
     The discrepancies are NaN where nothing was imputed. A replicate below the LLOQ takes the level
     of another one of the same sample below the LLOQ, at random: as for the observed ones, nothing
-    but the limit is known of it.
+    but the limit is known of it. Levels above the range of the assay are treated in the same way.
     """
     value, y, drawn = seen.value.copy(), y.copy(), np.full(len(seen.value), np.nan)
-    for j, (censored, lloq) in enumerate(zip(seen.censored, seen.lloq, strict=True)):
-        low = y[:, j] < lloq
+    limits = zip(seen.censored, seen.lloq, seen.upper, strict=True)
+    for j, (censored, lloq, upper) in enumerate(limits):
+        low, high = y[:, j] < lloq, y[:, j] > upper
         y[low, j] = rng.permutation(y[low, j])
+        y[high, j] = rng.permutation(y[high, j])
         share, uniform = low.mean(), rng.uniform()
         if censored == 1:
             drawn[j] = uniform * share
             value[j] = np.quantile(y[low, j], uniform) if low.any() else lloq
         elif censored == -1:
-            high = y[:, j] > seen.value[j]
-            y[high, j] = rng.permutation(y[high, j])
             drawn[j] = 1 - uniform * high.mean()
             value[j] = np.quantile(y[high, j], 1 - uniform) if high.any() else value[j]
     return value, y, drawn
@@ -199,6 +199,7 @@ def tests_of_npde(x: np.ndarray) -> pd.DataFrame:
 
     Mean 0 by Wilcoxon's signed ranks, variance 1 by chi-square, normality by Shapiro-Wilk (beyond
     5000 observations by D'Agostino-Pearson); "all three" is the smallest p times 3 (Bonferroni).
+    They take the NPDE as independent; decorrelated is a little less than that.
     """
     x = x[np.isfinite(x)]
     n = len(x)
@@ -251,10 +252,14 @@ class GOF:
         t = self.table
         seen = t[t["CENS"] == 0]
         ratios = {k: (seen["DV"] / seen[k]).to_numpy() for k in ("PRED", "IPRED")}
-        numbers = "; ".join(
-            f"DV / {k}: median {np.median(x):.2f}, within a factor of 2 "
-            f"{np.mean((x > 0.5) & (x < 2)):.0%}"
-            for k, x in ratios.items()
+        numbers = (
+            "none was measured"
+            if seen.empty
+            else "; ".join(
+                f"DV / {k}: median {np.median(x):.2f}, within a factor of 2 "
+                f"{np.mean((x > 0.5) & (x < 2)):.0%}"
+                for k, x in ratios.items()
+            )
         )
         return (
             f"Goodness of fit of {self.output} [{self.unit}]: {self.data}, {len(t)} observations, "

@@ -156,7 +156,7 @@ def vpc(
     y, failed = seen.replicates(theta, seed, who)
     below_y = y < seen.lloq
     y = np.where(below_y, seen.lloq, y)
-    y = np.where((seen.censored == -1) & (y > seen.value), np.inf, y)
+    y = np.where(y > seen.upper, np.inf, y)
     below = seen.censored == 1
     value = np.where(seen.censored == -1, np.inf, np.where(below, seen.lloq, seen.value))
     shift = np.zeros(len(value))
@@ -285,7 +285,8 @@ def percentiles(
         first, second = _at(upto, i), _at(upto, j)
         with np.errstate(invalid="ignore", divide="ignore"):
             t = np.clip((wanted - first) / (second - first), 0.0, 1.0)
-            between = np.where(t < TOLERANCE, left, left + t * (right - left))
+            even = (t < TOLERANCE) | (left == right)  # of which infinite ones have no difference
+            between = np.where(even, left, left + t * (right - left))
         has_left, has_right = under.any(-1), over.any(-1)
         lowest = np.where(has_right & (_at(lower, j) < TOLERANCE), right, -np.inf)
         out.append(np.where(has_left, np.where(has_right, between, left), lowest))

@@ -319,7 +319,8 @@ def individual_fits(
 def _grid(first: float, last: float) -> np.ndarray:
     """Days of a curve: dense at the beginning, where levels rise."""
     even = np.linspace(to_scale(np.array(first)), to_scale(np.array(last)), 200)
-    return np.unique(np.concatenate([np.linspace(first, last, 100), from_scale(even)]))
+    days = np.concatenate([np.linspace(first, last, 100), from_scale(even)])
+    return np.unique(np.clip(days, first, last))
 
 
 def _doses(axis: Any, bound: Any, i: int) -> None:
