@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from carpk.checks import GOF, NPDE, VPC, eta_means, shrinkage
 from carpk.checks.residuals import SHRUNK
@@ -21,6 +22,7 @@ from carpk.plot.style import BLUE, GREY, INK, RED, time_axis
 
 MIDDLE = PERCENTILES[1]
 BOXES = 2  # numbers with at most this many values are groups
+GROUPS = 12  # behind a running median
 LEVELS = 12  # values of a text covariate, beyond which it is a label and not a covariate
 
 
@@ -261,6 +263,7 @@ def gof(result: GOF) -> Figure:
         _points(against, np.maximum(x, ends[0]), t["DV"], below)
         against.plot(ends, ends, color=INK, lw=0.8)
         lloq = t["LLOQ"].dropna().unique()
+        lloq = lloq[(lloq > ends[0]) & (lloq < ends[1])]
         if len(lloq) == 1:
             against.axhline(lloq[0], color=INK, lw=0.8, ls=":")
         _level_axis(against, ends, f"{prediction}: {words[prediction]} [{result.unit}]")
@@ -300,7 +303,7 @@ def _residual_legend(
         handles.append(axis.plot([], [], "v", color=RED, ms=4)[0])
         labels.append(imputed)
     handles.append(axis.plot([], [], color=BLUE, lw=1.5)[0])
-    labels.append("median of groups of equal size")
+    labels.append("median of groups of similar size")
     handles.append(axis.plot([], [], color=GREY, lw=0.8, ls="--")[0])
     labels.append("±1.64: 90 % of a standard normal")
     if lloq:
@@ -317,21 +320,29 @@ def _score_axis(axis: Any, x: Any, y: Any, below: Any) -> None:
     for edge in (-1.645, 1.645):
         axis.axhline(edge, color=GREY, lw=0.8, ls="--")
     here = np.isfinite(y)
-    order = np.argsort(x[here], kind="stable")
-    groups = np.array_split(order, max(1, min(12, here.sum() // 15)))
     if here.sum() >= 10:
-        middle = [(np.median(x[here][g]), np.median(y[here][g])) for g in groups]
+        x, y = x[here], y[here]
+        group = np.unique(x, return_inverse=True)[1]  # by day, where samples share few days
+        if group.max() >= GROUPS:
+            shares = np.linspace(0, 1, 1 + max(1, min(GROUPS, len(x) // 15)))
+            group = np.searchsorted(np.quantile(x, shares)[1:-1], x, side="right")
+        middle = [(np.median(x[group == g]), np.median(y[group == g])) for g in np.unique(group)]
         axis.plot(*np.array(middle).T, color=BLUE, lw=1.5)
-    largest = float(np.abs(y[here]).max()) if here.any() else 0.0
+    largest = float(np.abs(y[np.isfinite(y)]).max()) if here.any() else 0.0
     axis.set_ylim(-max(3.2, 1.08 * largest), max(3.2, 1.08 * largest))
 
 
 def _level_axis(axis: Any, levels: Any, label: str) -> None:
-    """A log axis of levels along x; at most ten decades, of which a few are labelled."""
+    """A log axis of levels along x, at most ten decades."""
     axis.set_xscale("log")
     levels = np.asarray(levels, float)
     high = float(levels.max())
-    axis.set_xlim(max(float(levels.min()), high * 1e-10) / 1.5, high * 1.5)
+    low = max(float(levels.min()), high * 1e-10)
+    axis.set_xlim(low / 1.5, high * 1.5)
+    if high / low < 30:  # a decade or so: its own labels would be too few, those between too many
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel(label, fontsize=9)
 
 
