@@ -99,9 +99,10 @@ class Fit:
     ) -> dict[str, np.ndarray]:
         """Parameters, name -> (draw, ...); all draws, or `size` of them at random.
 
-        Those of the population; with `effects` the patients' random effects too.
+        Those of the population and its cohorts; with `effects` the patients' random effects too.
         """
-        names = list(self.posterior.data_vars) if effects else list(self.bound.priors)
+        names = [*self.bound.priors, *self.bound.shared]
+        names = [str(name) for name in self.posterior.data_vars] if effects else names
         stacked = {
             str(n): self.posterior[n].values.reshape(-1, *self.posterior[n].shape[2:])
             for n in names
@@ -129,8 +130,8 @@ class Fit:
         """Random effects of patients (empirical Bayes estimates), infusions and cohorts.
 
         One row per effect: parameter, level, label of its patient or cohort, infusion; mean and SD
-        of the posterior on the estimation scale. `attrs["shrinkage"]`: parameter -> 1 - SD of the
-        means over the SD between patients (omega): near 1, the data say little of single patients.
+        of the posterior on the estimation scale. How far the data leave them to the population:
+        `checks.shrinkage`.
         """
         return random_effects(self)
 
@@ -528,7 +529,7 @@ def patients(bound: PopulationModel, sample: Mapping[str, Any]) -> tuple[Any, Ma
 
 
 def random_effects(result: Fit) -> pd.DataFrame:
-    rows, shrinkage = [], {}
+    rows = []
     for parameter, levels in result.bound.population.levels.items():
         for level in levels:
             name = eta_name(parameter, level)
@@ -536,16 +537,12 @@ def random_effects(result: Fit) -> pd.DataFrame:
                 continue
             x = result.posterior[name]
             mean, sd = x.mean(("chain", "draw")), x.std(("chain", "draw"))
-            omega = float(result.posterior[omega_name(parameter, level)].median())
-            shrinkage[name.removeprefix("eta_")] = 1 - float(mean.std()) / omega
             for index in np.ndindex(mean.shape):
                 labels = {dim: mean[dim].values[i] for dim, i in zip(mean.dims, index, strict=True)}
                 row = {"parameter": parameter, "level": level} | labels
                 rows.append(row | {"mean": mean.values[index], "sd": sd.values[index]})
     columns = ["parameter", "level", "patient", "cohort", "infusion", "mean", "sd"]
-    table = pd.DataFrame(rows).reindex(columns=columns).dropna(axis="columns", how="all")
-    table.attrs["shrinkage"] = shrinkage
-    return table
+    return pd.DataFrame(rows).reindex(columns=columns).dropna(axis="columns", how="all")
 
 
 def summarize(result: Fit) -> pd.DataFrame:

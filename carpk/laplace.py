@@ -226,6 +226,7 @@ class Engine:
         padded[: len(moves)] = moves
         f = np.asarray(self.near(c, padded.reshape(-1, batch, size), values))
         f = f.reshape(len(padded), *f.shape[2:])[: len(moves)]
+        f = np.where(np.isfinite(f), f, np.nan)  # infinity less infinity would warn
         f0, up, down = f[0], f[1 : len(ahead) + 1], f[len(ahead) + 1 :]
         first = (up[:size] - down[:size]) / (2 * LEVEL_STEP)
         both = (up + down - 2 * f0) / LEVEL_STEP**2  # second derivatives along each move

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -594,6 +595,11 @@ class PopulationModel:
         return self.population.random
 
     @property
+    def shared(self) -> tuple[str, ...]:
+        """Names of the effects that the patients of a cohort share, each (cohort,)."""
+        return tuple(eta_name(name, COHORT) for name in self.random.at(COHORT))
+
+    @property
     def analyte(self) -> str:
         """The analyte of the cohort facts; the first where there are none."""
         return next(iter(self.endpoints))
@@ -677,6 +683,13 @@ class PopulationModel:
         params = self.params_from_scores(theta, design, z)
         return jax.tree.map(lambda x: x.reshape(size, infusions), params)
 
+    def typical_patients(self, theta: Mapping[str, Any]) -> Params:
+        """The individual patients with every random effect 0, leaves (P,): what PRED is made of."""
+        design = {c: jnp.asarray(d) for c, d in self.patient_design.items()}
+        params = self.params(self.typical(theta, design))
+        size = len(self.patients)
+        return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), (size,)), params)
+
     def design_at(self, **covariates: Any) -> dict[str, np.ndarray]:
         """Design of a patient with these covariates; the reference where one is left out."""
         for name, value in covariates.items():
@@ -737,6 +750,36 @@ class PopulationModel:
 
         return self._by_endpoint(each)
 
+    # Compiled once, however many checks of a fit ask for them and however many draws they want.
+
+    @cached_property
+    def population_levels(self) -> Callable[[Mapping[str, Any]], Any]:
+        """theta -> levels at the observations with every random effect 0, (P, T): PRED."""
+        return jax.jit(lambda theta: self.individual_levels(self.typical_patients(theta)))
+
+    @cached_property
+    def new_levels(self) -> Callable[[Mapping[str, Any], Any], Any]:
+        """(theta, key) -> measured levels (P, T) of new patients in place of the individual ones.
+
+        They have the covariates, doses and sampling days of the real patients.
+        """
+        size, infusions = len(self.patients), self.individual.infusion_time.shape[1]
+        if isinstance(self.population.model, ODEModel):
+            infusions = 1  # its parameters belong to the patient
+        design = {c: jnp.asarray(d) for c, d in self.patient_design.items()}
+
+        def one(theta: Mapping[str, Any], key: Any) -> Any:
+            k, e = jax.random.split(key)
+
+            def patient(row: Mapping[str, Any], key: Any) -> Params:
+                return self.draw_patients(theta, row, key, 1, infusions)
+
+            params = jax.vmap(patient)(design, jax.random.split(k, size))
+            f = self.individual_levels(jax.tree.map(lambda x: x[:, 0], params))
+            return self.measured(f, jax.random.normal(e, f.shape), theta)
+
+        return jax.jit(one)
+
     def _by_endpoint(self, each: Callable[[str], Any]) -> Any:
         """(P, T), every observation from its own endpoint's `each(output)`."""
         a = self.individual
@@ -752,7 +795,7 @@ class PopulationModel:
 
     def of_sample(self, sample: Mapping[str, Any]) -> tuple[Params | None, dict[str, Any]]:
         """(parameters of the individual patients, those of the population) of one draw."""
-        theta = {k: x for k, x in sample.items() if k in self.priors or k.endswith("_cohort")}
+        theta = {k: x for k, x in sample.items() if k in self.priors or k in self.shared}
         if self.individual is None:
             return None, theta
         shape = (len(self.patients),)

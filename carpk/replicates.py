@@ -15,10 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from carpk import nca
-from carpk.params import Params
+from carpk.effects import COHORT, eta_name, omega_name
 from carpk.population import PopulationModel
-from carpk.structural import ODEModel
 from carpk.summaries import CohortLikelihood, Fact
+
+
+def with_cohorts(
+    bound: PopulationModel, theta: Mapping[str, np.ndarray], seed: int
+) -> dict[str, np.ndarray]:
+    """Population parameters, name -> (draw, ...), with effects of cohorts drawn for each."""
+    rng, out = np.random.default_rng(seed), dict(theta)
+    for name in bound.random.at(COHORT):
+        omega = np.asarray(theta[omega_name(name, COHORT)])
+        scores = rng.standard_normal((len(omega), len(bound.clusters)))
+        out[eta_name(name, COHORT)] = omega[:, None] * scores
+    return out
 
 
 def simulated_values(
@@ -40,37 +51,24 @@ def simulated_values(
             rows.append(_printed_again(fact, x[:, : fact.n]))
         values[cohort] = np.stack(rows, axis=1)
     if bound.individual is not None:
-        values |= _simulate_observations(bound, theta, jax.random.key(seed + 1))
+        values |= _as_measured(bound, new_patients(bound, theta, jax.random.key(seed + 1)))
     return values
 
 
-def _simulate_observations(
-    bound: PopulationModel, theta: Mapping[str, np.ndarray], key: Any
-) -> dict[str, np.ndarray]:
+def new_patients(bound: PopulationModel, theta: Mapping[str, Any], key: Any) -> np.ndarray:
+    """Measured levels of new patients in place of the data's, (simulation, P, T).
+
+    Each has the covariates, doses and sampling days of one of the real patients, but random effects
+    and residuals of its own. Levels below the LLOQ are as they are; padding is NaN.
+    """
+    keys = jax.random.split(key, len(next(iter(theta.values()))))
+    y = [bound.new_levels({k: v[i] for k, v in theta.items()}, one) for i, one in enumerate(keys)]
+    return np.where(bound.individual.mask, np.stack(y), np.nan)
+
+
+def _as_measured(bound: PopulationModel, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Levels as a data set holds them: the LLOQ in place of what lies below."""
     a = bound.individual
-    size, infusions = len(bound.patients), a.infusion_time.shape[1]
-    if isinstance(bound.population.model, ODEModel):
-        infusions = 1  # its parameters belong to the patient
-
-    def one(theta: Mapping[str, Any], key: Any) -> Any:
-        k, e = jax.random.split(key)
-        keys = jax.random.split(k, size)
-        design = {c: jnp.asarray(d) for c, d in bound.patient_design.items()}
-
-        def patient(i: Any) -> Params:
-            row = {c: d[i] for c, d in design.items()}
-            return bound.draw_patients(theta, row, keys[i], 1, infusions)
-
-        params = jax.tree.map(lambda x: x[:, 0], jax.vmap(patient)(jnp.arange(size)))
-        f = bound.individual_levels(params)
-        return bound.measured(f, jax.random.normal(e, f.shape), theta)
-
-    first = next(iter(theta.values()))
-    y = np.asarray(
-        jax.jit(jax.vmap(one))(
-            {k: jnp.asarray(v) for k, v in theta.items()}, jax.random.split(key, len(first))
-        )
-    )
     censored = (y < a.lloq) & a.mask
     return {"value": np.where(a.mask, np.maximum(y, a.lloq), 1.0), "censored": censored.astype(int)}
 

@@ -265,8 +265,7 @@ class TestMethods:
             mean = weight * left.sum() / draws["sigma"] ** 2
             assert table.loc[name, "mean"] == pytest.approx(mean, abs=0.05)
             assert table.loc[name, "sd"] > np.sqrt(weight)
-        shrinkage = fits["laplace"].effects().attrs["shrinkage"]["base"]
-        assert 0 < shrinkage < 0.3
+        assert 0 < ck.checks.shrinkage(fits["laplace"])["base"] < 0.3
 
     def test_a_file_keeps_the_method(self, fits, tmp_path):
         path = fits["laplace"].save(tmp_path / "fit.nc")

@@ -19,6 +19,7 @@ from carpk.replicates import (
     cohort_levels,
     patient_values,
     printed_numbers,
+    with_cohorts,
 )
 from carpk.sampler import prior_draws
 from carpk.summaries import Fact
@@ -77,7 +78,8 @@ def prior_predictive(
         seed: same seed, same replicates.
     """
     bound = population.bind(data if isinstance(data, Dataset) else data.dataset())
-    return _predict("prior", bound, prior_draws(bound.priors, draws, seed), days, seed)
+    theta = with_cohorts(bound, prior_draws(bound.priors, draws, seed), seed)
+    return _predict("prior", bound, theta, days, seed)
 
 
 def posterior_predictive(

@@ -22,6 +22,7 @@ from carpk.population import Population, PopulationModel
 from carpk.posterior import Posterior
 from carpk.replicates import (
     simulated_values,
+    with_cohorts,
     with_values,
 )
 from carpk.sampler import in_threads, one_chain_each, prior_draws
@@ -107,6 +108,7 @@ def recovery(
     theta = prior_draws(bound.priors, simulations, seed)
     if truth is not None:
         theta = {k: np.full_like(theta[k], v) for k, v in truth.items()}
+    theta = with_cohorts(bound, theta, seed)
     values = simulated_values(bound, theta, seed)
     target = bound if fitted is None else fitted.bind(data)
     names = list(target.priors)

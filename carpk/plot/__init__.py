@@ -1,16 +1,22 @@
 """Every figure. Levels are on a log10 axis; bands say what they are in the legend."""
 
+from carpk.plot.diagnostics import eta_covariates, eta_pairs, gof, npde, vpc
 from carpk.plot.fits import facts, fit, individual_fits, predictive, prior_posterior
 from carpk.plot.results import comparison, evidence, identifiability, simulation
 
 __all__ = [
     "comparison",
+    "eta_covariates",
+    "eta_pairs",
     "evidence",
     "facts",
     "fit",
+    "gof",
     "identifiability",
     "individual_fits",
+    "npde",
     "predictive",
     "prior_posterior",
     "simulation",
+    "vpc",
 ]

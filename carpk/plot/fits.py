@@ -12,10 +12,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from carpk.checks import Predictive, posterior_predictive, prior_predictive
-from carpk.errors import FitError
+from carpk.checks.observed import Observed, middle
 from carpk.inference import PRIOR_DRAWS, Fit, patients
-from carpk.plot.style import BLUE, GREY, HIGH, INK, LOW, RED
+from carpk.plot.style import (
+    BLUE,
+    GREY,
+    HIGH,
+    INK,
+    LONG,
+    LOW,
+    RED,
+    from_scale,
+    time_axis,
+    to_scale,
+)
 from carpk.sampler import prior_draws
+from carpk.structural import ClosedForm
 
 
 def fit(result: Fit, *, seed: int = 0) -> Figure:
@@ -200,23 +212,22 @@ def _natural_ticks(axis: Any, bound: Any, name: str, low: float, high: float) ->
 def individual_fits(
     result: Fit, output: str | None = None, *, draws: int = 200, seed: int = 0, most: int = 48
 ) -> Figure:
-    """Each patient's data of one output with the 90 % interval of the patient's own curve."""
+    """Each patient's data of one output with IPRED, the 90 % interval of the patient's own curve.
+
+    PRED is the curve without random effects, at the patient's covariates and doses. Arrows are
+    infusions of cells, grey ticks other drugs of the days shown: from the infusion, or the first
+    observation before it, to the last one.
+    """
     import jax
     import jax.numpy as jnp
 
     bound = result.bound
-    a = bound.individual
-    observed = [bound.endpoints[analyte] for analyte in a.analytes]
-    output = output or observed[0]
-    if output not in observed:
-        raise FitError(
-            f"plot.individual_fits: there are no observations of {output!r} in this fit; it has "
-            f"{', '.join(observed)}."
-        )
-    here = a.mask & (a.analyte == observed.index(output))
+    seen = Observed.of(bound, output, "plot.individual_fits")
+    output = seen.output
     sample = {k: jnp.asarray(v) for k, v in result.draws(draws, seed, effects=True).items()}
-    grid = jnp.linspace(min(0.0, float(a.time[here].min())), float(a.time[here].max()), 200)
-    levels_at = bound.patient_predictor(grid, output=output, smooth=False)
+    first, last = min(0.0, float(seen.time.min())), float(seen.time.max())
+    days = _grid(first, last)
+    levels_at = bound.patient_predictor(jnp.asarray(days), output=output, smooth=False)
 
     def curves(sample: Any) -> Any:
         params, _ = patients(bound, sample)
@@ -224,40 +235,108 @@ def individual_fits(
 
     levels = jax.jit(lambda s: jax.lax.map(curves, s))(sample)
     low, mid, high = np.quantile(np.asarray(levels), [LOW, 0.5, HIGH], axis=0)
+    typical = middle(result.draws())
+    pred = np.asarray(jax.jit(lambda th: levels_at(bound.typical_patients(th)))(typical))
     shown = min(len(bound.patients), most)
     columns = min(8, shown)
     rows = math.ceil(shown / columns)
     figure, axes = plt.subplots(
         rows,
         columns,
-        figsize=(1.7 * columns + 0.8, 1.5 * rows + 0.8),
+        figsize=(max(1.7 * columns + 0.8, 6.5), 1.5 * rows + 1.4),
         squeeze=False,
         sharex=True,
         sharey=True,
     )
-    measured = a.value[here]
+    bottom, top = seen.value.min() / 5, seen.value.max() * 12
+    limits = np.unique(seen.lloq[seen.limited])
+    limits = limits[(limits > bottom) & (limits < top)]
     for axis in axes.flat[shown:]:
         axis.set_visible(False)
     for i, axis in zip(range(shown), axes.flat, strict=False):
-        axis.fill_between(grid, low[i], high[i], color=BLUE, alpha=0.35, lw=0)
-        axis.plot(grid, mid[i], color=BLUE, lw=1)
-        seen = here[i]
-        t, y, censored = a.time[i][seen], a.value[i][seen], a.censored[i][seen]
+        before = days < 0 if isinstance(bound.population.model, ClosedForm) else days < -np.inf
+        own, typical_own = (np.where(before, np.nan, x[i]) for x in (mid, pred))
+        axis.fill_between(days, low[i], high[i], where=~before, color=BLUE, alpha=0.35, lw=0)
+        axis.plot(days, typical_own, color=GREY, lw=1, ls="--")
+        axis.plot(days, own, color=BLUE, lw=1)
+        if len(limits) == 1:
+            axis.axhline(limits[0], color=INK, lw=0.6, ls=":")
+        here = seen.patient == i
+        t, y, censored = seen.time[here], seen.value[here], seen.censored[here]
         axis.plot(t[censored == 0], y[censored == 0], "o", color=INK, ms=2.5)
         axis.plot(t[censored == 1], y[censored == 1], "v", color=RED, ms=3)
+        axis.plot(t[censored == -1], y[censored == -1], "^", color=RED, ms=3)
+        _doses(axis, bound, i)
         axis.set_title(bound.patients[i], fontsize=7, pad=2)
         axis.tick_params(labelsize=6)
         axis.set_yscale("log")
-    axes[0, 0].set_ylim(measured.min() / 5, measured.max() * 5)
-    unit = bound.population.model.units[output]
-    figure.supxlabel("days after infusion", fontsize=9)
-    figure.supylabel(f"{output} [{unit}]", fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+        time_axis(axis, days, apart=0.9)
+        axis.set_xlabel("")
+    axes[0, 0].set_ylim(bottom, top)
+    scale = " (log scale)" if days[-1] > LONG else ""
+    figure.supylabel(f"{output} [{seen.unit}]", fontsize=9)
+    hidden = len(bound.patients) - shown
+    more = f" (the first {shown} of {len(bound.patients)} patients)" if hidden else ""
     figure.suptitle(
-        f"Individual fits, {bound.data.name}: data (red triangle: below LLOQ), median and 90 % "
-        "interval of the patient's curve",
-        x=0.01,
-        ha="left",
-        fontsize=9,
+        f"Individual fits of {output}, {bound.data.name}{more}", x=0.01, ha="left", fontsize=10
     )
-    figure.tight_layout()
+    key = axes[0, 0]
+    entries = {
+        "observed": key.plot([], [], "o", color=INK, ms=3)[0],
+        "IPRED, median": key.plot([], [], color=BLUE, lw=1)[0],
+        "its 90 % interval": key.fill_between([], [], [], color=BLUE, alpha=0.35, lw=0),
+        "PRED, no random effects": key.plot([], [], color=GREY, lw=1, ls="--")[0],
+    }
+    if (seen.censored == 1).any():
+        entries["below LLOQ"] = key.plot([], [], "v", color=RED, ms=3)[0]
+    if (seen.censored == -1).any():
+        entries["above the range"] = key.plot([], [], "^", color=RED, ms=3)[0]
+    if len(limits) == 1:
+        entries["LLOQ"] = key.plot([], [], color=INK, lw=0.6, ls=":")[0]
+    entries["cells infused"] = key.plot([], [], marker="$\\downarrow$", color=INK, ls="", ms=7)[0]
+    others = bound.data.doses.drop(bound.data.infusions.index)["time"]
+    if others.between(first, last).any():
+        entries["other drug"] = key.plot([], [], marker="|", color=GREY, ls="", ms=6)[0]
+    wide = figure.get_figwidth() / 1.6
+    lines = math.ceil(len(entries) / wide)
+    height = figure.get_figheight()
+    figure.tight_layout(rect=(0, (0.28 + 0.2 * lines) / height, 1, 1))
+    words = f"days after infusion{scale}"
+    figure.text(0.5, (0.15 + 0.2 * lines) / height, words, ha="center", fontsize=9)
+    figure.legend(
+        list(entries.values()),
+        list(entries),
+        loc="lower left",
+        ncols=math.ceil(len(entries) / lines),
+        frameon=False,
+        fontsize=8,
+        borderpad=0.2,
+    )
     return figure
+
+
+def _grid(first: float, last: float) -> np.ndarray:
+    """Days of a curve: dense at the beginning, where levels rise."""
+    even = np.linspace(to_scale(np.array(first)), to_scale(np.array(last)), 200)
+    days = np.concatenate([np.linspace(first, last, 100), from_scale(even)])
+    return np.unique(np.clip(days, first, last))
+
+
+def _doses(axis: Any, bound: Any, i: int) -> None:
+    """Arrows for a patient's infusions of cells, ticks for other drugs, along the top."""
+    a, patient = bound.individual, bound.patients[i]
+    across = axis.get_xaxis_transform()
+    for day in a.infusion_time[i][a.infusion_mask[i]]:
+        axis.annotate(
+            "",
+            (day, 0.84),
+            (day, 1.0),
+            xycoords=across,
+            arrowprops={"arrowstyle": "->", "color": INK, "lw": 0.9, "shrinkA": 0, "shrinkB": 0},
+        )
+    doses = bound.data.doses
+    other = doses[(doses["patient"] == patient) & ~doses.index.isin(bound.data.infusions.index)]
+    low, high = axis.get_xlim()
+    days = other["time"][other["time"].between(low, high)].to_numpy(float)
+    axis.plot(days, np.full(len(days), 0.95), "|", color=GREY, ms=5, transform=across)

@@ -1,4 +1,9 @@
-"""Colours and intervals of every figure."""
+"""Colours, intervals and the axis of time of every figure."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from carpk.inference import INTERVAL
 
@@ -6,3 +11,40 @@ BLUE, GREY, RED, INK = "#2a6fa8", "#9a9a9a", "#c23b22", "#222222"
 WIDEST = (1e-2, 1e2)  # ratios beyond are drawn at the edge: one must not flatten the others
 SPARE = ("#2e8b57", "#b8860b", "#7b4fa3")  # for more than three arms
 LOW, HIGH = (1 - INTERVAL) / 2, (1 + INTERVAL) / 2
+LONG = 60.0  # day; follow-up beyond it would squeeze the peak on a linear axis of time
+TICKS = (-28, -14, -7, -3, 0, 1, 3, 7, 14, 28, 60, 90, 180, 365, 730, 1460, 2920, 5840)
+APART = 0.32  # least distance of labelled days, on the scale ln(1 + days)
+
+
+def time_axis(axis: Any, days: Any, *, size: float = 9, apart: float = APART) -> None:
+    """Label the axis of days after infusion; on the scale ln(1 + days) with long follow-up."""
+    label = "days after infusion"
+    low, high = float(np.min(days)), float(np.max(days))
+    room = 0.04 * max(high - low, 1.0)
+    axis.set_xlim(low - room, high + room)
+    if high > LONG:
+        label += " (log scale)"
+        axis.set_xscale("function", functions=(to_scale, from_scale))
+        a, b = to_scale(np.array([low, high]))
+        room = 0.04 * (b - a)
+        axis.set_xlim(*from_scale(np.array([a - room, b + room])))
+        shown: list[float] = []
+        for day in TICKS:
+            here = float(to_scale(np.array(float(day))))
+            far = not shown or here - float(to_scale(np.array(shown[-1]))) > apart
+            if a - room <= here <= b + room and far:
+                shown.append(float(day))
+        axis.xaxis.set_major_locator(FixedLocator(shown))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xlabel(label, fontsize=size)
+
+
+def to_scale(days: Any) -> Any:
+    """ln(1 + days), and the same with a minus before day 0."""
+    return np.sign(days) * np.log1p(np.abs(days))
+
+
+def from_scale(x: Any) -> Any:
+    """Days from the scale ln(1 + days)."""
+    return np.sign(x) * np.expm1(np.abs(x))

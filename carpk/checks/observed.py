@@ -1,0 +1,135 @@
+"""What every check of individual data needs: the observations of one output, and new ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from carpk.dataset.arrays import NEVER
+from carpk.errors import FitError
+from carpk.inference import Fit
+from carpk.population import PopulationModel
+from carpk.replicates import new_patients
+from carpk.sampler import prior_draws
+
+
+@dataclasses.dataclass(frozen=True)
+class Observed:
+    """The patients' observations of one output, patient by patient, n of them.
+
+    Attributes:
+        bound: the population model and its data.
+        output, unit: of the model.
+        place: where they stand in arrays of shape (P, T).
+        patient: index into `bound.patients`.
+        time: days.
+        value: level; the LLOQ where `censored` is 1.
+        censored: 0 observed, 1 below the LLOQ, -1 above `value`.
+        lloq: lower limit of quantification; 1e-30 where unknown.
+    """
+
+    bound: PopulationModel
+    output: str
+    unit: str
+    place: np.ndarray
+    patient: np.ndarray
+    time: np.ndarray
+    value: np.ndarray
+    censored: np.ndarray
+    lloq: np.ndarray
+
+    @classmethod
+    def of(cls, bound: PopulationModel, output: str | None, who: str) -> Observed:
+        """Those of `output`, or of the first; `who` asks, for the message of a refusal."""
+        a = bound.individual
+        if a is None:
+            raise FitError(
+                f"{who}: {bound.data.name} has published cohort statistics only, and no patient to "
+                "check; compare the statistics with their replicates, "
+                "ck.checks.posterior_predictive(fit)."
+            )
+        known = [bound.endpoints[analyte] for analyte in a.analytes]
+        output = known[0] if output is None else output
+        if output not in known:
+            raise FitError(
+                f"{who}: there are no observations of {output!r} in this fit; it has "
+                f"{', '.join(known)}."
+            )
+        place = a.mask & (a.analyte == known.index(output))
+        return cls(
+            bound=bound,
+            output=output,
+            unit=bound.population.model.units[output],
+            place=place,
+            patient=np.nonzero(place)[0],
+            time=a.time[place],
+            value=a.value[place],
+            censored=a.censored[place],
+            lloq=a.lloq[place],
+        )
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The patient of each observation."""
+        return np.asarray(self.bound.patients, str)[self.patient]
+
+    @property
+    def limited(self) -> np.ndarray:
+        """Whether the LLOQ of each observation is known."""
+        return self.lloq > NEVER
+
+    @property
+    def upper(self) -> np.ndarray:
+        """Upper limit of each observation: its own where it lies above; inf where none is known.
+
+        The lowest of the data's upper limits is taken to hold for all that were measured below it.
+        """
+        above = self.censored == -1
+        common = self.value[above].min() if above.any() else np.inf
+        own = np.where(self.value <= common, common, np.inf)
+        return np.where(above, self.value, own)
+
+    def population_prediction(self, theta: Mapping[str, Any]) -> np.ndarray:
+        """PRED: levels at these parameters with every random effect 0, (n,)."""
+        return np.asarray(self.bound.population_levels(dict(theta)))[self.place]
+
+    def replicates(self, theta: Mapping[str, Any], seed: int, who: str) -> tuple[np.ndarray, int]:
+        """Measured levels of new patients, (draw, n), and how many draws had no finite ones."""
+        y = new_patients(self.bound, theta, jax.random.key(seed))[:, self.place]
+        finite = np.isfinite(y).all(axis=1)
+        if not finite.any():
+            raise FitError(
+                f"{who}: no draw gives finite levels of {self.output!r}: look for impossible "
+                "parameters with ck.simulate."
+            )
+        return y[finite], int((~finite).sum())
+
+
+def bound_of(source: Fit | PopulationModel) -> PopulationModel:
+    """The population model behind a fit, or itself."""
+    return source.bound if isinstance(source, Fit) else source
+
+
+def population_draws(
+    source: Fit | PopulationModel, draws: int, seed: int, who: str
+) -> dict[str, np.ndarray]:
+    """Population parameters, name -> (draws, ...): of the posterior; of the prior without a fit.
+
+    A posterior with fewer draws is used more than once: the new patients differ every time.
+    """
+    if not (isinstance(draws, int) and draws >= 20):
+        raise FitError(f"{who}: draws must be a whole number of at least 20, but is {draws!r}.")
+    if isinstance(source, PopulationModel):
+        return prior_draws(source.priors, draws, seed)
+    chosen = source.chosen(draws, seed)
+    again = np.resize(chosen, draws)
+    return {name: x[again] for name, x in source.draws().items()}
+
+
+def middle(theta: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The median of every parameter: where PRED is taken."""
+    return {name: np.median(x, axis=0) for name, x in theta.items()}
