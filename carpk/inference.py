@@ -30,6 +30,7 @@ from carpk._arviz import az, group, groups, read_idata, to_idata, write_idata
 from carpk.accuracy import solver_check
 from carpk.blocks import Blocks
 from carpk.dataset import Dataset
+from carpk.dataset.arrays import NEVER
 from carpk.effects import CORRELATION, eta_name, omega_name
 from carpk.errors import FitError
 from carpk.laplace import Engine, Mode
@@ -68,7 +69,8 @@ class Fit:
     Attributes:
         population, data: what was fitted to what.
         idata: ArviZ object with groups posterior, sample_stats, prior and, where there are
-            individual observations, log_likelihood and observed_data.
+            individual observations, log_likelihood, posterior_predictive, observed_data and
+            constant_data.
         verdict: can it be trusted.
         settings: method, draws, tune, chains, seed, versions and a hash of the data.
     """
@@ -401,7 +403,7 @@ def assemble(
     sampler = xr.Dataset({k: (("chain", "draw"), v) for k, v in stats.items()})
     groups = {"posterior": posterior, "sample_stats": sampler, "prior": prior}
     if bound.individual is not None:
-        groups |= pointwise(bound, samples)
+        groups |= pointwise(bound, samples, settings["seed"])
     posterior.attrs["carpk"] = json.dumps(
         {"population": encode_population(bound.population), "data": encode_data(bound.data)}
         | {"settings": settings}
@@ -490,17 +492,31 @@ def labelled(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> xr.Da
     return xr.Dataset(variables, coords=coords)
 
 
-def pointwise(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict[str, xr.Dataset]:
-    """log_likelihood and observed_data of the individual observations, a variable per output.
+def pointwise(
+    bound: PopulationModel, samples: Mapping[str, np.ndarray], seed: int = 0
+) -> dict[str, xr.Dataset]:
+    """What ArviZ wants to know of the individual observations, a variable per output.
 
-    Observations have the dimension `obs_id`; those of several outputs "obs_id_<output>" each.
+    Groups log_likelihood, posterior_predictive (the same patients, measured again), observed_data
+    and constant_data (limits of quantification). Observations have the dimension `obs_id`; those of
+    several outputs "obs_id_<output>" each.
     """
     a = bound.individual
-    model = jax.jit(jax.vmap(lambda s: bound.observation_log_likelihoods(*patients(bound, s))))
+
+    def one(sample: Mapping[str, Any], key: Any) -> tuple[Any, Any]:
+        params, theta = patients(bound, sample)
+        f = bound.individual_levels(params)
+        again = bound.measured(f, jax.random.normal(key, f.shape), theta)
+        return bound.level_log_likelihoods(f, theta), again
+
     flat = {k: jnp.asarray(v).reshape(-1, *v.shape[2:]) for k, v in samples.items()}
     chains, draws = next(iter(samples.values())).shape[:2]
-    every = np.asarray(model(flat)).reshape(chains, draws, *a.mask.shape)
-    likelihoods, observed = [], []
+    keys = jax.random.split(jax.random.key(seed), chains * draws)
+    every, again = (
+        np.asarray(x).reshape(chains, draws, *a.mask.shape)
+        for x in jax.jit(jax.vmap(one))(flat, keys)
+    )
+    found: dict[str, list[xr.Dataset]] = {}
     for i, analyte in enumerate(a.analytes):
         here = a.mask & (a.analyte == i)
         name = bound.endpoints[analyte]
@@ -511,11 +527,20 @@ def pointwise(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict
             f"patient{suffix}": (dim, np.asarray(bound.patients, dtype=str)[np.nonzero(here)[0]]),
             f"time{suffix}": (dim, a.time[here]),
         }
-        each = {name: (("chain", "draw", dim), every[:, :, here])}
-        seen = {name: (dim, a.value[here]), f"censored{suffix}": (dim, a.censored[here])}
-        likelihoods.append(xr.Dataset(each, coords=coords))
-        observed.append(xr.Dataset(seen, coords=coords))
-    return {"log_likelihood": xr.merge(likelihoods), "observed_data": xr.merge(observed)}
+        groups: dict[str, dict[str, Any]] = {
+            "log_likelihood": {name: (("chain", "draw", dim), every[:, :, here])},
+            "posterior_predictive": {name: (("chain", "draw", dim), again[:, :, here])},
+            "observed_data": {
+                name: (dim, a.value[here]),
+                f"censored{suffix}": (dim, a.censored[here]),
+            },
+            "constant_data": {
+                f"lloq{suffix}": (dim, np.where(a.lloq > NEVER, a.lloq, np.nan)[here])
+            },
+        }
+        for group_name, variables in groups.items():
+            found.setdefault(group_name, []).append(xr.Dataset(variables, coords=coords))
+    return {name: xr.merge(each) for name, each in found.items()}
 
 
 def patients(bound: PopulationModel, sample: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
