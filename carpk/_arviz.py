@@ -52,13 +52,16 @@ def group(idata: Any, name: str) -> xr.Dataset:
     return node if isinstance(node, xr.Dataset) else node.to_dataset()
 
 
-def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
-    """Pareto-smoothed log importance weights, normalised, and the Pareto k-hat (PSIS)."""
+def pareto_smoothed(log_weights: np.ndarray, r_eff: float = 1.0) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed log importance weights, normalised, and the Pareto k-hat (PSIS).
+
+    `r_eff` is the effective share of the draws; it sets how many make up the tail.
+    """
     if INFERENCE_DATA:
-        smoothed, k = az.psislw(log_weights)
+        smoothed, k = az.psislw(log_weights, r_eff)
     else:
         from arviz_stats.base import array_stats
 
-        smoothed, k = array_stats.psislw(log_weights)
+        smoothed, k = array_stats.psislw(log_weights, r_eff=r_eff)
         smoothed = smoothed - logsumexp(smoothed)
     return np.asarray(smoothed), float(k)

@@ -313,29 +313,35 @@ def fit(
             raise FitError(f"fit: {name} must be a whole number of at least 1, but is {value!r}.")
     if hasattr(data, "dataset"):
         data = data.dataset()
-    bound = population.bind(data)
+    settings = {"method": method, "draws": draws, "tune": tune, "chains": chains, "seed": seed}
+    settings |= {"target_accept": target_accept}
+    return fit_bound(population.bind(data), settings, progress=progress)
+
+
+def fit_bound(
+    bound: PopulationModel, settings: Mapping[str, Any], *, label: str = "", progress: bool = True
+) -> Fit:
+    """`fit`, for a population model that is bound to its data already.
+
+    Args:
+        settings: those of a `Fit`, or method, draws, tune, chains, seed and target_accept of them.
+        label: of the progress bar.
+    """
+    chosen = {k: settings[k] for k in ("draws", "tune", "chains", "seed", "target_accept")}
     samples, stats = nuts(
         bound.numpyro_model,
-        draws=draws,
-        tune=tune,
-        chains=chains,
-        seed=seed,
-        target_accept=target_accept,
+        **chosen,
         dense=list(bound.priors),
-        label=f"{population.model.name} on {data.name}",
+        label=label or f"{bound.population.model.name} on {bound.data.name}",
         progress=progress,
     )
     settings = {
-        "method": method,
-        "draws": draws,
-        "tune": tune,
-        "chains": chains,
-        "seed": seed,
-        "target_accept": target_accept,
+        "method": settings["method"],
+        **chosen,
         "float64": bool(jnp.zeros(0).dtype == jnp.float64),
         "machine": platform.machine(),
         "versions": {name: _version(name) for name in ("carpk", "jax", "numpyro", "arviz")},
-        "data_sha256": data_hash(data),
+        "data_sha256": data_hash(bound.data),
     }
     return assemble(bound, samples, stats, settings)
 
@@ -360,7 +366,9 @@ def assemble(
         | {"settings": settings}
     )
     verdict = judge(posterior, sampler, prior, bound)
-    return Fit(bound.population, bound.data, to_idata(groups), verdict, settings)
+    result = Fit(bound.population, bound.data, to_idata(groups), verdict, settings)
+    vars(result)["bound"] = bound  # as `Fit.bound` would find it, and not bound a second time
+    return result
 
 
 def load_fit(path: str | Path, population: Population | None = None) -> Fit:

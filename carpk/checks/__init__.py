@@ -9,16 +9,21 @@ rules of `nca`. What is compared is like with like: a replicated median against 
 """
 
 from carpk.checks.accuracy import SolverCheck, solver
+from carpk.checks.leave_out import LOO, LOOComparison, compare_loo, loo
 from carpk.checks.predictive import Predictive, posterior_predictive, prior_predictive
 from carpk.checks.truth import Recovery, recovery
 from carpk.information import PlannedArm, identifiability, sampling_times
 
 __all__ = [
+    "LOO",
+    "LOOComparison",
     "PlannedArm",
     "Predictive",
     "Recovery",
     "SolverCheck",
+    "compare_loo",
     "identifiability",
+    "loo",
     "posterior_predictive",
     "prior_predictive",
     "recovery",
