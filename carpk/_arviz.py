@@ -59,9 +59,11 @@ def pareto_smoothed(log_weights: np.ndarray, r_eff: float = 1.0) -> tuple[np.nda
     """
     if INFERENCE_DATA:
         smoothed, k = az.psislw(log_weights, r_eff)
-    else:
-        from arviz_stats.base import array_stats
+        return np.asarray(smoothed), float(k)
+    from arviz_stats.base import array_stats
 
-        smoothed, k = array_stats.psislw(log_weights, r_eff=r_eff)
-        smoothed = smoothed - logsumexp(smoothed)
-    return np.asarray(smoothed), float(k)
+    try:  # it takes the logarithms of likelihoods, whose weights are their inverses
+        smoothed, k = array_stats.psislw(-np.asarray(log_weights), r_eff=r_eff)
+    except ValueError:  # too few draws, or equal ones, to tell a tail
+        smoothed, k = log_weights, np.inf
+    return np.asarray(smoothed - logsumexp(smoothed)), float(k)

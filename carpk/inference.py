@@ -200,8 +200,9 @@ class Fit:
 
     Attributes:
         population, data: what was fitted to what.
-        idata: ArviZ object with groups posterior, sample_stats, prior and, where there are
-            individual observations, log_likelihood and observed_data.
+        idata: ArviZ object with groups posterior, sample_stats, prior, log_prior (of densities on
+            the estimation scale) and, where there are individual observations, log_likelihood and
+            observed_data.
         verdict: can it be trusted.
         settings: method, draws, tune, chains, seed, versions and a hash of the data.
     """
@@ -358,7 +359,9 @@ def assemble(
         bound, {k: v[None] for k, v in prior_draws(bound.priors, PRIOR_DRAWS, seed=0).items()}
     )
     sampler = xr.Dataset({k: (("chain", "draw"), v) for k, v in stats.items()})
+    log_prior = {k: (("chain", "draw"), v) for k, v in log_priors(bound, samples).items()}
     groups = {"posterior": posterior, "sample_stats": sampler, "prior": prior}
+    groups["log_prior"] = xr.Dataset(log_prior, attrs={"density": "on the estimation scale"})
     if bound.individual is not None:
         groups |= pointwise(bound, samples)
     posterior.attrs["carpk"] = json.dumps(
@@ -421,6 +424,18 @@ def labelled(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> xr.Da
     shape = next(iter(samples.values())).shape[:2]
     coords |= {"chain": list(range(shape[0])), "draw": list(range(shape[1]))}
     return xr.Dataset(variables, coords=coords)
+
+
+def log_priors(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """ln prior density of each population parameter at its draws, on the estimation scale."""
+    out = {}
+    for name, prior in bound.priors.items():
+        x = jnp.asarray(samples[name])
+        log_slope = jnp.log(bound.scale(name).derivative(x))
+        if prior.event_dim:
+            log_slope = jnp.sum(log_slope, axis=-1)
+        out[name] = np.asarray(prior.log_prob(x) - log_slope)
+    return out
 
 
 def pointwise(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict[str, xr.Dataset]:

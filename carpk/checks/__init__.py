@@ -10,6 +10,7 @@ rules of `nca`. What is compared is like with like: a replicated median against 
 
 from carpk.checks.accuracy import SolverCheck, solver
 from carpk.checks.leave_out import LOO, LOOComparison, compare_loo, loo
+from carpk.checks.powers import Sensitivity, sensitivity
 from carpk.checks.predictive import Predictive, posterior_predictive, prior_predictive
 from carpk.checks.truth import Recovery, recovery
 from carpk.information import PlannedArm, identifiability, sampling_times
@@ -20,6 +21,7 @@ __all__ = [
     "PlannedArm",
     "Predictive",
     "Recovery",
+    "Sensitivity",
     "SolverCheck",
     "compare_loo",
     "identifiability",
@@ -28,5 +30,6 @@ __all__ = [
     "prior_predictive",
     "recovery",
     "sampling_times",
+    "sensitivity",
     "solver",
 ]
