@@ -25,6 +25,13 @@ def simulated_values(
     bound: PopulationModel, theta: Mapping[str, np.ndarray], seed: int
 ) -> dict[str, np.ndarray]:
     """Values in place of the data's: (simulation, fact, 4) per cohort; observations (.., P, T)."""
+    return simulated(bound, theta, seed)[0]
+
+
+def simulated(
+    bound: PopulationModel, theta: Mapping[str, np.ndarray], seed: int
+) -> tuple[dict[str, np.ndarray], Params | None]:
+    """`simulated_values`, and the individual patients behind them, leaves (simulation, P, K)."""
     values: dict[str, np.ndarray] = {}
     for i, (cohort, likelihood) in enumerate(bound.cohorts.items()):
         sampling = np.asarray(likelihood.sampling)
@@ -39,14 +46,16 @@ def simulated_values(
             assert x is not None
             rows.append(_printed_again(fact, x[:, : fact.n]))
         values[cohort] = np.stack(rows, axis=1)
+    people = None
     if bound.individual is not None:
-        values |= _simulate_observations(bound, theta, jax.random.key(seed + 1))
-    return values
+        observed, people = _simulate_observations(bound, theta, jax.random.key(seed + 1))
+        values |= observed
+    return values, people
 
 
 def _simulate_observations(
     bound: PopulationModel, theta: Mapping[str, np.ndarray], key: Any
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], Params]:
     a = bound.individual
     size, infusions = len(bound.patients), a.infusion_time.shape[1]
     if isinstance(bound.population.model, ODEModel):
@@ -63,16 +72,16 @@ def _simulate_observations(
 
         params = jax.tree.map(lambda x: x[:, 0], jax.vmap(patient)(jnp.arange(size)))
         f = bound.individual_levels(params)
-        return bound.measured(f, jax.random.normal(e, f.shape), theta)
+        return bound.measured(f, jax.random.normal(e, f.shape), theta), params
 
     first = next(iter(theta.values()))
-    y = np.asarray(
-        jax.jit(jax.vmap(one))(
-            {k: jnp.asarray(v) for k, v in theta.items()}, jax.random.split(key, len(first))
-        )
+    y, params = jax.jit(jax.vmap(one))(
+        {k: jnp.asarray(v) for k, v in theta.items()}, jax.random.split(key, len(first))
     )
+    y = np.asarray(y)
     censored = (y < a.lloq) & a.mask
-    return {"value": np.where(a.mask, np.maximum(y, a.lloq), 1.0), "censored": censored.astype(int)}
+    value = np.where(a.mask, np.maximum(y, a.lloq), 1.0)
+    return {"value": value, "censored": censored.astype(int)}, params
 
 
 def with_values(bound: PopulationModel, values: Mapping[str, Any]) -> PopulationModel:

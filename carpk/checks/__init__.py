@@ -9,6 +9,7 @@ rules of `nca`. What is compared is like with like: a replicated median against 
 """
 
 from carpk.checks.accuracy import SolverCheck, solver
+from carpk.checks.calibration import SBC, sbc
 from carpk.checks.leave_out import LOO, LOOComparison, compare_loo, loo
 from carpk.checks.powers import Sensitivity, sensitivity
 from carpk.checks.predictive import Predictive, posterior_predictive, prior_predictive
@@ -17,6 +18,7 @@ from carpk.information import PlannedArm, identifiability, sampling_times
 
 __all__ = [
     "LOO",
+    "SBC",
     "LOOComparison",
     "PlannedArm",
     "Predictive",
@@ -30,6 +32,7 @@ __all__ = [
     "prior_predictive",
     "recovery",
     "sampling_times",
+    "sbc",
     "sensitivity",
     "solver",
 ]

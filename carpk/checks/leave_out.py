@@ -497,7 +497,7 @@ def some(names: Iterable[Any]) -> str:
     """The first few of them, and how many more."""
     every = list(map(str, names))
     more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]) + more
+    return "; ".join(every[:SHOWN]) + more
 
 
 # --- comparison -----------------------------------------------------------------------------------

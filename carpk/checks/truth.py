@@ -19,7 +19,7 @@ from carpk.inference import INTERVAL
 from carpk.params import Params
 from carpk.population import Population, PopulationModel
 from carpk.replicates import (
-    simulated_values,
+    simulated,
     with_values,
 )
 from carpk.sampler import laplace_each, one_chain_each, prior_draws
@@ -65,6 +65,69 @@ class Recovery:
         return head + "\n" + self.table().to_string(float_format="{:.2f}".format)
 
 
+@dataclasses.dataclass(frozen=True)
+class SimulatedFits:
+    """Draws from the posteriors of simulated data, beside what the data were simulated from.
+
+    Attributes:
+        target: the population model that was fitted.
+        truth: parameter of the population -> (simulation, ...).
+        patients: the true individual patients, leaves (simulation, patient, infusion), or None.
+        values: the simulated data, as `replicates.with_values` takes them.
+        samples: name -> (simulation, draw, ...), random effects among them.
+    """
+
+    target: PopulationModel
+    truth: Mapping[str, np.ndarray]
+    patients: Params | None
+    values: Mapping[str, np.ndarray]
+    samples: Mapping[str, np.ndarray]
+
+    @property
+    def finite(self) -> np.ndarray:
+        """Whether all draws of the population parameters are finite, per simulation."""
+        each = [self.samples[n] for n in self.target.priors]
+        return np.all([np.isfinite(x).reshape(len(x), -1).all(1) for x in each], axis=0)
+
+
+def simulated_fits(
+    population: Population,
+    data: Any,
+    *,
+    simulations: int,
+    truth: Mapping[str, float] | None,
+    draws: int,
+    tune: int,
+    seed: int,
+    method: str,
+    fitted: Population | None,
+    progress: bool,
+) -> SimulatedFits:
+    """Simulate data like these many times and fit each; arguments as in `recovery`."""
+    data = data if isinstance(data, Dataset) else data.dataset()
+    bound = population.bind(data)
+    theta = prior_draws(bound.priors, simulations, seed)
+    if truth is not None:
+        theta = {k: np.full_like(theta[k], v) for k, v in truth.items()}
+    values, people = simulated(bound, theta, seed)
+    target = bound if fitted is None else fitted.bind(data)
+
+    def model(values: Mapping[str, Any]) -> None:
+        with_values(target, values).numpyro_model()
+
+    if method == "nuts":
+        samples = one_chain_each(
+            model, values, draws=draws, tune=tune, seed=seed, progress=progress
+        )
+    elif method == "laplace":
+        samples = _resampled(
+            *laplace_each(model, values, draws=draws, seed=seed, progress=progress)
+        )
+    else:
+        raise FitError(f'checks: method must be "nuts" or "laplace", but is {method!r}.')
+    return SimulatedFits(target, theta, people, values, samples)
+
+
 def recovery(
     population: Population,
     data: Any,
@@ -100,28 +163,20 @@ def recovery(
         derived: further quantities whose truth must be found: name -> f(parameters of the typical
             patients, leaves (N,)), positive, shape (N,).
     """
-    data = data if isinstance(data, Dataset) else data.dataset()
-    bound = population.bind(data)
-    theta = prior_draws(bound.priors, simulations, seed)
-    if truth is not None:
-        theta = {k: np.full_like(theta[k], v) for k, v in truth.items()}
-    values = simulated_values(bound, theta, seed)
-    target = bound if fitted is None else fitted.bind(data)
+    known = simulated_fits(
+        population,
+        data,
+        simulations=simulations,
+        truth=truth,
+        draws=draws,
+        tune=tune,
+        seed=seed,
+        method=method,
+        fitted=fitted,
+        progress=progress,
+    )
+    target, theta, samples = known.target, known.truth, known.samples
     names = list(target.priors)
-
-    def model(values: Mapping[str, Any]) -> None:
-        with_values(target, values).numpyro_model()
-
-    if method == "nuts":
-        samples = one_chain_each(
-            model, values, draws=draws, tune=tune, seed=seed, progress=progress
-        )
-    elif method == "laplace":
-        samples = _resampled(
-            *laplace_each(model, values, draws=draws, seed=seed, progress=progress)
-        )
-    else:
-        raise FitError(f'checks.recovery: method must be "nuts" or "laplace", but is {method!r}.')
     quantiles, z = {}, {}
     ends = [0.5, (1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
     for n in names:
@@ -129,14 +184,13 @@ def recovery(
         x = np.asarray(scale(samples[n]))
         quantiles[n] = np.moveaxis(np.quantile(samples[n], ends, axis=1), 0, 1)
         z[n] = (x.mean(1) - np.asarray(scale(theta[n]))) / x.std(1)
-    finite = np.all([np.isfinite(samples[n]).reshape(simulations, -1).all(1) for n in names], 0)
-    failed = int((~finite).sum())
+    failed = int((~known.finite).sum())
     truths, found, scores = _scalars(target, theta, quantiles, z)
     for n, derive in (derived or {}).items():
         estimated = target.population.estimated
-        x = np.log(derive(_typical(target, {k: samples[k].ravel() for k in estimated})))
+        x = np.log(derive(typical(target, {k: samples[k].ravel() for k in estimated})))
         x = x.reshape(simulations, -1)
-        truths[n] = np.asarray(derive(_typical(target, {k: theta[k] for k in estimated})))
+        truths[n] = np.asarray(derive(typical(target, {k: theta[k] for k in estimated})))
         found[n] = np.exp(np.moveaxis(np.quantile(x, ends, axis=1), 0, 1))
         scores[n] = (x.mean(1) - np.log(truths[n])) / x.std(1)
     return Recovery(truths, found, scores, failed)
@@ -164,7 +218,7 @@ def _resampled(
     }
 
 
-def _typical(bound: PopulationModel, theta: Mapping[str, np.ndarray]) -> Params:
+def typical(bound: PopulationModel, theta: Mapping[str, np.ndarray]) -> Params:
     """Typical patients, leaves (N,)."""
     fixed = bound.population.fixed
     params = bound.population.model.params(**theta, **fixed)

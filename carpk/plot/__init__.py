@@ -1,5 +1,6 @@
 """Every figure. Levels are on a log10 axis; bands say what they are in the legend."""
 
+from carpk.plot.calibration import sbc
 from carpk.plot.fits import facts, fit, individual_fits, predictive, prior_posterior
 from carpk.plot.results import comparison, evidence, identifiability, simulation
 
@@ -12,5 +13,6 @@ __all__ = [
     "individual_fits",
     "predictive",
     "prior_posterior",
+    "sbc",
     "simulation",
 ]
