@@ -332,7 +332,7 @@ def how_off(ranks: np.ndarray, draws: int) -> str:
     """In words what ranks that are not uniform say of the posterior."""
     u = (ranks + 0.5) / (draws + 1)
     lean = (u.mean() - 0.5) * np.sqrt(12 * u.size)
-    wide = (np.mean((u - 0.5) ** 2) - 1 / 12) * np.sqrt(180 * u.size)
+    wide = (np.var(u) - 1 / 12) * np.sqrt(180 * u.size)
     if abs(lean) > abs(wide):
         return "too high" if lean < 0 else "too low"
     return "too narrow" if wide > 0 else "too wide"

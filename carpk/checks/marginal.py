@@ -9,9 +9,10 @@ patient outside the study is predicted with, who brings data but no random effec
 
 The integral is taken by importance sampling, at quasi-random (Sobol) points that all draws share,
 from a defensive mixture (Owen & Zhou 2000, doi:10.1080/01621459.2000.10473909): the patient's
-posterior of eta given theta, as a linear regression of the fit's draws of eta on those of theta
-with normal residuals, widened; and the random effects' own distribution at theta, which bounds the
-weights. The points are scrambled several times, so that the error can be told from the spread.
+posterior given theta, as a linear regression of the fit's draws of the patient's own parameters
+(typical values and eta) on those of theta, with normal residuals, widened; and the random effects'
+own distribution at theta, which bounds the weights. The points are scrambled several times, so that
+the error can be told from the spread.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from carpk.sampler import Progress
 SCRAMBLES = 4  # independent sets of points, from which the error is told
 OWN_SHARE = 1 / 8  # of the points, from the random effects' own distribution
 WIDER = 1.4  # SDs of the proposal over those of the residuals
-CURVES = 2048  # patients' curves solved at a time: bounds the memory
+FARTHEST = 4.0  # SDs of a population parameter that the regression is trusted for
+CURVES = 8192  # patients' curves solved at a time: bounds the memory
 BLOCK = 25  # draws between two updates of the progress bar
 LN_SQRT_2PI = 0.5 * np.log(2 * np.pi)
 
@@ -102,10 +104,10 @@ def spread(bound: PopulationModel, theta: Mapping[str, Any]) -> Any:
 
 
 class Proposal(NamedTuple):
-    """Where each patient's deviations are looked for, given the population parameters.
+    """Where each patient's own parameters are looked for, given those of the population.
 
     Attributes:
-        centre: at the mean of the parameters, (patient, effect).
+        centre: typical value and deviation, at the mean of the parameters, (patient, effect).
         slope: change of the centre per standardised parameter, (parameter, patient, effect).
         factor: Cholesky factors of the widened covariances, (patient, effect, effect).
         mean, sd: of the parameters on the estimation scale, (parameter,).
@@ -124,14 +126,15 @@ def proposal(bound: PopulationModel, sample: Mapping[str, Any]) -> Proposal:
     size, people, effects = eta.shape
     theta = {name: jnp.asarray(sample[name]) for name in bound.priors}
     x = np.asarray(jax.vmap(lambda th: _vector(bound, th))(theta))
+    own = eta + np.asarray(jax.vmap(lambda th: _typical(bound, th))(theta))
     mean, sd = x.mean(0), x.std(0)
     sd = np.where(sd > 1e-12 * (1 + np.abs(mean)), sd, np.inf)  # what is constant tells nothing
     x = (x - mean) / sd
     ridge = x.T @ x + x.shape[1] * np.eye(x.shape[1])  # of no weight unless draws are few
-    centre = eta.mean(0)
-    slope = np.linalg.solve(ridge, x.T @ (eta - centre).reshape(size, -1))
+    centre = own.mean(0)
+    slope = np.linalg.solve(ridge, x.T @ (own - centre).reshape(size, -1))
     slope = slope.reshape(x.shape[1], people, effects)
-    rest = eta - centre - np.einsum("sc,cpd->spd", x, slope)
+    rest = own - centre - np.einsum("sc,cpd->spd", x, slope)
     left = max(size - x.shape[1] - 1, 1)
     cov = np.einsum("spd,spe->pde", rest, rest) / left
     least = 1e-6 * np.mean(eta**2, axis=(0, 1)) + 1e-12
@@ -143,6 +146,20 @@ def _vector(bound: PopulationModel, theta: Mapping[str, Any]) -> Any:
     """The population parameters of one draw on the estimation scale, (parameter,)."""
     each = [jnp.ravel(bound.scale(name).forward(theta[name])) for name in bound.priors]
     return jnp.concatenate(each)
+
+
+def _typical(bound: PopulationModel, theta: Mapping[str, Any]) -> Any:
+    """What each effect deviates from, (patient, effect): a parameter's second effect from 0."""
+    people, infusions = len(bound.patients), bound.individual.infusion_time.shape[1]
+    phi = bound.typical(theta, bound.patient_design)
+    parts = [jnp.zeros((people, 0))]
+    for name, kinds in bound.population.levels.items():
+        for i, kind in enumerate(kinds):
+            value = phi[name] if i == 0 else 0.0
+            times = infusions if kind == INFUSION else 1
+            column = jnp.broadcast_to(jnp.asarray(value), (people,))[:, None]
+            parts.append(jnp.broadcast_to(column, (people, times)))
+    return jnp.concatenate(parts, axis=1)
 
 
 class Marginal(NamedTuple):
@@ -184,16 +201,18 @@ def marginal(
     )
     z = scipy.stats.norm.ppf(np.clip(u[:, 1:], 1e-12, 1 - 1e-12))
     own = (u[:, 0] < OWN_SHARE)[:, None, None]
+    inverse = jnp.linalg.inv(about.factor)
     step = max(1, CURVES // people)
 
     def one(theta: Mapping[str, Any]) -> tuple[Any, Any]:
-        x = (_vector(bound, theta) - about.mean) / about.sd
-        centre = about.centre + jnp.einsum("c,cpd->pd", x, about.slope)
+        x = jnp.clip((_vector(bound, theta) - about.mean) / about.sd, -FARTHEST, FARTHEST)
+        centre = about.centre + jnp.einsum("c,cpd->pd", x, about.slope) - _typical(bound, theta)
         root = spread(bound, theta)
         near = centre + jnp.einsum("pde,me->mpd", about.factor, z)
         eta = jnp.where(own, (z @ root.T)[:, None], near)
-        prior = _log_normal(eta, jnp.broadcast_to(root, about.factor.shape))
-        look = _log_normal(eta - centre, about.factor)
+        eye = jnp.eye(effects)
+        prior = _log_normal(eta, jsl.solve_triangular(root, eye, lower=True))
+        look = _log_normal(eta - centre, inverse)
         drawn_from = jnp.logaddexp(jnp.log(OWN_SHARE) + prior, jnp.log1p(-OWN_SHARE) + look)
 
         def likelihood(eta: Any) -> Any:
@@ -233,9 +252,11 @@ def marginal(
     return of
 
 
-def _log_normal(x: Any, factor: Any) -> Any:
-    """ln density of Normal(0, factor factor') at x (point, patient, effect): (point, patient)."""
-    white = jsl.solve_triangular(factor, jnp.moveaxis(x, 0, -1), lower=True)
-    log_det = jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), axis=-1)
-    size = x.shape[-1]
-    return -0.5 * jnp.sum(white**2, axis=1).T - log_det - size * LN_SQRT_2PI
+def _log_normal(x: Any, inverse: Any) -> Any:
+    """ln density at x (point, patient, effect) of normals around 0: (point, patient).
+
+    `inverse` is of the Cholesky factor, (effect, effect), or (patient, effect, effect).
+    """
+    white = jnp.einsum("de,mpe->mpd" if inverse.ndim == 2 else "pde,mpe->mpd", inverse, x)
+    log_det = jnp.sum(jnp.log(jnp.diagonal(inverse, axis1=-2, axis2=-1)), axis=-1)
+    return log_det - 0.5 * jnp.sum(white**2, axis=-1) - x.shape[-1] * LN_SQRT_2PI

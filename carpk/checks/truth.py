@@ -111,6 +111,12 @@ def simulated_fits(
         theta = {k: np.full_like(theta[k], v) for k, v in truth.items()}
     values, people = simulated(bound, theta, seed)
     target = bound if fitted is None else fitted.bind(data)
+    missing = [n for n in target.priors if n not in theta]
+    if missing:
+        raise FitError(
+            f"checks: {', '.join(missing)} of the fitted population has no true value; fix it, or "
+            "let the data be simulated with it."
+        )
 
     def model(values: Mapping[str, Any]) -> None:
         with_values(target, values).numpyro_model()
