@@ -75,20 +75,21 @@ def logs(individual):
     return r, individual.mask.sum(axis=1)
 
 
-def typical_posterior(r, n):
+def typical_posterior(r, n, prior_precision=PRIOR_SD**-2, sigma=SIGMA):
     """Mean and SD of ln base of the typical patient."""
-    each = OMEGA**2 + SIGMA**2 / np.maximum(n, 1)  # variance of a patient's mean
-    precision = 1 / PRIOR_SD**2 + np.sum((n > 0) / each)
+    each = OMEGA**2 + sigma**2 / np.maximum(n, 1)  # variance of a patient's mean
+    precision = prior_precision + np.sum((n > 0) / each)
     means = r.sum(axis=1) / np.maximum(n, 1)
-    mean = (PRIOR_MEAN / PRIOR_SD**2 + np.sum((n > 0) * means / each)) / precision
+    mean = (PRIOR_MEAN * prior_precision + np.sum((n > 0) * means / each)) / precision
     return mean, precision**-0.5
 
 
-def posterior(individual, shape, rng):
-    """Exact draws, name -> (*shape, ...), as the fit stores them."""
+def posterior(individual, shape, rng, mu=None):
+    """Exact draws, name -> (*shape, ...), as the fit stores them; `mu` of ln base where given."""
     r, n = logs(individual)
-    mean, sd = typical_posterior(r, n)
-    mu = mean + sd * rng.normal(size=shape)
+    if mu is None:
+        mean, sd = typical_posterior(r, n)
+        mu = mean + sd * rng.normal(size=shape)
     variance = 1 / (n / SIGMA**2 + 1 / OMEGA**2)
     centre = variance * (r.sum(axis=1) - n * mu[..., None]) / SIGMA**2
     eta = centre + np.sqrt(variance) * rng.normal(size=(*shape, len(n)))
@@ -134,3 +135,17 @@ def without_spread():
     """The same population with a base that does not vary."""
     priors = {k: v for k, v in POP.priors.items() if k != "omega_base"}
     return dataclasses.replace(POP, varies=(), priors=priors)
+
+
+def published():
+    """Geometric means of two cohorts on two days, instead of patients, and made-up draws."""
+    base = {"analyte": "car_t", "metric": "level", "statistic": "geometric mean", "n": 20}
+    base |= {"unit": "cells/µL", "use": "value", "source": "made up", "note": "no interval"}
+    rows = [base | {"cohort": c, "time": t, "value": 9.0} for c in "ab" for t in (1.0, 3.0)]
+    data = ck.Dataset.from_frames(summaries=pd.DataFrame(rows), name="published")
+    priors = {"base": POP.priors["base"]}
+    bound = dataclasses.replace(POP, priors=priors, virtual_patients=16).bind(data)
+    rng = np.random.default_rng(0)
+    centre = {"base": 11.0, "omega_base": OMEGA, "sigma": SIGMA}
+    draws = {k: v * np.exp(0.1 * rng.normal(size=(2, 50))) for k, v in centre.items()}
+    return made_up(bound, draws)

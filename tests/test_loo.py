@@ -216,21 +216,11 @@ class TestLeftOutDensities:
 
     def test_of_published_cohorts_are_those_of_all_their_facts(self):
         """Densities at the draws, left out as arviz would."""
-        base = {"analyte": "car_t", "metric": "level", "statistic": "median", "unit": "cells/µL"}
-        base |= {"n": 20, "low": 5.0, "high": 20.0, "interval": "IQR", "use": "fit", "source": "x"}
-        rows = [base | {"cohort": c, "time": t, "value": 9.0 + t} for c in "ab" for t in (1.0, 3.0)]
-        data = ck.Dataset.from_frames(summaries=pd.DataFrame(rows), name="published")
-        priors = {"base": conjugate.POP.priors["base"]}
-        pop = dataclasses.replace(conjugate.POP, priors=priors, virtual_patients=16)
-        bound = pop.bind(data)
-        rng = np.random.default_rng(0)
-        centre = {"base": 11.0, "omega_base": 0.7, "sigma": 0.4}
-        draws = {k: v * np.exp(0.1 * rng.normal(size=(2, 50))) for k, v in centre.items()}
-        fit = conjugate.made_up(bound, draws)
+        fit = conjugate.published()
+        bound = fit.bound
         result = checks.loo(fit, by="cohort", progress=False)
         assert list(result.table.index) == ["a", "b"]
-        flat = {k: v.ravel() for k, v in draws.items()}
-        each = jax.jit(jax.vmap(bound.summary_log_likelihoods))(flat)
+        each = jax.jit(jax.vmap(bound.summary_log_likelihoods))(fit.draws())
         of_a = np.asarray(each["a"]).sum(axis=1)
         weights, k_hat = pareto_smoothed(-of_a, min(1.0, leave_out._ess(fit) / 100))
         assert result.table.loc["a", "elpd"] == pytest.approx(logsumexp(weights + of_a), rel=1e-6)
