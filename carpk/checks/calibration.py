@@ -30,7 +30,8 @@ from carpk.replicates import with_values
 FALSE_ALARM = 0.05  # chance that calibrated posteriors are not `ok`
 REPLICATES = 20_000  # sets of uniform ranks that the bands are made from
 PER_BIN = 10  # simulations expected per bin of the chi-square test, at least
-SHORT = 0.1  # share of chains with fewer effective draws than ranks that is worth a word
+ENOUGH = 0.7  # effective draws per draw ranked: below, ranks lean to the ends
+SHORT = 0.1  # share of chains with fewer that is worth a word
 LOG_LIK = "log_lik"
 
 
@@ -173,18 +174,19 @@ class SBC:
                 f"{', '.join(self.off)}."
             )
         elif self.failed:
-            lines.append(f"DO NOT TRUST: {self.failed} fits gave draws that are not finite.")
+            lines.append(f"DO NOT TRUST: draws of {self.failed} of the fits are not finite.")
         else:
-            least = self.table["p_adjusted"].min()
-            lines.append(f"OK: uniform ranks of {every}; smallest adjusted p-value {least:.2f}.")
+            p = self.table["p_adjusted"].min()
+            lines.append(f"OK: uniform ranks of {every}; smallest adjusted p-value {p:.2f}.")
         if self.off and self.failed:
-            lines.append(f"  {self.failed} more fits gave draws that are not finite.")
-        short = {n: float(np.mean(e < self.draws)) for n, e in self.ess.items()}
+            lines.append(f"  Draws of {self.failed} other fits are not finite.")
+        least = ENOUGH * self.draws
+        short = {n: float(np.mean(e < least)) for n, e in self.ess.items()}
         worst = max(short, key=lambda n: short[n], default="")
         if worst and short[worst] > SHORT:
             lines.append(
-                f"  {short[worst]:.0%} of the chains have fewer than {self.draws} effective draws "
-                f"of {worst}, so their ranks lean to the ends: raise draws."
+                f"  {short[worst]:.0%} of the chains have fewer than {least:.0f} effective draws "
+                f"of {worst}, where {self.draws} are ranked: ranks lean to the ends; raise draws."
             )
         lines.append(
             f"  {self.fitted + '; ' if self.fitted else ''}{self.draws} draws ranked per data set; "
