@@ -64,6 +64,6 @@ def pareto_smoothed(log_weights: np.ndarray, r_eff: float = 1.0) -> tuple[np.nda
 
     try:  # it takes the logarithms of likelihoods, whose weights are their inverses
         smoothed, k = array_stats.psislw(-np.asarray(log_weights), r_eff=r_eff)
-    except ValueError:  # too few draws, or equal ones, to tell a tail
+    except (ValueError, IndexError):  # too few draws, or equal ones, to tell a tail
         smoothed, k = log_weights, np.inf
     return np.asarray(smoothed - logsumexp(smoothed)), float(k)

@@ -44,7 +44,7 @@ class TestRanks:
         assert result.ranks["x"].tolist() == [2, 4]  # draws 0, 3, 6 and 9
 
     def test_of_draws_that_are_not_finite_are_failures(self):
-        samples = np.ones((5, DRAWS))
+        samples = np.random.default_rng(0).normal(size=(5, DRAWS))
         samples[2, 7] = np.nan
         result = checks.SBC.of({"x": np.zeros(5)}, {"x": samples})
         assert (result.failed, result.simulations) == (1, 4)

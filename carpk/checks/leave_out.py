@@ -464,7 +464,7 @@ def _log_mean(log_density: np.ndarray) -> np.ndarray:
 
 
 def _se(each: np.ndarray) -> float:
-    return float(np.sqrt(each.size) * np.std(each))
+    return float(np.sqrt(each.size) * np.std(each, ddof=1)) if each.size > 1 else np.nan
 
 
 def _ess(fit: Fit) -> float:
