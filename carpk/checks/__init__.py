@@ -4,6 +4,13 @@
 were published, sampled on the study's days, summarised as the publication did, with the hard
 rules of `nca`. What is compared is like with like: a replicated median against the printed median.
 
+`loo` says how well a fit predicts an observation, a patient or a cohort that it has not seen, and
+`compare_loo` which of several fits does so best; `sensitivity`, what a posterior owes its prior and
+its data.
+
+`recovery` and `sbc` simulate data and fit them: is the truth found, and are the posteriors what
+they claim to be? `solver` solves posterior draws again, adaptively.
+
 `identifiability` says which parameters a design can tell, before a fit or before a study, and
 `sampling_times` on which days to sample; see `carpk.information`.
 """
