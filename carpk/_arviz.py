@@ -52,13 +52,18 @@ def group(idata: Any, name: str) -> xr.Dataset:
     return node if isinstance(node, xr.Dataset) else node.to_dataset()
 
 
-def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
-    """Pareto-smoothed log importance weights, normalised, and the Pareto k-hat (PSIS)."""
-    if INFERENCE_DATA:
-        smoothed, k = az.psislw(log_weights)
-    else:
-        from arviz_stats.base import array_stats
+def pareto_smoothed(log_weights: np.ndarray, r_eff: float = 1.0) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed log importance weights, normalised, and the Pareto k-hat (PSIS).
 
-        smoothed, k = array_stats.psislw(log_weights)
-        smoothed = smoothed - logsumexp(smoothed)
-    return np.asarray(smoothed), float(k)
+    `r_eff` is the effective share of the draws; it sets how many make up the tail.
+    """
+    if INFERENCE_DATA:
+        smoothed, k = az.psislw(log_weights, r_eff)
+        return np.asarray(smoothed), float(k)
+    from arviz_stats.base import array_stats
+
+    try:  # it takes the logarithms of likelihoods, whose weights are their inverses
+        smoothed, k = array_stats.psislw(-np.asarray(log_weights), r_eff=r_eff)
+    except (ValueError, IndexError):  # too few draws, or equal ones, to tell a tail
+        smoothed, k = log_weights, np.inf
+    return np.asarray(smoothed - logsumexp(smoothed)), float(k)

@@ -68,9 +68,9 @@ class Fit:
 
     Attributes:
         population, data: what was fitted to what.
-        idata: ArviZ object with groups posterior, sample_stats, prior and, where there are
-            individual observations, log_likelihood, posterior_predictive, observed_data and
-            constant_data.
+        idata: ArviZ object with groups posterior, sample_stats, prior, log_prior (of densities on
+            the estimation scale) and, where there are individual observations, log_likelihood,
+            posterior_predictive, observed_data and constant_data.
         verdict: can it be trusted.
         settings: method, draws, tune, chains, seed, versions and a hash of the data.
     """
@@ -207,30 +207,52 @@ def fit(
         raise FitError(f"fit: `folder` is for the draws of 'nuts'; leave it out with {method!r}.")
     if hasattr(data, "dataset"):
         data = data.dataset()
-    bound = population.bind(data)
-    settings: dict[str, Any] = {
+    settings = {
         "method": method,
         "draws": draws,
         "tune": tune,
         "chains": chains,
         "seed": seed,
         "target_accept": target_accept,
+        "starts": starts,
+    }
+    return fit_bound(population.bind(data), settings, folder=folder, progress=progress)
+
+
+def fit_bound(
+    bound: PopulationModel,
+    settings: Mapping[str, Any],
+    *,
+    folder: str | Path | None = None,
+    label: str = "",
+    progress: bool = True,
+) -> Fit:
+    """`fit`, for a population model that is bound to its data already.
+
+    Args:
+        settings: those of a `Fit`, or method, draws, tune, chains, seed, target_accept and starts.
+        folder: as in `fit`.
+        label: of the progress bar.
+    """
+    population, data = bound.population, bound.data
+    asked = ("method", "draws", "tune", "chains", "seed", "target_accept", "starts")
+    settings = {k: settings[k] for k in asked} | {
         "float64": bool(jnp.zeros(0).dtype == jnp.float64),
         "machine": platform.machine(),
         "versions": {name: version_of(name) for name in ("carpk", "jax", "numpyro", "arviz")},
         "data_sha256": data_hash(data),
     }
+    method, chains, seed = (settings[k] for k in ("method", "chains", "seed"))
     blocks = None
     if folder is not None:
         told = {"population": encode_population(population)} | settings
         blocks = Blocks(folder, told)
-    label = f"{population.model.name} on {data.name}"
     posterior = Posterior(bound)
     middle, spread = prior_centre(posterior)
     engine = Engine(lambda values: posterior)
-    begin = scattered(posterior, middle, starts, seed)
+    begin = scattered(posterior, middle, settings["starts"], seed)
     found = sorted((engine.mode(start, spread) for start in begin), key=lambda m: -m.log_density)
-    settings["starts"] = [mode.log_density for mode in found]
+    settings["ends"] = [mode.log_density for mode in found]
     if method == "map":
         return from_mode(bound, found[0], settings | {"draws": 1, "chains": 1})
     if method == "laplace":
@@ -246,11 +268,8 @@ def fit(
     out = nuts(
         target,
         positions,
-        draws=draws,
-        tune=tune,
-        seed=seed,
-        target_accept=target_accept,
-        label=label,
+        **{k: settings[k] for k in ("draws", "tune", "seed", "target_accept")},
+        label=label or f"{population.model.name} on {data.name}",
         progress=progress,
         blocks=blocks,
     )
@@ -401,7 +420,9 @@ def assemble(
         bound, {k: v[None] for k, v in prior_draws(bound.priors, PRIOR_DRAWS, seed=0).items()}
     )
     sampler = xr.Dataset({k: (("chain", "draw"), v) for k, v in stats.items()})
+    log_prior = {k: (("chain", "draw"), v) for k, v in log_priors(bound, samples).items()}
     groups = {"posterior": posterior, "sample_stats": sampler, "prior": prior}
+    groups["log_prior"] = xr.Dataset(log_prior, attrs={"density": "on the estimation scale"})
     if bound.individual is not None:
         groups |= pointwise(bound, samples, settings["seed"])
     posterior.attrs["carpk"] = json.dumps(
@@ -409,7 +430,9 @@ def assemble(
         | {"settings": settings}
     )
     verdict = judge(posterior, sampler, prior, bound, settings, groups.get("log_likelihood"))
-    return Fit(bound.population, bound.data, to_idata(groups), verdict, settings)
+    result = Fit(bound.population, bound.data, to_idata(groups), verdict, settings)
+    vars(result)["bound"] = bound  # as `Fit.bound` would find it, and not bound a second time
+    return result
 
 
 def solver_settings(
@@ -492,6 +515,17 @@ def labelled(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> xr.Da
     return xr.Dataset(variables, coords=coords)
 
 
+def log_priors(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """ln prior density of each population parameter at its draws, on the estimation scale."""
+    out = {}
+    for name, prior in bound.priors.items():
+        x = jnp.asarray(samples[name])
+        log_slope = jnp.log(bound.scale(name).derivative(x))
+        log_slope = jnp.sum(log_slope, axis=tuple(range(2, 2 + prior.event_dim)))
+        out[name] = np.asarray(prior.log_prob(x) - log_slope)
+    return out
+
+
 def pointwise(
     bound: PopulationModel, samples: Mapping[str, np.ndarray], seed: int = 0
 ) -> dict[str, xr.Dataset]:
@@ -504,7 +538,7 @@ def pointwise(
     a = bound.individual
 
     def one(sample: Mapping[str, Any], key: Any) -> tuple[Any, Any]:
-        params, theta = patients(bound, sample)
+        params, theta = bound.of_sample(sample)
         f = bound.individual_levels(params)
         again = bound.measured(f, jax.random.normal(key, f.shape), theta)
         return bound.level_log_likelihoods(f, theta), again
@@ -541,11 +575,6 @@ def pointwise(
         for group_name, variables in groups.items():
             found.setdefault(group_name, []).append(xr.Dataset(variables, coords=coords))
     return {name: xr.merge(each) for name, each in found.items()}
-
-
-def patients(bound: PopulationModel, sample: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
-    """(structural parameters of every patient, population parameters) of one draw."""
-    return bound.of_sample(sample)
 
 
 # ---------------------------------------------------------------------------------------------

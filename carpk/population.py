@@ -416,8 +416,6 @@ class PopulationModel:
         endpoints = match_analytes(population, data)
         observed = [a for a in endpoints if a in set(data.observations["analyte"])]
         individual = data.arrays(observed) if observed else None
-        if individual is not None and np.isnan(individual.limit).all():
-            individual = dataclasses.replace(individual, limit=None)  # spares its likelihood
         published = {a: of for a in endpoints if (of := cohort_facts(data, a))}
         for analyte in endpoints:
             if analyte not in observed and analyte not in published:
@@ -733,11 +731,12 @@ class PopulationModel:
         """The same from true levels at the observations, (P, T)."""
         a = self.individual
         f = jnp.where(a.mask, levels, 1.0)
+        limit = a.limit if a.limit is not None and np.isfinite(a.limit).any() else None
 
         def each(output: str) -> Any:
             residual = self.population.residual_of(output)
             own = self.population.residual_theta(theta, output)
-            return log_likelihood(residual, a.value, f, own, a.censored, a.lloq, a.limit)
+            return log_likelihood(residual, a.value, f, own, a.censored, a.lloq, limit)
 
         return jnp.where(a.mask, self._by_endpoint(each), 0.0)
 
@@ -759,9 +758,9 @@ class PopulationModel:
 
     @cached_property
     def new_levels(self) -> Callable[[Mapping[str, Any], Any], Any]:
-        """(theta, key) -> measured levels (P, T) of new patients in place of the individual ones.
+        """(theta, key) -> measured levels (P, T) and parameters, leaves (P, infusion).
 
-        They have the covariates, doses and sampling days of the real patients.
+        Of new patients, who have the covariates, doses and sampling days of the real patients.
         """
         size, infusions = len(self.patients), self.individual.infusion_time.shape[1]
         if isinstance(self.population.model, ODEModel):
@@ -775,8 +774,9 @@ class PopulationModel:
                 return self.draw_patients(theta, row, key, 1, infusions)
 
             params = jax.vmap(patient)(design, jax.random.split(k, size))
-            f = self.individual_levels(jax.tree.map(lambda x: x[:, 0], params))
-            return self.measured(f, jax.random.normal(e, f.shape), theta)
+            params = jax.tree.map(lambda x: x[:, 0], params)
+            f = self.individual_levels(params)
+            return self.measured(f, jax.random.normal(e, f.shape), theta), params
 
         return jax.jit(one)
 
@@ -793,7 +793,7 @@ class PopulationModel:
         by_infusion = self.population.random.at(INFUSION)
         return self.individual.infusion_time.shape[1] if by_infusion else 1
 
-    def of_sample(self, sample: Mapping[str, Any]) -> tuple[Params | None, dict[str, Any]]:
+    def of_sample(self, sample: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """(parameters of the individual patients, those of the population) of one draw."""
         theta = {k: x for k, x in sample.items() if k in self.priors or k in self.shared}
         if self.individual is None:

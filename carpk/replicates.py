@@ -16,6 +16,7 @@ import numpy as np
 
 from carpk import nca
 from carpk.effects import COHORT, eta_name, omega_name
+from carpk.params import Params
 from carpk.population import PopulationModel
 from carpk.summaries import CohortLikelihood, Fact
 
@@ -36,6 +37,13 @@ def simulated_values(
     bound: PopulationModel, theta: Mapping[str, np.ndarray], seed: int
 ) -> dict[str, np.ndarray]:
     """Values in place of the data's: (simulation, fact, 4) per cohort; observations (.., P, T)."""
+    return simulated(bound, theta, seed)[0]
+
+
+def simulated(
+    bound: PopulationModel, theta: Mapping[str, np.ndarray], seed: int
+) -> tuple[dict[str, np.ndarray], Params | None]:
+    """`simulated_values`, and the individual patients behind them, leaves (simulation, P, K)."""
     values: dict[str, np.ndarray] = {}
     for i, (cohort, likelihood) in enumerate(bound.cohorts.items()):
         sampling = np.asarray(likelihood.sampling)
@@ -50,9 +58,11 @@ def simulated_values(
             assert x is not None
             rows.append(_printed_again(fact, x[:, : fact.n]))
         values[cohort] = np.stack(rows, axis=1)
+    people = None
     if bound.individual is not None:
-        values |= _as_measured(bound, new_patients(bound, theta, jax.random.key(seed + 1)))
-    return values
+        y, people = _new_patients(bound, theta, jax.random.key(seed + 1))
+        values |= _as_measured(bound, y)
+    return values, people
 
 
 def new_patients(bound: PopulationModel, theta: Mapping[str, Any], key: Any) -> np.ndarray:
@@ -61,16 +71,27 @@ def new_patients(bound: PopulationModel, theta: Mapping[str, Any], key: Any) -> 
     Each has the covariates, doses and sampling days of one of the real patients, but random effects
     and residuals of its own. Levels below the LLOQ are as they are; padding is NaN.
     """
+    return _new_patients(bound, theta, key)[0]
+
+
+def _new_patients(
+    bound: PopulationModel, theta: Mapping[str, Any], key: Any
+) -> tuple[np.ndarray, Params]:
+    """The same, and the patients' parameters, leaves (simulation, P, infusion)."""
     keys = jax.random.split(key, len(next(iter(theta.values()))))
-    y = [bound.new_levels({k: v[i] for k, v in theta.items()}, one) for i, one in enumerate(keys)]
-    return np.where(bound.individual.mask, np.stack(y), np.nan)
+    each = [
+        bound.new_levels({k: v[i] for k, v in theta.items()}, one) for i, one in enumerate(keys)
+    ]
+    y, params = jax.tree.map(lambda *x: np.stack(x), *each)
+    return np.where(bound.individual.mask, y, np.nan), params
 
 
 def _as_measured(bound: PopulationModel, y: np.ndarray) -> dict[str, np.ndarray]:
     """Levels as a data set holds them: the LLOQ in place of what lies below."""
     a = bound.individual
     censored = (y < a.lloq) & a.mask
-    return {"value": np.where(a.mask, np.maximum(y, a.lloq), 1.0), "censored": censored.astype(int)}
+    value = np.where(a.mask, np.maximum(y, a.lloq), 1.0)
+    return {"value": value, "censored": censored.astype(int)}
 
 
 def with_values(bound: PopulationModel, values: Mapping[str, Any]) -> PopulationModel:

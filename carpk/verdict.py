@@ -224,7 +224,7 @@ def _of_mode(
         troubles.append(
             'A mode has no intervals: use method="laplace" or method="nuts" before you conclude.'
         )
-        ends = settings["starts"]
+        ends = settings["ends"]
         near = sum(ends[0] - x < SAME_MODE for x in ends)
         if near < 2 <= len(ends):
             troubles.append(

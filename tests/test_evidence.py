@@ -16,10 +16,10 @@ import xarray as xr
 from numpyro.infer.util import log_density
 
 from carpk import _arviz, evidence
+from carpk.checks.powers import WIDE, distance, power_scaling
 from carpk.errors import DatasetError, FitError
 from carpk.evidence import likelihoods
 from carpk.evidence.likelihoods import LIKELIHOODS, SLOPES, Arm, Fact
-from carpk.evidence.scaling import distance, power_scaling
 from carpk.verdict import Verdict
 
 TABLE = evidence.load()
@@ -274,24 +274,26 @@ class TestPowerScaling:
         groups = {"posterior": x, "log_prior": log_prior, "log_likelihood": log_likelihood}
         dims = ("chain", "draw")
         idata = _arviz.to_idata({k: xr.Dataset({"x": (dims, v)}) for k, v in groups.items()})
-        mine = power_scaling(*({"x": x.ravel()}, log_prior.ravel(), log_likelihood.ravel()))
+        draws = (x.ravel(), log_prior.ravel(), log_likelihood.ravel())
+        mine = power_scaling({"x": draws[0]}, *draws[1:], alphas=WIDE)
         for component in ("prior", "likelihood"):
             theirs = float(_arviz.az.psens(idata, component=component, delta=0.25)["x"])
             assert mine.loc["x", component] == pytest.approx(theirs, rel=0.02)
 
     @pytest.mark.parametrize(
-        ("seen", "error", "prior_sd", "verdict"),
+        ("seen", "error", "prior_sd", "diagnosis"),
         [
             (6.0, 1.0, 1.0, "prior-data conflict"),
-            (0.5, 20.0, 1.0, "weak likelihood"),
-            (0.5, 1.0, 50.0, "fine"),
+            (0.5, 20.0, 1.0, "strong prior / weak likelihood"),
+            (0.5, 1.0, 50.0, "-"),
         ],
     )
-    def test_names_the_trouble_of_a_normal_mean(self, seen, error, prior_sd, verdict):
+    def test_names_the_trouble_of_a_normal_mean(self, seen, error, prior_sd, diagnosis):
         precision = 1 / prior_sd**2 + 1 / error**2
         x = st.norm.rvs(seen / error**2 / precision, precision**-0.5, 4000, random_state=2)
         log_prior, log_likelihood = st.norm.logpdf(x, 0, prior_sd), st.norm.logpdf(seen, x, error)
-        assert power_scaling({"x": x}, log_prior, log_likelihood).loc["x", "verdict"] == verdict
+        table = power_scaling({"x": x}, log_prior, log_likelihood)
+        assert table.loc["x", "diagnosis"] == diagnosis
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import pytest
 import scipy.stats
 
 import carpk as ck
-from carpk.inference import patients
 from carpk.posterior import Posterior
 
 DAYS = [2.0, 5.0, 7.0, 10.0, 14.0, 21.0, 28.0, 60.0]
@@ -255,6 +254,6 @@ def test_each_infusion_can_have_its_own_peak():
     assert sample["eta_cmax_infusion"].shape == (2, 2)
     np.testing.assert_allclose(sample["eta_cmax"], 0.6)
     np.testing.assert_allclose(sample["eta_cmax_infusion"], 0.3)
-    params, _ = patients(posterior.bound, sample)
+    params, _ = posterior.bound.of_sample(sample)
     np.testing.assert_allclose(params.cmax, 40.0 * math.exp(0.9))
     assert np.isfinite(posterior.log_density(posterior.outer_of(THETA), np.ones((2, 3)), None))

@@ -250,7 +250,7 @@ class TestMethods:
     def test_a_mode_is_no_answer(self, fits):
         assert not fits["map"].ok
         assert "no intervals" in str(fits["map"].verdict)
-        assert len(fits["map"].settings["starts"]) == 10
+        assert len(fits["map"].settings["ends"]) == 10
         assert fits["map"].posterior.sizes["draw"] == 1
 
     def test_effects_are_those_of_a_normal_posterior(self, fits):

@@ -12,7 +12,6 @@ import xarray as xr
 import carpk as ck
 from carpk import storage
 from carpk._arviz import to_idata
-from carpk.inference import patients
 from carpk.levels import SolvedLevels
 from carpk.posterior import Posterior
 from carpk.solver import Solver, solve_many
@@ -98,7 +97,7 @@ class TestSolverCheck:
         assert check.error.max() > 0.01
         bound, i = fit.bound, 7
         sample = {k: jnp.asarray(v[i]) for k, v in fit.draws(effects=True).items()}
-        params, theta = patients(bound, sample)
+        params, theta = bound.of_sample(sample)
         fast = np.asarray(bound.individual_levels(params))
         one = [jax.tree.map(lambda x, j=j: x[j], params) for j in range(2)]
         true = np.stack([np.asarray(ck.solve(KIMMEL, DOSE, DAYS, p)["car_t"]) for p in one])

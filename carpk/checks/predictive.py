@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from carpk.dataset import Dataset
-from carpk.inference import INTERVAL, Fit, patients
+from carpk.inference import INTERVAL, Fit
 from carpk.population import Population, PopulationModel, cohort_facts
 from carpk.replicates import (
     cohort_levels,
@@ -169,7 +169,7 @@ def _replicate_observations(fit: Fit, draws: int, seed: int) -> xr.DataArray:
     size = len(next(iter(sample.values())))
 
     def one(sample: Mapping[str, Any], key: Any) -> Any:
-        params, theta = patients(bound, sample)
+        params, theta = bound.of_sample(sample)
         f = bound.individual_levels(params)
         return bound.measured(f, jax.random.normal(key, f.shape), theta)
 

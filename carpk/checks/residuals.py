@@ -16,7 +16,7 @@ from carpk.assay import LogNormal
 from carpk.checks.observed import Observed, bound_of, middle, population_draws
 from carpk.effects import PATIENT, eta_name, omega_name
 from carpk.errors import FitError
-from carpk.inference import Fit, patients
+from carpk.inference import Fit
 from carpk.population import PopulationModel
 
 PER_SAMPLE = 5  # replicates per sample of a patient, for a covariance that can be relied on
@@ -284,7 +284,7 @@ def gof(fit: Fit, *, output: str | None = None, draws: int = 1000, seed: int = 0
     sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, effects=True).items()}
 
     def levels(sample: Mapping[str, Any]) -> Any:
-        params, _ = patients(bound, sample)
+        params, _ = bound.of_sample(sample)
         return bound.individual_levels(params)
 
     every = np.asarray(jax.jit(lambda s: jax.lax.map(levels, s))(sample))[:, seen.place]

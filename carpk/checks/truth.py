@@ -21,7 +21,7 @@ from carpk.params import Params
 from carpk.population import Population, PopulationModel
 from carpk.posterior import Posterior
 from carpk.replicates import (
-    simulated_values,
+    simulated,
     with_cohorts,
     with_values,
 )
@@ -68,6 +68,109 @@ class Recovery:
         return head + "\n" + self.table().to_string(float_format="{:.2f}".format)
 
 
+@dataclasses.dataclass(frozen=True)
+class SimulatedFits:
+    """Draws from the posteriors of simulated data, beside what the data were simulated from.
+
+    Attributes:
+        target: the population model that was fitted.
+        truth: parameter of the population -> (simulation, ...).
+        patients: the true individual patients, leaves (simulation, patient, infusion), or None.
+        values: the simulated data, as `replicates.with_values` takes them.
+        samples: name -> (simulation, draw, ...), random effects among them.
+    """
+
+    target: PopulationModel
+    truth: Mapping[str, np.ndarray]
+    patients: Params | None
+    values: Mapping[str, np.ndarray]
+    samples: Mapping[str, np.ndarray]
+
+    @property
+    def finite(self) -> np.ndarray:
+        """Whether all draws of the population parameters are finite, per simulation."""
+        each = [self.samples[n] for n in self.target.priors]
+        return np.all([np.isfinite(x).reshape(len(x), -1).all(1) for x in each], axis=0)
+
+
+def simulated_fits(
+    population: Population,
+    data: Any,
+    *,
+    simulations: int,
+    truth: Mapping[str, float] | None,
+    draws: int,
+    tune: int,
+    seed: int,
+    method: str,
+    fitted: Population | None,
+    progress: bool,
+) -> SimulatedFits:
+    """Simulate data like these many times and fit each; arguments as in `recovery`."""
+    data = data if isinstance(data, Dataset) else data.dataset()
+    bound = population.bind(data)
+    theta = prior_draws(bound.priors, simulations, seed)
+    if truth is not None:
+        theta = {k: np.full_like(theta[k], v) for k, v in truth.items()}
+    theta = with_cohorts(bound, theta, seed)
+    values, people = simulated(bound, theta, seed)
+    target = bound if fitted is None else fitted.bind(data)
+    missing = [n for n in target.priors if n not in theta]
+    if missing:
+        raise FitError(
+            f"checks: {', '.join(missing)} of the fitted population has no true value; fix it, or "
+            "let the data be simulated with it."
+        )
+
+    if method not in ("nuts", "laplace"):
+        raise FitError(f'checks: method must be "nuts" or "laplace", but is {method!r}.')
+    samples = sampled(
+        target, values, method=method, draws=draws, tune=tune, seed=seed, progress=progress
+    )
+    return SimulatedFits(target, theta, people, values, samples)
+
+
+def sampled(
+    target: PopulationModel,
+    values: Mapping[str, np.ndarray],
+    *,
+    method: str,
+    draws: int,
+    tune: int,
+    seed: int,
+    progress: bool,
+) -> dict[str, np.ndarray]:
+    """Draws from the posterior of each simulated data set, name -> (simulation, draw, ...)."""
+    size = len(next(iter(values.values())))
+
+    def of(values: Mapping[str, Any]) -> Posterior:
+        return Posterior(with_values(target, values))
+
+    first = of(jax.tree.map(lambda x: jnp.asarray(x[0]), values))
+    middle, spread = prior_centre(first)
+    engine = Engine(of)
+
+    def mode(i: int) -> Mode:
+        return engine.mode(middle, spread, jax.tree.map(lambda x: jnp.asarray(x[i]), values))
+
+    modes = in_threads(mode, size, "modes", progress)
+    standards = jax.tree.map(lambda *x: np.stack(x), *map(Standard.of, modes))
+    rng = np.random.default_rng(seed)
+    if method == "nuts":
+        shape = (size, first.patients, first.inner)
+        start = {"population": rng.standard_normal((size, first.outer))}
+        start |= {"patients": rng.standard_normal(shape)} if min(shape) else {}
+        return one_chain_each(
+            lambda data: data[1].target(of(data[0]), data[2]),
+            (values, standards, start),
+            draws=draws,
+            tune=tune,
+            seed=seed,
+            progress=progress,
+        )
+    return _around_modes(of, values, standards, first, draws, rng)
+
+
 def recovery(
     population: Population,
     data: Any,
@@ -103,46 +206,20 @@ def recovery(
         derived: further quantities whose truth must be found: name -> f(parameters of the typical
             patients, leaves (N,)), positive, shape (N,).
     """
-    data = data if isinstance(data, Dataset) else data.dataset()
-    bound = population.bind(data)
-    theta = prior_draws(bound.priors, simulations, seed)
-    if truth is not None:
-        theta = {k: np.full_like(theta[k], v) for k, v in truth.items()}
-    theta = with_cohorts(bound, theta, seed)
-    values = simulated_values(bound, theta, seed)
-    target = bound if fitted is None else fitted.bind(data)
+    known = simulated_fits(
+        population,
+        data,
+        simulations=simulations,
+        truth=truth,
+        draws=draws,
+        tune=tune,
+        seed=seed,
+        method=method,
+        fitted=fitted,
+        progress=progress,
+    )
+    target, theta, samples = known.target, known.truth, known.samples
     names = list(target.priors)
-
-    if method not in ("nuts", "laplace"):
-        raise FitError(f'checks.recovery: method must be "nuts" or "laplace", but is {method!r}.')
-
-    def of(values: Mapping[str, Any]) -> Posterior:
-        return Posterior(with_values(target, values))
-
-    first = of(jax.tree.map(lambda x: jnp.asarray(x[0]), values))
-    middle, spread = prior_centre(first)
-    engine = Engine(of)
-
-    def mode(i: int) -> Mode:
-        return engine.mode(middle, spread, jax.tree.map(lambda x: jnp.asarray(x[i]), values))
-
-    modes = in_threads(mode, simulations, "modes", progress)
-    standards = jax.tree.map(lambda *x: np.stack(x), *map(Standard.of, modes))
-    rng = np.random.default_rng(seed)
-    if method == "nuts":
-        shape = (simulations, first.patients, first.inner)
-        start = {"population": rng.standard_normal((simulations, first.outer))}
-        start |= {"patients": rng.standard_normal(shape)} if min(shape) else {}
-        samples = one_chain_each(
-            lambda data: data[1].target(of(data[0]), data[2]),
-            (values, standards, start),
-            draws=draws,
-            tune=tune,
-            seed=seed,
-            progress=progress,
-        )
-    else:
-        samples = _around_modes(of, values, standards, first, draws, rng)
     quantiles, z = {}, {}
     ends = [0.5, (1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
     for n in names:
@@ -150,14 +227,13 @@ def recovery(
         x = np.asarray(scale(samples[n]))
         quantiles[n] = np.moveaxis(np.quantile(samples[n], ends, axis=1), 0, 1)
         z[n] = (x.mean(1) - np.asarray(scale(theta[n]))) / x.std(1)
-    finite = np.all([np.isfinite(samples[n]).reshape(simulations, -1).all(1) for n in names], 0)
-    failed = int((~finite).sum())
+    failed = int((~known.finite).sum())
     truths, found, scores = _scalars(target, theta, quantiles, z)
     for n, derive in (derived or {}).items():
         estimated = target.population.estimated
-        x = np.log(derive(_typical(target, {k: samples[k].ravel() for k in estimated})))
+        x = np.log(derive(typical(target, {k: samples[k].ravel() for k in estimated})))
         x = x.reshape(simulations, -1)
-        truths[n] = np.asarray(derive(_typical(target, {k: theta[k] for k in estimated})))
+        truths[n] = np.asarray(derive(typical(target, {k: theta[k] for k in estimated})))
         found[n] = np.exp(np.moveaxis(np.quantile(x, ends, axis=1), 0, 1))
         scores[n] = (x.mean(1) - np.log(truths[n])) / x.std(1)
     return Recovery(truths, found, scores, failed)
@@ -226,7 +302,7 @@ def _resampled(
     }
 
 
-def _typical(bound: PopulationModel, theta: Mapping[str, np.ndarray]) -> Params:
+def typical(bound: PopulationModel, theta: Mapping[str, np.ndarray]) -> Params:
     """Typical patients, leaves (N,)."""
     fixed = bound.population.fixed
     params = bound.population.model.params(**theta, **fixed)

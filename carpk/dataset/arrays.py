@@ -43,7 +43,7 @@ class IndividualArrays:
     time: np.ndarray
     value: np.ndarray
     lloq: np.ndarray
-    limit: Any
+    limit: np.ndarray
     censored: np.ndarray
     analyte: np.ndarray
     mask: np.ndarray

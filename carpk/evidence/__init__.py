@@ -37,10 +37,10 @@ import pandas as pd
 import xarray as xr
 
 from carpk._arviz import az, group, to_idata
+from carpk.checks.powers import WIDE, power_scaling
 from carpk.errors import FitError
 from carpk.evidence.likelihoods import LIKELIHOODS
 from carpk.evidence.model import PRIORS, SUGGESTED, Model, model
-from carpk.evidence.scaling import power_scaling
 from carpk.evidence.table import load
 from carpk.inference import INTERVAL, PRIOR_DRAWS
 from carpk.sampler import from_numpyro, nuts, one_chain_each, prior_draws
@@ -193,7 +193,8 @@ class Evidence:
             for name, p in self.model.priors.items()
         )
         named = {name: effects(self.draws)[key] for key, name in EFFECTS.items()}
-        return power_scaling(named, np.asarray(log_prior), self.draws["log_likelihood"])
+        log_likelihood = self.draws["log_likelihood"]
+        return power_scaling(named, np.asarray(log_prior), log_likelihood, alphas=WIDE)
 
     @property
     def sentence(self) -> str:

@@ -1,5 +1,6 @@
 """Every figure. Levels are on a log10 axis; bands say what they are in the legend."""
 
+from carpk.plot.calibration import sbc
 from carpk.plot.diagnostics import eta_covariates, eta_pairs, gof, npde, vpc
 from carpk.plot.fits import facts, fit, individual_fits, predictive, prior_posterior
 from carpk.plot.results import comparison, evidence, identifiability, simulation
@@ -17,6 +18,7 @@ __all__ = [
     "npde",
     "predictive",
     "prior_posterior",
+    "sbc",
     "simulation",
     "vpc",
 ]

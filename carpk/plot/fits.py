@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from carpk.checks import Predictive, posterior_predictive, prior_predictive
 from carpk.checks.observed import Observed, middle
-from carpk.inference import PRIOR_DRAWS, Fit, patients
+from carpk.inference import PRIOR_DRAWS, Fit
 from carpk.plot.style import (
     BLUE,
     GREY,
@@ -230,7 +230,7 @@ def individual_fits(
     levels_at = bound.patient_predictor(jnp.asarray(days), output=output, smooth=False)
 
     def curves(sample: Any) -> Any:
-        params, _ = patients(bound, sample)
+        params, _ = bound.of_sample(sample)
         return levels_at(params)
 
     levels = jax.jit(lambda s: jax.lax.map(curves, s))(sample)
