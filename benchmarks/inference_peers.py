@@ -1,0 +1,261 @@
+"""NumPyro with Diffrax, and Stan, on a posterior of `hierarchy`.
+
+    density = numpyro_density(h, points)    ln density at points, up to a constant
+    run = numpyro_run(h, schedule, seed)    draws, and how long they took
+
+and the same with `stan_`. A `Run` holds seconds and draws: population parameters on their natural
+scale, name -> (chain, draw), and random effects "eta_<parameter>" -> (chain, draw, patient).
+
+Both are written as somebody who knows the program would: logarithms of all states that have one,
+standard scores for random effects, a restart at every dose, compiled gradients, one process or
+thread per chain. NumPyro solves all patients side by side under `vmap`. Everything else is the
+program's default.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+from hierarchy import Hierarchy, Point, simulated
+from problems import TINY
+
+PROGRAM = (Path(__file__).parent / "hierarchical.stan").read_text()
+NUMPYRO_RTOL = 1e-6
+STAN_RTOL, STAN_ATOL, STAN_MAX_STEPS = 1e-6, 1e-6, 1_000_000  # the defaults of ode_rk45
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Of NUTS: draws that are kept, steps of adaptation, chains."""
+
+    draws: int = 1000
+    tune: int = 1000
+    chains: int = 4
+
+
+@dataclass
+class Run:
+    """What one contender did.
+
+    `total` is seconds from the data to the draws, `compiling` those of them that went into
+    compiling; `steps` counts the gradients of the sampler, without adaptation, if known.
+    """
+
+    total: float
+    compiling: float
+    draws: dict[str, np.ndarray]
+    divergences: int = 0
+    steps: int | None = None
+    notes: dict[str, float] = field(default_factory=dict)
+
+
+class Compiling:
+    """Seconds in which JAX traced or compiled anything, in any thread, since it was made.
+
+    Overlapping spells, of several threads or of one function within another, count once.
+    """
+
+    def __init__(self) -> None:
+        from jax import monitoring
+
+        self.spells: list[tuple[float, float]] = []
+        monitoring.register_event_duration_secs_listener(self._note)
+
+    def _note(self, event: str, duration: float, **_) -> None:
+        if event.startswith("/jax/core/compile/"):
+            now = time.perf_counter()
+            self.spells.append((now - duration, now))
+
+    @property
+    def seconds(self) -> float:
+        total, reached = 0.0, -np.inf
+        for start, stop in sorted(self.spells):
+            total += max(0.0, stop - max(start, reached))
+            reached = max(reached, stop)
+        return total
+
+
+# ---------------------------------------------------------------------------------------------
+# NumPyro and Diffrax
+# ---------------------------------------------------------------------------------------------
+
+
+def numpyro_model(h: Hierarchy, observed: np.ndarray):
+    """The NumPyro model; sites are named as in `Hierarchy.priors`, and "eta_<parameter>"."""
+    import diffrax
+    import jax
+    import jax.numpy as jnp
+    import numpyro
+    import numpyro.distributions as dist
+    from gradient_peers import simulate
+
+    solve = partial(
+        simulate,
+        rtol=NUMPYRO_RTOL,
+        adjoint=diffrax.RecursiveCheckpointAdjoint(),
+        log=True,
+        problem=h.problem,
+        throw=False,
+    )
+    base = jnp.log(jnp.array(h.problem.typical))
+
+    def model():
+        theta = {
+            name: numpyro.sample(name, dist.LogNormal(np.log(median), sd))
+            for name, (median, sd) in h.priors.items()
+        }
+        logs = jnp.tile(base, (h.patients, 1))
+        for name, k in zip(h.estimated, h.index, strict=True):
+            value = jnp.log(theta[name])
+            if name in h.varies:
+                standard = dist.Normal(0, 1).expand([h.patients]).to_event(1)
+                value = value + theta[f"omega_{name}"] * numpyro.sample(f"eta_{name}", standard)
+            logs = logs.at[:, k].set(value)
+        levels = jax.vmap(solve)(logs)
+        numpyro.sample("y", dist.Normal(levels, theta["sigma"]).to_event(2), obs=observed)
+
+    return model
+
+
+def unconstrained(h: Hierarchy, point: Point) -> dict[str, np.ndarray]:
+    """A point as NumPyro's unconstrained values of the sites."""
+    log_theta, eta = point
+    effects = {f"eta_{name}": eta[:, i] for i, name in enumerate(h.varies)}
+    return dict(zip(h.priors, log_theta, strict=True)) | effects
+
+
+def model_density(model, h: Hierarchy, points: list[Point]) -> list[float]:
+    """ln density of a NumPyro model with those sites at `points`."""
+    import jax
+    from numpyro.infer.util import potential_energy
+
+    energy = jax.jit(lambda z: potential_energy(model, (), {}, z))
+    return [-float(energy(unconstrained(h, point))) for point in points]
+
+
+def numpyro_density(h: Hierarchy, points: list[Point]) -> list[float]:
+    return model_density(numpyro_model(h, simulated(h)), h, points)
+
+
+def numpyro_run(h: Hierarchy, schedule: Schedule, seed: int) -> Run:
+    """NUTS, a chain per thread; call it before anything else of JAX in a process."""
+    import numpyro
+
+    numpyro.set_host_device_count(schedule.chains)
+    import jax
+    from numpyro.infer import MCMC, NUTS, init_to_median
+
+    jax.config.update("jax_enable_x64", True)
+    observed = simulated(h)
+    compiling = Compiling()
+    started = time.perf_counter()
+    mcmc = MCMC(
+        NUTS(numpyro_model(h, observed), init_strategy=init_to_median),
+        num_warmup=schedule.tune,
+        num_samples=schedule.draws,
+        num_chains=schedule.chains,
+        chain_method="parallel",
+        progress_bar=False,
+    )
+    mcmc.run(jax.random.key(seed), extra_fields=("num_steps", "diverging"))
+    draws = jax.block_until_ready(mcmc.get_samples(group_by_chain=True))
+    total = time.perf_counter() - started
+    extra = mcmc.get_extra_fields()
+    return Run(
+        total,
+        compiling.seconds,
+        {name: np.asarray(x) for name, x in draws.items()},
+        divergences=int(extra["diverging"].sum()),
+        steps=int(extra["num_steps"].sum()),
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# Stan
+# ---------------------------------------------------------------------------------------------
+
+
+def stan_data(h: Hierarchy, observed: np.ndarray) -> dict:
+    """The data block of hierarchical.stan."""
+    from gradient_peers import stan_grid
+
+    mean, sd = h.log_priors
+    typical_mean, omega_mean, sigma_mean = h.split(mean)
+    typical_sd, omega_sd, sigma_sd = h.split(sd)
+    return {
+        **stan_grid(h.problem),
+        "patients": h.patients,
+        "observed": observed.tolist(),
+        "tiny": TINY,
+        "varying": len(h.varies),
+        "estimated": len(h.estimated),
+        "index": [k + 1 for k in h.index],
+        "fixed": list(h.problem.typical),
+        "kn": h.estimated.index("KN") + 1 if "KN" in h.estimated else 0,
+        "typical_mean": typical_mean.tolist(),
+        "typical_sd": typical_sd.tolist(),
+        "omega_mean": omega_mean.tolist(),
+        "omega_sd": omega_sd.tolist(),
+        "sigma_mean": float(sigma_mean),
+        "sigma_sd": float(sigma_sd),
+        "rtol": STAN_RTOL,
+        "atol": STAN_ATOL,
+        "max_steps": STAN_MAX_STEPS,
+    }
+
+
+@cache
+def stan_built(h: Hierarchy, seed: int) -> tuple[float, object]:
+    """Seconds to compile, if PyStan's cache does not have it, and the model with its data."""
+    import stan
+
+    started = time.perf_counter()
+    model = stan.build(PROGRAM, data=stan_data(h, simulated(h)), random_seed=seed)
+    return time.perf_counter() - started, model
+
+
+def stan_density(h: Hierarchy, points: list[Point]) -> list[float]:
+    _, model = stan_built(h, 1)
+    mean, sd = h.log_priors
+    return [
+        # Stan's unconstrained values are standard scores here, and a matrix goes column by column
+        float(model.log_prob([*((log_theta - mean) / sd), *eta.ravel(order="F")]))
+        for log_theta, eta in points
+    ]
+
+
+def stan_run(h: Hierarchy, schedule: Schedule, seed: int) -> Run:
+    """NUTS, a chain per process, as many at a time as there are cores."""
+    built, model = stan_built(h, seed)
+    started = time.perf_counter()
+    fit = model.sample(
+        num_chains=schedule.chains, num_warmup=schedule.tune, num_samples=schedule.draws
+    )
+    sampling = time.perf_counter() - started
+
+    def each(name: str) -> np.ndarray:
+        """(chain, draw, ...) from PyStan's (..., chains within draws)."""
+        x = fit[name]
+        return np.moveaxis(x.reshape(*x.shape[:-1], schedule.draws, schedule.chains), (-1, -2), (0, 1))
+
+    typical, omega = np.exp(each("log_typical")), np.exp(each("log_omega"))
+    sigma = np.exp(each("log_sigma")).reshape(schedule.chains, schedule.draws)
+    theta = np.concatenate([typical, omega, sigma[..., None]], axis=-1)
+    draws = {name: theta[..., i] for i, name in enumerate(h.priors)}
+    draws |= {f"eta_{name}": each("eta")[..., i] for i, name in enumerate(h.varies)}
+    return Run(
+        built + sampling,
+        built,
+        draws,
+        divergences=int(fit["divergent__"].sum()),
+        steps=int(fit["n_leapfrog__"].sum()),
+    )
+
+
+def quiet_cache(folder: str) -> Mapping[str, str]:
+    """An environment in which PyStan finds nothing compiled but what is in `folder`."""
+    return {**os.environ, "XDG_CACHE_HOME": folder}
