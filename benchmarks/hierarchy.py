@@ -20,8 +20,8 @@ import numpy as np
 from problems import FIVE_STATE, Problem, reference
 from scipy.stats import norm
 
-TIMES = (2.0, 4.0, 7.0, 10.0, 14.0, 21.0, 28.0, 45.0, 64.0, 70.0, 90.0, 180.0)
-OMEGA, SIGMA = 0.4, 0.3  # of the simulated patients, and medians of the priors
+TIMES = (3.0, 7.0, 10.0, 14.0, 21.0, 28.0, 45.0, 70.0, 90.0, 120.0)
+OMEGA, SIGMA = 0.3, 0.5  # of the simulated patients, and medians of the priors
 OMEGA_SD, SIGMA_SD = 0.5, 0.5  # prior SD of ln omega and ln sigma
 
 Point = tuple[np.ndarray, np.ndarray]
@@ -90,7 +90,7 @@ class Hierarchy:
         return np.exp(logs)
 
 
-SMALL = Hierarchy("small", 8, ("LH", "dE", "kEM"), ("rho",), 0.5, seed=11)
+SMALL = Hierarchy("small", 8, ("dE", "kEM", "gB"), ("dM",), 0.3, seed=11)
 LARGE = Hierarchy(
     "large",
     20,

@@ -25,7 +25,9 @@ from problems import TINY
 
 PROGRAM = (Path(__file__).parent / "hierarchical.stan").read_text()
 NUMPYRO_RTOL = 1e-6
+CHAIN_METHOD = os.environ.get("CM", "vectorized")
 STAN_RTOL, STAN_ATOL, STAN_MAX_STEPS = 1e-6, 1e-6, 1_000_000  # the defaults of ode_rk45
+STAN_INIT_RADIUS = 0.5  # in prior SDs; Stan's default of 2 wastes minutes far from the posterior
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ class Run:
     divergences: int = 0
     steps: int | None = None
     notes: dict[str, float] = field(default_factory=dict)
+
+
+def named(h: Hierarchy, log_theta: np.ndarray, eta: np.ndarray) -> dict[str, np.ndarray]:
+    """Draws by name from those of points, (chain, draw, parameter) and (.., patient, effect)."""
+    draws = {name: np.exp(log_theta[..., i]) for i, name in enumerate(h.priors)}
+    return draws | {f"eta_{name}": eta[..., i] for i, name in enumerate(h.varies)}
 
 
 class Compiling:
@@ -85,7 +93,7 @@ class Compiling:
 
 
 def numpyro_model(h: Hierarchy, observed: np.ndarray):
-    """The NumPyro model; sites are named as in `Hierarchy.priors`, and "eta_<parameter>"."""
+    """The NumPyro model: `z` are standard scores of the logarithms in `Hierarchy.priors`."""
     import diffrax
     import jax
     import jax.numpy as jnp
@@ -102,43 +110,34 @@ def numpyro_model(h: Hierarchy, observed: np.ndarray):
         throw=False,
     )
     base = jnp.log(jnp.array(h.problem.typical))
+    mean, sd = h.log_priors
+
+    names, n = list(h.priors), len(h.estimated)
+    columns = jnp.array(h.index)
+    varying = columns[: len(h.varies)]
 
     def model():
-        theta = {
-            name: numpyro.sample(name, dist.LogNormal(np.log(median), sd))
-            for name, (median, sd) in h.priors.items()
-        }
-        logs = jnp.tile(base, (h.patients, 1))
-        for name, k in zip(h.estimated, h.index, strict=True):
-            value = jnp.log(theta[name])
-            if name in h.varies:
-                standard = dist.Normal(0, 1).expand([h.patients]).to_event(1)
-                value = value + theta[f"omega_{name}"] * numpyro.sample(f"eta_{name}", standard)
-            logs = logs.at[:, k].set(value)
-        levels = jax.vmap(solve)(logs)
-        numpyro.sample("y", dist.Normal(levels, theta["sigma"]).to_event(2), obs=observed)
+        z = numpyro.sample("z", dist.Normal(0, 1).expand([len(names)]).to_event(1))
+        shape = [h.patients, len(h.varies)]
+        eta = numpyro.sample("eta", dist.Normal(0, 1).expand(shape).to_event(2))
+        log_theta = mean + sd * z
+        typical, omega, sigma = log_theta[:n], jnp.exp(log_theta[n:-1]), jnp.exp(log_theta[-1])
+        logs = jnp.tile(base.at[columns].set(typical), (h.patients, 1))
+        logs = logs.at[:, varying].add(omega * eta)
+        numpyro.sample("y", dist.Normal(jax.vmap(solve)(logs), sigma).to_event(2), obs=observed)
 
     return model
 
 
-def unconstrained(h: Hierarchy, point: Point) -> dict[str, np.ndarray]:
-    """A point as NumPyro's unconstrained values of the sites."""
-    log_theta, eta = point
-    effects = {f"eta_{name}": eta[:, i] for i, name in enumerate(h.varies)}
-    return dict(zip(h.priors, log_theta, strict=True)) | effects
-
-
-def model_density(model, h: Hierarchy, points: list[Point]) -> list[float]:
-    """ln density of a NumPyro model with those sites at `points`."""
+def numpyro_density(h: Hierarchy, points: list[Point]) -> list[float]:
     import jax
     from numpyro.infer.util import potential_energy
 
+    jax.config.update("jax_enable_x64", True)
+    model = numpyro_model(h, simulated(h))
     energy = jax.jit(lambda z: potential_energy(model, (), {}, z))
-    return [-float(energy(unconstrained(h, point))) for point in points]
-
-
-def numpyro_density(h: Hierarchy, points: list[Point]) -> list[float]:
-    return model_density(numpyro_model(h, simulated(h)), h, points)
+    mean, sd = h.log_priors
+    return [-float(energy({"z": (x - mean) / sd, "eta": eta})) for x, eta in points]
 
 
 def numpyro_run(h: Hierarchy, schedule: Schedule, seed: int) -> Run:
@@ -158,17 +157,19 @@ def numpyro_run(h: Hierarchy, schedule: Schedule, seed: int) -> Run:
         num_warmup=schedule.tune,
         num_samples=schedule.draws,
         num_chains=schedule.chains,
-        chain_method="parallel",
+        chain_method=CHAIN_METHOD,
         progress_bar=False,
     )
     mcmc.run(jax.random.key(seed), extra_fields=("num_steps", "diverging"))
     draws = jax.block_until_ready(mcmc.get_samples(group_by_chain=True))
     total = time.perf_counter() - started
     extra = mcmc.get_extra_fields()
+    mean, sd = h.log_priors
+    log_theta, eta = mean + sd * np.asarray(draws["z"]), np.asarray(draws["eta"])
     return Run(
         total,
         compiling.seconds,
-        {name: np.asarray(x) for name, x in draws.items()},
+        named(h, log_theta, eta),
         divergences=int(extra["diverging"].sum()),
         steps=int(extra["num_steps"].sum()),
     )
@@ -233,24 +234,25 @@ def stan_run(h: Hierarchy, schedule: Schedule, seed: int) -> Run:
     built, model = stan_built(h, seed)
     started = time.perf_counter()
     fit = model.sample(
-        num_chains=schedule.chains, num_warmup=schedule.tune, num_samples=schedule.draws
+        num_chains=schedule.chains,
+        num_warmup=schedule.tune,
+        num_samples=schedule.draws,
+        init_radius=STAN_INIT_RADIUS,
     )
     sampling = time.perf_counter() - started
 
     def each(name: str) -> np.ndarray:
         """(chain, draw, ...) from PyStan's (..., chains within draws)."""
         x = fit[name]
-        return np.moveaxis(x.reshape(*x.shape[:-1], schedule.draws, schedule.chains), (-1, -2), (0, 1))
+        x = x.reshape(*x.shape[:-1], schedule.draws, schedule.chains)
+        return np.moveaxis(x, (-1, -2), (0, 1))
 
-    typical, omega = np.exp(each("log_typical")), np.exp(each("log_omega"))
-    sigma = np.exp(each("log_sigma")).reshape(schedule.chains, schedule.draws)
-    theta = np.concatenate([typical, omega, sigma[..., None]], axis=-1)
-    draws = {name: theta[..., i] for i, name in enumerate(h.priors)}
-    draws |= {f"eta_{name}": each("eta")[..., i] for i, name in enumerate(h.varies)}
+    sigma = each("log_sigma").reshape(schedule.chains, schedule.draws, 1)
+    log_theta = np.concatenate([each("log_typical"), each("log_omega"), sigma], axis=-1)
     return Run(
         built + sampling,
         built,
-        draws,
+        named(h, log_theta, each("eta")),
         divergences=int(fit["divergent__"].sum()),
         steps=int(fit["n_leapfrog__"].sum()),
     )
