@@ -21,6 +21,7 @@ from problems import FIVE_STATE, Problem, reference
 from scipy.stats import norm
 
 TIMES = (3.0, 7.0, 10.0, 14.0, 21.0, 28.0, 45.0, 70.0, 90.0, 120.0)
+PROBLEM = dataclasses.replace(FIVE_STATE, times=TIMES)
 OMEGA, SIGMA = 0.3, 0.5  # of the simulated patients, and medians of the priors
 OMEGA_SD, SIGMA_SD = 0.5, 0.5  # prior SD of ln omega and ln sigma
 
@@ -41,7 +42,7 @@ class Hierarchy:
     common: tuple[str, ...]
     typical_sd: float
     seed: int
-    problem: Problem = dataclasses.replace(FIVE_STATE, times=TIMES)
+    problem: Problem = PROBLEM
 
     @property
     def estimated(self) -> tuple[str, ...]:

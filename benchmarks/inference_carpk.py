@@ -192,9 +192,7 @@ def niche_data(most: int) -> ck.Dataset:
             regimen = model.regimens[arm]
             for shift in shifts[1:]:
                 regimen = regimen + model.regimens[arm].shift(shift)
-            doses += [
-                (patient, e.time, e.product, e.amount, e.unit, 0.0) for e in regimen.events
-            ]
+            doses += [(patient, e.time, e.product, e.amount, e.unit, 0.0) for e in regimen.events]
             seen = {
                 analyte: [shift + day for shift in shifts for day in days]
                 for analyte, days in NICHE_DAYS.items()
@@ -203,9 +201,7 @@ def niche_data(most: int) -> ck.Dataset:
             z = rng.standard_normal((1, len(NICHE_OMEGAS)))
             params = varied(model, scores_of(z, NICHE_OMEGAS))
             every = np.unique(np.concatenate(list(seen.values())))
-            levels = solve_many(
-                model, regimen, every, params, rtol=1e-3, start=NICHE_START
-            ).outputs
+            levels = solve_many(model, regimen, every, params, rtol=1e-3, start=NICHE_START).outputs
             for analyte, days in seen.items():
                 clean = np.asarray(levels[analyte])[0, np.searchsorted(every, days)]
                 noise = NICHE_SIGMAS[analyte] * rng.standard_normal(len(days))
