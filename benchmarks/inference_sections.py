@@ -23,7 +23,7 @@ from hierarchy import HIERARCHIES, log_density, simulated
 from inference_peers import Run, Schedule
 
 POINTS = 6  # beside the truth
-FULL, QUICK = Schedule(1000, 1000, 4), Schedule(50, 50, 2)
+FULL, QUICK = Schedule(1000, 1000, 4), Schedule(20, 20, 2)
 EFFECTS = ("eta_", "phi_")  # how names of random effects begin
 
 
