@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -30,6 +31,17 @@ FOLDER = Path(__file__).resolve().parent
 BEGIN, END = "<!-- results: written by inference.py -->", "<!-- end of results of inference.py -->"
 PROGRAMS = {"stan": "Stan", "numpyro": "NumPyro + Diffrax", "carpk": "carpk"}
 METHODS = ("laplace", "nuts")
+LIBRARIES = (
+    "carpk",
+    "jax",
+    "numpyro",
+    "diffrax",
+    "arviz",
+    "numpy",
+    "scipy",
+    "pystan",
+    "httpstan",
+)
 RHAT_MAX, ESS_MIN = 1.01, 400
 LIMIT_HOURS = 3  # of one contender
 
@@ -45,6 +57,12 @@ class Sizes:
 
 WHOLE = Sizes(SMALL, LARGE, 2, (50, 100, 200, 400), 10)
 TINY = Sizes(TINY_ONE, TINY_ONE, 1, (3, 5), 1)
+
+
+def last_error(text: str) -> str:
+    """The last line that names an error, or the last."""
+    lines = text.strip().splitlines() or ["no message"]
+    return next((line for line in reversed(lines) if "Error: " in line), lines[-1])
 
 
 class Contenders:
@@ -66,20 +84,23 @@ class Contenders:
         command = [sys.executable, str(FOLDER / "inference_sections.py"), what, who, str(size)]
         command += [str(seed), str(result)] + ["--quick"] * self.quick
         started = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            env=self.environment,
+            start_new_session=True,  # PyStan's chains are processes of their own
+        )
         try:
-            subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                check=True,
-                cwd=self.folder,
-                env=self.environment,
-                timeout=3600 * LIMIT_HOURS,
-            )
-            answer = json.loads(result.read_text())
-        except subprocess.CalledProcessError as trouble:
-            answer = {"failed": (trouble.stderr.strip().splitlines() or ["no message"])[-1]}
-        except subprocess.TimeoutExpired:
+            _, errors = process.communicate(timeout=3600 * LIMIT_HOURS)
+            good = process.returncode == 0
+            answer = json.loads(result.read_text()) if good else {"failed": last_error(errors)}
+        except BaseException as end:
+            os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(end, subprocess.TimeoutExpired):
+                raise
             answer = {"failed": f"not done after {LIMIT_HOURS} hours"}
         state = next((word for word in ("failed", "not available") if word in answer), "done")
         seconds = time.perf_counter() - started
@@ -114,9 +135,9 @@ def worst(answer: dict) -> tuple[str, float]:
 
 
 def rhat(answer: dict) -> float:
-    """The largest R-hat, of population parameters and random effects."""
+    """The largest R-hat, of population parameters and random effects; NaN if any is."""
     each = [of["rhat"] for of in answer["parameters"].values()] + [answer["effects_rhat"]]
-    return max((x for x in each if not math.isnan(x)), default=math.nan)
+    return math.nan if any(math.isnan(x) for x in each) else max(each)
 
 
 def trouble(answer: dict, ess_min: float = 0.0) -> str:
@@ -451,7 +472,7 @@ def main() -> None:
         run = Contenders(Path(folder), args.quick)
         for name in [args.section] if args.section else SECTIONS:
             title, section = SECTIONS[name]
-            text = f"{machine()}\n\n{section(run, sizes)}"
+            text = f"{machine(LIBRARIES)}\n\n{section(run, sizes)}"
             print(f"### {title}\n\n{text}\n", flush=True)
             if not args.quick:
                 README.write_text(written(README.read_text(), {name: text}))
