@@ -33,6 +33,7 @@ from problems import (
     FIVE_STATE,
     RESIDUAL_SD,
     TINY,
+    Problem,
     log_likelihood,
     observations,
     reference,
@@ -73,14 +74,19 @@ def rates(
     return jnp.stack(slopes)
 
 
-def simulate(theta, rtol, adjoint, log) -> Float[Array, " time"]:
-    """ln(E+M) of one patient at the output times."""
+def simulate(
+    theta, rtol, adjoint, log, problem: Problem = FIVE_STATE, throw: bool = True
+) -> Float[Array, " time"]:
+    """ln(E+M) of one patient at the output times of `problem`, the five-state one at its own times.
+
+    Without `throw`, not finite where the solver gives up.
+    """
     p = jnp.exp(theta)
-    z = jnp.stack([jnp.asarray(y, float) for y in FIVE_STATE.initial(p)])
+    z = jnp.stack([jnp.asarray(y, float) for y in problem.initial(p)])
     if log:
         z = z.at[LOG_STATES].set(jnp.log(jnp.maximum(z[LOG_STATES], TINY)))
     outputs = []
-    for part in segments(FIVE_STATE):
+    for part in segments(problem):
         for state in np.flatnonzero(part.bolus):
             dosed = (jnp.exp(z[state]) if log else z[state]) + part.bolus[state]
             z = z.at[state].set(jnp.log(dosed) if log else dosed)
@@ -96,6 +102,7 @@ def simulate(theta, rtol, adjoint, log) -> Float[Array, " time"]:
             stepsize_controller=diffrax.PIDController(rtol=rtol, atol=rtol),
             adjoint=adjoint,
             max_steps=MAX_STEPS,
+            throw=throw,
         )
         z = solution.ys[-1]
         saved = solution.ys[: len(part.times)]
@@ -171,16 +178,15 @@ def diffrax_outputs(theta: np.ndarray, rtol: float, log: bool = True) -> np.ndar
     return np.asarray(jax.jit(jax.vmap(one))(theta))
 
 
-def stan_data(observed: np.ndarray, rtol: float, log: bool) -> dict:
-    """The data block of five_state.stan."""
-    parts = segments(FIVE_STATE)
+def stan_grid(problem: Problem) -> dict:
+    """Boluses and times of a Stan program: its data up to `output`, without `patients`."""
+    parts = segments(problem)
     grids = [np.union1d(part.times, part.stop) for part in parts]
     grid = np.concatenate(grids)
     last = np.cumsum([len(g) for g in grids])
-    index = {day: k + 1 for k, day in enumerate(FIVE_STATE.times)}
+    index = {day: k + 1 for k, day in enumerate(problem.times)}
     return {
-        "patients": len(observed),
-        "outputs": len(FIVE_STATE.times),
+        "outputs": len(problem.times),
         "segments": len(parts),
         "grid_points": len(grid),
         "start": [part.start for part in parts],
@@ -189,6 +195,14 @@ def stan_data(observed: np.ndarray, rtol: float, log: bool) -> dict:
         "last": last.tolist(),
         "grid": grid.tolist(),
         "output": [index.get(day, 0) for day in grid],
+    }
+
+
+def stan_data(observed: np.ndarray, rtol: float, log: bool) -> dict:
+    """The data block of five_state.stan."""
+    return {
+        **stan_grid(FIVE_STATE),
+        "patients": len(observed),
         "observed": observed.tolist(),
         "residual_sd": RESIDUAL_SD,
         "logs": int(log),

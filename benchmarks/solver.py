@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from importlib import metadata
 from itertools import pairwise
@@ -295,7 +296,7 @@ SHOWN = (
 )
 
 
-def machine() -> str:
+def machine(libraries: Sequence[str] = LIBRARIES) -> str:
     """The kind of machine and the versions, without names or places."""
     info = Path("/proc/cpuinfo").read_text()
     found = {
@@ -304,7 +305,7 @@ def machine() -> str:
     }
     name, family, model = (m.group(1) if m else "unknown" for m in found.values())
     versions = []
-    for library in LIBRARIES:
+    for library in libraries:
         try:
             versions.append(f"{library} {metadata.version(library)}")
         except metadata.PackageNotFoundError:
