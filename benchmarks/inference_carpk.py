@@ -23,6 +23,7 @@ from inference_peers import Compiling, Run, Schedule
 from problems import FIVE_STATE
 
 import carpk as ck
+from carpk.posterior import Posterior
 from carpk.solver import solve_many
 
 DOSES = ["patient", "time", "product", "amount", "unit", "duration"]
@@ -126,17 +127,15 @@ def population(h: Hierarchy) -> ck.Population:
 
 
 def carpk_density(h: Hierarchy, points: list[Point]) -> list[float]:
-    from numpyro.infer.util import potential_energy
+    posterior = Posterior(population(h).bind(dataset(h)))
+    density = jax.jit(lambda u, z: posterior.log_density(u, z, None))
 
-    model = population(h).bind(dataset(h)).numpyro_model
-    energy = jax.jit(lambda z: potential_energy(model, (), {}, z))
-
-    def at(point: Point) -> dict[str, np.ndarray]:
+    def at(point: Point) -> float:
         log_theta, eta = point
-        effects = {f"eta_{name}": eta[:, i] for i, name in enumerate(h.varies)}
-        return dict(zip(h.priors, log_theta, strict=True)) | effects
+        theta = dict(zip(h.priors, np.exp(log_theta), strict=True))
+        return float(density(posterior.outer_of(theta), eta))
 
-    return [-float(energy(at(point))) for point in points]
+    return [at(point) for point in points]
 
 
 def carpk_run(h: Hierarchy, schedule: Schedule, seed: int) -> Run:

@@ -23,7 +23,7 @@ from inference_peers import Run, Schedule
 
 POINTS = 6  # beside the truth
 FULL, QUICK = Schedule(1000, 1000, 4), Schedule(20, 20, 2)
-EFFECTS = ("eta_", "phi_")  # how names of random effects begin
+EFFECTS = ("eta_",)  # how names of random effects begin
 
 
 def one(x: np.ndarray) -> dict[str, float]:

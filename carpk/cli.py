@@ -103,7 +103,7 @@ def fit(
     draws: Draws = 1000,
     tune: Tune = 1000,
     chains: Chains = 4,
-    target_accept: Annotated[float, typer.Option(min=0.5, max=0.999)] = 0.9,
+    target_accept: Annotated[float, typer.Option(min=0.5, max=0.999)] = 0.8,
     as_json: AsJson = False,
 ) -> None:
     """Fit a model to a study or a data set by NUTS."""

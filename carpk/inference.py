@@ -15,7 +15,7 @@ import itertools
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,7 +170,7 @@ def fit(
     tune: int = 1000,
     chains: int = 4,
     seed: int = 0,
-    target_accept: float = 0.9,
+    target_accept: float = 0.8,
     starts: int | None = None,
     folder: str | Path | None = None,
     progress: bool = True,
@@ -258,13 +258,12 @@ def fit_bound(
     if method == "laplace":
         return from_mode(bound, found[0], settings)
     standard = Standard.of(found[0])
-    potential = jax.jit(standard.target(posterior, {}).potential)
     centres = [standard.within(mode.u) for mode in apart(found)]
     positions = [
-        standard.start(posterior, potential, rng, centres[chain % len(centres)])
+        standard.starts(posterior, rng, centres[chain % len(centres)])
         for chain, rng in enumerate(np.random.default_rng(seed).spawn(chains))
     ]
-    target = standard.target(posterior, positions[0])
+    target = standard.target(posterior, {})
     out = nuts(
         target,
         positions,
@@ -345,10 +344,10 @@ class Standard(NamedTuple):
         """The coordinates v of an outer point."""
         return np.linalg.solve(self.factor, u - self.middle)
 
-    def start(
-        self, posterior: Posterior, potential: Any, rng: np.random.Generator, centre: np.ndarray
-    ) -> dict[str, Any]:
-        """A position at random around a centre at which `potential` is finite."""
+    def starts(
+        self, posterior: Posterior, rng: np.random.Generator, centre: np.ndarray
+    ) -> Iterator[dict[str, Any]]:
+        """Positions at random around a centre, ever nearer."""
         shape = (posterior.patients, posterior.inner)
         for attempt in range(ATTEMPTS):
             width = 0.9**attempt
@@ -356,9 +355,7 @@ class Standard(NamedTuple):
             position = {"population": jnp.asarray(centre + away)}
             if min(shape):
                 position["patients"] = jnp.asarray(width * rng.standard_normal(shape))
-            if np.isfinite(potential(position)):
-                break
-        return position
+            yield position
 
 
 def apart(modes: Sequence[Mode]) -> list[Mode]:

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -115,7 +115,7 @@ class Draws(NamedTuple):
 
 def nuts(
     target: Target,
-    starts: Sequence[Mapping[str, Any]],
+    starts: Sequence[Iterable[Mapping[str, Any]]],
     *,
     draws: int,
     tune: int,
@@ -126,44 +126,47 @@ def nuts(
     progress: bool = True,
     blocks: Blocks | None = None,
 ) -> Draws:
-    """Draw from a target, one chain from each start.
+    """Draw from a target, a chain for each of `starts`.
 
     Ctrl-C stops after the blocks under way and returns what there is; a second one, or one before
     the first draw, is an interruption as usual.
 
     Args:
+        starts: positions for each chain; it begins at the first one with a finite density and
+            gradient, or at the last.
         blocks: where every block is written; those that are there already are not sampled again.
     """
     chains = len(starts)
     keys = jax.random.split(jax.random.key(seed), chains)
     kernel = target.kernel(target_accept, max_treedepth)
 
+    block = min(BLOCK, draws)
+
     @jax.jit
     def begin(start: Any, key: Any) -> Any:
         return kernel.init(key, tune, start, (), {})
 
-    kernel.init(keys[0], tune, starts[0], (), {})  # outside of tracing, so that it can sample
-    block = min(BLOCK, draws)
+    def recorded(state: Any) -> Any:
+        stats = (
+            state.diverging,
+            state.energy,
+            state.num_steps,
+            state.accept_prob,
+            state.adapt_state.step_size,
+            -state.potential_energy,
+        )
+        return target.natural(state.z), stats
 
     @jax.jit
-    def warm(state: Any, steps: Any) -> Any:
-        return jax.lax.fori_loop(0, steps, lambda _, s: kernel.sample(s, (), {}), state)
-
-    @jax.jit
-    def advance(state: Any) -> Any:
-        def step(state: Any, _: Any) -> Any:
+    def advance(state: Any, steps: Any) -> Any:
+        def step(i: Any, carry: Any) -> Any:
+            state, out = carry
             state = kernel.sample(state, (), {})
-            stats = (
-                state.diverging,
-                state.energy,
-                state.num_steps,
-                state.accept_prob,
-                state.adapt_state.step_size,
-                -state.potential_energy,
-            )
-            return state, (target.natural(state.z), stats)
+            return state, jax.tree.map(lambda x, y: x.at[i].set(y), out, recorded(state))
 
-        return jax.lax.scan(step, state, None, length=block)
+        shapes = jax.eval_shape(recorded, state)
+        out = jax.tree.map(lambda x: jnp.zeros((block, *x.shape), x.dtype), shapes)
+        return jax.lax.fori_loop(0, steps, step, (state, out))
 
     bar = Progress(chains * (tune + draws), label, progress)
     stop = threading.Event()
@@ -171,7 +174,11 @@ def nuts(
     sampling = [min(block, draws - start) for start in range(0, draws, block)]
 
     def run(chain: int) -> list[Any]:
-        state = begin(starts[chain], keys[chain])
+        for position in starts[chain]:
+            state = begin(position, keys[chain])
+            ends = jax.tree.leaves((state.potential_energy, state.z_grad))
+            if all(np.isfinite(x).all() for x in ends):
+                break
         found: list[Any] = []
         first = 0
         if blocks is not None:
@@ -180,12 +187,11 @@ def nuts(
         for i, steps in enumerate([*warming, *sampling][first:], first):
             if stop.is_set():
                 break
-            out = None
+            state, out = jax.block_until_ready(advance(state, steps))
             if i < len(warming):
-                state = jax.block_until_ready(warm(state, steps))
+                out = None
             else:
-                state, out = jax.block_until_ready(advance(state))
-                out = jax.tree.map(np.asarray, out)
+                out = jax.tree.map(lambda x, n=steps: np.asarray(x[:n]), out)
                 found.append(out)
             if blocks is not None:
                 blocks.write(chain, i, state, out)
@@ -207,7 +213,7 @@ def nuts(
         finally:
             bar.close()
     kept = min(map(len, results))
-    each = [jax.tree.map(lambda *x: np.concatenate(x)[:draws], *r[:kept]) for r in results]
+    each = [jax.tree.map(lambda *x: np.concatenate(x), *r[:kept]) for r in results]
     samples, stats = jax.tree.map(lambda *x: np.stack(x), *each)
     named = dict(zip(STATS, stats, strict=True))
     named["tree_depth"] = np.ceil(np.log2(named["n_steps"] + 1)).astype(int)

@@ -24,7 +24,7 @@ TARGET = Target(  # a correlated normal distribution
     start={"x": jnp.zeros(2)},
     dense=("x",),
 )
-STARTS = [{"x": jnp.array([1.0, -1.0])}, {"x": jnp.array([-1.0, 0.5])}]
+STARTS = [[{"x": jnp.array([1.0, -1.0])}], [{"x": jnp.array([-1.0, 0.5])}]]
 HOW = {"draws": 120, "tune": 80, "seed": 1, "target_accept": 0.8, "progress": False}
 
 

@@ -251,7 +251,7 @@ def fit(
     target = from_numpyro(bound.numpyro_model, dense=list(bound.priors))
     samples, stats, _ = nuts(
         target,
-        [target.start] * chains,
+        [[target.start]] * chains,
         draws=draws,
         tune=tune,
         seed=seed,
