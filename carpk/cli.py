@@ -98,7 +98,11 @@ def fit(
     analyte: Annotated[
         str | None, typer.Option(help="name_in_data:output_of_model, where they differ.")
     ] = None,
+    method: Annotated[str, typer.Option(help="nuts, laplace or map.")] = "nuts",
     out: Annotated[Path | None, typer.Option(help="Folder for fit.nc, table and figure.")] = None,
+    draws_in: Annotated[
+        Path | None, typer.Option(help="Folder for draws as they come; goes on where it stopped.")
+    ] = None,
     seed: Seed = 0,
     draws: Draws = 1000,
     tune: Tune = 1000,
@@ -106,7 +110,7 @@ def fit(
     target_accept: Annotated[float, typer.Option(min=0.5, max=0.999)] = 0.8,
     as_json: AsJson = False,
 ) -> None:
-    """Fit a model to a study or a data set by NUTS."""
+    """Fit a model to a study or a data set."""
     covariates: dict[str, list[str]] = {}
     for pair in covariate or []:
         parameter, column = _pair("covariate", pair, "parameter:covariate")
@@ -121,11 +125,13 @@ def fit(
     result = ck.fit(
         population,
         _read(data),
+        method=method,
         draws=draws,
         tune=tune,
         chains=chains,
         seed=seed,
         target_accept=target_accept,
+        folder=draws_in,
     )
     if out is not None:
         result.save(out / "fit.nc")

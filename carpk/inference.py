@@ -31,7 +31,7 @@ from carpk.accuracy import solver_check
 from carpk.blocks import Blocks
 from carpk.dataset import Dataset
 from carpk.dataset.arrays import NEVER
-from carpk.effects import CORRELATION, eta_name, omega_name
+from carpk.effects import COHORT, CORRELATION, eta_name, omega_name
 from carpk.errors import FitError
 from carpk.laplace import Engine, Mode
 from carpk.population import Population, PopulationModel
@@ -243,6 +243,12 @@ def fit_bound(
         "data_sha256": data_hash(data),
     }
     method, chains, seed = (settings[k] for k in ("method", "chains", "seed"))
+    if bound.shared and method != "nuts":
+        raise FitError(
+            f"fit: {method!r} integrates out the random effects of patients and infusions, not "
+            f"those that a cohort shares, but {', '.join(bound.random.at(COHORT))} varies by "
+            'cohort: use method="nuts", or make the cohort a covariate.'
+        )
     blocks = None
     if folder is not None:
         told = {"population": encode_population(population)} | settings
@@ -514,13 +520,19 @@ def labelled(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> xr.Da
 
 def log_priors(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """ln prior density of each population parameter at its draws, on the estimation scale."""
-    out = {}
-    for name, prior in bound.priors.items():
-        x = jnp.asarray(samples[name])
-        log_slope = jnp.log(bound.scale(name).derivative(x))
-        log_slope = jnp.sum(log_slope, axis=tuple(range(2, 2 + prior.event_dim)))
-        out[name] = np.asarray(prior.log_prob(x) - log_slope)
-    return out
+
+    @jax.jit
+    def every(samples: Mapping[str, Any]) -> dict[str, Any]:
+        out = {}
+        for name, prior in bound.priors.items():
+            x = samples[name]
+            log_slope = jnp.log(bound.scale(name).derivative(x))
+            log_slope = jnp.sum(log_slope, axis=tuple(range(2, 2 + prior.event_dim)))
+            out[name] = prior.log_prob(x) - log_slope
+        return out
+
+    found = every({name: jnp.asarray(samples[name]) for name in bound.priors})
+    return {name: np.asarray(x) for name, x in found.items()}
 
 
 def pointwise(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -144,8 +145,10 @@ def test_a_fit_that_can_be_trusted_ends_with_exit_code_0(asked, known_fit, shell
 
 def test_the_options_reach_the_fit(asked, shell):
     options = "--draws 7 --tune 8 --chains 2 --seed 9 --target-accept 0.95 --varies cmax,tmax"
+    options += " --method laplace --draws-in here"
     shell("fit", "eliana_ensign", *options.split(), "--covariate", "cmax:response")
     expected = {"draws": 7, "tune": 8, "chains": 2, "seed": 9, "target_accept": 0.95}
+    expected |= {"method": "laplace", "folder": Path("here")}
     assert {k: asked[k] for k in expected} == expected
     assert asked["population"].model.name == "stein2019"
     assert asked["population"].varies == ["cmax", "tmax"]

@@ -163,7 +163,14 @@ class TestFit:
         import xarray as xr
 
         with xr.open_datatree(fit.save(tmp_path / "fit.nc"), engine="h5netcdf") as tree:
-            assert {"posterior", "sample_stats", "prior", "log_likelihood"} <= set(tree.children)
+            likelihood = {"log_likelihood", "posterior_predictive", "observed_data"}
+            others = {"posterior", "sample_stats", "prior", "log_prior", "constant_data"}
+            wanted = likelihood | others
+            assert set(tree.children) == wanted
+            assert tree["posterior"]["eta_cmax"].dims == ("chain", "draw", "patient")
+            for name in likelihood:
+                assert tree[name]["car_t"].dims[-1] == "obs_id"
+            assert tree["constant_data"]["lloq"].sizes["obs_id"] == 48
             assert tree["posterior"]["cmax"].dims == ("chain", "draw")
 
     def test_pointwise_log_likelihood_is_that_of_the_observations(self, fit):
@@ -192,6 +199,28 @@ class TestFit:
         pop = ck.Population(ck.load_model("piecewise"), varies=["cmax"])
         quick = ck.fit(pop, data, draws=150, tune=200, chains=2, progress=False)
         assert "t_double" in " ".join(quick.verdict.notes)
+
+
+class TestPublishedPriors:
+    def test_take_values_and_spreads_from_the_model_file(self):
+        population = ck.Population(
+            ck.load_model("piecewise"), varies=["cmax", "tmax"], priors="published"
+        )
+        priors, weak = population.priors, population.default_priors()
+        assert priors["cmax"].scale == weak["cmax"].scale == 1.5  # the file assumed its value
+        assert priors["tmax"].loc == pytest.approx(math.log(9.29))
+        assert priors["omega_tmax"].loc == pytest.approx(math.log(0.38))
+        assert priors["omega_tmax"].scale < weak["omega_tmax"].scale
+
+    def test_widen_a_posterior_of_the_model_itself(self):
+        model = ck.load_model("niche", disease="solid")
+        draws = np.log(np.asarray(model.posterior()["rho"]))
+        prior = ck.Population(model, priors="published").priors["rho"]
+        assert prior.scale == pytest.approx(1.5 * draws.std())
+
+    def test_other_words_are_refused(self):
+        with pytest.raises(ck.ModelError, match="'publishd' is not known"):
+            ck.Population(ck.load_model("piecewise"), priors="publishd")
 
 
 class TestRefusals:

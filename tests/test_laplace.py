@@ -267,6 +267,17 @@ class TestMethods:
             assert table.loc[name, "sd"] > np.sqrt(weight)
         assert 0 < ck.checks.shrinkage(fits["laplace"])["base"] < 0.3
 
+    def test_effects_of_cohorts_are_not_integrated_out(self):
+        population = dataclasses.replace(RANDOM, varies={"base": ["cohort", "patient"]})
+        with pytest.raises(ck.FitError, match=r"base varies by cohort.*nuts"):
+            ck.fit(population, self.DATA, method="laplace", progress=False)
+
+    def test_a_waterfall_shows_every_start(self, fits):
+        figure = ck.plot.waterfall(fits["map"])
+        line = figure.axes[0].lines[0]
+        assert len(line.get_xdata()) == 10
+        assert np.all(np.diff(line.get_ydata()) >= 0)
+
     def test_a_file_keeps_the_method(self, fits, tmp_path):
         path = fits["laplace"].save(tmp_path / "fit.nc")
         back = ck.load_fit(path, population=self.POP)

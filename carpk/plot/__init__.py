@@ -2,7 +2,14 @@
 
 from carpk.plot.calibration import sbc
 from carpk.plot.diagnostics import eta_covariates, eta_pairs, gof, npde, vpc
-from carpk.plot.fits import facts, fit, individual_fits, predictive, prior_posterior
+from carpk.plot.fits import (
+    facts,
+    fit,
+    individual_fits,
+    predictive,
+    prior_posterior,
+    waterfall,
+)
 from carpk.plot.results import comparison, evidence, identifiability, simulation
 
 __all__ = [
@@ -21,4 +28,5 @@ __all__ = [
     "sbc",
     "simulation",
     "vpc",
+    "waterfall",
 ]

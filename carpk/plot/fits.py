@@ -28,6 +28,7 @@ from carpk.plot.style import (
 )
 from carpk.sampler import prior_draws
 from carpk.structural import ClosedForm
+from carpk.verdict import SAME_MODE
 
 
 def fit(result: Fit, *, seed: int = 0) -> Figure:
@@ -340,3 +341,28 @@ def _doses(axis: Any, bound: Any, i: int) -> None:
     low, high = axis.get_xlim()
     days = other["time"][other["time"].between(low, high)].to_numpy(float)
     axis.plot(days, np.full(len(days), 0.95), "|", color=GREY, ms=5, transform=across)
+
+
+def waterfall(result: Fit) -> Figure:
+    """Where each start of the search for a mode ended, best first, below the best one.
+
+    A step that several starts share is a mode; a best one that a single start reached may not be
+    the best there is.
+    """
+    ends = np.array(result.settings["ends"])
+    below = np.maximum(ends[0] - ends, 1e-4)
+    figure, axis = plt.subplots(figsize=(5.5, 3.2), layout="constrained")
+    axis.plot(range(1, len(below) + 1), below, "o-", color=BLUE, lw=1, ms=5)
+    axis.set_yscale("log")
+    axis.axhline(SAME_MODE, color=GREY, lw=0.8, ls="--", label=f"the same mode: within {SAME_MODE}")
+    axis.set_xlabel("start, best first")
+    axis.set_ylabel("ln density below the best")
+    axis.legend(frameon=False, fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(
+        f"{result.population.model.name} on {result.data.name}: modes from {len(ends)} starts",
+        x=0.01,
+        ha="left",
+        fontsize=10,
+    )
+    return figure
