@@ -31,7 +31,7 @@ from carpk.accuracy import solver_check
 from carpk.blocks import Blocks
 from carpk.dataset import Dataset
 from carpk.dataset.arrays import NEVER
-from carpk.effects import COHORT, CORRELATION, eta_name, omega_name
+from carpk.effects import COHORT, CORRELATION, INFUSION, eta_name, omega_name
 from carpk.errors import FitError
 from carpk.laplace import Engine, Mode
 from carpk.population import Population, PopulationModel
@@ -527,7 +527,7 @@ def log_priors(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dic
         for name, prior in bound.priors.items():
             x = samples[name]
             log_slope = jnp.log(bound.scale(name).derivative(x))
-            log_slope = jnp.sum(log_slope, axis=tuple(range(2, 2 + prior.event_dim)))
+            log_slope = jnp.sum(log_slope, axis=tuple(range(-prior.event_dim, 0)))
             out[name] = prior.log_prob(x) - log_slope
         return out
 
@@ -601,6 +601,8 @@ def random_effects(result: Fit) -> pd.DataFrame:
             x = result.posterior[name]
             mean, sd = x.mean(("chain", "draw")), x.std(("chain", "draw"))
             for index in np.ndindex(mean.shape):
+                if level == INFUSION and not result.bound.individual.infusion_mask[index]:
+                    continue  # it never took place
                 labels = {dim: mean[dim].values[i] for dim, i in zip(mean.dims, index, strict=True)}
                 row = {"parameter": parameter, "level": level} | labels
                 rows.append(row | {"mean": mean.values[index], "sd": sd.values[index]})

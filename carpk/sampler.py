@@ -72,6 +72,7 @@ class Progress:
     def __init__(self, total: int, label: str, show: bool, unit: str = "iterations") -> None:
         self.total, self.label, self.unit, self.done = total, label, unit, 0
         self.start, self.lock = time.monotonic(), threading.Lock()
+        self.first = (0, self.start)  # done, and when, once all is compiled
         terminal = show and sys.stderr.isatty()
         self.bar = tqdm(total=total, desc=label, unit="it") if terminal else None
         self.lines = show and not terminal
@@ -80,16 +81,18 @@ class Progress:
 
     def add(self, steps: int) -> None:
         with self.lock:
-            before, self.done = self.done, self.done + steps
+            before, self.done, now = self.done, self.done + steps, time.monotonic()
+            if not before:
+                self.first = (self.done, now)
             if self.bar is not None:
                 self.bar.update(steps)
             elif self.lines and before * 10 // self.total < self.done * 10 // self.total:
-                percent = 100 * self.done // self.total
-                seconds = time.monotonic() - self.start
-                rate = self.done / max(seconds, 1e-9)
+                since, begin = self.first if self.done > self.first[0] else (0, self.start)
+                rate = (self.done - since) / max(now - begin, 1e-9)
                 print(
-                    f"{self.label}: {percent:3d} %  {seconds:.0f} s, {rate:.3g} {self.unit} per "
-                    f"second, about {(self.total - self.done) / rate:.0f} s left",
+                    f"{self.label}: {100 * self.done // self.total:3d} %  "
+                    f"{now - self.start:.0f} s with compiling, {rate:.3g} {self.unit} per second, "
+                    f"about {(self.total - self.done) / rate:.0f} s left",
                     file=sys.stderr,
                     flush=True,
                 )
