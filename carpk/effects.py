@@ -6,8 +6,10 @@ On the estimation scale of a parameter (log, logit or identity, see `params`)
 
 for patient i and infusion k, all eta normal around 0 with the SDs `omega_<parameter>`,
 `omega_<parameter>_infusion` and `omega_<parameter>_cohort`. The effects of one patient may be
-correlated. A patient's effects are one vector here: those of the patient, then those of the first
-infusion, of the second, and so on.
+correlated. A cohort's effect is shared by all of its patients, so that its variance is not divided
+by their number in what was published of them, while that of patients is, and the residual's: what
+model-based meta-analysis does with its levels. A patient's effects are one vector here: those of
+the patient, then those of the first infusion, of the second, and so on.
 """
 
 from __future__ import annotations
