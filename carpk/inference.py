@@ -32,7 +32,7 @@ from carpk.blocks import Blocks
 from carpk.dataset import Dataset
 from carpk.effects import CORRELATION, eta_name, omega_name
 from carpk.errors import FitError
-from carpk.laplace import Engine, Mode
+from carpk.laplace import DECREMENT, Engine, Mode
 from carpk.population import Population, PopulationModel
 from carpk.posterior import Conditional, Posterior
 from carpk.sampler import Target, nuts, prior_draws
@@ -44,13 +44,14 @@ from carpk.storage import (
     encode_population,
     version_of,
 )
+from carpk.surprises import surprises
 from carpk.verdict import Verdict, by_element, judge
 
 INTERVAL = 0.9  # equal-tailed, everywhere
 PRIOR_DRAWS = 4000
 METHODS = ("nuts", "laplace", "map")
-STARTS = {"nuts": 4, "laplace": 1, "map": 10}  # from which modes are looked for
-SOLVER_DRAWS = 100  # that are solved again for the verdict
+STARTS = {"nuts": 4, "laplace": 3, "map": 10}  # from which modes are looked for
+VERDICT_DRAWS = 100  # that are solved again, and compared with the data, for the verdict
 ATTEMPTS = 30  # to find a finite starting point of a chain
 SAME_MODE = 1.0  # posterior SDs between two ends that are one mode
 HOPELESS = 20.0  # a mode with a log density this much lower is not worth a chain
@@ -186,8 +187,8 @@ def fit(
         seed: same seed and same machine, same draws.
         target_accept: raise towards 1 after divergences.
         starts: from where modes are looked for: the middle of the prior and `starts - 1` draws
-            from it. 4 for "nuts", whose chains are shared out among the modes that count; 1 for
-            "laplace", 10 for "map".
+            from it. 4 for "nuts", whose chains are shared out among the modes that count; 3 for
+            "laplace", which takes the best and tells of the others; 10 for "map".
         folder: of "nuts": where to write the draws, block by block; the same call with the same
             folder goes on after the last block, and gives the draws that it would have given.
         progress: show it, on standard error.
@@ -229,6 +230,7 @@ def fit(
     begin = scattered(posterior, middle, starts, seed)
     found = sorted((engine.mode(start, spread) for start in begin), key=lambda m: -m.log_density)
     settings["starts"] = [mode.log_density for mode in found]
+    settings["modes"] = modes_of(posterior, apart(found))
     if method == "map":
         return from_mode(bound, found[0], settings | {"draws": 1, "chains": 1})
     if method == "laplace":
@@ -350,6 +352,25 @@ def apart(modes: Sequence[Mode]) -> list[Mode]:
     return kept
 
 
+def modes_of(posterior: Posterior, modes: Sequence[Mode]) -> list[dict[str, Any]]:
+    """What a verdict tells of different modes: their shares of the posterior, and where they are.
+
+    Shares are those of normal distributions. Ends that are no modes are left out.
+    """
+    found = [mode for mode in modes if mode.decrement < DECREMENT]
+    if len(found) < 2:
+        return []
+    mass = [m.log_density + 0.5 * np.linalg.slogdet(m.covariance)[1] for m in found]
+    share = np.exp(np.array(mass) - max(mass))
+    share /= share.sum()
+    told = []
+    for mode, each in zip(found, share, strict=True):
+        theta = {k: np.asarray(x) for k, x in posterior.theta(jnp.asarray(mode.u)).items()}
+        single = {k: float(x) for k, x in theta.items() if x.ndim == 0}
+        told.append({"share": float(each), "log_density": mode.log_density, "theta": single})
+    return told
+
+
 def _distance(one: Mode, other: Mode) -> float:
     """Between two modes, in posterior SDs."""
     away = one.u - other.u
@@ -393,7 +414,12 @@ def assemble(
     settings: Mapping[str, Any],
 ) -> Fit:
     """A `Fit` from raw draws: ArviZ groups, log-likelihoods, verdict."""
-    settings = {**settings, **solver_settings(bound, samples, settings["seed"])}
+    flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in samples.items()}
+    size = len(next(iter(flat.values())))
+    rng = np.random.default_rng(settings["seed"])
+    chosen = rng.choice(size, min(size, VERDICT_DRAWS), replace=False)
+    few = {k: v[chosen] for k, v in flat.items()}
+    settings = {**settings, **solver_settings(bound, few), "surprises": surprises(bound, few)}
     posterior = labelled(bound, samples)
     prior = labelled(
         bound, {k: v[None] for k, v in prior_draws(bound.priors, PRIOR_DRAWS, seed=0).items()}
@@ -410,20 +436,14 @@ def assemble(
     return Fit(bound.population, bound.data, to_idata(groups), verdict, settings)
 
 
-def solver_settings(
-    bound: PopulationModel, samples: Mapping[str, np.ndarray], seed: int
-) -> dict[str, Any]:
+def solver_settings(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What the verdict needs to know of the solver; nothing for a closed form."""
-    flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in samples.items()}
-    size = len(next(iter(flat.values())))
-    rng = np.random.default_rng(seed)
-    chosen = rng.choice(size, min(size, SOLVER_DRAWS), replace=False)
-    check = solver_check(bound, {k: v[chosen] for k, v in flat.items()})
+    check = solver_check(bound, samples)
     if check is None:
         return {}
     largest = float(check.error.max()) if check.error.size else math.inf
     found = {"k_hat": check.k_hat, "spread": check.spread, "failed": check.failed, "ok": check.ok}
-    return {"solver": found | {"draws": len(chosen), "error": largest}}
+    return {"solver": found | {"draws": len(check.solved), "error": largest}}
 
 
 def load_fit(path: str | Path, population: Population | None = None) -> Fit:
