@@ -442,8 +442,9 @@ def solver_settings(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -
     if check is None:
         return {}
     largest = float(check.error.max()) if check.error.size else math.inf
+    share = check.ess / max(check.error.size, 1)
     found = {"k_hat": check.k_hat, "spread": check.spread, "failed": check.failed, "ok": check.ok}
-    return {"solver": found | {"draws": len(check.solved), "error": largest}}
+    return {"solver": found | {"draws": len(check.solved), "error": largest, "ess": share}}
 
 
 def load_fit(path: str | Path, population: Population | None = None) -> Fit:

@@ -42,7 +42,7 @@ def surprises(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, F
     """
     if bound.individual is None:
         return {}
-    found = {"effects": _effects(bound, samples), **_of_values(bound)}
+    found = {**_effects(bound, samples), **_of_values(bound)}
     below, gap, score = _scores(bound, {k: jnp.asarray(v) for k, v in samples.items()})
     fine = np.isfinite(score).all((1, 2))
     if fine.any():
@@ -51,17 +51,23 @@ def surprises(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, F
     return {kind: facts[:NAMED] for kind, facts in found.items() if facts}
 
 
-def _effects(bound: PopulationModel, samples: Mapping[str, Any]) -> Found:
-    """Patients whose random effect is far from the others'."""
-    found = []
+def _effects(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, Found]:
+    """Patients whose random effect is far from the others', and effects that are not around 0."""
+    alone, shift = [], []
     names = [name for name in bound.random.at(PATIENT) if eta_name(name) in samples]
     size = len(bound.patients)
     if size < 4:
-        return []
+        return {}
     for name in names:
         eta = np.asarray(samples[eta_name(name)])
-        eta = eta - eta.mean(1, keepdims=True)  # a typical value that is hardly known moves all
-        mean, own = eta.mean(0), eta.var(0)
+        common = eta.mean(1, keepdims=True)  # moves with a typical value that is hardly known
+        mean, own = eta.mean(0), (eta - common).var(0)
+        on_log = bound.bounds(name) == (0.0, np.inf)
+
+        def fact(away: float, t: float, p: float, name: str = name, log: bool = on_log) -> dict:
+            ratio = {"ratio": float(np.exp(np.clip(away, -50, 50)))} if log else {}
+            return {"parameter": name, "sds": float(t), "p": float(p)} | ratio
+
         for i in range(size):
             others = np.delete(np.arange(size), i)
             spread = np.sqrt(mean[others].var(ddof=1) + own[others].mean())
@@ -69,11 +75,16 @@ def _effects(bound: PopulationModel, samples: Mapping[str, Any]) -> Found:
             t = away / max(spread * np.sqrt(1 + 1 / len(others)), 1e-300)
             p = 2 * scipy.stats.t.sf(abs(t), size - 2) * size * len(names)
             if p < NOTED:
-                fact = {"patient": bound.patients[i], "parameter": name, "sds": float(t)}
-                if bound.bounds(name) == (0.0, np.inf):  # estimated on the log scale
-                    fact["ratio"] = float(np.exp(np.clip(away, -50, 50)))
-                found.append(fact | {"p": float(p)})
-    return sorted(found, key=lambda fact: fact["p"])
+                alone.append({"patient": bound.patients[i]} | fact(away, t, p))
+        t = mean.mean() / max(np.sqrt((mean.var(ddof=1) + own.mean()) / size), 1e-300)
+        p = 2 * scipy.stats.t.sf(abs(t), size - 1) * len(names)
+        if p < NOTED:
+            shift.append(fact(mean.mean(), t, p))
+    return {"effects": sorted(alone, key=_p), "shift": sorted(shift, key=_p)}
+
+
+def _p(fact: Mapping[str, Any]) -> float:
+    return float(fact["p"])
 
 
 def _scores(bound: PopulationModel, samples: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
@@ -153,8 +164,7 @@ def _residuals(bound: PopulationModel, score: np.ndarray) -> dict[str, Found]:
         p = scipy.stats.f.sf(ratio, n[i], others) * len(bound.patients)
         if p < NOTED:
             people.append({"patient": name, "times": float(np.sqrt(ratio)), "p": float(p)})
-    by_p = {"key": lambda fact: fact["p"]}
-    return {"samples": sorted(samples, **by_p), "scatter": sorted(people, **by_p)}
+    return {"samples": sorted(samples, key=_p), "scatter": sorted(people, key=_p)}
 
 
 def _limits(bound: PopulationModel, below: np.ndarray, gap: np.ndarray) -> dict[str, Found]:

@@ -25,6 +25,7 @@ AT_BOUND = 0.01  # share of a range
 PRIOR_ALONE = 0.05  # 1 - (SD ratio)^2 below which a posterior does not tell data from prior
 TOGETHER = 0.5  # least part in a direction that the data leave open, to be named
 MASS = 0.05  # share of the posterior below which another mode is not told
+EVEN = 0.8  # effective share of draws that weights for the solver's error leave, to be told below
 SWAPPED = 0.1  # relative difference of two values that have changed places
 DOUBTED = 1e-3  # p of a surprise below which the fit is not to be trusted
 UNITS = {1e3: "mL and µL, or mg and µg, say", 1e6: "L and µL, or g and µg, say"}
@@ -84,27 +85,29 @@ def judge(
             f"{', '.join(nonfinite)} has draws that are not finite: look for impossible data or "
             "priors without bounds."
         )
+    modes = _of_modes(settings)
     if settings["method"] == "nuts":
-        more, numbers = _of_chains(posterior, stats, settings)
+        more, numbers = _of_chains(posterior, stats, bool(modes))
     else:
         more, numbers = _of_mode(bound, settings)
     troubles += _against_the_prior(posterior, prior, bound)
-    troubles += _of_modes(settings) + more + _of_levels(posterior, pointwise, bound, settings)
-    notes = surprising
+    troubles += modes + more + _of_levels(posterior, pointwise, bound, settings)
+    notes = surprising + _of_weights(settings)
     notes += [
         f"{name} = {value:g} for everybody, the model file's reference: the data have no column "
         f"{name!r}."
         for name, value in bound.at_reference.items()
     ]
     ratio = {k: posterior_over_prior(bound, posterior, prior, k).max() for k in bound.priors}
-    uninformed = [k for k, x in ratio.items() if x > UNINFORMED]
-    if uninformed:
+    held = [fact["parameter"] for fact in settings.get("surprises", {}).get("shift", ())]
+    uninformed = [k for k, x in ratio.items() if x > UNINFORMED and k not in held]
+    if uninformed and not modes:  # whose distance is no spread
         notes.append(
             "the data say next to nothing about "
             + ", ".join(uninformed)
             + f": the posterior is as wide as the prior (SD ratio above {UNINFORMED})."
         )
-    if len(ratio) > len(uninformed) and settings["method"] != "map":
+    if settings["method"] != "map" and not modes:
         notes += _open_together(posterior, prior, bound, uninformed)
     if bound.individual is not None:
         censored = bound.individual.censored[bound.individual.mask] == 1
@@ -166,6 +169,18 @@ def _of_units(bound: PopulationModel, prior: xr.Dataset) -> str:
     if not np.isfinite(ratio) or 0.1 < ratio < 10:
         return ""
     return f" The levels are {ratio:.3g} times those that it expects{unit_of(ratio)}."
+
+
+def _of_weights(settings: Mapping[str, Any]) -> list[str]:
+    """Whether the solver's error is small enough, but not so small as to be forgotten."""
+    solver = settings.get("solver")
+    if solver is None or not solver["ok"] or solver.get("ess", 1.0) > EVEN:
+        return []
+    return [
+        f"the solver's error (levels off by up to {solver['error']:.2g} of their value) moves the "
+        f"posterior: {solver['ess']:.0%} of the draws remain after weighting. Weight them "
+        "(checks.solver(fit).log_weights), or fit again with Population(..., rtol=1e-6)."
+    ]
 
 
 def _against_the_prior(
@@ -299,11 +314,23 @@ def _say_effect(x: Mapping[str, Any]) -> str:
     )
 
 
+def _say_shift(x: Mapping[str, Any]) -> str:
+    times = f", {x['ratio']:.3g} times it in the mean" if "ratio" in x else ""
+    return (
+        f"The patients' {x['parameter']} is not around its typical value{times} "
+        f"({abs(x['sds']):.1f} standard errors {_side(x['sds'])} it): the prior of "
+        f"{x['parameter']}, or a value in `fixed`, holds the typical value away from the data, and "
+        f"omega_{x['parameter']} makes up for it. Widen the prior, or find out why these data "
+        "differ from it: units, assay, patients, then the model."
+    )
+
+
 SURPRISES = {  # in the order in which they are told
     "tied": _say_tied,
     "under": _say_under,
     "gap": _say_gap,
     "below": _say_below,
+    "shift": _say_shift,
     "effects": _say_effect,
     "samples": _say_sample,
     "scatter": _say_scatter,
@@ -364,28 +391,29 @@ def _of_modes(settings: Mapping[str, Any]) -> list[str]:
         for b in moved[i + 1 :]
         if _near(first[a], second[b]) and _near(first[b], second[a])
     ]
+    mixed = (
+        "medians and intervals mix the two as the chains fell"
+        if settings["method"] == "nuts"
+        else "what is shown holds for one of the two"
+    )
     if swapped:
         pairs = " and ".join(f"{a} with {b}" for a, b in swapped)
+        others = [k for k in moved if k not in sum(swapped, ())]
+        also = "".join(f", as {k} goes from {first[k]:.3g} to {second[k]:.3g}" for k in others[:2])
         return [
-            f"The likelihood is the same with {pairs} exchanged, so that there are two posteriors "
-            "in one, and medians and intervals mix them or hold for one of them only. Say which "
-            "is the larger: priors that do not overlap, or a ratio between 0 and 1 in place of the "
-            "smaller one (as beta_alpha in 'piecewise')."
+            f"Exchanging {pairs} changes nothing that the data can tell{also}: the posterior is "
+            f"there twice, and {mixed}. Say which is the larger, by priors that do not overlap or "
+            "by a ratio between 0 and 1 in place of the smaller one (as beta_alpha in 'piecewise')."
         ]
     told = "; ".join(
         f"{m['share']:.0%} around "
         + ", ".join(f"{k} {m['theta'][k]:.3g}" for k in (moved or list(first))[:4])
         for m in modes[:3]
     )
-    what = (
-        "what is shown holds for the first alone"
-        if settings["method"] != "nuts"
-        else "medians and intervals mix them as the chains fell"
-    )
     return [
-        f"The posterior has {len(modes)} modes ({told}); {what}. Say which one can be true with a "
-        "prior (or a parameter fixed to its known value), and report the other if none can be "
-        "ruled out."
+        f"The posterior has {len(modes)} modes ({told}), and {mixed}. Say which one can be true "
+        "with a prior (or a parameter fixed to its known value), and report the other if none can "
+        "be ruled out."
     ]
 
 
@@ -446,9 +474,9 @@ def _of_mode(
 
 
 def _of_chains(
-    posterior: xr.Dataset, stats: xr.Dataset, settings: Mapping[str, Any]
+    posterior: xr.Dataset, stats: xr.Dataset, several: bool
 ) -> tuple[list[str], dict[str, float]]:
-    """What there is to say of chains."""
+    """What there is to say of chains; `several` modes of the posterior are known."""
     rhat, bulk, tail = (
         by_element(measure(posterior))
         for measure in (
@@ -474,11 +502,15 @@ def _of_chains(
     if not rhat[worst_rhat] <= RHAT_MAX:
         troubles.append(
             f"The chains disagree (R-hat of {worst_rhat} is {rhat[worst_rhat]:.3f}, above "
-            f"{RHAT_MAX}{_by_chain(posterior, worst_rhat)}): sample longer (tune=2000, "
-            "draws=2000); if they still disagree, the posterior has several modes: use narrower "
-            "priors."
+            f"{RHAT_MAX}{_by_chain(posterior, worst_rhat)}): "
+            + (
+                "they stay at different modes, which no number of draws mends."
+                if several
+                else "sample longer (tune=2000, draws=2000); if they still disagree, the posterior "
+                "has several modes: use narrower priors."
+            )
         )
-    if not ess[worst_ess] >= ESS_MIN:
+    if not ess[worst_ess] >= ESS_MIN and not (several and rhat[worst_rhat] > RHAT_MAX):
         troubles.append(
             f"Too few effective draws ({ess[worst_ess]:.0f} of {worst_ess}, below {ESS_MIN}): "
             "raise draws; if that takes too long, fix what the data cannot tell "
