@@ -1,14 +1,18 @@
 """What in patients' data the fit finds surprising: samples, patients, limits of quantification.
 
 Everything is judged against the others, so that what is wrong cannot hide behind the spread that it
-causes: a patient's random effect against the SD of the other patients' effects (Grubbs' test), a
-sample against the SD of the other residuals, a patient's residuals against the other patients'. P
-values count how many were looked at (Bonferroni). What comes out are plain numbers, which a file
-can hold; `verdict` puts them into words.
+causes: a patient's random effect against the SD of the other patients' effects, the most distant
+one after the other (Rosner's extreme studentized deviates); two groups of patients against the best
+split of a normal sample; a sample against the SD of the other residuals; a patient's residuals
+against the other patients'. Patients are compared with those of the same cohort, arm or other level
+of a covariate of the parameter. P values count how many were looked at (Bonferroni). What comes out
+are plain numbers, which a file can hold; `verdict` puts them into words.
 
 A limit of quantification is known by what lies just above it: from the fitted curves follows how
 many samples are to be expected between the limit and the lowest measured value. If the limit is
 entered too low, they are missing.
+
+Reference: Rosner (1983) Technometrics 25:165-172, doi:10.1080/00401706.1983.10487848.
 """
 
 from __future__ import annotations
@@ -23,12 +27,14 @@ import numpy as np
 import scipy.stats
 
 from carpk.dataset.arrays import NEVER
-from carpk.effects import PATIENT, eta_name
-from carpk.population import PopulationModel
+from carpk.effects import COHORT, PATIENT, eta_name
+from carpk.population import OF_COHORT, PopulationModel
 
 NOTED = 0.01  # p below which a surprise is told
 TIED = 3  # times that the lowest value must repeat, and as many times any other value's repeats
-FEWEST = 8  # samples, to say anything of one of them
+FEWEST = 8  # samples, or patients, to say anything of one of them or of two groups
+SPLITS = 9999  # of as many normal patients, whose best split is compared
+WIDE = 1.5  # lowest measured value over its LLOQ, below which no limit was mistaken
 NAMED = 5  # of a kind, at most
 
 Found = list[dict[str, Any]]
@@ -52,35 +58,146 @@ def surprises(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, F
 
 
 def _effects(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, Found]:
-    """Patients whose random effect is far from the others', and effects that are not around 0."""
-    alone, shift = [], []
+    """Patients, groups of patients, and whole populations whose random effects are not around 0."""
+    found: dict[str, Found] = {"shift": [], "effects": [], "groups": []}
     names = [name for name in bound.random.at(PATIENT) if eta_name(name) in samples]
     size = len(bound.patients)
-    if size < 4:
-        return {}
-    for name in names:
+    for name in names if size >= 4 else ():
         eta = np.asarray(samples[eta_name(name)])
         common = eta.mean(1, keepdims=True)  # moves with a typical value that is hardly known
-        mean, own = eta.mean(0), (eta - common).var(0)
+        mean, own = eta.mean(0), float((eta - common).var(0).mean())
         on_log = bound.bounds(name) == (0.0, np.inf)
 
-        def fact(away: float, t: float, p: float, name: str = name, log: bool = on_log) -> dict:
+        def fact(away: float, sds: float, p: float, name: str = name, log: bool = on_log) -> Any:
             ratio = {"ratio": float(np.exp(np.clip(away, -50, 50)))} if log else {}
-            return {"parameter": name, "sds": float(t), "p": float(p)} | ratio
+            counted = float(min(p * len(names), 1.0))
+            return {"parameter": name, "sds": float(sds), "p": counted} | ratio
 
-        for i in range(size):
-            others = np.delete(np.arange(size), i)
-            spread = np.sqrt(mean[others].var(ddof=1) + own[others].mean())
-            away = mean[i] - mean[others].mean()
-            t = away / max(spread * np.sqrt(1 + 1 / len(others)), 1e-300)
-            p = 2 * scipy.stats.t.sf(abs(t), size - 2) * size * len(names)
-            if p < NOTED:
-                alone.append({"patient": bound.patients[i]} | fact(away, t, p))
-        t = mean.mean() / max(np.sqrt((mean.var(ddof=1) + own.mean()) / size), 1e-300)
-        p = 2 * scipy.stats.t.sf(abs(t), size - 1) * len(names)
-        if p < NOTED:
-            shift.append(fact(mean.mean(), t, p))
-    return {"effects": sorted(alone, key=_p), "shift": sorted(shift, key=_p)}
+        t = mean.mean() / max(np.sqrt((mean.var(ddof=1) + own) / size), 1e-300)
+        found["shift"].append(fact(mean.mean(), t, 2 * scipy.stats.t.sf(abs(t), size - 1)))
+        level, labels = _levels(bound, name)
+        lone = [
+            {"patient": bound.patients[i]} | fact(*numbers)
+            for i, *numbers in _distant(mean, own, level)
+        ]
+        lone = [each for each in lone if each["p"] < NOTED]
+        found["effects"] += lone
+        if not lone and size >= FEWEST:
+            few, away, sds, p = _two_groups(mean + _of_levels(bound, samples, name), level)
+            who = [{"patient": bound.patients[i], "of": labels[level[i]]} for i in few]
+            if who:
+                found["groups"].append(fact(away, sds, p) | {"patients": who})
+    return {
+        kind: sorted((each for each in facts if each["p"] < NOTED), key=_p)
+        for kind, facts in found.items()
+    }
+
+
+def _levels(bound: PopulationModel, name: str) -> tuple[np.ndarray, list[str]]:
+    """Which patients share the cohort and the levels of the covariates of a parameter; in words."""
+    columns, words = [], []
+    for covariate in bound.population.covariates.get(name, ()):
+        if bound.covariates[covariate].levels:
+            columns.append(bound.patient_design[covariate])
+            words.append([f"{covariate} {x}" for x in bound.data.covariate(covariate)])
+    if name in bound.random.at(COHORT) and bound.clusters:
+        place = bound.patient_design[OF_COHORT]
+        columns.append(place[:, None])
+        words.append([f"cohort {bound.clusters[i]}" for i in place])
+    if not columns:
+        return np.zeros(len(bound.patients), int), [""]
+    _, first, level = np.unique(np.hstack(columns), axis=0, return_index=True, return_inverse=True)
+    return np.ravel(level), [", ".join(each[i] for each in words) for i in first]
+
+
+def _distant(
+    mean: np.ndarray, own: float, level: np.ndarray
+) -> list[tuple[int, float, float, float]]:
+    """(index, deviation, the same in SDs of the others, p), most distant first."""
+    left, found = np.ones(len(mean), bool), []
+    for _ in range(min(NAMED, len(mean) // 4)):
+        best = (-1, 0.0, 0.0, 1.0)
+        for i in np.flatnonzero(left):
+            others = left.copy()
+            others[i] = False
+            same = others & (level == level[i])
+            kinds = np.unique(level[others])
+            free = others.sum() - len(kinds)
+            if not same.any() or free < 2:
+                continue
+            squares = sum(
+                np.var(mean[others & (level == k)]) * (others & (level == k)).sum() for k in kinds
+            )
+            spread = np.sqrt((squares / free + own) * (1 + 1 / same.sum()))
+            away = mean[i] - mean[same].mean()
+            t = away / max(spread, 1e-300)
+            p = 2 * scipy.stats.t.sf(abs(t), free) * left.sum()
+            if abs(t) > abs(best[2]):
+                best = (int(i), float(away), float(t), float(p))
+        if best[0] < 0:
+            break
+        left[best[0]] = False
+        found.append(best)
+    p = np.minimum.accumulate([x[3] for x in found][::-1])[::-1]  # a second one hides the first
+    return [(*x[:3], float(q)) for x, q in zip(found, p, strict=True)]
+
+
+def _of_levels(bound: PopulationModel, samples: Mapping[str, Any], name: str) -> np.ndarray:
+    """What cohorts and levels of covariates add to a parameter, (P,), in the mean of the draws."""
+    total = np.zeros(len(bound.patients))
+    for covariate in bound.population.covariates.get(name, ()):
+        if bound.covariates[covariate].levels:
+            effect = np.asarray(samples[f"beta_{name}_{covariate}"]).mean(0)
+            total += bound.patient_design[covariate] @ effect
+    if name in bound.random.at(COHORT) and bound.clusters:
+        effect = np.asarray(samples[eta_name(name, COHORT)]).mean(0)
+        total += effect[bound.patient_design[OF_COHORT]]
+    return total
+
+
+def _two_groups(x: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, float, float, float]:
+    """Patients who lie with the wrong group, how far from the other one, in SDs within, and p.
+
+    Two groups, found without knowing the levels, must leave less scatter than the levels do; p is
+    how often they leave as little where each level is normal around its mean. With one level, the
+    smaller group is given; with several, those who are not with the majority of their level.
+    """
+    kinds = np.eye(level.max() + 1)[level]  # (P, L)
+    count = kinds.sum(0)
+
+    def within(x: np.ndarray) -> np.ndarray:
+        return np.sum((x - (x @ kinds / count)[:, level]) ** 2, axis=1)
+
+    sd = np.sqrt(within(x[None])[0] / max(len(x) - len(count), 1))
+    by_chance = (x @ kinds / count)[level] + sd * np.random.default_rng(0).standard_normal(
+        (SPLITS, len(x))
+    )
+    left, cut = _split(x[None])
+    share = left / np.maximum(within(x[None]), 1e-300)
+    p = np.mean(np.append(_split(by_chance)[0] / within(by_chance) <= share, True))
+    high = np.zeros(len(x), bool)
+    high[np.argsort(x)[cut[0] :]] = True
+    of_level = high @ kinds / count > 0.5
+    odd = np.flatnonzero(high != of_level[level])
+    away = x[high].mean() - x[~high].mean()
+    if odd.size:
+        away *= 1.0 if high[odd].mean() > 0.5 else -1.0
+    return odd, float(away), float(away / max(np.sqrt(left[0] / (len(x) - 2)), 1e-300)), float(p)
+
+
+def _split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of squares within the two groups of the best split of each row, and its place.
+
+    Groups have two members at least: one alone is no group.
+    """
+    x = np.sort(x, axis=1)
+    n = x.shape[1]
+    k = np.arange(2, n - 1)
+    total, sums = np.sum((x - x.mean(1, keepdims=True)) ** 2, axis=1), np.cumsum(x, axis=1)
+    low, high = sums[:, 1 : n - 2] / k, (sums[:, -1:] - sums[:, 1 : n - 2]) / (n - k)
+    left = total[:, None] - k * (n - k) / n * (high - low) ** 2
+    best = left.argmin(1)
+    return np.maximum(left[np.arange(len(x)), best], 0.0), k[best]
 
 
 def _p(fact: Mapping[str, Any]) -> float:
@@ -174,7 +291,7 @@ def _limits(bound: PopulationModel, below: np.ndarray, gap: np.ndarray) -> dict[
     missing, shares = [], []
     for i, analyte in enumerate(a.analytes):
         here = a.mask & (a.analyte == i) & (a.lloq > NEVER)
-        if i in lowest and lowest[i] > 1:
+        if i in lowest and lowest[i] > WIDE:
             each = gap[:, here]
             p = float(np.mean(np.exp(np.sum(np.log1p(-np.minimum(each, 1 - 1e-12)), axis=1))))
             if p < NOTED:

@@ -23,6 +23,7 @@ SAME_MODE = 0.1  # difference of ln density
 CONFLICT = 3.0  # prior SDs between the medians of prior and posterior
 AT_BOUND = 0.01  # share of a range
 PRIOR_ALONE = 0.05  # 1 - (SD ratio)^2 below which a posterior does not tell data from prior
+HELD = 0.5  # the same, above which the prior hardly holds it
 TOGETHER = 0.5  # least part in a direction that the data leave open, to be named
 MASS = 0.05  # share of the posterior below which another mode is not told
 EVEN = 0.8  # effective share of draws that weights for the solver's error leave, to be told below
@@ -209,7 +210,7 @@ def _against_the_prior(
                 + ("single patients" if name.startswith("omega_") else "units and doses")
                 + " first, then at the prior, then at the model."
             )
-        elif np.ravel(told)[i] > PRIOR_ALONE and np.max(np.abs(pull)) > CONFLICT:
+        elif PRIOR_ALONE < np.ravel(told)[i] < HELD and np.max(np.abs(pull)) > CONFLICT:
             alone = bound.scale(name).inverse(before_it + (middle - before_it) / told)
             troubles.append(
                 f"Data and prior disagree about {name}: the prior is so narrow that it holds "
@@ -325,6 +326,29 @@ def _say_shift(x: Mapping[str, Any]) -> str:
     )
 
 
+def _say_groups(x: Mapping[str, Any]) -> str:
+    ratio = x.get("ratio", math.nan)
+    times = "" if math.isnan(ratio) else f", {ratio:.3g} times theirs{unit_of(ratio)}"
+    far = f"{abs(x['sds']):.1f} SDs within a group"
+    told = [
+        each["patient"] + (f" ({each['of']})" if each["of"] else "") for each in x["patients"][:8]
+    ]
+    named = ", ".join(told) + (", ..." if len(x["patients"]) > 8 else "")
+    parameter = x["parameter"]
+    if any(each["of"] for each in x["patients"]):
+        return (
+            f"By {parameter} the patients fall into two groups, {far} apart, and some are not with "
+            f"their own: {named}. Look at swapped labels of cohorts or arms first, then at units; "
+            f"if all is right, {parameter} needs another covariate. The effects of those that it "
+            "has are too small as it is."
+        )
+    return (
+        f"The patients fall into two groups by {parameter}: that of {named} lies {far} "
+        f"{_side(x['sds'])} the others{times}. Look at units and doses; if all is right, a "
+        f"covariate of {parameter} is missing."
+    )
+
+
 SURPRISES = {  # in the order in which they are told
     "tied": _say_tied,
     "under": _say_under,
@@ -332,6 +356,7 @@ SURPRISES = {  # in the order in which they are told
     "below": _say_below,
     "shift": _say_shift,
     "effects": _say_effect,
+    "groups": _say_groups,
     "samples": _say_sample,
     "scatter": _say_scatter,
 }
