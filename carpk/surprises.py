@@ -77,8 +77,8 @@ def _effects(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, Fo
         found["shift"].append(fact(mean.mean(), t, 2 * scipy.stats.t.sf(abs(t), size - 1)))
         level, labels = _levels(bound, name)
         lone = [
-            {"patient": bound.patients[i]} | fact(*numbers)
-            for i, *numbers in _distant(mean, own, level)
+            {"patient": bound.patients[i]} | fact(away, t, p)
+            for i, away, t, p in _distant(mean, own, level)
         ]
         lone = [each for each in lone if each["p"] < NOTED]
         found["effects"] += lone
@@ -214,6 +214,7 @@ def _scores(bound: PopulationModel, samples: Mapping[str, Any]) -> tuple[np.ndar
 
     def one(sample: Mapping[str, Any]) -> Any:
         params, theta = bound.of_sample(sample)
+        assert params is not None
         f = jnp.where(a.mask, bound.individual_levels(params), 1.0)
 
         def below(y: Any) -> Any:

@@ -202,11 +202,13 @@ def _against_the_prior(
         i = int(np.argmax(np.abs(pull)))
         if np.max(np.abs(away)) > CONFLICT:
             inverse = bound.scale(name).inverse
-            places = [float(np.ravel(np.asarray(inverse(x)))[i]) for x in (middle, before_it)]
+            there, centre = (
+                float(np.ravel(np.asarray(inverse(x)))[i]) for x in (middle, before_it)
+            )
             troubles.append(
-                f"Data and prior disagree about {name}: its posterior ({places[0]:.3g}) lies "
+                f"Data and prior disagree about {name}: its posterior ({there:.3g}) lies "
                 f"{np.max(np.abs(away)):.1f} prior SDs from the middle of the prior "
-                f"({places[1]:.3g}).{_of_units(bound, prior)} Look at "
+                f"({centre:.3g}).{_of_units(bound, prior)} Look at "
                 + ("single patients" if name.startswith("omega_") else "units and doses")
                 + " first, then at the prior, then at the model."
             )
