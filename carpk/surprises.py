@@ -25,15 +25,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
+from jax.scipy.special import log_ndtr
 
 from carpk.dataset.arrays import NEVER
 from carpk.effects import COHORT, PATIENT, eta_name
 from carpk.population import OF_COHORT, PopulationModel
 
-NOTED = 0.01  # p below which a surprise is told
+NOTED = 0.003  # p below which a surprise is told
 TIED = 3  # times that the lowest value must repeat, and as many times any other value's repeats
 FEWEST = 8  # samples, or patients, to say anything of one of them or of two groups
 SPLITS = 9999  # of as many normal patients, whose best split is compared
+LEVEL = 0.3  # residual SDs by which curves and levels must differ in the mean
 WIDE = 1.5  # lowest measured value over its LLOQ, below which no limit was mistaken
 NAMED = 5  # of a kind, at most
 
@@ -49,10 +51,11 @@ def surprises(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, F
     if bound.individual is None:
         return {}
     found = {**_effects(bound, samples), **_of_values(bound)}
-    below, gap, score = _scores(bound, {k: jnp.asarray(v) for k, v in samples.items()})
+    below, gap, score, expected = _scores(bound, {k: jnp.asarray(v) for k, v in samples.items()})
     fine = np.isfinite(score).all((1, 2))
     if fine.any():
         residual = score[fine].mean(0)
+        found["offset"] = _offset(bound, expected[fine].mean(0))
         found |= _residuals(bound, residual) | _limits(bound, below[fine], gap[fine])
     return {kind: facts[:NAMED] for kind, facts in found.items() if facts}
 
@@ -205,9 +208,10 @@ def _p(fact: Mapping[str, Any]) -> float:
 
 
 def _scores(bound: PopulationModel, samples: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
-    """P(below the LLOQ), P(between it and the lowest measured value), and scores of the values.
+    """P(below the LLOQ), P(between it and the lowest measured value), scores, expected scores.
 
-    Each (draw, P, T); 0 where padded, scores also where censored.
+    Each (draw, P, T); 0 where padded. Scores are 0 where censored; expected ones are there what is
+    expected beyond the limit.
     """
     a = bound.individual
     _, top = _gap(bound)
@@ -229,6 +233,14 @@ def _scores(bound: PopulationModel, samples: Mapping[str, Any]) -> tuple[np.ndar
             own = bound.population.residual_theta(theta, output)
             return residual.standardize(a.value, f, own)[0]
 
+        def limited_score(output: str) -> Any:
+            residual = bound.population.residual_of(output)
+            own = bound.population.residual_theta(theta, output)
+            return residual.standardize(jnp.where(a.censored == 1, a.lloq, a.value), f, own)[0]
+
+        limit = bound.by_endpoint(limited_score)
+        beyond = jnp.where(a.censored == 1, -1.0, 1.0)  # E of a score beyond that of the limit
+        mills = beyond * jnp.exp(jax.scipy.stats.norm.logpdf(limit) - log_ndtr(beyond * -limit))
         under = below(jnp.asarray(a.lloq))
         measured = jnp.where(a.mask & (a.censored == 0), bound.by_endpoint(score), 0.0)
         limited = a.mask & (a.lloq > NEVER)
@@ -236,6 +248,7 @@ def _scores(bound: PopulationModel, samples: Mapping[str, Any]) -> tuple[np.ndar
             jnp.where(limited, under, 0.0),
             jnp.where(limited, jnp.maximum(below(jnp.asarray(top)) - under, 0.0), 0.0),
             measured,
+            jnp.where(a.mask & (a.censored != 0), mills, measured),
         )
 
     return tuple(np.asarray(x) for x in jax.jit(lambda s: jax.lax.map(one, s))(samples))
@@ -252,6 +265,26 @@ def _gap(bound: PopulationModel) -> tuple[dict[int, float], np.ndarray]:
             lowest[i] = float(np.min(a.value[measured] / a.lloq[measured]))
             top[here] *= max(lowest[i], 1.0)
     return lowest, top
+
+
+def _offset(bound: PopulationModel, expected: np.ndarray) -> Found:
+    """Endpoints whose levels lie to one side of the fitted curves, patient by patient.
+
+    Args:
+        expected: scores, and what is expected of them where they are censored, (P, T).
+    """
+    a, found = bound.individual, []
+    for i, analyte in enumerate(a.analytes):
+        here = a.mask & (a.analyte == i)
+        n = here.sum(1)
+        mean = (np.where(here, expected, 0.0).sum(1) / np.maximum(n, 1))[n > 0]
+        if len(mean) < 4:
+            continue
+        t = mean.mean() / max(mean.std(ddof=1) / np.sqrt(len(mean)), 1e-300)
+        p = 2 * scipy.stats.t.sf(abs(t), len(mean) - 1) * len(a.analytes)
+        if p < NOTED and abs(mean.mean()) > LEVEL:
+            found.append({"analyte": analyte, "sds": float(mean.mean()), "p": float(p)})
+    return found
 
 
 def _residuals(bound: PopulationModel, score: np.ndarray) -> dict[str, Found]:
@@ -272,16 +305,21 @@ def _residuals(bound: PopulationModel, score: np.ndarray) -> dict[str, Found]:
             fact |= {"value": float(a.value[i, j]), "analyte": a.analytes[a.analyte[i, j]]}
             samples.append(fact | {"sds": float(t), "p": float(p)})
     people = []
-    kept = np.where(odd, 0.0, square)
-    n, sums = (measured & ~odd).sum(1), kept.sum(1)
+    n, sums = (measured & ~odd).sum(1), np.where(odd, 0.0, square).sum(1)
     for i, name in enumerate(bound.patients):
-        others = n.sum() - n[i]
-        if n[i] < 2 or others < FEWEST or odd[i].any():  # one odd sample moves the whole curve
+        others = int(n.sum() - n[i])
+        own = score[i, measured[i]]
+        if odd[i].any():  # one odd sample moves the whole curve: without it, and the move
+            own = np.delete(own, np.abs(own).argmax())
+            own = (own - own.mean()) * np.sqrt(len(own) / max(len(own) - 1, 1))
+        if len(own) < 3 or others < FEWEST:
             continue
-        ratio = (sums[i] / n[i]) / max((sums.sum() - sums[i]) / others, 1e-300)
-        p = scipy.stats.f.sf(ratio, n[i], others) * len(bound.patients)
+        ratio = np.mean(own**2) / max((sums.sum() - sums[i]) / others, 1e-300)
+        p = scipy.stats.f.sf(ratio, len(own), others) * len(bound.patients)
         if p < NOTED:
             people.append({"patient": name, "times": float(np.sqrt(ratio)), "p": float(p)})
+    told = {fact["patient"] for fact in people}
+    samples = [fact for fact in samples if fact["patient"] not in told]
     return {"samples": sorted(samples, key=_p), "scatter": sorted(people, key=_p)}
 
 

@@ -328,6 +328,15 @@ def _say_shift(x: Mapping[str, Any]) -> str:
     )
 
 
+def _say_offset(x: Mapping[str, Any]) -> str:
+    return (
+        f"The levels of {x['analyte']} lie {_side(x['sds'])} the fitted curves in the mean, by "
+        f"{abs(x['sds']):.1f} residual SDs: a prior or a value in `fixed` holds the curves away "
+        "from them, and sigma makes up for it. Widen the prior, or find out why these data differ "
+        "from it: units, assay, patients, then the model."
+    )
+
+
 def _say_groups(x: Mapping[str, Any]) -> str:
     ratio = x.get("ratio", math.nan)
     times = "" if math.isnan(ratio) else f", {ratio:.3g} times theirs{unit_of(ratio)}"
@@ -357,6 +366,7 @@ SURPRISES = {  # in the order in which they are told
     "gap": _say_gap,
     "below": _say_below,
     "shift": _say_shift,
+    "offset": _say_offset,
     "effects": _say_effect,
     "groups": _say_groups,
     "samples": _say_sample,
