@@ -267,7 +267,7 @@ def _say_tied(x: Mapping[str, Any]) -> str:
 def _say_under(x: Mapping[str, Any]) -> str:
     return (
         f"{x['count']} measured values of {x['analyte']} lie below {x['lloq']:g}, the lowest LLOQ "
-        f"of the censored ones (the smallest is {x['value']:g}): the LLOQ is too high, or in "
+        f"of the censored ones (the smallest is {x['value']:.3g}): the LLOQ is too high, or in "
         "another unit. Look at column lloq."
     )
 
@@ -275,7 +275,7 @@ def _say_under(x: Mapping[str, Any]) -> str:
 def _say_gap(x: Mapping[str, Any]) -> str:
     return (
         f"No measured value of {x['analyte']} lies between the LLOQ, {x['lloq']:.3g}, and "
-        f"{x['lowest']:.3g}, where {x['expected']:.0f} are expected: the LLOQ is rather "
+        f"{x['lowest']:.3g}, where {x['expected']:.0f} are expected: the LLOQ is rather near "
         f"{x['lowest']:.2g}. Look at column lloq, its unit above all."
     )
 
