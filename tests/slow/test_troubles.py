@@ -491,4 +491,5 @@ def test_a_file_keeps_what_was_found(tmp_path):
     wrong = changed(sound(), of(sound(), "p3"), value=lambda t: 1000 * t["value"])
     fit = ck.fit(POP, wrong, **QUIET)
     back = ck.load_fit(fit.save(tmp_path / "fit.nc"), population=POP)
+    assert not back.ok
     assert str(back.verdict) == str(fit.verdict)
