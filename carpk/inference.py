@@ -33,7 +33,7 @@ from carpk.dataset import Dataset
 from carpk.dataset.arrays import NEVER
 from carpk.effects import COHORT, CORRELATION, INFUSION, eta_name, omega_name
 from carpk.errors import FitError
-from carpk.laplace import Engine, Mode
+from carpk.laplace import DECREMENT, Descent, Engine, Mode
 from carpk.population import Population, PopulationModel
 from carpk.posterior import Conditional, Posterior
 from carpk.sampler import Target, nuts, prior_draws
@@ -45,13 +45,14 @@ from carpk.storage import (
     encode_population,
     version_of,
 )
+from carpk.surprises import surprises
 from carpk.verdict import Verdict, by_element, judge
 
 INTERVAL = 0.9  # equal-tailed, everywhere
 PRIOR_DRAWS = 4000
 METHODS = ("nuts", "laplace", "map")
-STARTS = {"nuts": 4, "laplace": 1, "map": 10}  # from which modes are looked for
-SOLVER_DRAWS = 100  # that are solved again for the verdict
+STARTS = {"nuts": 4, "laplace": 3, "map": 10}  # from which modes are looked for
+VERDICT_DRAWS = 100  # that are solved again, and compared with the data, for the verdict
 ATTEMPTS = 30  # to find a finite starting point of a chain
 SAME_MODE = 1.0  # posterior SDs between two ends that are one mode
 HOPELESS = 20.0  # a mode with a log density this much lower is not worth a chain
@@ -188,8 +189,8 @@ def fit(
         seed: same seed and same machine, same draws.
         target_accept: raise towards 1 after divergences.
         starts: from where modes are looked for: the middle of the prior and `starts - 1` draws
-            from it. 4 for "nuts", whose chains are shared out among the modes that count; 1 for
-            "laplace", 10 for "map".
+            from it. 4 for "nuts", whose chains are shared out among the modes that count; 3 for
+            "laplace", which takes the best and tells of the others; 10 for "map".
         folder: of "nuts": where to write the draws, block by block; the same call with the same
             folder goes on after the last block, and gives the draws that it would have given.
         progress: show it, on standard error.
@@ -257,14 +258,16 @@ def fit_bound(
     middle, spread = prior_centre(posterior)
     engine = Engine(lambda values: posterior)
     begin = scattered(posterior, middle, settings["starts"], seed)
-    found = sorted((engine.mode(start, spread) for start in begin), key=lambda m: -m.log_density)
-    settings["ends"] = [mode.log_density for mode in found]
+    ends = sorted((engine.climb(start, spread) for start in begin), key=lambda end: end.value)
+    found = different_modes(engine, ends)
+    settings["ends"] = [-end.value for end in ends]
+    settings["modes"] = modes_of(posterior, found)
     if method == "map":
         return from_mode(bound, found[0], settings | {"draws": 1, "chains": 1})
     if method == "laplace":
         return from_mode(bound, found[0], settings)
     standard = Standard.of(found[0])
-    centres = [standard.within(mode.u) for mode in apart(found)]
+    centres = [standard.within(mode.u) for mode in found]
     positions = [
         standard.starts(posterior, rng, centres[chain % len(centres)])
         for chain, rng in enumerate(np.random.default_rng(seed).spawn(chains))
@@ -364,20 +367,43 @@ class Standard(NamedTuple):
             yield position
 
 
-def apart(modes: Sequence[Mode]) -> list[Mode]:
-    """Of modes in the order of their densities, the different ones that count."""
-    kept = [modes[0]]
-    for mode in modes[1:]:
-        near = any(_distance(mode, other) < SAME_MODE for other in kept)
-        if not near and modes[0].log_density - mode.log_density < HOPELESS:
-            kept.append(mode)
-    return kept
+def different_modes(engine: Engine, ends: Sequence[Descent]) -> list[Mode]:
+    """The different modes that count, the best first, from ends in the order of their densities."""
+    found = [engine.settled(ends[0])]
+
+    def known(u: np.ndarray) -> bool:
+        return any(_distance(u, mode) < SAME_MODE for mode in found)
+
+    for end in ends[1:]:
+        if end.value - ends[0].value < HOPELESS and not known(end.end):
+            mode = engine.settled(end)
+            found += [] if known(mode.u) else [mode]
+    return sorted(found, key=lambda mode: -mode.log_density)
 
 
-def _distance(one: Mode, other: Mode) -> float:
-    """Between two modes, in posterior SDs."""
-    away = one.u - other.u
-    return float(np.sqrt(away @ np.linalg.solve(other.covariance, away)))
+def modes_of(posterior: Posterior, modes: Sequence[Mode]) -> list[dict[str, Any]]:
+    """What a verdict tells of different modes: their shares of the posterior, and where they are.
+
+    Shares are those of normal distributions. Ends that are no modes are left out.
+    """
+    found = [mode for mode in modes if mode.decrement < DECREMENT]
+    if len(found) < 2:
+        return []
+    mass = [m.log_density + 0.5 * np.linalg.slogdet(m.covariance)[1] for m in found]
+    share = np.exp(np.array(mass) - max(mass))
+    share /= share.sum()
+    told = []
+    for mode, each in zip(found, share, strict=True):
+        theta = {k: np.asarray(x) for k, x in posterior.theta(jnp.asarray(mode.u)).items()}
+        single = {k: float(x) for k, x in theta.items() if x.ndim == 0}
+        told.append({"share": float(each), "log_density": mode.log_density, "theta": single})
+    return told
+
+
+def _distance(u: np.ndarray, mode: Mode) -> float:
+    """From a mode, in posterior SDs."""
+    away = u - mode.u
+    return float(np.sqrt(away @ np.linalg.solve(mode.covariance, away)))
 
 
 def from_mode(bound: PopulationModel, mode: Mode, settings: Mapping[str, Any]) -> Fit:
@@ -417,7 +443,12 @@ def assemble(
     settings: Mapping[str, Any],
 ) -> Fit:
     """A `Fit` from raw draws: ArviZ groups, log-likelihoods, verdict."""
-    settings = {**settings, **solver_settings(bound, samples, settings["seed"])}
+    flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in samples.items()}
+    size = len(next(iter(flat.values())))
+    rng = np.random.default_rng(settings["seed"])
+    chosen = rng.choice(size, min(size, VERDICT_DRAWS), replace=False)
+    few = {k: v[chosen] for k, v in flat.items()}
+    settings = {**settings, **solver_settings(bound, few), "surprises": surprises(bound, few)}
     posterior = labelled(bound, samples)
     prior = labelled(
         bound, {k: v[None] for k, v in prior_draws(bound.priors, PRIOR_DRAWS, seed=0).items()}
@@ -438,20 +469,15 @@ def assemble(
     return result
 
 
-def solver_settings(
-    bound: PopulationModel, samples: Mapping[str, np.ndarray], seed: int
-) -> dict[str, Any]:
+def solver_settings(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What the verdict needs to know of the solver; nothing for a closed form."""
-    flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in samples.items()}
-    size = len(next(iter(flat.values())))
-    rng = np.random.default_rng(seed)
-    chosen = rng.choice(size, min(size, SOLVER_DRAWS), replace=False)
-    check = solver_check(bound, {k: v[chosen] for k, v in flat.items()})
+    check = solver_check(bound, samples)
     if check is None:
         return {}
     largest = float(check.error.max()) if check.error.size else math.inf
+    share = check.ess / max(check.error.size, 1)
     found = {"k_hat": check.k_hat, "spread": check.spread, "failed": check.failed, "ok": check.ok}
-    return {"solver": found | {"draws": len(chosen), "error": largest}}
+    return {"solver": found | {"draws": len(check.solved), "error": largest, "ess": share}}
 
 
 def load_fit(path: str | Path, population: Population | None = None) -> Fit:

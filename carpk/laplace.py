@@ -275,9 +275,17 @@ class Engine:
 
     def mode(self, start: Any, scale: Any, values: Any = None) -> Mode:
         """The mode nearest to `start` (n,); `scale` are the prior SDs of the coordinates."""
-        posterior = self.of(values)
-        descent = _Descent(self, np.asarray(start, float), np.asarray(scale, float), values)
-        x = descent.down()
+        return self.settled(self.climb(start, scale, values))
+
+    def climb(self, start: Any, scale: Any, values: Any = None) -> Descent:
+        """Where L-BFGS-B ends from `start`, for `settled` to go on; the same arguments."""
+        descent = Descent(self, np.asarray(start, float), np.asarray(scale, float), values)
+        descent.go_down()
+        return descent
+
+    def settled(self, descent: Descent) -> Mode:
+        """The mode, and what surrounds it, after the last steps with a Hessian."""
+        posterior, x = self.of(descent.values), descent.x
         for attempt in range(NEWTON_STEPS):
             value, slope = descent(x)
             curvature, vectors, flat = descent.curvature(x)
@@ -292,7 +300,7 @@ class Engine:
         value, _ = descent(x)
         conditional, lost = None, np.zeros(0, int)
         if posterior.inner:
-            seen, z, levels = self.at(u, descent.z, values)
+            seen, z, levels = self.at(u, descent.z, descent.values)
             lost = np.flatnonzero(~(_decrement(seen.gradient, _steep(seen)) < LOOSE))
             conditional = conditional_of(posterior, u, z, levels, seen)
         return Mode(
@@ -321,14 +329,19 @@ def _decrement(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
     return np.sum(gradient * np.linalg.solve(hessian, gradient[..., None])[..., 0], axis=1)
 
 
-class _Descent:
-    """-ln density and its gradient by x, with u = origin + scale x; follows the modes."""
+class Descent:
+    """-ln density and its gradient by x, with u = origin + scale x; follows the patients' modes.
+
+    Attributes:
+        x, value: where `go_down` ended, and -ln density there.
+    """
 
     def __init__(self, engine: Engine, origin: np.ndarray, scale: np.ndarray, values: Any) -> None:
         self.engine, self.origin, self.scale, self.values = engine, origin, scale, values
         posterior = engine.of(values)
         self.z = np.zeros((posterior.patients, posterior.inner))
         self.moved, self.u, self.calls = np.zeros((*self.z.shape, origin.size)), origin, 0
+        self.x, self.value = np.zeros(origin.size), IMPOSSIBLE
 
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         u = self.origin + self.scale * x
@@ -345,15 +358,20 @@ class _Descent:
             self.z, self.moved, self.u = z, np.nan_to_num(seen.moved), u
         return -float(value), -slope * self.scale
 
-    def down(self) -> np.ndarray:
-        """Where L-BFGS-B ends from the origin."""
+    @property
+    def end(self) -> np.ndarray:
+        """The outer coordinates where `go_down` ended."""
+        return self.origin + self.scale * self.x
+
+    def go_down(self) -> None:
+        """By L-BFGS-B, from the origin."""
         n = self.origin.size
         options = {"maxcor": 30, "maxiter": OUTER_STEPS, "ftol": 1e-10, "gtol": 1e-4}
         around = [(-REACH, REACH)] * n
         found = minimize(
             self, np.zeros(n), jac=True, method="L-BFGS-B", bounds=around, options=options
         )
-        return found.x
+        self.x, self.value = found.x, float(found.fun)
 
     def curvature(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Eigenvalues and vectors of the Hessian, and how many were too small and were raised."""

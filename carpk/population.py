@@ -738,7 +738,7 @@ class PopulationModel:
             own = self.population.residual_theta(theta, output)
             return log_likelihood(residual, a.value, f, own, a.censored, a.lloq, limit)
 
-        return jnp.where(a.mask, self._by_endpoint(each), 0.0)
+        return jnp.where(a.mask, self.by_endpoint(each), 0.0)
 
     def measured(self, f: Any, scores: Any, theta: Mapping[str, Any]) -> Any:
         """Measured levels at the observations with these standard-normal scores, (P, T)."""
@@ -747,7 +747,7 @@ class PopulationModel:
             own = self.population.residual_theta(theta, output)
             return self.population.residual_of(output).sample(scores, f, own)
 
-        return self._by_endpoint(each)
+        return self.by_endpoint(each)
 
     # Compiled once, however many checks of a fit ask for them and however many draws they want.
 
@@ -780,7 +780,7 @@ class PopulationModel:
 
         return jax.jit(one)
 
-    def _by_endpoint(self, each: Callable[[str], Any]) -> Any:
+    def by_endpoint(self, each: Callable[[str], Any]) -> Any:
         """(P, T), every observation from its own endpoint's `each(output)`."""
         a = self.individual
         return chosen([each(self.endpoints[analyte]) for analyte in a.analytes], a.analyte)

@@ -25,7 +25,7 @@ LAYERS = (  # a module imports from layers before its own only
     ("population",),
     ("posterior", "storage", "replicates", "_arviz", "blocks"),
     ("accuracy",),
-    ("laplace", "sampler"),
+    ("laplace", "sampler", "surprises"),
     ("verdict",),
     ("inference",),
     ("information",),

@@ -1,0 +1,366 @@
+"""What in patients' data the fit finds surprising: samples, patients, limits of quantification.
+
+Everything is judged against the others, so that what is wrong cannot hide behind the spread that it
+causes: a patient's random effect against the SD of the other patients' effects, the most distant
+one after the other (Rosner's extreme studentized deviates); two groups of patients against the best
+split of a normal sample; a sample against the SD of the other residuals; a patient's residuals
+against the other patients'. Patients are compared with those of the same cohort, arm or other level
+of a covariate of the parameter. P values count how many were looked at (Bonferroni). What comes out
+are plain numbers, which a file can hold; `verdict` puts them into words.
+
+A limit of quantification is known by what lies just above it: from the fitted curves follows how
+many samples are to be expected between the limit and the lowest measured value. If the limit is
+entered too low, they are missing.
+
+Reference: Rosner (1983) Technometrics 25:165-172, doi:10.1080/00401706.1983.10487848.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from jax.scipy.special import log_ndtr
+
+from carpk.dataset.arrays import NEVER
+from carpk.effects import COHORT, PATIENT, eta_name
+from carpk.population import OF_COHORT, PopulationModel
+
+NOTED = 0.003  # p below which a surprise is told
+TIED = 3  # times that the lowest value must repeat, and as many times any other value's repeats
+FEWEST = 8  # samples, or patients, to say anything of one of them or of two groups
+SPLITS = 9999  # of as many normal patients, whose best split is compared
+LEVEL = 0.3  # residual SDs by which curves and levels must differ in the mean
+WIDE = 1.5  # lowest measured value over its LLOQ, below which no limit was mistaken
+NAMED = 5  # of a kind, at most
+
+Found = list[dict[str, Any]]
+
+
+def surprises(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, Found]:
+    """Surprises by kind, each a list of facts.
+
+    Args:
+        samples: name -> (draw, ...), the patients' random effects included; a hundred draws do.
+    """
+    if bound.individual is None:
+        return {}
+    found = {**_effects(bound, samples), **_of_values(bound)}
+    below, gap, score, expected = _scores(bound, {k: jnp.asarray(v) for k, v in samples.items()})
+    fine = np.isfinite(score).all((1, 2))
+    if fine.any():
+        residual = score[fine].mean(0)
+        found["offset"] = _offset(bound, expected[fine].mean(0))
+        found |= _residuals(bound, residual) | _limits(bound, below[fine], gap[fine])
+    return {kind: facts[:NAMED] for kind, facts in found.items() if facts}
+
+
+def _effects(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, Found]:
+    """Patients, groups of patients, and whole populations whose random effects are not around 0."""
+    found: dict[str, Found] = {"shift": [], "effects": [], "groups": []}
+    names = [name for name in bound.random.at(PATIENT) if eta_name(name) in samples]
+    size = len(bound.patients)
+    for name in names if size >= 4 else ():
+        eta = np.asarray(samples[eta_name(name)])
+        common = eta.mean(1, keepdims=True)  # moves with a typical value that is hardly known
+        mean, own = eta.mean(0), float((eta - common).var(0).mean())
+        on_log = bound.bounds(name) == (0.0, np.inf)
+
+        def fact(away: float, sds: float, p: float, name: str = name, log: bool = on_log) -> Any:
+            ratio = {"ratio": float(np.exp(np.clip(away, -50, 50)))} if log else {}
+            counted = float(min(p * len(names), 1.0))
+            return {"parameter": name, "sds": float(sds), "p": counted} | ratio
+
+        t = mean.mean() / max(np.sqrt((mean.var(ddof=1) + own) / size), 1e-300)
+        found["shift"].append(fact(mean.mean(), t, 2 * scipy.stats.t.sf(abs(t), size - 1)))
+        level, labels = _levels(bound, name)
+        lone = [
+            {"patient": bound.patients[i]} | fact(away, t, p)
+            for i, away, t, p in _distant(mean, own, level)
+        ]
+        lone = [each for each in lone if each["p"] < NOTED]
+        found["effects"] += lone
+        if not lone and size >= FEWEST:
+            few, away, sds, p = _two_groups(mean + _of_levels(bound, samples, name), level)
+            who = [{"patient": bound.patients[i], "of": labels[level[i]]} for i in few]
+            if who:
+                found["groups"].append(fact(away, sds, p) | {"patients": who})
+    return {
+        kind: sorted((each for each in facts if each["p"] < NOTED), key=_p)
+        for kind, facts in found.items()
+    }
+
+
+def _levels(bound: PopulationModel, name: str) -> tuple[np.ndarray, list[str]]:
+    """Which patients share the cohort and the levels of the covariates of a parameter; in words."""
+    columns, words = [], []
+    for covariate in bound.population.covariates.get(name, ()):
+        if bound.covariates[covariate].levels:
+            columns.append(bound.patient_design[covariate])
+            words.append([f"{covariate} {x}" for x in bound.data.covariate(covariate)])
+    if name in bound.random.at(COHORT) and bound.clusters:
+        place = bound.patient_design[OF_COHORT]
+        columns.append(place[:, None])
+        words.append([f"cohort {bound.clusters[i]}" for i in place])
+    if not columns:
+        return np.zeros(len(bound.patients), int), [""]
+    _, first, level = np.unique(np.hstack(columns), axis=0, return_index=True, return_inverse=True)
+    return np.ravel(level), [", ".join(each[i] for each in words) for i in first]
+
+
+def _distant(
+    mean: np.ndarray, own: float, level: np.ndarray
+) -> list[tuple[int, float, float, float]]:
+    """(index, deviation, the same in SDs of the others, p), most distant first."""
+    left, found = np.ones(len(mean), bool), []
+    for _ in range(min(NAMED, len(mean) // 4)):
+        best = (-1, 0.0, 0.0, 1.0)
+        for i in np.flatnonzero(left):
+            others = left.copy()
+            others[i] = False
+            same = others & (level == level[i])
+            kinds = np.unique(level[others])
+            free = others.sum() - len(kinds)
+            if not same.any() or free < 2:
+                continue
+            squares = sum(
+                np.var(mean[others & (level == k)]) * (others & (level == k)).sum() for k in kinds
+            )
+            spread = np.sqrt((squares / free + own) * (1 + 1 / same.sum()))
+            away = mean[i] - mean[same].mean()
+            t = away / max(spread, 1e-300)
+            p = 2 * scipy.stats.t.sf(abs(t), free) * left.sum()
+            if abs(t) > abs(best[2]):
+                best = (int(i), float(away), float(t), float(p))
+        if best[0] < 0:
+            break
+        left[best[0]] = False
+        found.append(best)
+    p = np.minimum.accumulate([x[3] for x in found][::-1])[::-1]  # a second one hides the first
+    return [(*x[:3], float(q)) for x, q in zip(found, p, strict=True)]
+
+
+def _of_levels(bound: PopulationModel, samples: Mapping[str, Any], name: str) -> np.ndarray:
+    """What cohorts and levels of covariates add to a parameter, (P,), in the mean of the draws."""
+    total = np.zeros(len(bound.patients))
+    for covariate in bound.population.covariates.get(name, ()):
+        if bound.covariates[covariate].levels:
+            effect = np.asarray(samples[f"beta_{name}_{covariate}"]).mean(0)
+            total += bound.patient_design[covariate] @ effect
+    if name in bound.random.at(COHORT) and bound.clusters:
+        effect = np.asarray(samples[eta_name(name, COHORT)]).mean(0)
+        total += effect[bound.patient_design[OF_COHORT]]
+    return total
+
+
+def _two_groups(x: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, float, float, float]:
+    """Patients who lie with the wrong group, how far from the other one, in SDs within, and p.
+
+    Two groups, found without knowing the levels, must leave less scatter than the levels do; p is
+    how often they leave as little where each level is normal around its mean. With one level, the
+    smaller group is given; with several, those who are not with the majority of their level.
+    """
+    kinds = np.eye(level.max() + 1)[level]  # (P, L)
+    count = kinds.sum(0)
+
+    def within(x: np.ndarray) -> np.ndarray:
+        return np.sum((x - (x @ kinds / count)[:, level]) ** 2, axis=1)
+
+    sd = np.sqrt(within(x[None])[0] / max(len(x) - len(count), 1))
+    by_chance = (x @ kinds / count)[level] + sd * np.random.default_rng(0).standard_normal(
+        (SPLITS, len(x))
+    )
+    left, cut = _split(x[None])
+    share = left / np.maximum(within(x[None]), 1e-300)
+    p = np.mean(np.append(_split(by_chance)[0] / within(by_chance) <= share, True))
+    high = np.zeros(len(x), bool)
+    high[np.argsort(x)[cut[0] :]] = True
+    of_level = high @ kinds / count > 0.5
+    odd = np.flatnonzero(high != of_level[level])
+    away = x[high].mean() - x[~high].mean()
+    if odd.size:
+        away *= 1.0 if high[odd].mean() > 0.5 else -1.0
+    return odd, float(away), float(away / max(np.sqrt(left[0] / (len(x) - 2)), 1e-300)), float(p)
+
+
+def _split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of squares within the two groups of the best split of each row, and its place.
+
+    Groups have two members at least: one alone is no group.
+    """
+    x = np.sort(x, axis=1)
+    n = x.shape[1]
+    k = np.arange(2, n - 1)
+    total, sums = np.sum((x - x.mean(1, keepdims=True)) ** 2, axis=1), np.cumsum(x, axis=1)
+    low, high = sums[:, 1 : n - 2] / k, (sums[:, -1:] - sums[:, 1 : n - 2]) / (n - k)
+    left = total[:, None] - k * (n - k) / n * (high - low) ** 2
+    best = left.argmin(1)
+    return np.maximum(left[np.arange(len(x)), best], 0.0), k[best]
+
+
+def _p(fact: Mapping[str, Any]) -> float:
+    return float(fact["p"])
+
+
+def _scores(bound: PopulationModel, samples: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
+    """P(below the LLOQ), P(between it and the lowest measured value), scores, expected scores.
+
+    Each (draw, P, T); 0 where padded. Scores are 0 where censored; expected ones are there what is
+    expected beyond the limit.
+    """
+    a = bound.individual
+    _, top = _gap(bound)
+
+    def one(sample: Mapping[str, Any]) -> Any:
+        params, theta = bound.of_sample(sample)
+        assert params is not None
+        f = jnp.where(a.mask, bound.individual_levels(params), 1.0)
+
+        def below(y: Any) -> Any:
+            def each(output: str) -> Any:
+                residual = bound.population.residual_of(output)
+                return residual.log_cdf(y, f, bound.population.residual_theta(theta, output))
+
+            return jnp.exp(bound.by_endpoint(each))
+
+        def score(output: str) -> Any:
+            residual = bound.population.residual_of(output)
+            own = bound.population.residual_theta(theta, output)
+            return residual.standardize(a.value, f, own)[0]
+
+        def limited_score(output: str) -> Any:
+            residual = bound.population.residual_of(output)
+            own = bound.population.residual_theta(theta, output)
+            return residual.standardize(jnp.where(a.censored == 1, a.lloq, a.value), f, own)[0]
+
+        limit = bound.by_endpoint(limited_score)
+        beyond = jnp.where(a.censored == 1, -1.0, 1.0)  # E of a score beyond that of the limit
+        mills = beyond * jnp.exp(jax.scipy.stats.norm.logpdf(limit) - log_ndtr(beyond * -limit))
+        under = below(jnp.asarray(a.lloq))
+        measured = jnp.where(a.mask & (a.censored == 0), bound.by_endpoint(score), 0.0)
+        limited = a.mask & (a.lloq > NEVER)
+        return (
+            jnp.where(limited, under, 0.0),
+            jnp.where(limited, jnp.maximum(below(jnp.asarray(top)) - under, 0.0), 0.0),
+            measured,
+            jnp.where(a.mask & (a.censored != 0), mills, measured),
+        )
+
+    return tuple(np.asarray(x) for x in jax.jit(lambda s: jax.lax.map(one, s))(samples))
+
+
+def _gap(bound: PopulationModel) -> tuple[dict[int, float], np.ndarray]:
+    """Lowest measured value over its LLOQ by analyte, and that times every LLOQ, (P, T)."""
+    a = bound.individual
+    top, lowest = np.array(a.lloq, float), {}
+    for i in range(len(a.analytes)):
+        here = a.mask & (a.analyte == i) & (a.lloq > NEVER)
+        measured = here & (a.censored == 0)
+        if measured.any():
+            lowest[i] = float(np.min(a.value[measured] / a.lloq[measured]))
+            top[here] *= max(lowest[i], 1.0)
+    return lowest, top
+
+
+def _offset(bound: PopulationModel, expected: np.ndarray) -> Found:
+    """Endpoints whose levels lie to one side of the fitted curves, patient by patient.
+
+    Args:
+        expected: scores, and what is expected of them where they are censored, (P, T).
+    """
+    a, found = bound.individual, []
+    for i, analyte in enumerate(a.analytes):
+        here = a.mask & (a.analyte == i)
+        n = here.sum(1)
+        mean = (np.where(here, expected, 0.0).sum(1) / np.maximum(n, 1))[n > 0]
+        if len(mean) < 4:
+            continue
+        t = mean.mean() / max(mean.std(ddof=1) / np.sqrt(len(mean)), 1e-300)
+        p = 2 * scipy.stats.t.sf(abs(t), len(mean) - 1) * len(a.analytes)
+        if p < NOTED and abs(mean.mean()) > LEVEL:
+            found.append({"analyte": analyte, "sds": float(mean.mean()), "p": float(p)})
+    return found
+
+
+def _residuals(bound: PopulationModel, score: np.ndarray) -> dict[str, Found]:
+    """Samples far off the patients' own curves, and patients whose samples all scatter."""
+    a = bound.individual
+    measured = a.mask & (a.censored == 0)
+    count, square = int(measured.sum()), np.where(measured, score**2, 0.0)
+    if count < FEWEST:
+        return {}
+    total = square.sum()
+    samples, odd = [], np.zeros_like(measured)
+    for i, j in zip(*np.nonzero(measured), strict=True):
+        t = score[i, j] / np.sqrt((total - square[i, j]) / (count - 2) + 1e-300)
+        p = 2 * scipy.stats.t.sf(abs(t), count - 2) * count
+        if p < NOTED:
+            odd[i, j] = True
+            fact = {"patient": bound.patients[i], "day": float(a.time[i, j])}
+            fact |= {"value": float(a.value[i, j]), "analyte": a.analytes[a.analyte[i, j]]}
+            samples.append(fact | {"sds": float(t), "p": float(p)})
+    people = []
+    n, sums = (measured & ~odd).sum(1), np.where(odd, 0.0, square).sum(1)
+    for i, name in enumerate(bound.patients):
+        others = int(n.sum() - n[i])
+        own = score[i, measured[i]]
+        if odd[i].any():  # one odd sample moves the whole curve: without it, and the move
+            own = np.delete(own, np.abs(own).argmax())
+            own = (own - own.mean()) * np.sqrt(len(own) / max(len(own) - 1, 1))
+        if len(own) < 3 or others < FEWEST:
+            continue
+        ratio = np.mean(own**2) / max((sums.sum() - sums[i]) / others, 1e-300)
+        p = scipy.stats.f.sf(ratio, len(own), others) * len(bound.patients)
+        if p < NOTED:
+            people.append({"patient": name, "times": float(np.sqrt(ratio)), "p": float(p)})
+    told = {fact["patient"] for fact in people}
+    samples = [fact for fact in samples if fact["patient"] not in told]
+    return {"samples": sorted(samples, key=_p), "scatter": sorted(people, key=_p)}
+
+
+def _limits(bound: PopulationModel, below: np.ndarray, gap: np.ndarray) -> dict[str, Found]:
+    """Limits of quantification that do not belong to the values."""
+    a = bound.individual
+    lowest, _ = _gap(bound)
+    missing, shares = [], []
+    for i, analyte in enumerate(a.analytes):
+        here = a.mask & (a.analyte == i) & (a.lloq > NEVER)
+        if i in lowest and lowest[i] > WIDE:
+            each = gap[:, here]
+            p = float(np.mean(np.exp(np.sum(np.log1p(-np.minimum(each, 1 - 1e-12)), axis=1))))
+            if p < NOTED:
+                limit, upper = float(np.median(a.lloq[here])), lowest[i]
+                fact = {"analyte": analyte, "lloq": limit, "lowest": limit * upper}
+                missing.append(fact | {"expected": float(each.sum(1).mean()), "p": p})
+        if here.any():
+            share = below[:, here].mean(0)
+            seen, expected = int((a.censored[here] == 1).sum()), float(share.sum())
+            sd = float(np.sqrt(np.sum(share * (1 - share)))) + 0.5  # of whole numbers
+            p = 2 * float(scipy.stats.norm.sf(abs(seen - expected) / sd))
+            if p < NOTED:
+                fact = {"analyte": analyte, "seen": seen, "expected": expected}
+                shares.append(fact | {"of": int(here.sum()), "p": p})
+    return {"gap": missing, "below": shares}
+
+
+def _of_values(bound: PopulationModel) -> dict[str, Found]:
+    """What values and limits say by themselves: limits in place of values, values below limits."""
+    a = bound.individual
+    tied, under = [], []
+    for i, analyte in enumerate(a.analytes):
+        here = a.mask & (a.analyte == i)
+        measured, limits = a.value[here & (a.censored == 0)], a.lloq[here & (a.censored == 1)]
+        counts = Counter(measured.tolist())
+        low = min(counts, default=0.0)
+        others = max((n for value, n in counts.items() if value != low), default=1)
+        if counts and counts[low] >= TIED * others:
+            tied.append({"analyte": analyte, "value": low, "count": counts[low], "p": 0.0})
+        if limits.size and (measured < limits.min()).any():
+            fact = {"analyte": analyte, "lloq": float(limits.min()), "value": low, "p": 0.0}
+            under.append(fact | {"count": int((measured < limits.min()).sum())})
+    return {"tied": tied, "under": under}

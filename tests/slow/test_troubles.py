@@ -1,0 +1,495 @@
+"""Ten ways in which a fit goes wrong, what carpk says to each, and that it says it of no other.
+
+Every way is data or a model with one fault, beside a control without it. What is printed here is
+what `docs/when_a_fit_goes_wrong.md` shows: the page is compared with it, numbers apart.
+"""
+
+import dataclasses
+import re
+from functools import cache
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pandas as pd
+import pytest
+from hierarchies import LINEAR, PRIORS, decaying
+
+import carpk as ck
+
+pytestmark = pytest.mark.slow
+
+PAGE = Path(__file__).parents[2] / "docs" / "when_a_fit_goes_wrong.md"
+QUIET = {"method": "laplace", "progress": False}
+POP = ck.Population(LINEAR, varies=["base"], priors=PRIORS)
+ARMS = dataclasses.replace(
+    POP,
+    covariates={"base": ["cohort"]},
+    priors=PRIORS | {"beta_base_cohort": dist.Normal(0.0, 2.0)},
+)
+
+
+# --- models and data ------------------------------------------------------------------------------
+
+
+class Entry(ck.Params):
+    volume: ck.Scalar = ck.param(1.0, "L", "volume", "assumed", prior_sd=1.5)
+    clearance: ck.Scalar = ck.param(0.2, "L/day", "clearance", "assumed")
+    k_in: ck.Scalar = ck.param(0.3, "1/day", "rate of entry", "assumed")
+
+
+class Phases(ck.Params):
+    a: ck.Scalar = ck.param(30.0, "cells/µL", "level on day 0 of one phase", "assumed")
+    b: ck.Scalar = ck.param(30.0, "cells/µL", "level on day 0 of the other", "assumed")
+    k_a: ck.Scalar = ck.param(0.1, "1/day", "loss rate of the one", "assumed")
+    k_b: ck.Scalar = ck.param(0.1, "1/day", "loss rate of the other", "assumed")
+
+
+class Seen(ck.Params):
+    cells: ck.Scalar = ck.param(10.0, "cells/µL", "cells on day 0", "assumed")
+    share: ck.Scalar = ck.param(1.0, "1", "share that the assay sees", "assumed")
+    halve: ck.Scalar = ck.param(10.0, "day", "half-life", "assumed")
+
+
+class Late(ck.Params):
+    base: ck.Scalar = ck.param(10.0, "cells/µL", "level on day 0", "assumed")
+    last: ck.Scalar = ck.param(40.0, "day", "day of the last cell", "assumed", prior_sd=0.3)
+
+
+def entry(t, p):
+    """One compartment with first-order entry: rates of entry and loss may change places."""
+    k_out = p.clearance / p.volume
+    apart = jnp.where(jnp.abs(p.k_in - k_out) < 1e-6, 1e-6, p.k_in - k_out)
+    return 30 * p.k_in / (p.volume * apart) * (jnp.exp(-k_out * t) - jnp.exp(-p.k_in * t))
+
+
+def closed(name, params, level):
+    return ck.ClosedForm(
+        name=name, params=params, outputs={"car_t": level}, units={"car_t": "cells/µL"}
+    )
+
+
+ENTRY = closed("entry", Entry, entry)
+PHASES = closed(
+    "phases", Phases, lambda t, p: p.a * jnp.exp(-p.k_a * t) + p.b * jnp.exp(-p.k_b * t)
+)
+SEEN = closed("seen", Seen, lambda t, p: p.cells * p.share * jnp.exp(-jnp.log(2) * t / p.halve))
+LATE = closed("late", Late, lambda t, p: p.base * jnp.sqrt(1 - t / p.last))
+LONG = (1.0, 2.0, 4.0, 7.0, 14.0, 21.0, 28.0, 42.0, 60.0)
+SHORT = (1.0, 3.0, 7.0, 14.0, 28.0)
+RATES = {"k_a": 0.3, "k_b": 0.02}
+FIXED = {"N0": 6.0, "B0": 94.86, "rhoC": 0.0251, "a": 0.423, "kB": 4.05, "gammaB": 1.15}
+FIXED |= {"rB": 0.19, "KN": 500.0, "b": 0.525}  # of kimmel2021
+
+
+def curves(model, truth, varies, days, residual=0.2, patients=8):
+    """Simulated patients of a closed form, one of whose parameters varies with an SD of 0.3."""
+    rng = np.random.default_rng(0)
+    names = [f"p{i}" for i in range(patients)]
+    rows = []
+    for name in names:
+        p = model.params(**truth)
+        own = float(getattr(p, varies)) * np.exp(0.3 * rng.standard_normal())
+        f = np.asarray(model.level("car_t", jnp.array(days), p.replace(**{varies: own})))
+        y = f * np.exp(residual * rng.standard_normal(len(days)))
+        rows += [(name, t, "car_t", v, "cells/µL", 0) for t, v in zip(days, y, strict=True)]
+    return frames(rows, names)
+
+
+def frames(rows, names, amount=1e8):
+    columns = ["patient", "time", "analyte", "value", "unit", "censored"]
+    doses = {"patient": names, "time": 0.0, "product": "car_t", "amount": amount}
+    return ck.Dataset.from_frames(
+        patients=pd.DataFrame({"patient": names}),
+        doses=pd.DataFrame(doses | {"unit": "cells", "duration": 0.0}),
+        observations=pd.DataFrame(rows, columns=columns),
+        name="simulated",
+    )
+
+
+def changed(data, where=slice(None), **columns):
+    """The same data with columns of some observations replaced."""
+    table = data.observations.copy()
+    for name, value in columns.items():
+        table.loc[where, name] = value(table) if callable(value) else value
+    return dataclasses.replace(data, observations=table)
+
+
+def of(data, patient):
+    return data.observations["patient"] == patient
+
+
+def below(data):
+    return data.observations["censored"] == 1
+
+
+def arms(effect):
+    """20 patients in two cohorts that differ by `effect` on the log scale."""
+    data = decaying(patients=20)
+    cohort = data.observations["patient"].map(data.patients.set_index("patient")["cohort"])
+    return changed(data, cohort == "c1", value=lambda t: t["value"] * np.exp(effect - 0.8))
+
+
+def swapped(data, patients):
+    """The same data with these patients labelled as if they were of the other cohort."""
+    other = data.patients["cohort"].map({"c0": "c1", "c1": "c0"})
+    cohort = data.patients["cohort"].where(~data.patients["patient"].isin(patients), other)
+    return dataclasses.replace(data, patients=data.patients.assign(cohort=cohort))
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def masked(text):
+    """Text without its numbers, which differ in the last digits between machines."""
+    return re.sub(r"-?\d[\d.]*(e[-+]?\d+)?", "#", text)
+
+
+def shown(section, fit):
+    """Hold the page to what is printed: a block of the section has the verdict's own lines."""
+    body = PAGE.read_text(encoding="utf-8").split(f"## {section}. ")[1].split("\n## ")[0]
+    blocks = [masked(b).rstrip().splitlines() for b in re.findall(r"```text\n(.*?)```", body, re.S)]
+    lines = masked(str(fit.verdict)).rstrip().splitlines()
+    kept = [line for line in lines if "M# likelihood" not in line]
+    assert kept in blocks, str(fit.verdict)
+
+
+def said(fit):
+    return "\n".join((*fit.verdict.troubles, *fit.verdict.notes))
+
+
+def clean(fit, *, censored=False):
+    """Ok, and nothing to say but the share below the LLOQ."""
+    notes = [n for n in fit.verdict.notes if not (censored and "M3 likelihood" in n)]
+    assert fit.ok, fit.verdict
+    assert not notes, fit.verdict
+
+
+@cache
+def control(lloq=0.0):
+    """A fit without a fault, of 12 patients."""
+    return ck.fit(POP, sound(lloq), **QUIET)
+
+
+@cache
+def sound(lloq=0.0):
+    return decaying(patients=12, cohorts=1, lloq=lloq)
+
+
+# --- the ten ways ---------------------------------------------------------------------------------
+
+
+class TestTwoModes:
+    """1. Entry faster than loss, or loss faster than entry: both fit, with different volumes."""
+
+    DATA = curves(ENTRY, {"volume": 1.0, "clearance": 0.1, "k_in": 1.0}, "clearance", LONG)
+    POP = ck.Population(ENTRY)
+    KNOWN = ck.Population(ENTRY, priors={"volume": dist.LogNormal(0.0, 0.3)})
+
+    def test_laplace_names_both(self):
+        fit = ck.fit(self.POP, self.DATA, **QUIET)
+        assert not fit.ok
+        assert re.search(r"2 modes \(\d+% around .*volume .*; \d+% around", said(fit))
+        assert "holds for one of the two" in said(fit)
+        assert "with a prior" in said(fit)
+        shown(1, fit)
+
+    def test_chains_are_said_to_stay_at_different_modes(self):
+        fit = ck.fit(self.POP, self.DATA, draws=150, tune=200, seed=1, progress=False)
+        assert not fit.ok
+        assert "2 modes" in said(fit)
+        assert "medians by chain" in said(fit)
+        assert "no number of draws mends" in said(fit)
+        assert "next to nothing" not in said(fit)  # what lies between two modes is no spread
+
+    def test_a_prior_settles_it(self):
+        clean(ck.fit(self.KNOWN, self.DATA, **QUIET))
+
+
+class TestUnidentified:
+    """2. Only a product of two parameters is seen; or nothing of one of them."""
+
+    DATA = curves(SEEN, {}, "cells", SHORT)
+    POP = ck.Population(SEEN, varies=["cells"])
+
+    def test_parameters_that_only_act_together_are_named(self):
+        fit = ck.fit(self.POP, self.DATA, **QUIET)
+        assert "do not tell cells, share apart: cells up and share down" in said(fit)
+        assert "Fix one of them" in said(fit)
+        shown(2, fit)
+
+    def test_a_parameter_without_information_is_named(self):
+        early = changed(self.DATA)
+        table = early.observations
+        early = dataclasses.replace(early, observations=table[table["time"] == 1.0])
+        fit = ck.fit(dataclasses.replace(self.POP, fixed={"share": 1.0}), early, **QUIET)
+        assert re.search(r"next to nothing about .*halve", said(fit))
+
+    def test_one_of_them_fixed_leaves_nothing_to_say(self):
+        clean(ck.fit(dataclasses.replace(self.POP, fixed={"share": 1.0}), self.DATA, **QUIET))
+
+
+class TestLimits:
+    """3. Limits of quantification that are not those of the values."""
+
+    DATA = sound(3.0)
+
+    def test_a_limit_ten_fold_too_low_leaves_a_gap(self):
+        low = changed(changed(self.DATA, lloq=0.3), below(self.DATA), value=0.3)
+        fit = ck.fit(POP, low, **QUIET)
+        assert not fit.ok
+        assert "No measured value of car_t lies between the LLOQ, 0.3, and 3.15" in said(fit)
+        assert "Look at column lloq" in said(fit)
+        shown(3, fit)
+
+    def test_a_limit_ten_fold_too_high_lies_above_values(self):
+        """Where the limit stands in every row the data are refused, before any fit."""
+        high = changed(self.DATA, lloq=np.nan)
+        high = changed(high, below(self.DATA), value=30.0, lloq=30.0)
+        fit = ck.fit(POP, high, **QUIET)
+        assert not fit.ok
+        assert "values of car_t lie below 30" in said(fit)
+        shown(3, fit)
+        with pytest.raises(ck.DatasetError, match="below its LLOQ"):
+            ck.Dataset.from_frames(
+                patients=self.DATA.patients,
+                doses=self.DATA.doses,
+                observations=high.observations.assign(lloq=30.0),
+            )
+
+    @pytest.mark.parametrize("share", [1.0, 0.5])
+    def test_limits_in_place_of_values_repeat(self, share):
+        filled = changed(self.DATA, below(self.DATA), value=3.0 * share)
+        fit = ck.fit(POP, changed(filled, censored=0, lloq=np.nan), **QUIET)
+        assert not fit.ok
+        assert f"values of car_t are exactly {3 * share:g}, the lowest of all" in said(fit)
+        assert "censored = 1" in said(fit)
+        if share == 1:
+            shown(3, fit)
+
+    def test_the_right_limit_leaves_nothing_to_say(self):
+        clean(control(3.0), censored=True)
+
+
+class TestUnits:
+    """4. A thousand times too high, all or one patient."""
+
+    def test_of_all_data_disagrees_with_the_prior(self):
+        fit = ck.fit(POP, changed(sound(), value=lambda t: 1000 * t["value"]), **QUIET)
+        assert not fit.ok
+        assert "Data and prior disagree about base" in fit.verdict.troubles[0]
+        assert "factor near 1000" in said(fit)
+        assert "Look at units and doses first" in said(fit)
+        shown(4, fit)
+
+    def test_of_one_patient_names_the_patient(self):
+        wrong = changed(sound(), of(sound(), "p3"), value=lambda t: 1000 * t["value"])
+        fit = ck.fit(POP, wrong, **QUIET)
+        assert not fit.ok
+        assert "Patient p3 is unlike the others" in fit.verdict.troubles[0]
+        assert "factor near 1000" in said(fit)
+        assert "Look at the unit" in said(fit)
+        assert "Patient p4" not in said(fit)
+        shown(4, fit)
+
+    def test_of_two_patients_names_both(self):
+        """Each widens the spread in which the other could hide."""
+        both = of(sound(), "p3") | of(sound(), "p8")
+        fit = ck.fit(POP, changed(sound(), both, value=lambda t: 1000 * t["value"]), **QUIET)
+        assert not fit.ok
+        assert {"p3", "p8"} <= set(re.findall(r"p\d+", said(fit)))
+
+    def test_of_one_sample_names_the_day(self):
+        one = of(sound(), "p2") & (sound().observations["time"] == 14.0)
+        fit = ck.fit(POP, changed(sound(), one, value=lambda t: 1000 * t["value"]), **QUIET)
+        assert not fit.ok
+        assert "The sample of patient p2 on day 14" in fit.verdict.troubles[0]
+        shown(4, fit)
+
+    def test_the_right_unit_leaves_nothing_to_say(self):
+        clean(control())
+
+
+class TestOnePatient:
+    """5. One patient follows another curve: rising where all others fall."""
+
+    def test_is_named(self):
+        days = sound().observations["time"]
+        wave = np.exp(1.5 * np.where(days.isin([3.0, 14.0]), 1.0, -1.0))
+        data = changed(sound(), of(sound(), "p5"), value=lambda t: t["value"] * wave)
+        fit = ck.fit(POP, data, **QUIET)
+        assert not fit.ok
+        assert "The samples of patient p5" in said(fit)
+        assert "plot.individual_fits" in said(fit)
+        shown(5, fit)
+
+    def test_nobody_is_named_without(self):
+        clean(control())
+
+
+class TestSwapped:
+    """6. Patients with the label of the other arm."""
+
+    def test_are_named_where_the_arms_are_far_apart(self):
+        fit = ck.fit(ARMS, swapped(arms(3.2), [f"p{i}" for i in range(6)]), **QUIET)
+        text = said(fit)
+        assert not fit.ok
+        assert "p0 (cohort c1), p1 (cohort c0), p2 (cohort c1), p3 (cohort c0)" in text
+        assert "p6" not in text
+        assert "Look at swapped labels" in text
+        shown(6, fit)
+
+    def test_cannot_be_told_where_the_arms_overlap(self):
+        """Arms 0.8 apart, patients spread by 0.5: the effect shrinks, and nothing says why."""
+        fit, right = (
+            ck.fit(ARMS, data, **QUIET)
+            for data in (swapped(arms(0.8), [f"p{i}" for i in range(6)]), arms(0.8))
+        )
+        clean(fit)
+        clean(right)
+        effects = [x.summary().loc["beta_base_cohort[c1]", "median"] for x in (fit, right)]
+        assert effects[0] < 0.65 * effects[1]
+        assert len(ck.checks.vpc(fit, by="cohort", draws=100).outside) <= 3
+
+    def test_arms_far_apart_leave_nothing_to_say(self):
+        clean(ck.fit(ARMS, arms(3.2), **QUIET))
+
+
+class TestFewDraws:
+    """7. Too few draws."""
+
+    def test_of_chains(self):
+        fit = ck.fit(POP, sound(), draws=25, tune=150, chains=2, progress=False)
+        assert not fit.ok
+        assert "Too few effective draws" in said(fit)
+        assert "raise draws" in said(fit)
+        shown(7, fit)
+
+    def test_of_one_chain(self):
+        fit = ck.fit(POP, sound(), draws=500, tune=150, chains=1, progress=False)
+        assert not fit.ok
+        assert "one chain only" in said(fit)
+        assert "chains=4" in said(fit)
+
+    def test_of_a_normal_approximation(self):
+        fit = ck.fit(POP, sound(), draws=5, chains=1, **QUIET)
+        assert not fit.ok
+        assert "Raise draws to 1000" in said(fit)
+
+    def test_enough_are_enough(self):
+        clean(ck.fit(POP, sound(), draws=400, tune=300, progress=False))
+
+
+class TestSolver:
+    """8. A mesh that is too coarse for precise data; levels that do not exist."""
+
+    MODEL = ck.load_model("kimmel2021")
+    DAYS = np.array([1.0, 3.0, 7.0, 14.0, 28.0, 60.0])
+
+    def fit(self, rtol):
+        rng, names, rows = np.random.default_rng(0), list("abcd"), []
+        for name in names:
+            p = self.MODEL.params(KC=139 * np.exp(0.3 * rng.standard_normal()))
+            f = ck.solve(self.MODEL, ck.Regimen.cells(0, 1.8e8), self.DAYS, p)["car_t"]
+            y = np.asarray(f) * np.exp(0.005 * rng.standard_normal(6))
+            rows += [
+                (name, t, "car_t", v, "cells/µL", 0) for t, v in zip(self.DAYS, y, strict=True)
+            ]
+        priors = {"sigma": dist.LogNormal(np.log(0.005), 0.3)}
+        pop = ck.Population(self.MODEL, varies=["KC"], fixed=FIXED, priors=priors, rtol=rtol)
+        return ck.fit(pop, frames(rows, names, 1.8e8), **QUIET)
+
+    def test_a_coarse_mesh_changes_the_posterior(self):
+        fit = self.fit(0.3)
+        assert not fit.ok
+        assert "The solver changed the posterior" in said(fit)
+        assert "Population(..., rtol=1e-6)" in said(fit)
+        shown(8, fit)
+
+    def test_the_default_mesh_does_not(self):
+        clean(self.fit(1e-4))
+
+    def test_patients_without_levels_are_named(self):
+        data = curves(LATE, {"last": 29.0}, "base", SHORT, residual=0.5)
+        fit = ck.fit(ck.Population(LATE, varies=["base"]), data, **QUIET)
+        assert not fit.ok
+        assert "not finite in some draws (p0 in" in said(fit)
+        assert "narrower priors" in said(fit)
+
+
+class TestConflict:
+    """9. A prior that the data contradict."""
+
+    DATA = curves(LINEAR, {"base": 30.0}, "base", SHORT)
+
+    def prior(self, median, sd):
+        priors = {"base": dist.LogNormal(np.log(median), sd)}
+        return ck.Population(LINEAR, varies=["base"], priors=priors)
+
+    def test_a_narrow_prior_that_wins_is_named(self):
+        """The typical value stays at the prior's, and omega takes the blame."""
+        fit = ck.fit(self.prior(10, 0.05), self.DATA, **QUIET)
+        assert not fit.ok
+        assert "patients' base is not around its typical value" in said(fit)
+        assert "Widen the prior" in said(fit)
+        assert 9 < fit.summary().loc["base", "median"] < 12
+        shown(9, fit)
+
+    def test_without_random_effects_the_data_are_asked_alone(self):
+        fit = ck.fit(
+            dataclasses.replace(self.prior(10, 0.05), varies=[], fixed={"halve": 10.0}),
+            self.DATA,
+            **QUIET,
+        )
+        assert not fit.ok
+        assert "levels of car_t lie above the fitted curves" in said(fit)
+
+    def test_a_prior_that_loses_is_named(self):
+        fit = ck.fit(self.prior(1, 0.8), self.DATA, **QUIET)
+        assert not fit.ok
+        assert "Data and prior disagree about base" in said(fit)
+        shown(9, fit)
+
+    @pytest.mark.parametrize(("median", "sd"), [(10.0, 1.0), (29.0, 0.05)])
+    def test_a_prior_that_holds_leaves_nothing_to_say(self, median, sd):
+        fit = ck.fit(self.prior(median, sd), self.DATA, **QUIET)
+        assert fit.ok
+        assert "disagree" not in said(fit)
+        assert "typical value" not in said(fit)
+
+
+class TestLabels:
+    """10. Two phases that can change their names."""
+
+    DATA = curves(PHASES, {"a": 50.0, "b": 5.0} | RATES, "a", LONG)
+
+    def test_are_named_in_pairs(self):
+        fit = ck.fit(ck.Population(PHASES), self.DATA, **QUIET)
+        assert not fit.ok
+        assert "Exchanging a with b and k_a with k_b changes nothing" in said(fit)
+        assert "a ratio between 0 and 1" in said(fit)
+        shown(10, fit)
+
+    def test_priors_that_do_not_overlap_leave_nothing_to_say(self):
+        priors = {name: dist.LogNormal(np.log(x), 0.3) for name, x in RATES.items()}
+        clean(ck.fit(ck.Population(PHASES, priors=priors), self.DATA, **QUIET))
+
+
+# --- no false alarms ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_data_without_a_fault_give_no_trouble(seed):
+    """Every second one with a limit of quantification and with arms."""
+    odd = bool(seed % 2)
+    data = decaying(patients=12, cohorts=1 + odd, lloq=3.0 * odd, seed=100 + seed)
+    clean(ck.fit(ARMS if odd else POP, data, **QUIET), censored=odd)
+
+
+def test_a_file_keeps_what_was_found(tmp_path):
+    wrong = changed(sound(), of(sound(), "p3"), value=lambda t: 1000 * t["value"])
+    fit = ck.fit(POP, wrong, **QUIET)
+    back = ck.load_fit(fit.save(tmp_path / "fit.nc"), population=POP)
+    assert not back.ok
+    assert str(back.verdict) == str(fit.verdict)
