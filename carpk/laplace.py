@@ -37,7 +37,7 @@ OUTER_STEPS = 200
 NEWTON_STEPS = 3  # after that, each with a Hessian
 DECREMENT = 1e-3  # of the mode: g' H^-1 g, in squared posterior SDs
 STEP = 1e-3  # of the differences of the gradient, in prior SDs of the outer coordinates
-FLATTEST = 1e-2  # curvature that any direction is taken to have, where the prior's is about 1
+FLATTEST = 0.1  # curvature that any direction is taken to have, where the prior's is about 1
 REACH = 6.0  # how many prior SDs from the start a mode is looked for
 IMPOSSIBLE = 1e12  # -ln posterior where it is not finite
 

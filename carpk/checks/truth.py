@@ -158,8 +158,8 @@ def sampled(
     rng = np.random.default_rng(seed)
     if method == "nuts":
         shape = (size, first.patients, first.inner)
-        start = {"population": rng.standard_normal((size, first.outer))}
-        start |= {"patients": rng.standard_normal(shape)} if min(shape) else {}
+        start = {"population": np.zeros((size, first.outer))}  # the mode
+        start |= {"patients": np.zeros(shape)} if min(shape) else {}
         return one_chain_each(
             lambda data: data[1].target(of(data[0]), data[2]),
             (values, standards, start),
