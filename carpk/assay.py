@@ -63,10 +63,6 @@ class Residual:
         """ln P(measured level < y)."""
         return log_ndtr(self.standardize(y, f, theta)[0])
 
-    def log_sf(self, y: Any, f: Any, theta: Theta) -> Any:
-        """ln P(measured level > y)."""
-        return log_ndtr(-self.standardize(y, f, theta)[0])
-
 
 @dataclasses.dataclass(frozen=True)
 class LogNormal(Residual):
