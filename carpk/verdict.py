@@ -91,9 +91,10 @@ def judge(
         more, numbers = _of_chains(posterior, stats, bool(modes))
     else:
         more, numbers = _of_mode(bound, settings)
-    troubles += _against_the_prior(posterior, prior, bound)
+    against, pulled = _against_the_prior(posterior, prior, bound)
+    troubles += against
     troubles += modes + more + _of_levels(posterior, pointwise, bound, settings)
-    notes = surprising + _of_weights(settings)
+    notes = surprising + pulled + _of_weights(settings)
     notes += [
         f"{name} = {value:g} for everybody, the model file's reference: the data have no column "
         f"{name!r}."
@@ -186,9 +187,13 @@ def _of_weights(settings: Mapping[str, Any]) -> list[str]:
 
 def _against_the_prior(
     posterior: xr.Dataset, prior: xr.Dataset, bound: PopulationModel
-) -> list[str]:
-    """Parameters that lie far outside their prior, or at the end of their range."""
-    troubles = []
+) -> tuple[list[str], list[str]]:
+    """Parameters that lie far outside their prior, or at the end of their range; and notes.
+
+    That a prior holds a parameter away from the data rests on a normal likelihood far from where
+    the draws are: a note, not a trouble.
+    """
+    troubles, held = [], []
     for name in bound.priors:
         if name == CORRELATION:
             continue
@@ -214,8 +219,8 @@ def _against_the_prior(
             )
         elif PRIOR_ALONE < np.ravel(told)[i] < HELD and np.max(np.abs(pull)) > CONFLICT:
             alone = bound.scale(name).inverse(before_it + (middle - before_it) / told)
-            troubles.append(
-                f"Data and prior disagree about {name}: the prior is so narrow that it holds "
+            held.append(
+                f"data and prior disagree about {name}: the prior is so narrow that it holds "
                 f"{name} near {float(np.ravel(bound.scale(name).inverse(middle))[i]):.3g}, but the "
                 f"data by themselves would put it near {float(np.ravel(alone)[i]):.2g}, "
                 f"{np.max(np.abs(pull)):.1f} SDs away from the prior. Widen the prior, or find out "
@@ -230,7 +235,7 @@ def _against_the_prior(
                     f"{name} lies at the end of its range ({low:g} to {high:g}) in {at:.0%} of the "
                     "draws: fix it there, or choose a model without it."
                 )
-    return troubles
+    return troubles, held
 
 
 def _surprising(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
