@@ -364,7 +364,6 @@ class TestFewDraws:
         assert not fit.ok
         assert "Too few effective draws" in said(fit)
         assert "raise draws" in said(fit)
-        shown(7, fit)
 
     def test_of_one_chain(self):
         fit = ck.fit(POP, sound(), draws=500, tune=150, chains=1, progress=False)
@@ -378,7 +377,7 @@ class TestFewDraws:
         assert "Raise draws to 1000" in said(fit)
 
     def test_enough_are_enough(self):
-        clean(ck.fit(POP, sound(), draws=400, tune=300, progress=False))
+        clean(ck.fit(POP, sound(), draws=1000, tune=500, progress=False))
 
 
 class TestSolver:
