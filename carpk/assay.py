@@ -63,6 +63,10 @@ class Residual:
         """ln P(measured level < y)."""
         return log_ndtr(self.standardize(y, f, theta)[0])
 
+    def log_sf(self, y: Any, f: Any, theta: Theta) -> Any:
+        """ln P(measured level > y)."""
+        return log_ndtr(-self.standardize(y, f, theta)[0])
+
 
 @dataclasses.dataclass(frozen=True)
 class LogNormal(Residual):
@@ -145,19 +149,16 @@ def log_likelihood(
         lloq: lower limit of quantification.
         limit: where finite, a censored level is also known to lie above it (M4).
     """
-    left = censored == 1
-    lloq = jnp.where(left, lloq, y)  # an LLOQ of 0 or NaN must not reach a gradient
+    lloq = jnp.where(censored == 1, lloq, y)  # an LLOQ of 0 or NaN must not reach a gradient
     measured = residual.log_prob(y, f, theta)
-    score = residual.standardize(lloq, f, theta)[0]
-    beyond = log_ndtr(jnp.where(left, score, -score))  # below the limit, or above y
+    below = residual.log_cdf(lloq, f, theta)
+    above = residual.log_sf(y, f, theta)
     if limit is not None:
-        bounded = left & jnp.isfinite(limit) & (limit < lloq)
+        bounded = jnp.isfinite(limit) & (limit < lloq)
         floor = jnp.where(bounded, limit, 0.5 * lloq)
-        share = residual.log_cdf(floor, f, theta) - beyond
-        beyond = jnp.where(
-            bounded, beyond + jnp.log1p(-jnp.exp(jnp.minimum(share, -1e-12))), beyond
-        )
-    return jnp.where(censored == 0, measured, beyond)
+        share = residual.log_cdf(floor, f, theta) - below
+        below = jnp.where(bounded, below + jnp.log1p(-jnp.exp(jnp.minimum(share, -1e-12))), below)
+    return jnp.where(censored == 0, measured, jnp.where(censored == 1, below, above))
 
 
 def copies_per_ug(car_t: Any, leukocytes: Any, vcn: Any = 1.0) -> Any:
