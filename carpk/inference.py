@@ -54,7 +54,7 @@ METHODS = ("nuts", "laplace", "map")
 STARTS = {"nuts": 4, "laplace": 3, "map": 10}  # from which modes are looked for
 VERDICT_DRAWS = 100  # that are solved again, and compared with the data, for the verdict
 ATTEMPTS = 30  # to find a finite starting point of a chain
-SAME_MODE = 4.0  # posterior SDs between two ends within which they are taken for one mode
+ONE_MODE = 4.0  # posterior SDs between two ends within which they are taken for one mode
 HOPELESS = 20.0  # a mode with a log density this much lower is not worth a chain
 
 
@@ -372,7 +372,7 @@ def different_modes(engine: Engine, ends: Sequence[Descent]) -> list[Mode]:
     found = [engine.settled(ends[0])]
 
     def known(u: np.ndarray) -> bool:
-        return any(_distance(u, mode) < SAME_MODE for mode in found)
+        return any(_distance(u, mode) < ONE_MODE for mode in found)
 
     for end in ends[1:]:
         if end.value - ends[0].value < HOPELESS and not known(end.end):

@@ -30,10 +30,9 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import biject_to
 
+from carpk.assay import LN_SQRT_2PI
 from carpk.effects import COHORT, PATIENT, eta_name, omega_name
 from carpk.population import PopulationModel
-
-LN_SQRT_2PI = 0.5 * np.log(2 * np.pi)
 
 
 class Conditional(NamedTuple):

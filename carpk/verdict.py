@@ -261,6 +261,11 @@ def unit_of(ratio: float) -> str:
     return ""
 
 
+def _times_theirs(x: Mapping[str, Any]) -> str:
+    """The factor between these and the others, where there is one."""
+    return f", {x['ratio']:.3g} times theirs{unit_of(x['ratio'])}" if "ratio" in x else ""
+
+
 def _say_tied(x: Mapping[str, Any]) -> str:
     return (
         f"{x['count']} measured values of {x['analyte']} are exactly {x['value']:g}, the lowest of "
@@ -312,8 +317,7 @@ def _say_scatter(x: Mapping[str, Any]) -> str:
 
 
 def _say_effect(x: Mapping[str, Any]) -> str:
-    ratio = x.get("ratio", math.nan)
-    times = "" if math.isnan(ratio) else f", {ratio:.3g} times theirs{unit_of(ratio)}"
+    times = _times_theirs(x)
     return (
         f"Patient {x['patient']} is unlike the others: {x['parameter']} lies {abs(x['sds']):.1f} "
         f"SDs of the others {_side(x['sds'])} their mean{times}, and widens "
@@ -343,8 +347,7 @@ def _say_offset(x: Mapping[str, Any]) -> str:
 
 
 def _say_groups(x: Mapping[str, Any]) -> str:
-    ratio = x.get("ratio", math.nan)
-    times = "" if math.isnan(ratio) else f", {ratio:.3g} times theirs{unit_of(ratio)}"
+    times = _times_theirs(x)
     far = f"{abs(x['sds']):.1f} SDs within a group"
     told = [
         each["patient"] + (f" ({each['of']})" if each["of"] else "") for each in x["patients"][:8]

@@ -22,6 +22,19 @@ LINEAR = ck.ClosedForm(  # ln level is linear in ln base: random effects on it a
 DAYS = (1.0, 3.0, 7.0, 14.0, 28.0)
 PRIORS = {"sigma": dist.LogNormal(np.log(0.4), 0.3)}
 
+PIECEWISE = ck.Population(
+    ck.load_model("piecewise"),
+    varies=["cmax", "t_alpha"],
+    priors={
+        "cmax": dist.LogNormal(np.log(50), 0.7),
+        "tmax": dist.LogNormal(np.log(9), 0.2),
+        "omega_cmax": dist.LogNormal(np.log(0.8), 0.4),
+        "omega_t_alpha": dist.LogNormal(np.log(0.5), 0.4),
+        "sigma": dist.LogNormal(np.log(0.5), 0.2),
+    },
+    fixed={"fb": 0.0079, "beta_alpha": 0.0142, "t_double": 0.755},
+)
+
 
 def decaying(patients=8, cohorts=2, lloq=0.0, seed=0, weight=False):
     """Simulated patients of `LINEAR`; every second one belongs to another cohort."""

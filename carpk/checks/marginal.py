@@ -29,6 +29,7 @@ import numpy as np
 import scipy.stats
 from jax.scipy.special import logsumexp
 
+from carpk.assay import LN_SQRT_2PI
 from carpk.effects import INFUSION, PATIENT
 from carpk.errors import FitError
 from carpk.population import PopulationModel
@@ -40,7 +41,6 @@ WIDER = 1.4  # SDs of the proposal over those of the residuals
 FARTHEST = 4.0  # SDs of a population parameter that the regression is trusted for
 CURVES = 8192  # patients' curves solved at a time: bounds the memory
 BLOCK = 25  # draws between two updates of the progress bar
-LN_SQRT_2PI = 0.5 * np.log(2 * np.pi)
 
 
 def deviations(bound: PopulationModel, sample: Mapping[str, Any]) -> np.ndarray:

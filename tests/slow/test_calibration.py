@@ -2,26 +2,13 @@
 
 import dataclasses
 
-import numpy as np
-import numpyro.distributions as dist
 import pandas as pd
 import pytest
+from hierarchies import PIECEWISE
 
 import carpk as ck
 
 DAYS = [2.0, 5.0, 7.0, 10.0, 14.0, 21.0, 28.0, 60.0]
-POP = ck.Population(
-    ck.load_model("piecewise"),
-    varies=["cmax", "t_alpha"],
-    priors={
-        "cmax": dist.LogNormal(np.log(50), 0.7),
-        "tmax": dist.LogNormal(np.log(9), 0.2),
-        "omega_cmax": dist.LogNormal(np.log(0.8), 0.4),
-        "omega_t_alpha": dist.LogNormal(np.log(0.5), 0.4),
-        "sigma": dist.LogNormal(np.log(0.5), 0.2),
-    },
-    fixed={"fb": 0.0079, "beta_alpha": 0.0142, "t_double": 0.755},
-)
 
 
 class Measured(ck.LogNormal):
@@ -49,15 +36,15 @@ def design(patients=6, lloq=2.0):
 @pytest.mark.slow
 def test_ranks_with_values_below_the_lloq_are_uniform():
     """50 data sets in a fixed order of random numbers: by chance one seed in 20 would fail."""
-    result = ck.checks.sbc(POP, design(), simulations=50, draws=400, tune=300, progress=False)
+    result = ck.checks.sbc(PIECEWISE, design(), simulations=50, draws=400, tune=300, progress=False)
     assert result.ok, repr(result)
     assert "log_lik" in result.ranks
 
 
 @pytest.mark.slow
 def test_ranks_without_the_term_of_the_lloq_are_not():
-    naive = dataclasses.replace(POP, residual=Measured())
+    naive = dataclasses.replace(PIECEWISE, residual=Measured())
     result = ck.checks.sbc(
-        POP, design(), simulations=20, draws=400, tune=300, fitted=naive, progress=False
+        PIECEWISE, design(), simulations=20, draws=400, tune=300, fitted=naive, progress=False
     )
     assert {"sigma", "log_lik"} <= set(result.off), repr(result)

@@ -8,28 +8,16 @@ for about one seed in 100, and for an SD of the posterior that is a third too sm
 import dataclasses
 
 import numpy as np
-import numpyro.distributions as dist
 import pandas as pd
 import pytest
 import scipy.stats
+from hierarchies import PIECEWISE
 
 import carpk as ck
 
 SIMULATIONS = 40
 DAYS = [3, 5, 8, 10, 12, 15, 18, 22, 28, 58, 88, 118, 148]
-POP = ck.Population(
-    ck.load_model("piecewise"),
-    varies=["cmax", "t_alpha"],
-    priors={
-        "cmax": dist.LogNormal(np.log(50), 0.7),
-        "tmax": dist.LogNormal(np.log(9), 0.2),
-        "omega_cmax": dist.LogNormal(np.log(0.8), 0.4),
-        "omega_t_alpha": dist.LogNormal(np.log(0.5), 0.4),
-        "sigma": dist.LogNormal(np.log(0.5), 0.2),
-    },
-    fixed={"fb": 0.0079, "beta_alpha": 0.0142, "t_double": 0.755},
-    virtual_patients=128,
-)
+POP = dataclasses.replace(PIECEWISE, virtual_patients=128)
 
 
 def design(*rows):
