@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from itertools import compress
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 
-from carpk.posterior import Conditional, Posterior, with_derivatives
+from carpk.posterior import Conditional, Levels, Posterior, with_derivatives
 
 LEVEL_STEP = 1e-3  # of the differences of levels, on the estimation scale
 LANES = 4096  # patients whose levels are computed side by side
@@ -40,28 +41,6 @@ STEP = 1e-3  # of the differences of the gradient, in prior SDs of the outer coo
 FLATTEST = 0.1  # curvature that any direction is taken to have, where the prior's is about 1
 REACH = 6.0  # how many prior SDs from the start a mode is looked for
 IMPOSSIBLE = 1e12  # -ln posterior where it is not finite
-
-
-class Levels(NamedTuple):
-    """ln levels of P patients around their coordinates, to second order.
-
-    Attributes:
-        at: coordinates, (P, c).
-        value: (P, T).
-        first: derivatives, (c, P, T).
-        second: (c, c, P, T); 0 for pairs without a random effect, which nobody asks for.
-    """
-
-    at: Any
-    value: Any
-    first: Any
-    second: Any
-
-    def __call__(self, c: Any) -> Any:
-        """ln levels at coordinates nearby, (P, T)."""
-        away = (c - self.at).T[..., None]
-        bent = 0.5 * jnp.einsum("ip,jp,ijpt->pt", away[..., 0], away[..., 0], self.second)
-        return self.value + jnp.sum(away * self.first, axis=0) + bent
 
 
 class Look(NamedTuple):
@@ -133,7 +112,7 @@ def look(posterior: Posterior, u: Any, z: Any, levels: Levels) -> Look:
         mu, factor = posterior.typical(theta), posterior.factor(theta)
 
         def of(z: Any) -> Any:
-            return levels(posterior.coordinates(mu, z @ factor.T))
+            return levels.value + levels.around(posterior.coordinates(mu, z @ factor.T))[0]
 
         def along(direction: Any) -> Any:
             return jax.jvp(of, (z,), (jnp.broadcast_to(direction, z.shape),))
@@ -170,19 +149,10 @@ def look(posterior: Posterior, u: Any, z: Any, levels: Levels) -> Look:
     return Look(total, slope, each, gradient, hessian, curvature, moved, of_levels, weight)
 
 
-def conditional_of(posterior: Posterior, u: Any, z: Any, levels: Levels, seen: Look) -> Conditional:
-    """The patients' likelihoods as normal ones around their modes."""
-    theta = posterior.theta(jnp.asarray(u))
-    mu, b = np.asarray(posterior.typical(theta)), z @ np.asarray(posterior.factor(theta)).T
-    by_mu, by_b = levels.first[: mu.shape[1]], levels.first[list(posterior.random)]
-    a = posterior.bound.individual
-    here = np.stack([a.mask & (a.analyte == o) for o in range(len(a.analytes))]).astype(float)
-    weight = here * seen.weight
-    information = np.einsum("opt,ipt,jpt->opij", weight, by_b, by_b)
-    typical = np.einsum("opt,ipt,dpt->opid", weight, by_b, by_mu)
-    pull = np.einsum("opt,pt,ipt->opi", here, seen.of_levels, by_b)
-    pull += np.einsum("opij,pj->opi", information, b) + np.einsum("opid,pd->opi", typical, mu)
-    return Conditional(information, pull, typical, np.asarray(posterior.weights(theta)))
+def conditional_of(posterior: Posterior, u: Any, levels: Levels, seen: Look) -> Conditional:
+    """What the patients' data say around their modes; `levels` with all second derivatives."""
+    scale = posterior.weights(posterior.theta(jnp.asarray(u)))
+    return Conditional(levels, seen.of_levels, seen.weight, np.asarray(scale))
 
 
 class Engine:
@@ -202,7 +172,7 @@ class Engine:
             return posterior.coordinates(posterior.typical(theta), b)
 
         def near(c: Any, moves: Any, values: Any) -> Any:
-            return jax.lax.map(jax.vmap(lambda move: of(values).log_levels(c + move)), moves)
+            return jax.vmap(lambda move: of(values).log_levels(c + move))(moves)
 
         def exact(u: Any, values: Any) -> Any:
             posterior = of(values)
@@ -213,25 +183,33 @@ class Engine:
         self.exact = jax.jit(exact)
         self.look = jax.jit(lambda u, z, levels, values: look(of(values), u, z, levels))
 
-    def levels(self, posterior: Posterior, u: Any, z: Any, values: Any) -> Levels:
-        """ln levels around the coordinates of u and z, from one batch of levels nearby."""
+    def levels(
+        self, posterior: Posterior, u: Any, z: Any, values: Any, *, every: bool = False
+    ) -> Levels:
+        """ln levels around the coordinates of u and z, from batches of levels nearby.
+
+        Args:
+            every: all second derivatives; else those of pairs without a random effect are 0.
+        """
         c = self.coordinates(u, z, values)
         size, axes = c.shape[1], posterior.random
-        pairs = [(i, j) for i in axes for j in range(size) if j not in axes or i < j]
+        pairs = [(i, j) for j in range(size) for i in range(j)]
+        needed = [i in axes or j in axes for i, j in pairs]
+        pairs = pairs if every else list(compress(pairs, needed))
         unit = np.eye(size)
         ahead = np.array([*unit, *(unit[i] + unit[j] for i, j in pairs)])
         moves = LEVEL_STEP * np.concatenate([np.zeros((1, size)), ahead, -ahead])
-        batch = max(1, min(len(moves), LANES // posterior.patients))
-        padded = np.zeros((-(-len(moves) // batch) * batch, size))
-        padded[: len(moves)] = moves
-        f = np.asarray(self.near(c, padded.reshape(-1, batch, size), values))
-        f = f.reshape(len(padded), *f.shape[2:])[: len(moves)]
+        usual = 1 + 2 * (size + sum(needed))
+        batch = max(1, min(usual, LANES // posterior.patients))  # one shape, compiled once
+        rows = np.resize(np.arange(len(moves)), -(-len(moves) // batch) * batch)
+        parts = [self.near(c, moves[i], values) for i in rows.reshape(-1, batch)]
+        f = np.concatenate([np.asarray(part) for part in parts])[: len(moves)]
         f = np.where(np.isfinite(f), f, np.nan)  # infinity less infinity would warn
         f0, up, down = f[0], f[1 : len(ahead) + 1], f[len(ahead) + 1 :]
         first = (up[:size] - down[:size]) / (2 * LEVEL_STEP)
         both = (up + down - 2 * f0) / LEVEL_STEP**2  # second derivatives along each move
         second = np.zeros((size, size, *f0.shape))
-        for i in axes:
+        for i in range(size) if every else axes:
             second[i, i] = both[i]
         for k, (i, j) in enumerate(pairs):
             second[i, j] = second[j, i] = 0.5 * (both[size + k] - both[i] - both[j])
@@ -300,9 +278,10 @@ class Engine:
         value, _ = descent(x)
         conditional, lost = None, np.zeros(0, int)
         if posterior.inner:
-            seen, z, levels = self.at(u, descent.z, descent.values)
+            seen, z, _ = self.at(u, descent.z, descent.values)
             lost = np.flatnonzero(~(_decrement(seen.gradient, _steep(seen)) < LOOSE))
-            conditional = conditional_of(posterior, u, z, levels, seen)
+            levels = self.levels(posterior, u, z, descent.values, every=True)
+            conditional = conditional_of(posterior, u, levels, seen)
         return Mode(
             u=u,
             z=descent.z,

@@ -6,13 +6,15 @@ factor of their covariance; z (m,) are standard scores.
 
 What makes such posteriors hard is that b and its SDs depend on each other: standard scores suit
 patients with few samples, deviations those with many, and most lie between, patient by patient and
-direction by direction. `Conditional` settles it. Near the mode a patient's likelihood is about
-normal in the linear predictor, with information A and pull a; given the population parameters the
-random effects are then normal too,
+direction by direction; and that parameters which all patients share move every patient's effects.
+`Conditional` settles it. Near the mode the log levels are quadratic in the parameters and their
+likelihood is normal, so that a Newton step finds, for any population parameters, where a patient's
+random effects are and how narrow:
 
-    precision (of z)   U U' = I + L' A L,        mean   U^-T U^-1 L' (a - E mu),
+    (I + G' W G) z = G' (s - W (f - G z0)),      G = J L,
 
-with mu the typical values at the patient's covariates. With z = U^-T (U^-1 L' (a - E mu) + x) the
+with levels f less those at the mode, their derivatives J by b, score s and weights W there, all at
+z0, which is the same step with J and W of the mode. With U U' = I + G' W G and x = U' (z - z1) the
 coordinates x are standard normal and independent of the population parameters, as far as that
 holds; where it does not, the density below is still exact, Jacobian included.
 """
@@ -35,23 +37,43 @@ from carpk.effects import COHORT, PATIENT, eta_name, omega_name
 from carpk.population import PopulationModel
 
 
-class Conditional(NamedTuple):
-    """What each patient's data say of the linear predictor, as a normal likelihood.
-
-    Of P patients with m random effects, D estimated parameters and O endpoints, whose information
-    is taken to change with the residual SD as it does for a normal variable.
+class Levels(NamedTuple):
+    """ln levels of P patients around their coordinates, to second order.
 
     Attributes:
-        information: A, (O, P, m, m).
-        pull: a, (O, P, m).
-        typical: E, (O, P, m, D).
-        weight: of each endpoint at the point where these were taken, (O,).
+        at: coordinates, (P, c).
+        value: (P, T).
+        first: derivatives, (c, P, T).
+        second: (c, c, P, T).
     """
 
-    information: Any
-    pull: Any
-    typical: Any
+    at: Any
+    value: Any
+    first: Any
+    second: Any
+
+    def around(self, c: Any) -> tuple[Any, Any]:
+        """ln levels at coordinates nearby less `value`, (P, T), and derivatives there, (c, P, T)."""
+        away = (c - self.at).T
+        bent = jnp.einsum("ijpt,jp->ipt", self.second, away)
+        return jnp.einsum("ipt,ip->pt", self.first + 0.5 * bent, away), self.first + bent
+
+
+class Conditional(NamedTuple):
+    """What each patient's data say of its random effects, near a mode.
+
+    Their information is taken to change with the residual SD as it does for a normal variable.
+
+    Attributes:
+        levels: around the mode.
+        slope, weight: first derivative and curvature of ln likelihood by ln level, (P, T).
+        scale: `Posterior.weights` at the mode, (O,).
+    """
+
+    levels: Levels
+    slope: Any
     weight: Any
+    scale: Any
 
 
 class Site(NamedTuple):
@@ -209,18 +231,28 @@ class Posterior:
         self, theta: Mapping[str, Any], mu: Any, conditional: Conditional, x: Any
     ) -> tuple[Any, Any]:
         """z (P, m) of the coordinates x, and ln |dz/dx|, (P,)."""
-        scale = self.weights(theta) / conditional.weight
+        own, levels = np.array(self.random), jax.tree.map(jnp.asarray, conditional.levels)
+        ratio = (self.weights(theta) / conditional.scale)[self.bound.individual.analyte]
+        slope, weight = ratio * conditional.slope, ratio * conditional.weight
         factor = self.factor(theta)
-        information = jnp.einsum("o,opij->pij", scale, conditional.information)
-        pull = jnp.einsum("o,opi->pi", scale, conditional.pull)
-        pull -= jnp.einsum("o,opid,pd->pi", scale, conditional.typical, mu)
-        precision = jnp.einsum("ki,pkl,lj->pij", factor, information, factor)
-        lower = cholesky(
-            [[precision[:, i, j] + (i == j) for j in range(i + 1)] for i in range(self.inner)]
-        )
-        pulled = pull @ factor
-        forward = solve_lower(lower, [pulled[:, i] for i in range(self.inner)])
-        z = solve_upper(lower, [y + x[:, i] for i, y in enumerate(forward)])
+
+        def step(change: Any, jacobian: Any, b: Any) -> tuple[Any, Any]:
+            """The factor of the precision, and the mode times that: a Newton step from b."""
+            by_b = jacobian[own]
+            by_z = jnp.einsum("kpt,ki->ipt", by_b, factor)
+            left = slope - weight * (change - jnp.einsum("kpt,pk->pt", by_b, b))
+            precision = jnp.einsum("ipt,pt,jpt->ijp", by_z, weight, by_z)
+            lower = cholesky(
+                [[precision[i, j] + (i == j) for j in range(i + 1)] for i in range(self.inner)]
+            )
+            return lower, solve_lower(lower, list(jnp.einsum("ipt,pt->ip", by_z, left)))
+
+        b = jnp.zeros_like(x)
+        away = self.coordinates(mu, b) - levels.at
+        lower, ahead = step(jnp.einsum("ipt,pi->pt", levels.first, away), levels.first, b)
+        b = jnp.stack(solve_upper(lower, ahead), axis=-1) @ factor.T
+        lower, ahead = step(*levels.around(self.coordinates(mu, b)), b)
+        z = solve_upper(lower, [y + x[:, i] for i, y in enumerate(ahead)])
         return jnp.stack(z, axis=-1), -sum(jnp.log(lower[i][i]) for i in range(self.inner))
 
     def log_density(self, u: Any, x: Any, conditional: Conditional | None) -> Any:

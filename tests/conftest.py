@@ -1,5 +1,8 @@
 """Settings for all tests, and a fit whose posterior is known because nothing sampled it."""
 
+import os
+import tempfile
+
 import jax
 import matplotlib as mpl
 import numpy as np
@@ -11,6 +14,10 @@ from carpk._arviz import to_idata
 from carpk.verdict import Verdict
 
 mpl.use("Agg")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and later files find what is compiled
+    COMPILED = tempfile.TemporaryDirectory(prefix="carpk-tests-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+    jax.config.update("jax_compilation_cache_dir", COMPILED.name)
 
 POSTERIOR = {  # parameter of the population -> its value in draw 0; 2 % more in each draw
     "cmax": 40.0,
