@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -149,16 +150,24 @@ def log_likelihood(
         lloq: lower limit of quantification.
         limit: where finite, a censored level is also known to lie above it (M4).
     """
-    lloq = jnp.where(censored == 1, lloq, y)  # an LLOQ of 0 or NaN must not reach a gradient
-    measured = residual.log_prob(y, f, theta)
-    below = residual.log_cdf(lloq, f, theta)
-    above = residual.log_sf(y, f, theta)
-    if limit is not None:
-        bounded = jnp.isfinite(limit) & (limit < lloq)
-        floor = jnp.where(bounded, limit, 0.5 * lloq)
-        share = residual.log_cdf(floor, f, theta) - below
-        below = jnp.where(bounded, below + jnp.log1p(-jnp.exp(jnp.minimum(share, -1e-12))), below)
-    return jnp.where(censored == 0, measured, jnp.where(censored == 1, below, above))
+
+    def may_be(kind: int) -> bool:
+        return isinstance(censored, jax.core.Tracer) or bool(np.any(np.asarray(censored) == kind))
+
+    each = residual.log_prob(y, f, theta)
+    if may_be(1):
+        lloq = jnp.where(censored == 1, lloq, y)  # an LLOQ of 0 or NaN must not reach a gradient
+        below = residual.log_cdf(lloq, f, theta)
+        if limit is not None:
+            bounded = jnp.isfinite(limit) & (limit < lloq)
+            floor = jnp.where(bounded, limit, 0.5 * lloq)
+            share = residual.log_cdf(floor, f, theta) - below
+            inside = below + jnp.log1p(-jnp.exp(jnp.minimum(share, -1e-12)))
+            below = jnp.where(bounded, inside, below)
+        each = jnp.where(censored == 1, below, each)
+    if may_be(-1):
+        each = jnp.where(censored == -1, residual.log_sf(y, f, theta), each)
+    return each
 
 
 def copies_per_ug(car_t: Any, leukocytes: Any, vcn: Any = 1.0) -> Any:

@@ -15,7 +15,7 @@ import itertools
 import json
 import math
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,10 +33,10 @@ from carpk.dataset import Dataset
 from carpk.dataset.arrays import NEVER
 from carpk.effects import COHORT, CORRELATION, INFUSION, eta_name, omega_name
 from carpk.errors import FitError
-from carpk.laplace import DECREMENT, Descent, Engine, Mode
+from carpk.laplace import DECREMENT, Engine, Mode
 from carpk.population import Population, PopulationModel
 from carpk.posterior import Conditional, Posterior
-from carpk.sampler import Target, nuts, prior_draws
+from carpk.sampler import Target, in_threads, nuts, prior_draws
 from carpk.storage import (
     data_hash,
     decode_data,
@@ -54,7 +54,6 @@ METHODS = ("nuts", "laplace", "map")
 STARTS = {"nuts": 4, "laplace": 3, "map": 10}  # from which modes are looked for
 VERDICT_DRAWS = 100  # that are solved again, and compared with the data, for the verdict
 ATTEMPTS = 30  # to find a finite starting point of a chain
-ONE_MODE = 4.0  # posterior SDs between two ends within which they are taken for one mode
 HOPELESS = 20.0  # a mode with a log density this much lower is not worth a chain
 
 
@@ -255,12 +254,13 @@ def fit_bound(
         told = {"population": encode_population(population)} | settings
         blocks = Blocks(folder, told)
     posterior = Posterior(bound)
-    middle, spread = prior_centre(posterior)
+    before = beforehand(posterior)
+    middle, spread = centre(before)
     engine = Engine(lambda values: posterior)
-    begin = scattered(posterior, middle, settings["starts"], seed)
-    ends = sorted((engine.climb(start, spread) for start in begin), key=lambda end: end.value)
-    found = different_modes(engine, ends)
-    settings["ends"] = [-end.value for end in ends]
+    others = np.random.default_rng(seed).choice(before, settings["starts"] - 1)
+    begin = [middle, *others]
+    found, ends = modes_from(engine, begin, spread)
+    settings["ends"] = ends
     settings["modes"] = modes_of(posterior, found)
     if method == "map":
         return from_mode(bound, found[0], settings | {"draws": 1, "chains": 1})
@@ -285,33 +285,19 @@ def fit_bound(
     return assemble(bound, out.samples, out.stats, settings)
 
 
-def prior_centre(posterior: Posterior) -> tuple[np.ndarray, np.ndarray]:
-    """Median and SD of the outer coordinates under the prior."""
+def beforehand(posterior: Posterior) -> np.ndarray:
+    """Outer coordinates drawn from the prior, (draw, n)."""
     theta = prior_draws({s.name: s.prior for s in posterior.sites}, PRIOR_DRAWS, seed=0)
-    u = np.concatenate(
-        [
-            np.asarray(jax.vmap(site.transform.inv)(jnp.asarray(theta[site.name]))).reshape(
-                PRIOR_DRAWS, -1
-            )
-            for site in posterior.sites
-        ],
-        axis=1,
-    )
-    return np.median(u, axis=0), u.std(axis=0)
+    each = [
+        np.asarray(jax.vmap(site.transform.inv)(jnp.asarray(theta[site.name])))
+        for site in posterior.sites
+    ]
+    return np.concatenate([x.reshape(PRIOR_DRAWS, -1) for x in each], axis=1)
 
 
-def scattered(posterior: Posterior, middle: np.ndarray, starts: int, seed: int) -> list[np.ndarray]:
-    """The middle of the prior, and draws from it."""
-    if starts == 1:
-        return [middle]
-    theta = prior_draws({s.name: s.prior for s in posterior.sites}, starts - 1, seed)
-
-    def one(i: int) -> np.ndarray:
-        each = [s.transform.inv(jnp.asarray(theta[s.name][i])) for s in posterior.sites]
-        return np.concatenate([np.ravel(x) for x in each])
-
-    others = [one(i) for i in range(starts - 1)]
-    return [middle, *others]
+def centre(before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Median and SD of draws, (draw, n)."""
+    return np.median(before, axis=0), before.std(axis=0)
 
 
 class Standard(NamedTuple):
@@ -367,18 +353,24 @@ class Standard(NamedTuple):
             yield position
 
 
-def different_modes(engine: Engine, ends: Sequence[Descent]) -> list[Mode]:
-    """The different modes that count, the best first, from ends in the order of their densities."""
-    found = [engine.settled(ends[0])]
-
-    def known(u: np.ndarray) -> bool:
-        return any(_distance(u, mode) < ONE_MODE for mode in found)
-
-    for end in ends[1:]:
-        if end.value - ends[0].value < HOPELESS and not known(end.end):
+def modes_from(
+    engine: Engine, begin: Sequence[np.ndarray], spread: np.ndarray
+) -> tuple[list[Mode], list[float]]:
+    """The different modes that count, the best first, and the ln density of every start's end."""
+    first = engine.climb(begin[0], spread)
+    found = [engine.settled(first)]
+    others = in_threads(
+        lambda i: engine.climb(begin[i + 1], spread, known=found[0]), len(begin) - 1
+    )
+    ends = sorted([first, *others], key=lambda end: end.value)
+    for end in ends:
+        near = end is first or any(mode.holds(end.end) for mode in found)
+        if not near and end.value - ends[0].value < HOPELESS:
             mode = engine.settled(end)
-            found += [] if known(mode.u) else [mode]
-    return sorted(found, key=lambda mode: -mode.log_density)
+            found += [] if any(other.holds(mode.u) for other in found) else [mode]
+    found = sorted(found, key=lambda mode: -mode.log_density)
+    best = found[0].log_density
+    return [m for m in found if best - m.log_density < HOPELESS], [-end.value for end in ends]
 
 
 def modes_of(posterior: Posterior, modes: Sequence[Mode]) -> list[dict[str, Any]]:
@@ -400,12 +392,6 @@ def modes_of(posterior: Posterior, modes: Sequence[Mode]) -> list[dict[str, Any]
     return told
 
 
-def _distance(u: np.ndarray, mode: Mode) -> float:
-    """From a mode, in posterior SDs."""
-    away = u - mode.u
-    return float(np.sqrt(away @ np.linalg.solve(mode.covariance, away)))
-
-
 def from_mode(bound: PopulationModel, mode: Mode, settings: Mapping[str, Any]) -> Fit:
     """A fit from a mode: draws from the normal distribution around it, or the mode alone."""
     posterior = Posterior(bound)
@@ -416,10 +402,16 @@ def from_mode(bound: PopulationModel, mode: Mode, settings: Mapping[str, Any]) -
     if settings["method"] == "map":
         v, x = 0 * v, 0 * x
     u = jnp.asarray(mode.u + v @ np.linalg.cholesky(mode.covariance).T)
-    draw = jax.jit(jax.vmap(jax.vmap(lambda u, x: posterior.sample_of(u, x, mode.conditional))))
-    samples = {k: np.asarray(y) for k, y in draw(u, jnp.asarray(x)).items()}
+    draw = jax.jit(jax.vmap(lambda u, x: posterior.sample_of(u, x, mode.conditional)))
+    samples = by_chain(lambda i: draw(u[i], x[i]), shape[0])
     lp = mode.log_density - 0.5 * np.sum(v**2, axis=-1)
     return assemble(bound, samples, {"lp": lp}, {**settings, **described(mode)})
+
+
+def by_chain(run: Callable[[int], Any], chains: int) -> Any:
+    """Trees of arrays of each chain, computed side by side, as one with a leading axis (chain,)."""
+    parts = in_threads(lambda i: jax.tree.map(np.asarray, run(i)), chains)
+    return jax.tree.map(lambda *x: np.stack(x), *parts)
 
 
 def described(mode: Mode) -> dict[str, Any]:
@@ -578,13 +570,10 @@ def pointwise(
         again = bound.measured(f, jax.random.normal(key, f.shape), theta)
         return bound.level_log_likelihoods(f, theta), again
 
-    flat = {k: jnp.asarray(v).reshape(-1, *v.shape[2:]) for k, v in samples.items()}
     chains, draws = next(iter(samples.values())).shape[:2]
-    keys = jax.random.split(jax.random.key(seed), chains * draws)
-    every, again = (
-        np.asarray(x).reshape(chains, draws, *a.mask.shape)
-        for x in jax.jit(jax.vmap(one))(flat, keys)
-    )
+    keys = jax.random.split(jax.random.key(seed), (chains, draws))
+    each = jax.jit(jax.vmap(one))
+    every, again = by_chain(lambda i: each({k: v[i] for k, v in samples.items()}, keys[i]), chains)
     found: dict[str, list[xr.Dataset]] = {}
     for i, analyte in enumerate(a.analytes):
         here = a.mask & (a.analyte == i)

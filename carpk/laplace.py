@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from itertools import compress
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 
 from carpk.posterior import Conditional, Levels, Posterior, with_derivatives
 
@@ -38,6 +39,7 @@ OUTER_STEPS = 200
 NEWTON_STEPS = 3  # after that, each with a Hessian
 DECREMENT = 1e-3  # of the mode: g' H^-1 g, in squared posterior SDs
 STEP = 1e-3  # of the differences of the gradient, in prior SDs of the outer coordinates
+ONE_MODE = 4.0  # posterior SDs around a mode within which all is taken to belong to it
 FLATTEST = 0.1  # curvature that any direction is taken to have, where the prior's is about 1
 REACH = 6.0  # how many prior SDs from the start a mode is looked for
 IMPOSSIBLE = 1e12  # -ln posterior where it is not finite
@@ -98,14 +100,15 @@ class Mode:
         """Whether this is a maximum, with every patient at theirs."""
         return self.decrement < DECREMENT and not self.flat and not self.unconverged
 
+    def holds(self, u: np.ndarray) -> bool:
+        """Whether outer coordinates are so near that they are taken to belong to this mode."""
+        away = u - self.u
+        return bool(away @ np.linalg.solve(self.covariance, away) < ONE_MODE**2)
 
-def look(posterior: Posterior, u: Any, z: Any, levels: Levels) -> Look:
-    """The approximation, with levels known around the coordinates that belong to u and z.
 
-    The modes move with u as the implicit function theorem says; everything but published facts by
-    forward differentiation, along n + m directions at once.
-    """
-    n, m = u.size, z.shape[1]
+def _patients(posterior: Posterior, levels: Levels) -> Callable[[Any, Any], tuple[Any, ...]]:
+    """(u, z) -> each, gradient, hessian, of_levels and weight of a `Look`."""
+    m = posterior.inner
 
     def patients(u: Any, z: Any) -> tuple[Any, ...]:
         theta = posterior.theta(u)
@@ -124,6 +127,31 @@ def look(posterior: Posterior, u: Any, z: Any, levels: Levels) -> Look:
         gradient = jnp.einsum("mpt,pt->pm", jacobian, slope) - z
         hessian = jnp.einsum("mpt,pt,npt->pmn", jacobian, weight, jacobian) + jnp.eye(m)
         return value, gradient, hessian, slope, weight
+
+    return patients
+
+
+def glance(posterior: Posterior, u: Any, z: Any, levels: Levels) -> tuple[Any, Any, Any, Any]:
+    """each, gradient, hessian and curvature of a `Look`: what a Newton step by z needs."""
+    patients = _patients(posterior, levels)
+
+    def along(of_z: Any) -> Any:
+        return jax.jvp(lambda z: patients(u, z), (z,), (jnp.broadcast_to(of_z, z.shape),))
+
+    (each, gradient, hessian, *_), (_, bend, *_) = jax.vmap(along, out_axes=(None, 0))(
+        jnp.eye(posterior.inner)
+    )
+    return each, gradient, hessian, -bend.transpose(1, 2, 0)
+
+
+def look(posterior: Posterior, u: Any, z: Any, levels: Levels) -> Look:
+    """The approximation, with levels known around the coordinates that belong to u and z.
+
+    The modes move with u as the implicit function theorem says; everything but published facts by
+    forward differentiation, along n + m directions at once.
+    """
+    n, m = u.size, posterior.inner
+    patients = _patients(posterior, levels)
 
     def along(of_u: Any, of_z: Any) -> Any:
         return jax.jvp(patients, (u, z), (of_u, jnp.broadcast_to(of_z, z.shape)))
@@ -155,6 +183,21 @@ def conditional_of(posterior: Posterior, u: Any, levels: Levels, seen: Look) -> 
     return Conditional(levels, seen.of_levels, seen.weight, np.asarray(scale))
 
 
+@partial(jax.jit, static_argnums=(2, 3))
+def _polynomial(
+    c: Any, f: Any, pairs: tuple[tuple[int, int], ...], curved: tuple[int, ...]
+) -> Levels:
+    """ln levels around c, from those at c, then ahead along axes and `pairs`, then behind."""
+    size, (i, j), axes = c.shape[1], np.array(pairs, int).reshape(-1, 2).T, np.array(curved, int)
+    n = size + len(pairs)
+    f0, up, down = f[0], f[1 : n + 1], f[n + 1 : 2 * n + 1]
+    both = (up + down - 2 * f0) / LEVEL_STEP**2  # second derivatives along each move
+    mixed = 0.5 * (both[size:] - both[i] - both[j])
+    second = jnp.zeros((size, size, *f0.shape)).at[axes, axes].set(both[axes])
+    second = second.at[i, j].set(mixed).at[j, i].set(mixed)
+    return Levels(c, f0, (up[:size] - down[:size]) / (2 * LEVEL_STEP), second)
+
+
 class Engine:
     """The compiled functions of a posterior whose data may be replaced.
 
@@ -182,6 +225,7 @@ class Engine:
         self.coordinates, self.near = jax.jit(coordinates), jax.jit(near)
         self.exact = jax.jit(exact)
         self.look = jax.jit(lambda u, z, levels, values: look(of(values), u, z, levels))
+        self.glance = jax.jit(lambda u, z, levels, values: glance(of(values), u, z, levels))
 
     def levels(
         self, posterior: Posterior, u: Any, z: Any, values: Any, *, every: bool = False
@@ -200,20 +244,10 @@ class Engine:
         ahead = np.array([*unit, *(unit[i] + unit[j] for i, j in pairs)])
         moves = LEVEL_STEP * np.concatenate([np.zeros((1, size)), ahead, -ahead])
         usual = 1 + 2 * (size + sum(needed))
-        batch = max(1, min(usual, LANES // posterior.patients))  # one shape, compiled once
+        batch = -(-usual // -(-usual * posterior.patients // LANES))  # one shape, compiled once
         rows = np.resize(np.arange(len(moves)), -(-len(moves) // batch) * batch)
-        parts = [self.near(c, moves[i], values) for i in rows.reshape(-1, batch)]
-        f = np.concatenate([np.asarray(part) for part in parts])[: len(moves)]
-        f = np.where(np.isfinite(f), f, np.nan)  # infinity less infinity would warn
-        f0, up, down = f[0], f[1 : len(ahead) + 1], f[len(ahead) + 1 :]
-        first = (up[:size] - down[:size]) / (2 * LEVEL_STEP)
-        both = (up + down - 2 * f0) / LEVEL_STEP**2  # second derivatives along each move
-        second = np.zeros((size, size, *f0.shape))
-        for i in range(size) if every else axes:
-            second[i, i] = both[i]
-        for k, (i, j) in enumerate(pairs):
-            second[i, j] = second[j, i] = 0.5 * (both[size + k] - both[i] - both[j])
-        return Levels(np.asarray(c), f0, first, second)
+        f = jnp.concatenate([self.near(c, moves[i], values) for i in rows.reshape(-1, batch)])
+        return _polynomial(c, f, tuple(pairs), tuple(range(size)) if every else axes)
 
     def at(self, u: Any, start: Any, values: Any = None) -> tuple[Look, np.ndarray, Levels]:
         """The approximation at u, the patients' modes, and their levels around them.
@@ -227,17 +261,17 @@ class Engine:
         z = ahead
         size, m = z.shape
         damping, value = np.full(size, DAMPING[0]), np.full(size, -np.inf)
-        step, done = np.zeros((size, m)), np.zeros(size, bool)
+        done = np.zeros(size, bool)
         gradient, hessian = np.zeros((size, m)), np.broadcast_to(np.eye(m), (size, m, m)).copy()
         for _ in range(INNER_STEPS):
             levels = self.levels(posterior, u, ahead, values)
-            seen = jax.tree.map(np.asarray, self.look(u, ahead, levels, values))
-            finite = np.isfinite(seen.each) & np.isfinite(seen.gradient).all(1)
-            finite &= np.isfinite(seen.hessian).all((1, 2))
-            better = finite & (seen.each >= value - 1e-9 * np.abs(value)) & ~done
+            seen = jax.tree.map(np.asarray, self.glance(u, ahead, levels, values))
+            finite = np.isfinite(seen[0]) & np.isfinite(seen[1]).all(1)
+            finite &= np.isfinite(seen[2]).all((1, 2))
+            better = finite & (seen[0] >= value - 1e-9 * np.abs(value)) & ~done
             z = np.where(better[:, None], ahead, z)
-            value = np.where(better, seen.each, value)
-            gradient[better], hessian[better] = seen.gradient[better], _steep(seen)[better]
+            value = np.where(better, seen[0], value)
+            gradient[better], hessian[better] = seen[1][better], _steep(*seen[2:])[better]
             damping *= np.where(better, DAMPING[1], DAMPING[2])
             done |= (_decrement(gradient, hessian) < INNER_TOLERANCE) & np.isfinite(value)
             done |= damping > DAMPING[3]
@@ -248,17 +282,22 @@ class Engine:
             ahead = np.where(done[:, None], z, z + step)
         if not np.array_equal(ahead, z):
             levels = self.levels(posterior, u, z, values)
-            seen = jax.tree.map(np.asarray, self.look(u, z, levels, values))
-        return seen, z, levels
+        return jax.tree.map(np.asarray, self.look(u, z, levels, values)), z, levels
 
     def mode(self, start: Any, scale: Any, values: Any = None) -> Mode:
         """The mode nearest to `start` (n,); `scale` are the prior SDs of the coordinates."""
         return self.settled(self.climb(start, scale, values))
 
-    def climb(self, start: Any, scale: Any, values: Any = None) -> Descent:
-        """Where L-BFGS-B ends from `start`, for `settled` to go on; the same arguments."""
+    def climb(
+        self, start: Any, scale: Any, values: Any = None, known: Mode | None = None
+    ) -> Descent:
+        """Where L-BFGS-B ends from `start`, for `settled` to go on; the same arguments.
+
+        Args:
+            known: a mode; who comes near it has ended there.
+        """
         descent = Descent(self, np.asarray(start, float), np.asarray(scale, float), values)
-        descent.go_down()
+        descent.go_down(known)
         return descent
 
     def settled(self, descent: Descent) -> Mode:
@@ -279,7 +318,9 @@ class Engine:
         conditional, lost = None, np.zeros(0, int)
         if posterior.inner:
             seen, z, _ = self.at(u, descent.z, descent.values)
-            lost = np.flatnonzero(~(_decrement(seen.gradient, _steep(seen)) < LOOSE))
+            lost = np.flatnonzero(
+                ~(_decrement(seen.gradient, _steep(seen.hessian, seen.curvature)) < LOOSE)
+            )
             levels = self.levels(posterior, u, z, descent.values, every=True)
             conditional = conditional_of(posterior, u, levels, seen)
         return Mode(
@@ -295,13 +336,13 @@ class Engine:
         )
 
 
-def _steep(seen: Look) -> np.ndarray:
+def _steep(hessian: np.ndarray, curvature: np.ndarray) -> np.ndarray:
     """The exact curvature of each patient where it is one of a maximum, Gauss-Newton elsewhere."""
-    exact = 0.5 * (seen.curvature + seen.curvature.transpose(0, 2, 1))
+    exact = 0.5 * (curvature + curvature.transpose(0, 2, 1))
     fine = np.isfinite(exact).all((1, 2))
     exact = np.where(fine[:, None, None], exact, np.eye(exact.shape[1]))
     fine &= np.linalg.eigvalsh(exact)[:, 0] > 1e-3
-    return np.where(fine[:, None, None], exact, seen.hessian)
+    return np.where(fine[:, None, None], exact, hessian)
 
 
 def _decrement(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
@@ -342,15 +383,31 @@ class Descent:
         """The outer coordinates where `go_down` ended."""
         return self.origin + self.scale * self.x
 
-    def go_down(self) -> None:
-        """By L-BFGS-B, from the origin."""
+    def go_down(self, known: Mode | None) -> None:
+        """By L-BFGS-B, from the origin to an end, or to a mode that is known."""
         n = self.origin.size
+
+        def stop_if_there(intermediate_result: OptimizeResult) -> None:
+            if known is not None:
+                above = float(intermediate_result.fun) + known.log_density
+                u = self.origin + self.scale * intermediate_result.x
+                if above < 0.5 * ONE_MODE**2 and known.holds(u):
+                    raise StopIteration
+
         options = {"maxcor": 30, "maxiter": OUTER_STEPS, "ftol": 1e-10, "gtol": 1e-4}
         around = [(-REACH, REACH)] * n
         found = minimize(
-            self, np.zeros(n), jac=True, method="L-BFGS-B", bounds=around, options=options
+            self,
+            np.zeros(n),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=around,
+            options=options,
+            callback=stop_if_there,
         )
         self.x, self.value = found.x, float(found.fun)
+        if known is not None and known.holds(self.end):
+            self.value = min(self.value, -known.log_density)  # it would have got there
 
     def curvature(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Eigenvalues and vectors of the Hessian, and how many were too small and were raised."""

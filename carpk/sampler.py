@@ -277,8 +277,12 @@ def one_chain_each(
     return {k: np.stack([s[k] for s in samples]) for k in samples[0]}
 
 
-def in_threads(run: Callable[[int], Any], size: int, label: str, progress: bool) -> list[Any]:
+def in_threads(
+    run: Callable[[int], Any], size: int, label: str = "", progress: bool = False
+) -> list[Any]:
     """run(0), which compiles, and then run(1), run(2), ... side by side."""
+    if not size:
+        return []
     bar = Progress(size, label, progress, "data sets")
 
     def counted(i: int) -> Any:

@@ -13,7 +13,7 @@ import scipy.stats
 from hierarchies import DAYS, LINEAR, PRIORS, decaying
 
 import carpk as ck
-from carpk.inference import prior_centre
+from carpk.inference import beforehand, centre
 from carpk.laplace import Engine
 from carpk.posterior import Posterior, cholesky, solve_lower, solve_upper
 
@@ -30,14 +30,14 @@ def engine_of(population, data):
 def normal():
     """Posterior, engine and mode of the model whose effects are exactly normal."""
     posterior, engine = engine_of(RANDOM, decaying())
-    return posterior, engine, engine.mode(*prior_centre(posterior))
+    return posterior, engine, engine.mode(*centre(beforehand(posterior)))
 
 
 @pytest.fixture(scope="module")
 def curved():
     """The same of one that is not, with samples below a limit."""
     posterior, engine = engine_of(CURVED, decaying(lloq=3.0))
-    return posterior, engine, engine.mode(*prior_centre(posterior))
+    return posterior, engine, engine.mode(*centre(beforehand(posterior)))
 
 
 def exact_marginal(data, theta):
@@ -106,7 +106,7 @@ class TestExactlyNormal:
 def test_the_gradient_is_that_of_the_approximation(curved):
     """Against central differences; modes move with the parameters, limits included."""
     posterior, engine, _ = curved
-    u, _ = prior_centre(posterior)
+    u, _ = centre(beforehand(posterior))
     seen, z, _ = engine.at(u, np.zeros((8, 2)))
     h = 1e-4
     for i, step in enumerate(h * np.eye(u.size)):

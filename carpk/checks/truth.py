@@ -15,7 +15,7 @@ import scipy.stats
 from carpk._arviz import PARETO_K, pareto_smoothed
 from carpk.dataset import Dataset
 from carpk.errors import FitError
-from carpk.inference import INTERVAL, Standard, prior_centre
+from carpk.inference import INTERVAL, Standard, beforehand, centre
 from carpk.laplace import Engine, Mode
 from carpk.params import Params
 from carpk.population import Population, PopulationModel
@@ -147,7 +147,7 @@ def sampled(
         return Posterior(with_values(target, values))
 
     first = of(jax.tree.map(lambda x: jnp.asarray(x[0]), values))
-    middle, spread = prior_centre(first)
+    middle, spread = centre(beforehand(first))
     engine = Engine(of)
 
     def mode(i: int) -> Mode:
