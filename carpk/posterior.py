@@ -53,7 +53,7 @@ class Levels(NamedTuple):
     second: Any
 
     def around(self, c: Any) -> tuple[Any, Any]:
-        """ln levels at coordinates nearby less `value`, (P, T), and derivatives there, (c, P, T)."""
+        """ln levels at coordinates nearby, less `value`, (P, T); derivatives there, (c, P, T)."""
         away = (c - self.at).T
         bent = jnp.einsum("ijpt,jp->ipt", self.second, away)
         return jnp.einsum("ipt,ip->pt", self.first + 0.5 * bent, away), self.first + bent
@@ -251,7 +251,8 @@ class Posterior:
         away = self.coordinates(mu, b) - levels.at
         lower, ahead = step(jnp.einsum("ipt,pi->pt", levels.first, away), levels.first, b)
         b = jnp.stack(solve_upper(lower, ahead), axis=-1) @ factor.T
-        lower, ahead = step(*levels.around(self.coordinates(mu, b)), b)
+        change, jacobian = levels.around(self.coordinates(mu, b))
+        lower, ahead = step(change, jacobian, b)
         z = solve_upper(lower, [y + x[:, i] for i, y in enumerate(ahead)])
         return jnp.stack(z, axis=-1), -sum(jnp.log(lower[i][i]) for i in range(self.inner))
 
