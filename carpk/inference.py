@@ -33,6 +33,7 @@ from carpk.dataset import Dataset
 from carpk.dataset.arrays import NEVER
 from carpk.effects import COHORT, CORRELATION, INFUSION, eta_name, omega_name
 from carpk.errors import FitError
+from carpk.importance import refined
 from carpk.laplace import DECREMENT, Engine, Mode
 from carpk.population import Population, PopulationModel
 from carpk.posterior import Conditional, Posterior
@@ -181,9 +182,9 @@ def fit(
         population: what varies and what is believed.
         data: a `Dataset`, or a `Study`, whose published facts are then the data.
         method: "nuts" samples the posterior, after a look at its mode; "laplace" integrates the
-            random effects out patient by patient and takes the population parameters as normal
-            around their mode (on the whole line): seconds, for every day; "map" is the mode alone,
-            from several starts.
+            random effects out patient by patient (Laplace's approximation, then importance
+            sampling around it) and takes the population parameters as normal on the whole line:
+            seconds, for every day; "map" is the mode alone, from several starts.
         draws, tune, chains: draws kept and adaptation steps per chain, and chains.
         seed: same seed and same machine, same draws.
         target_accept: raise towards 1 after divergences.
@@ -265,7 +266,12 @@ def fit_bound(
     if method == "map":
         return from_mode(bound, found[0], settings | {"draws": 1, "chains": 1})
     if method == "laplace":
-        return from_mode(bound, found[0], settings)
+        if not found[0].converged:
+            return from_mode(bound, found[0], settings)
+        better = refined(engine, found[0], seed)
+        points = [int(x) for x in better.ess]
+        settings["importance"] = {"moved": better.moved, "points": points}
+        return from_mode(bound, better.mode, settings)
     standard = Standard.of(found[0])
     centres = [standard.within(mode.u) for mode in found]
     positions = [

@@ -19,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from itertools import compress
 from typing import Any, NamedTuple
 
 import jax
@@ -214,8 +213,8 @@ class Engine:
             b = z @ posterior.factor(theta).T
             return posterior.coordinates(posterior.typical(theta), b)
 
-        def near(c: Any, moves: Any, values: Any) -> Any:
-            return jax.vmap(lambda move: of(values).log_levels(c + move))(moves)
+        def near(c: Any, values: Any) -> Any:
+            return jax.vmap(of(values).log_levels)(c)
 
         def exact(u: Any, values: Any) -> Any:
             posterior = of(values)
@@ -238,16 +237,21 @@ class Engine:
         c = self.coordinates(u, z, values)
         size, axes = c.shape[1], posterior.random
         pairs = [(i, j) for j in range(size) for i in range(j)]
-        needed = [i in axes or j in axes for i, j in pairs]
-        pairs = pairs if every else list(compress(pairs, needed))
+        pairs = [(i, j) for i, j in pairs if every or i in axes or j in axes]
         unit = np.eye(size)
         ahead = np.array([*unit, *(unit[i] + unit[j] for i, j in pairs)])
         moves = LEVEL_STEP * np.concatenate([np.zeros((1, size)), ahead, -ahead])
-        usual = 1 + 2 * (size + sum(needed))
-        batch = -(-usual // -(-usual * posterior.patients // LANES))  # one shape, compiled once
-        rows = np.resize(np.arange(len(moves)), -(-len(moves) // batch) * batch)
-        f = jnp.concatenate([self.near(c, moves[i], values) for i in rows.reshape(-1, batch)])
+        f = self.batched(c + moves[:, None], values)
         return _polynomial(c, f, tuple(pairs), tuple(range(size)) if every else axes)
+
+    def batched(self, c: Any, values: Any = None) -> Any:
+        """ln levels at many coordinates of the patients, (n, P, c), in batches of one shape."""
+        people, size = c.shape[1:]
+        m = self.of(values).inner
+        moves = 1 + 2 * size + m * (2 * size - m - 1)  # of `levels`
+        batch = -(-moves // -(-moves * people // LANES))
+        rows = np.resize(np.arange(len(c)), -(-len(c) // batch) * batch).reshape(-1, batch)
+        return jnp.concatenate([self.near(c[i], values) for i in rows])[: len(c)]
 
     def at(self, u: Any, start: Any, values: Any = None) -> tuple[Look, np.ndarray, Levels]:
         """The approximation at u, the patients' modes, and their levels around them.

@@ -273,7 +273,7 @@ class Posterior:
             z, log_slope = self.standardized(theta, mu, conditional, x)
         b = z @ self.factor(theta).T
         each = self.of_levels(self.log_levels(self.coordinates(mu, b)), theta)
-        return total + jnp.sum(each) + jnp.sum(log_slope) + jnp.sum(_log_normal(z))
+        return total + jnp.sum(each) + jnp.sum(log_slope) + jnp.sum(log_normal(z))
 
     def sample_of(self, u: Any, x: Any, conditional: Conditional | None) -> dict[str, Any]:
         """Population parameters and random effects by name, from coordinates."""
@@ -287,7 +287,8 @@ class Posterior:
         return theta | self.bound.population.random.named(b, self.bound.infusions)
 
 
-def _log_normal(z: Any) -> Any:
+def log_normal(z: Any) -> Any:
+    """ln density of standard normal variables, elementwise."""
     return -0.5 * z**2 - LN_SQRT_2PI
 
 

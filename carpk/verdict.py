@@ -12,6 +12,7 @@ import xarray as xr
 
 from carpk._arviz import az
 from carpk.effects import CORRELATION
+from carpk.importance import POINTS
 from carpk.laplace import DECREMENT
 from carpk.population import PopulationModel
 
@@ -28,6 +29,7 @@ TOGETHER = 0.5  # least part in a direction that the data leave open, to be name
 MASS = 0.05  # share of the posterior below which another mode is not told
 EVEN = 0.8  # effective share of draws that weights for the solver's error leave, to be told below
 SWAPPED = 0.1  # relative difference of two values that have changed places
+FEW_POINTS = 5  # effective ones for a patient's random effects, to be told below
 DOUBTED = 1e-3  # p of a surprise below which the fit is not to be trusted
 UNITS = {1e3: "mL and µL, or mg and µg, say", 1e6: "L and µL, or g and µg, say"}
 
@@ -94,7 +96,7 @@ def judge(
     against, pulled = _against_the_prior(posterior, prior, bound)
     troubles += against
     troubles += modes + more + _of_levels(posterior, pointwise, bound, settings)
-    notes = surprising + pulled + _of_weights(settings)
+    notes = surprising + pulled + _of_weights(settings) + _of_points(bound, settings)
     notes += [
         f"{name} = {value:g} for everybody, the model file's reference: the data have no column "
         f"{name!r}."
@@ -182,6 +184,20 @@ def _of_weights(settings: Mapping[str, Any]) -> list[str]:
         f"the solver's error (levels off by up to {solver['error']:.2g} of their value) moves the "
         f"posterior: {solver['ess']:.0%} of the draws remain after weighting. Weight them "
         "(checks.solver(fit).log_weights), or fit again with Population(..., rtol=1e-6)."
+    ]
+
+
+def _of_points(bound: PopulationModel, settings: Mapping[str, Any]) -> list[str]:
+    """Patients over whose random effects "laplace" integrates badly."""
+    points = settings.get("importance", {}).get("points")
+    pairs = zip(bound.patients, points, strict=True) if points else ()
+    few = [f"{patient} {n}" for patient, n in pairs if n < FEW_POINTS]
+    if not few:
+        return []
+    return [
+        f"the random effects of {len(few)} patients are far from normal given the population (of "
+        f"{POINTS} points over them, few count: {', '.join(few[:5])}), and what they say of the "
+        'population is rough: use method="nuts".'
     ]
 
 

@@ -59,3 +59,24 @@ def decaying(patients=8, cohorts=2, lloq=0.0, seed=0, weight=False):
         observations=observations,
         name="simulated",
     )
+
+
+def peaking(patients, seed=2021):
+    """Simulated patients of `PIECEWISE`'s model, four of whose parameters vary."""
+    rng = np.random.default_rng(seed)
+    days = np.array([2.0, 5.0, 7.0, 9.0, 11.0, 14.0, 18.0, 21.0, 28.0, 60.0, 90.0, 180.0])
+    model, rows = PIECEWISE.model, []
+    for i in range(patients):
+        p = model.params()
+        for name, omega in {"cmax": 0.65, "tmax": 0.2, "t_alpha": 0.5, "fb": 0.8}.items():
+            p = p.replace(**{name: getattr(p, name) * np.exp(omega * rng.standard_normal())})
+        levels = np.asarray(model.level("car_t", jnp.asarray(days), p))
+        levels = levels * np.exp(0.5 * rng.standard_normal(len(days)))
+        rows += [(f"p{i}", t, y) for t, y in zip(days, levels, strict=True)]
+    doses = pd.DataFrame({"patient": [f"p{i}" for i in range(patients)]})
+    observations = pd.DataFrame(rows, columns=["patient", "time", "value"])
+    return ck.Dataset.from_frames(
+        doses=doses.assign(time=0.0, product="car_t", amount=1e8, unit="cells", duration=0.0),
+        observations=observations.assign(analyte="car_t", unit="cells/µL", censored=0),
+        name="simulated",
+    )

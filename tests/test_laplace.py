@@ -10,9 +10,10 @@ import pytest
 import scipy.integrate
 import scipy.optimize
 import scipy.stats
-from hierarchies import DAYS, LINEAR, PRIORS, decaying
+from hierarchies import DAYS, LINEAR, PIECEWISE, PRIORS, decaying, peaking
 
 import carpk as ck
+from carpk.importance import POINTS, refined
 from carpk.inference import beforehand, centre
 from carpk.laplace import Engine
 from carpk.posterior import Posterior, cholesky, solve_lower, solve_upper
@@ -114,26 +115,47 @@ def test_the_gradient_is_that_of_the_approximation(curved):
         assert seen.slope[i] == pytest.approx((up - down) / (2 * h), rel=1e-5, abs=1e-5)
 
 
-def test_the_marginal_with_a_limit_is_near_that_of_quadrature():
-    data = decaying(patients=4, lloq=3.0)
-    assert 0.2 < data.observations["censored"].mean() < 0.7
-    posterior, engine = engine_of(RANDOM, data)
-    theta = {"base": 10.0, "omega_base": 0.6, "sigma": 0.4}
-    u = posterior.outer_of(theta)
-    value = engine.at(u, np.zeros((4, 1)))[0].value
-    exact = float(posterior.log_prior(u))
+def exact_with_a_limit(data, base, omega, sigma):
+    """ln density of the data, random intercepts integrated out by SciPy."""
+    total = 0.0
     for _, rows in data.observations.groupby("patient", sort=False):
 
         def density(z, rows=rows):
-            mean = np.log(10.0) + 0.6 * z - np.log(2) * rows["time"].to_numpy() / 10
+            mean = np.log(base) + omega * z - np.log(2) * rows["time"].to_numpy() / 10
             y = np.log(rows["value"].to_numpy())
-            own = scipy.stats.norm(mean, 0.4)
+            own = scipy.stats.norm(mean, sigma)
             below = rows["censored"].to_numpy() == 1
             each = np.where(below, own.logcdf(y), own.logpdf(y) - y)
             return np.exp(each.sum()) * scipy.stats.norm.pdf(z)
 
-        exact += np.log(scipy.integrate.quad(density, -8, 8, epsabs=0, epsrel=1e-10)[0])
+        total += np.log(scipy.integrate.quad(density, -8, 8, epsabs=0, epsrel=1e-10)[0])
+    return total
+
+
+def test_the_marginal_with_a_limit_is_near_that_of_quadrature():
+    data = decaying(patients=4, lloq=3.0)
+    assert 0.2 < data.observations["censored"].mean() < 0.7
+    posterior, engine = engine_of(RANDOM, data)
+    u = posterior.outer_of({"base": 10.0, "omega_base": 0.6, "sigma": 0.4})
+    value = engine.at(u, np.zeros((4, 1)))[0].value
+    exact = float(posterior.log_prior(u)) + exact_with_a_limit(data, 10.0, 0.6, 0.4)
     assert value == pytest.approx(exact, abs=0.03)
+
+
+def test_importance_sampling_gives_the_marginal_itself():
+    """Of patients with no sample above the limit nothing is normal; 128 points err a little."""
+    data = decaying(patients=20, lloq=12.0)
+    assert data.observations["censored"].mean() > 0.6
+    posterior, engine = engine_of(RANDOM, data)
+    mode = engine.mode(*centre(beforehand(posterior)))
+    found = refined(engine, mode, seed=0)
+    theta = {k: float(x) for k, x in posterior.theta(jnp.asarray(found.mode.u)).items()}
+    values = (theta["base"], theta["omega_base"], theta["sigma"])
+    exact = float(posterior.log_prior(found.mode.u)) + exact_with_a_limit(data, *values)
+    by_laplace = engine.at(found.mode.u, mode.z)[0].value
+    assert found.mode.log_density == pytest.approx(exact, abs=0.06)
+    assert abs(by_laplace - exact) > 0.3
+    assert found.ess.min() > 0.5 * POINTS
 
 
 def test_coordinates_keep_the_density(curved):
@@ -321,3 +343,20 @@ class TestMethods:
             assert abs(ours.loc[name, "median"] - theirs.loc[name, "median"]) < 0.2 * sd, name
             width = ours.loc[name, "eti90_high"] - ours.loc[name, "eti90_low"]
             assert width / 3.29 == pytest.approx(sd, rel=0.25), name
+
+
+@pytest.mark.slow
+def test_many_patients_do_not_add_up_what_is_not_normal_in_each():
+    """Peaks between two sampling days: by Laplace alone fb and beta lie 0.9 SD beside NUTS."""
+    data = peaking(200)
+    population = ck.Population(PIECEWISE.model, varies=["cmax", "tmax", "t_alpha", "fb"])
+    ours = ck.fit(population, data, method="laplace", progress=False)
+    nuts = ck.fit(population, data, starts=1, progress=False)
+    assert ours.ok
+    assert nuts.ok
+    assert ours.settings["importance"]["moved"] > 0.5
+    for name in ours.bound.priors:
+        forward = ours.bound.scale(name).forward
+        mine, theirs = (forward(each.posterior[name].values) for each in (ours, nuts))
+        assert abs(np.median(mine) - np.median(theirs)) < 0.2 * np.std(theirs), name
+        assert np.std(mine) == pytest.approx(np.std(theirs), rel=0.25), name
