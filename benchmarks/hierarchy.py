@@ -33,7 +33,7 @@ class Hierarchy:
     """One simulated trial and what is estimated from it.
 
     `varies` have random effects, `common` are estimated without; `typical_sd` is the prior SD of
-    the logarithm of either's typical value.
+    the logarithm of either's typical value; `target_accept` is asked of every program's NUTS.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Hierarchy:
     common: tuple[str, ...]
     typical_sd: float
     seed: int
+    target_accept: float = 0.8
     problem: Problem = PROBLEM
 
     @property
@@ -99,6 +100,7 @@ LARGE = Hierarchy(
     ("kel", "kD", "rN", "KN", "g", "kB"),
     0.3,
     seed=12,
+    target_accept=0.95,
 )
 TINY_ONE = Hierarchy("tiny", 2, ("LH", "dE"), (), 0.5, seed=13)  # shows that everything runs
 HIERARCHIES = {h.name: h for h in (SMALL, LARGE, TINY_ONE)}

@@ -55,7 +55,7 @@ class Sizes:
     niche: int  # patients per arm, at most
 
 
-WHOLE = Sizes(SMALL, LARGE, 2, (50, 100, 200, 400), 10)
+WHOLE = Sizes(SMALL, LARGE, 1, (50, 100, 200, 400), 10)
 TINY = Sizes(TINY_ONE, TINY_ONE, 1, (3, 5), 1)
 
 
@@ -338,7 +338,7 @@ def large(run: Contenders, sizes: Sizes) -> str:
         [
             described(h),
             f"{schedule.chains} chains, {schedule.tune} steps of adaptation and {schedule.draws} "
-            f"draws each. Converged means R-hat at most {RHAT_MAX}, at least {ESS_MIN} effective "
+            f"draws each, target_accept {h.target_accept:g}. Converged means R-hat at most {RHAT_MAX}, at least {ESS_MIN} effective "
             "draws and no divergences.",
             agreement,
             table(SAMPLING_HEAD, rows),

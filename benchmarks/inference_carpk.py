@@ -49,9 +49,14 @@ class NotAvailable(Exception):
 
 
 def fitted(
-    population: ck.Population, data: ck.Dataset, method: str, schedule: Schedule, seed: int
+    population: ck.Population,
+    data: ck.Dataset,
+    method: str,
+    schedule: Schedule,
+    seed: int,
+    **settings: float,
 ) -> Run:
-    """`ck.fit`, from the data to draws and verdict."""
+    """`ck.fit`, from the data to draws and verdict; more of its settings."""
     compiling = Compiling()
     started = time.perf_counter()
     try:
@@ -64,6 +69,7 @@ def fitted(
             chains=schedule.chains,
             seed=seed,
             progress=False,
+            **settings,
         )
     except ck.FitError as refusal:
         if "method" in str(refusal):
@@ -139,7 +145,8 @@ def carpk_density(h: Hierarchy, points: list[Point]) -> list[float]:
 
 
 def carpk_run(h: Hierarchy, schedule: Schedule, seed: int) -> Run:
-    return fitted(population(h), dataset(h), "nuts", schedule, seed)
+    how = {"target_accept": h.target_accept}
+    return fitted(population(h), dataset(h), "nuts", schedule, seed, **how)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -169,8 +169,13 @@ def numpyro_run(h: Hierarchy, schedule: Schedule, seed: int) -> Run:
     observed = simulated(h)
     compiling = Compiling()
     started = time.perf_counter()
+    kernel = NUTS(
+        numpyro_model(h, observed),
+        init_strategy=init_to_median,
+        target_accept_prob=h.target_accept,
+    )
     mcmc = MCMC(
-        NUTS(numpyro_model(h, observed), init_strategy=init_to_median),
+        kernel,
         num_warmup=schedule.tune,
         num_samples=schedule.draws,
         num_chains=schedule.chains,
@@ -255,6 +260,7 @@ def stan_run(h: Hierarchy, schedule: Schedule, seed: int) -> Run:
         num_warmup=schedule.tune,
         num_samples=schedule.draws,
         init_radius=STAN_INIT_RADIUS,
+        delta=h.target_accept,
     )
     sampling = time.perf_counter() - started
 
