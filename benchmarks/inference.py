@@ -338,8 +338,8 @@ def large(run: Contenders, sizes: Sizes) -> str:
         [
             described(h),
             f"{schedule.chains} chains, {schedule.tune} steps of adaptation and {schedule.draws} "
-            f"draws each, target_accept {h.target_accept:g}. Converged means R-hat at most {RHAT_MAX}, at least {ESS_MIN} effective "
-            "draws and no divergences.",
+            f"draws each, target_accept {h.target_accept:g}. Converged means R-hat at most "
+            f"{RHAT_MAX}, at least {ESS_MIN} effective draws and no divergences.",
             agreement,
             table(SAMPLING_HEAD, rows),
         ]
