@@ -8,6 +8,10 @@ segment after it. What happens at one boundary is affine in every compartment,
 
 whatever the mixture of boluses, resets, replacements and multiplications.
 
+Parameters may differ from occasion to occasion. The k-th lasts from the k-th cell infusion until
+the next one, and the first from the start; one begins at a boundary, so that no step of a solver
+has the parameters of two.
+
 Order at one time: observations first (they see the level before a dose, as in NONMEM), then the
 events in the order in which the regimen gives them.
 """
@@ -23,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from carpk.dosing import Bolus, Dose, Infusion, Multiply, Regimen, Replace, Reset
+from carpk.dosing import CELLS, Bolus, Dose, Infusion, Multiply, Regimen, Replace, Reset
 from carpk.errors import RegimenError
 from carpk.structural import ODEModel, Target
 
@@ -46,6 +50,7 @@ class Events(NamedTuple):
     amount: np.ndarray
     duration: np.ndarray
     aim: np.ndarray  # number of the target for doses, of the compartment for the others
+    occasion: np.ndarray  # that a cell infusion begins, counted from 0; 0 for other events
 
 
 class Timeline(NamedTuple):
@@ -61,6 +66,7 @@ class Timeline(NamedTuple):
     dose: Any  # (B, G), amounts as given
     rate: Any  # (B, G), amount per day as given, in the segment that begins here
     at: Any  # (T,), the boundary at which each observation is made
+    occasion: Any  # (B,), counted from 0, in the segment that begins here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,17 +95,21 @@ class Structure:
         """Compartment of each target."""
         return tuple(self.model.compartments.index(t.compartment) for t in self.targets)
 
-    def timeline(self, patient: Any, lags: Sequence[Any] = ()) -> Timeline:
-        """Timeline of one patient whose doses arrive `lags` days late, per target.
+    def timeline(self, patient: Any, params: Any = None) -> Timeline:
+        """Timeline of one patient, whose parameters say how late each dose arrives.
 
-        Works on traced arrays: `patient` is the patient's (events, times, start).
+        The lag of a dose is that of the occasion in which it is given. Works on traced arrays:
+        `patient` is the patient's (events, times, start).
         """
         events, times, start = patient
         size = len(self.model.compartments)
         late = jnp.zeros_like(events.time)
-        for g, lag in enumerate(lags):
-            dose = (events.kind == BOLUS) | (events.kind == INFUSION)
-            late = jnp.where(dose & (events.aim == g), late + lag, late)
+        for g, target in enumerate(self.targets):
+            if target.lag is not None:
+                given = jax.lax.cummax(events.occasion)
+                lag = jax.vmap(lambda k, f=target.lag: f(params.during(k)))(given)
+                dose = (events.kind == BOLUS) | (events.kind == INFUSION)
+                late = jnp.where(dose & (events.aim == g), lag, late)
         arrives = events.time + late
         resets = jnp.where(events.kind == RESET, events.time, jnp.inf)
         order = jnp.arange(events.time.shape[0])
@@ -146,6 +156,7 @@ class Structure:
         length = jnp.where(infusion, events.duration, 1.0)
         speed = jnp.where(infusion & active, amount / length, 0.0)
         running = (time[:, None] >= arrives) & (time[:, None] < stop)
+        begun = (where <= jnp.arange(rows)[:, None]) & active
         return Timeline(
             time=time,
             keep=jnp.ones((rows, size)).at[where].set(keep),
@@ -154,6 +165,7 @@ class Structure:
             dose=jnp.zeros((rows, len(self.targets))).at[where].set(dose),
             rate=(running * speed) @ goes,
             at=at,
+            occasion=jnp.max(jnp.where(begun, events.occasion, 0), axis=1),
         )
 
 
@@ -205,17 +217,16 @@ class Plan:
         for regimen, t, name, begin in zip(regimens, times, names, starts, strict=True):
             who = f"Patient {name!r}: " if name else ""
             check_times(t, who)
-            rows.append([r for e in regimen.events for r in _rows(model, e, targets, who)])
+            rows.append(_table(model, regimen, targets, who))
             first.append(_start(begin, t, regimen, who))
         width = max([1, *(len(row) for row in rows)])
-        table = np.zeros((len(rows), width, 5))
+        table = np.zeros((len(rows), width, 6))
         for i, row in enumerate(rows):
             if row:
                 table[i, : len(row)] = row
-        columns = [table[..., j] for j in range(5)]
-        events = Events(
-            columns[0].astype(int), columns[1], columns[2], columns[3], columns[4].astype(int)
-        )
+        kind, time, amount, duration, aim, occasion = np.moveaxis(table, -1, 0)
+        whole = kind.astype(int), aim.astype(int), occasion.astype(int)
+        events = Events(whole[0], time, amount, duration, *whole[1:])
         infused = [
             bool(np.any((events.kind == INFUSION) & (events.aim == g))) for g in range(len(targets))
         ]
@@ -226,6 +237,11 @@ class Plan:
     def patients(self) -> int:
         """How many patients the plan is for."""
         return len(self.start)
+
+    @property
+    def occasions(self) -> int:
+        """How many occasions the patient with most has."""
+        return 1 + int(self.events.occasion.max())
 
     @property
     def rows(self) -> tuple[Events, np.ndarray, np.ndarray]:
@@ -274,7 +290,16 @@ def _merged(line: Timeline, into: Sequence[int]) -> Timeline:
         reset[g] = k * reset[g] + line.reset[i]
         put[g] = k * put[g] + line.put[i]
         dose[g] = k[list(into)] * dose[g] + line.dose[i]
-    return Timeline(line.time[first], keep, reset, put, dose, line.rate[last], group[line.at])
+    return Timeline(
+        line.time[first],
+        keep,
+        reset,
+        put,
+        dose,
+        line.rate[last],
+        group[line.at],
+        line.occasion[last],
+    )
 
 
 def _padded(line: Timeline, length: int) -> Timeline:
@@ -292,6 +317,7 @@ def _padded(line: Timeline, length: int) -> Timeline:
         dose=longer(line.dose, 0.0),
         rate=longer(line.rate, 0.0),
         at=line.at,
+        occasion=longer(line.occasion, line.occasion[-1]),
     )
 
 
@@ -335,6 +361,16 @@ def _start(begin: float, t: np.ndarray, regimen: Regimen, who: str) -> float:
             "earlier, or leave the event out."
         )
     return float(begin)
+
+
+def _table(model: ODEModel, regimen: Regimen, targets: list[Target], who: str) -> list[list[float]]:
+    """The rows of all events, each with the occasion that it begins; new targets join the list."""
+    rows, begun = [], 0
+    for event in regimen.events:
+        cells = isinstance(event, Dose) and event.unit == CELLS
+        rows += [[*row, begun * cells] for row in _rows(model, event, targets, who)]
+        begun += cells
+    return rows
 
 
 def _rows(model: ODEModel, event: Any, targets: list[Target], who: str) -> list[list[float]]:

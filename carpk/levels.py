@@ -78,9 +78,8 @@ class SolvedLevels:
     which: Any = None
 
     def __call__(self, params: Any) -> Any:
-        """Levels (P, T) of parameters with leaves (P,) or (P, 1)."""
-        size = jax.tree.leaves(params)[0].shape[0]
-        every = self.solver(jax.tree.map(lambda x: x.reshape(size), params))
+        """Levels (P, T) of parameters with leaves (P,) or (P, K)."""
+        every = self.solver(jax.tree.map(lambda x: x[:, 0] if x.shape[1:] == (1,) else x, params))
         levels = chosen([every[output] for output in self.outputs], self.which)
         return levels if self.place is None else levels[:, self.place]
 
@@ -117,8 +116,8 @@ def solved(
     Args:
         regimens: one for everybody, or one per patient.
         days: (T,) in any order, or (P, T) ascending, with NaN where a patient has fewer.
-        reference: parameters, leaves (D, P), from how far they may lie from the middle of the
-            prior: where the widest ones cannot be put on a mesh, nearer ones are tried.
+        reference: parameters, leaves (D, P) or (D, P, K), from how far they may lie from the middle
+            of the prior: where the widest ones cannot be put on a mesh, nearer ones are tried.
         rtol: largest relative error of the levels.
         labels: how messages name the patients.
         which: of several outputs, the one of each level, (P, T).

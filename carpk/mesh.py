@@ -24,6 +24,7 @@ from carpk.routes import (
     ORDER,
     Content,
     Steps,
+    System,
     observed,
     placed,
     relative_error,
@@ -78,7 +79,7 @@ def choose(
 
     Args:
         plan: events and times of P patients.
-        reference: parameters, leaves (D, P): D draws for every patient.
+        reference: parameters, leaves (D, P) or (D, P, infusion): D draws for every patient.
         rtol: largest relative error of the outputs at the observation times, which is the error
             of their logarithms.
         share: of the reference patients for which it must hold; the hardest ones may miss it.
@@ -261,12 +262,13 @@ def _run_one(
     def step(i: Any, carry: Any) -> Any:
         content, at, peak, local = carry
         k = steps.segment[i]
-        acted = system.act(line, k, content)
+        here = system.during(line.occasion[k])
+        acted = here.act(line, k, content)
         content = jax.tree.map(partial(jnp.where, steps.first[i]), acted, content)
         length = line.time[k + 1] - line.time[k]
         time, h = line.time[k] + steps.offset[i] * length, steps.width[i] * length
-        flows = system.inflow(line.rate[k])
-        new, error = runge_kutta(system, time, h, content, flows, errors=True)
+        flows = here.inflow(line.rate[k])
+        new, error = runge_kutta(here, time, h, content, flows, errors=True)
         peak, size = relative_error(structure, content, new, error, peak)
         local = local.at[i].set(size)
         at = jax.tree.map(lambda a, v: a.at[k + 1].set(v), at, new)
@@ -291,18 +293,19 @@ def _jacobians_one(structure: Structure, line: Any, at: Content, params: Any, pa
     """Jacobians of the equations after each boundary and before the next, (B - 1, 2, S, S)."""
     system, line = placed(structure, line, params, patient)
 
-    def one(k: Any, where: Any, content: Content) -> Any:
-        flows = system.inflow(line.rate[k])
-        c = system.levels(content.amplitude)
+    def one(here: System, k: Any, where: Any, content: Content) -> Any:
+        flows = here.inflow(line.rate[k])
+        c = here.levels(content.amplitude)
 
         def slope(u: Any) -> Any:
-            return jnp.stack(system.slope(line.time[where], tuple(u), c, flows))
+            return jnp.stack(here.slope(line.time[where], tuple(u), c, flows))
 
         return jax.jacfwd(slope)(jnp.stack(content.u))
 
     def both(k: Any) -> Any:
+        here = system.during(line.occasion[k])
         begin, end = (jax.tree.map(lambda x, i=i: x[i], at) for i in (k, k + 1))
-        return jnp.stack([one(k, k, system.act(line, k, begin)), one(k, k + 1, end)])
+        return jnp.stack([one(here, k, k, here.act(line, k, begin)), one(here, k, k + 1, end)])
 
     return jax.vmap(both)(jnp.arange(line.time.shape[0] - 1))
 

@@ -233,6 +233,10 @@ class Params(eqx.Module):
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             yield field.name, getattr(self, field.name)
 
+    def during(self, occasion: Any) -> Params:
+        """The parameters of a patient, leaves () or (occasion,), in one occasion; leaves ()."""
+        return jax.tree.map(lambda x: x if jnp.ndim(x) == 0 else x[occasion], self)
+
     def replace(self, **changes: Any) -> Params:
         """A copy with other values; names that are not parameters are refused."""
         unknown = sorted(set(changes) - set(self.info()))

@@ -60,7 +60,12 @@ class Population:
         model: structural model.
         varies: parameters that differ between patients; or parameter -> levels, out of "cohort"
             (what a cohort's patients share: a study, a product), "patient" and "infusion" (each
-            infusion has its own value, its own peak above all).
+            infusion has its own value, its own peak above all). In an ODE model the states carry
+            over, and a parameter has the value of an infusion from that infusion on until the next
+            one, before the first infusion that of the first: lymphodepletion before a later
+            infusion belongs to the earlier one. Initial states have the first value, doses the
+            bioavailability of the infusion since which they arrive and the lag of that since which
+            they are given. The disposition of drugs (`inputs`) is the same for all infusions.
         correlated: parameters whose effects in one patient are correlated; their correlation
             matrix, "correlation", has an LKJ prior with concentration 2. All others are
             independent.
@@ -139,10 +144,14 @@ class Population:
                     f"Population: {name!r} varies by {bad[0] if bad else 'nothing'!r}, but the "
                     'levels are "cohort", "patient" and "infusion".'
                 )
-            if INFUSION in kinds and isinstance(self.model, ODEModel):
+            if (
+                INFUSION in kinds
+                and isinstance(self.model, ODEModel)
+                and name in self.model.behind_inputs
+            ):
                 raise ModelError(
-                    f"Population: {name!r} cannot vary by infusion in {self.model.name!r}: in an "
-                    "ODE model the parameters belong to the patient. Let it vary by patient."
+                    f"Population: {name!r} cannot vary by infusion in {self.model.name!r}: the "
+                    "disposition of its inputs depends on it. Let it vary by patient."
                 )
         for where, names in {
             "varies": list(levels),
@@ -221,6 +230,14 @@ class Population:
     def random(self) -> RandomEffects:
         """The random effects."""
         return RandomEffects(self.levels, tuple(self.correlated))
+
+    def infusions_of(self, regimen: Regimen | None) -> int:
+        """Infusions with random effects of their own in patients who are given this.
+
+        A published cohort of a closed form has one.
+        """
+        apart = isinstance(self.model, ODEModel) and self.random.at(INFUSION)
+        return max(1, len(regimen.infusions)) if apart and regimen is not None else 1
 
     def forms(self, parameter: str) -> dict[str, str]:
         """Covariate -> form of its effect on a parameter."""
@@ -456,14 +473,14 @@ class PopulationModel:
                 patient_design[name] = np.stack([covariate.encode(v) for v in of_patients])
             for cohort in facts:
                 cohort_design[cohort][name] = covariate.encode(of_cohorts[cohort])
-        effects = population.random.size()
+        infusions = {c: population.infusions_of(population.regimens.get(c)) for c in facts}
         likelihoods = {
             cohort: CohortLikelihood(
                 facts=tuple(rows),
                 sampling=sampling_days(data, rows),
                 residual=population.residual_of(endpoints[first]),
                 virtual_patients=population.virtual_patients,
-                random_effects=effects,
+                random_effects=population.random.size(infusions[cohort]),
                 dependence=population.summary_dependence,
             )
             for cohort, rows in facts.items()
@@ -514,7 +531,7 @@ class PopulationModel:
         designs = {k: jnp.asarray(v) for k, v in self.patient_design.items()}
 
         def reference(width: float) -> Params:
-            return self._reference(width, designs, len(regimens))
+            return self._reference(width, designs, len(regimens), self.infusions)
 
         return solved(
             model,
@@ -539,9 +556,10 @@ class PopulationModel:
                 "amounts."
             )
         design = {k: jnp.asarray(v)[None] for k, v in self.cohort_design[cohort].items()}
+        infusions = self.cohort_infusions(cohort)
 
         def reference(width: float) -> Params:
-            return self._reference(width, design, 1)
+            return self._reference(width, design, 1, infusions)
 
         return solved(
             model,
@@ -553,8 +571,13 @@ class PopulationModel:
             labels=[cohort],
         )
 
-    def _reference(self, width: float, designs: Mapping[str, Any], size: int) -> Params:
-        """Patients drawn from the priors, leaves (D, P); `width` 1 is the prior itself."""
+    def _reference(
+        self, width: float, designs: Mapping[str, Any], size: int, infusions: int
+    ) -> Params:
+        """Patients drawn from the priors, leaves (D, P) or (D, P, infusion).
+
+        A `width` of 1 is the prior itself.
+        """
         key = jax.random.key(0)
         theta = {}
         for i, (name, prior) in enumerate(self.priors.items()):
@@ -567,7 +590,8 @@ class PopulationModel:
 
         def one(theta: Mapping[str, Any], keys: Any) -> Params:
             def patient(design: Mapping[str, Any], key: Any) -> Params:
-                return jax.tree.map(lambda x: x[0, 0], self.draw_patients(theta, design, key, 1, 1))
+                params = self.draw_patients(theta, design, key, 1, infusions)
+                return jax.tree.map(lambda x: x[0] if infusions > 1 else x[0, 0], params)
 
             return jax.vmap(patient)(designs, keys)
 
@@ -650,9 +674,10 @@ class PopulationModel:
         return self.population.model.params(**{**values, **self.population.fixed})
 
     def virtual_patients(self, theta: Mapping[str, Any], cohort: str) -> Params:
-        """The virtual patients of a cohort; leaves of shape (S,)."""
-        z = self.cohorts[cohort].normals()[0]
-        return self.params_from_scores(theta, self.cohort_design[cohort], z)
+        """The virtual patients of a cohort; leaves of shape (S,) or (S, infusion)."""
+        z, infusions = self.cohorts[cohort].normals()[0], self.cohort_infusions(cohort)
+        b = z @ self.random.factor(theta, infusions).T
+        return self.patient_params(self.typical(theta, self.cohort_design[cohort]), b, infusions)
 
     def params_from_scores(
         self, theta: Mapping[str, Any], design: Mapping[str, Any], z: Any
@@ -762,9 +787,9 @@ class PopulationModel:
 
         Of new patients, who have the covariates, doses and sampling days of the real patients.
         """
-        size, infusions = len(self.patients), self.individual.infusion_time.shape[1]
-        if isinstance(self.population.model, ODEModel):
-            infusions = 1  # its parameters belong to the patient
+        size, infusions = len(self.patients), self.infusions
+        if isinstance(self.population.model, ClosedForm):
+            infusions = self.individual.infusion_time.shape[1]
         design = {c: jnp.asarray(d) for c, d in self.patient_design.items()}
 
         def one(theta: Mapping[str, Any], key: Any) -> Any:
@@ -793,6 +818,10 @@ class PopulationModel:
         by_infusion = self.population.random.at(INFUSION)
         return self.individual.infusion_time.shape[1] if by_infusion else 1
 
+    def cohort_infusions(self, cohort: str) -> int:
+        """The same of a published cohort's patients."""
+        return self.population.infusions_of(self.population.regimens.get(cohort))
+
     def of_sample(self, sample: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """(parameters of the individual patients, those of the population) of one draw."""
         theta = {k: x for k, x in sample.items() if k in self.priors or k in self.shared}
@@ -800,19 +829,21 @@ class PopulationModel:
             return None, theta
         shape = (len(self.patients),)
         b = self.population.random.stacked(sample, self.infusions, shape)
-        return self.patient_params(self.typical(theta, self.patient_design), b), theta
+        typical = self.typical(theta, self.patient_design)
+        return self.patient_params(typical, b, self.infusions), theta
 
-    def patient_params(self, typical: Mapping[str, Any], b: Any) -> Params:
-        """Parameters of the individual patients, leaves (P,) or (P, infusion).
+    def patient_params(self, typical: Mapping[str, Any], b: Any, infusions: int) -> Params:
+        """Parameters of patients, leaves (P,) or (P, infusion).
 
         Args:
             typical: what `typical` gives for them.
             b: their random effects, (P, m); see `effects`.
+            infusions: that b has a part for.
         """
-        size = len(self.patients)
-        moved = self.population.random.deviations(b, self.infusions)
+        size = len(b)
+        moved = self.population.random.deviations(b, infusions)
         wide = any(x.ndim == 2 for x in moved.values())
-        shape = (size, self.infusions) if wide else (size,)
+        shape = (size, infusions) if wide else (size,)
 
         def widened(x: Any) -> Any:
             x = jnp.broadcast_to(x, (size,)) if jnp.ndim(x) < 2 else x

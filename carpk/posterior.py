@@ -201,7 +201,7 @@ class Posterior:
         phi |= {name: design[name][..., 0] for name in own}
         none = jnp.zeros((self.patients, len(bound.random.at(PATIENT))))
         b = jnp.concatenate([none, c[:, len(names) :]], axis=1)
-        f = bound.individual_levels(bound.patient_params(phi, b))
+        f = bound.individual_levels(bound.patient_params(phi, b, bound.infusions))
         return jnp.log(jnp.where(bound.individual.mask, f, 1.0))
 
     def of_levels(self, log_f: Any, theta: Mapping[str, Any]) -> Any:

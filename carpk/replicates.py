@@ -130,7 +130,7 @@ def cohort_levels(
 
     def one(theta: Mapping[str, Any], key: Any) -> Any:
         a, b, c = jax.random.split(key, 3)
-        p = bound.draw_patients(theta, design, a, size, 1)
+        p = bound.draw_patients(theta, design, a, size, bound.cohort_infusions(cohort))
         f = levels(p)
         own = bound.population.residual_theta(theta, bound.output)
         once = residual.sample(jax.random.normal(b, (size, 1)), f[:, :grid], own)

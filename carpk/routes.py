@@ -84,43 +84,47 @@ def _relative_jvp(at: Any, tangent: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """A structural model with the parameters of one patient.
+    """A structural model with the parameters of one patient in one occasion.
+
+    The disposition of the inputs is that of the first occasion in all of them.
 
     Attributes:
         structure: model and targets.
-        params: parameters, scalars.
+        every: parameters, leaves () or (occasion,).
+        params: those of this occasion, scalars.
         initial: the states at the start, natural scale.
-        share: bioavailability per target.
-        lags: lag per target [day].
+        share: bioavailability per target, of the doses that arrive in this occasion.
         modes: exponentials per input.
     """
 
     structure: Structure
+    every: Any
     params: Any
     initial: tuple[Any, ...]
     share: tuple[Any, ...]
-    lags: tuple[Any, ...]
     modes: tuple[Modes, ...]
 
     @classmethod
-    def of(cls, structure: Structure, params: Any) -> System:
-        model = structure.model
+    def of(cls, structure: Structure, every: Any, occasion: Any = 0) -> System:
+        model, params, first = structure.model, every.during(occasion), every.during(0)
         start = model.start(params)
-        one, none = jnp.ones(()), jnp.zeros(())
+        one = jnp.ones(())
         return cls(
             structure=structure,
+            every=every,
             params=params,
             initial=tuple(jnp.asarray(getattr(start, s), float) for s in model.states.names()),
             share=tuple(
                 one if t.bioavailability is None else jnp.asarray(t.bioavailability(params), float)
                 for t in structure.targets
             ),
-            lags=tuple(
-                none if t.lag is None else jnp.asarray(t.lag(params), float)
-                for t in structure.targets
-            ),
-            modes=tuple(f(params).modes() for f in model.inputs.values()),
+            modes=tuple(f(first).modes() for f in model.inputs.values()),
         )
+
+    def during(self, occasion: Any) -> System:
+        """The same patient in another occasion; itself where no parameter differs."""
+        same = all(jnp.ndim(x) == 0 for x in jax.tree.leaves(self.every))
+        return self if same else System.of(self.structure, self.every, occasion)
 
     def begin(self) -> Content:
         """The compartments at the start."""
@@ -234,15 +238,25 @@ def placed(
 ) -> tuple[System, Timeline]:
     """The system of a patient, and the timeline: made here where it depends on the lags."""
     system = System.of(structure, params)
-    return system, structure.timeline(patient, system.lags) if line is None else line
+    return system, structure.timeline(patient, params) if line is None else line
 
 
 def observed(system: System, line: Timeline, at_boundary: Content) -> tuple[States, dict[str, Any]]:
-    """States and outputs at the observations, from what is there before each boundary."""
-    content = jax.tree.map(lambda x: x[line.at], at_boundary)
-    if system.structure.after:
-        content = jax.vmap(lambda k, c: system.act(line, k, c))(line.at, content)
-    return jax.vmap(system.outputs)(line.time[line.at], content)
+    """States and outputs at the observations, from what is there before each boundary.
+
+    Outputs have the parameters of the occasion that ends there, or of the one that begins there
+    where observations see what is there after it.
+    """
+    ended = jnp.concatenate([jnp.zeros(1, int), line.occasion[:-1]])
+    occasion = line.occasion if system.structure.after else ended
+
+    def one(k: Any, content: Content) -> tuple[States, dict[str, Any]]:
+        here = system.during(occasion[k])
+        if system.structure.after:
+            content = here.act(line, k, content)
+        return here.outputs(line.time[k], content)
+
+    return jax.vmap(one)(line.at, jax.tree.map(lambda x: x[line.at], at_boundary))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -288,14 +302,15 @@ class Adaptive:
 
         def segment(carry: Any, k: Any) -> Any:
             content, code, steps = carry
-            content = system.act(line, k, content)
-            flows = system.inflow(line.rate[k])
+            here = system.during(line.occasion[k])
+            content = here.act(line, k, content)
+            flows = here.inflow(line.rate[k])
             begin = line.time[k]
             end = jnp.where(code == OK, line.time[k + 1], begin)  # no steps on nan
 
             def slope(t: Any, u: Any, _: Any) -> Any:
-                c = system.concentrations(content.amplitude, flows, t - begin)
-                return jnp.stack(system.slope(t, tuple(u), c, flows))
+                c = here.concentrations(content.amplitude, flows, t - begin)
+                return jnp.stack(here.slope(t, tuple(u), c, flows))
 
             sol = diffrax.diffeqsolve(
                 diffrax.ODETerm(slope),
@@ -314,7 +329,7 @@ class Adaptive:
             reason = jnp.where(failed, TOO_MANY_STEPS, jnp.where(finite, OK, NOT_FINITE))
             code = jnp.where(code == OK, reason, code)
             u = jnp.where(code == OK, u, jnp.nan)
-            amplitude = system.propagate(content.amplitude, flows, end - begin)
+            amplitude = here.propagate(content.amplitude, flows, end - begin)
             content = Content(tuple(u), amplitude)
             return (content, code, steps + sol.stats["num_steps"]), content
 
@@ -401,7 +416,7 @@ def _after_events(
     structure: Structure, line: Timeline, params: Any, content: Content, where: Any
 ) -> tuple[System, Content]:
     k, first, any_first, _ = where
-    system = System.of(structure, params)
+    system = System.of(structure, params, line.occasion[k])
     content = jax.lax.cond(
         any_first,
         lambda c: jax.tree.map(partial(jnp.where, first), system.act(line, k, c), c),

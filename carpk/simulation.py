@@ -27,7 +27,7 @@ import xarray as xr
 
 from carpk import nca
 from carpk.dosing import Dose, Regimen
-from carpk.effects import PATIENT
+from carpk.effects import INFUSION, PATIENT
 from carpk.errors import CarpkWarning, FitError, ModelError, RegimenError
 from carpk.events import SIZE
 from carpk.inference import INTERVAL, Fit
@@ -249,7 +249,9 @@ def virtual_patients(
         -> (draw, ...), empty for a structural model's own values.
     """
     model = source.population.model if isinstance(source, Fit) else source
-    occasions = max(1, len(regimen.infusions)) if isinstance(model, ClosedForm) else 1
+    apart = isinstance(source, Fit) and source.population.random.at(INFUSION)
+    each = apart or isinstance(model, ClosedForm)
+    occasions = max(1, len(regimen.infusions)) if each else 1
     key = jax.random.split(jax.random.key(seed))[0]
     own = {k: v for k, v in (covariates or {}).items() if k in model.params.covariates()}
     rest = {k: v for k, v in (covariates or {}).items() if k not in own}
@@ -446,7 +448,8 @@ def levels_in_blocks(
         if isinstance(model, ClosedForm):
             yield Block(every(some), {}, "")  # type: ignore[misc]
             continue
-        flat = jax.tree.map(lambda x: jnp.reshape(x, draws * size[1]), some)
+        shape = (draws * size[1], *(size[2:] if size[2] > 1 else ()))
+        flat = jax.tree.map(lambda x, shape=shape: jnp.reshape(x, shape), some)
         result = (
             solve_many(model, regimen, t, flat, start=first)
             if solver is None

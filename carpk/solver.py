@@ -247,7 +247,7 @@ class Solver:
         """On the mesh route, or on the adaptive one where that fails; `why` says why.
 
         Args:
-            reference: parameters that stand for those to come, leaves (D, P).
+            reference: parameters that stand for those to come, leaves (D, P) or (D, P, infusion).
             route: "adaptive" skips the mesh.
             rtol, share: see `mesh.choose`.
         """
@@ -282,14 +282,20 @@ class Solver:
         """States and outputs (P, T), codes and numbers of steps (P,); for jit, grad and vmap.
 
         Args:
-            params: leaves (P,), or any number of patients where the plan is for one.
+            params: leaves (P,), or (P, infusion) where they differ between infusions; of any number
+                of patients where the plan is for one.
             bound: on the mesh route, report patients for whom the estimated error of any step
                 exceeds it as TOO_COARSE; without derivatives.
         """
-        size, known = len(jax.tree.leaves(params)[0]), self.plan.patients
+        (size, *each), known = np.shape(jax.tree.leaves(params)[0]), self.plan.patients
         if known not in (1, size):
             raise ModelError(
                 f"The solver was made for {known} patients, but got parameters of {size}."
+            )
+        if each and each[0] < self.plan.occasions:
+            raise ModelError(
+                f"The solver was made for {self.plan.occasions} infusions, but got parameters of "
+                f"{each[0]}."
             )
         steps = None if self.mesh is None else self.mesh.steps
         structure = self.plan.structure
@@ -337,7 +343,8 @@ def solve_many(
     each, so that memory does not grow with their number beyond the result.
 
     Args:
-        params: leaves (P,), or a number where all patients share it.
+        params: leaves (P,), or (P, infusion) where they differ between infusions, or a number where
+            all patients share it.
         route: "auto", "mesh" or "adaptive".
         rtol: largest relative error of the outputs.
         others: as in `solve`.
@@ -346,9 +353,9 @@ def solve_many(
         raise ModelError(f"solve_many: the route must be one of {ROUTES}, but is {route!r}.")
     check_params(model, params)
     plan = Plan.of(model, [regimen], np.asarray(days, float), start=start)
-    size = max(np.size(x) for x in jax.tree.leaves(params))
-    params = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), (size,)), params)
-    sample = np.linspace(0, size - 1, min(size, SAMPLE)).astype(int)
+    shape = np.broadcast_shapes((1,), *(np.shape(x) for x in jax.tree.leaves(params)))
+    params = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), shape), params)
+    sample = np.linspace(0, shape[0] - 1, min(shape[0], SAMPLE)).astype(int)
     reference = jax.tree.map(lambda x: x[sample, None], params)
     solver = Solver.prepare(plan, reference, route=route, rtol=rtol, share=0.99)
     return solve_all(solver, params)
@@ -358,7 +365,7 @@ def solve_all(solver: Solver, params: Any) -> Patients:
     """Solve many patients with a solver that is ready; see `solve_many`.
 
     Args:
-        params: leaves (P,).
+        params: leaves (P,) or (P, infusion).
     """
     outputs, code = _in_blocks(solver, params)
     failed = again = np.flatnonzero(code != OK)

@@ -349,6 +349,25 @@ class ODEModel(StructuralModel):
         return [(product, target) for product in self.targets for target in self.into(product)]
 
     @cached_property
+    def behind_inputs(self) -> frozenset[str]:
+        """The parameters on which the disposition of the inputs depends."""
+        names = list(self.params.info())
+
+        def every(*values: Any) -> Any:
+            params = self.params(**dict(zip(names, values, strict=True)))
+            return [f(params) for f in self.inputs.values()]
+
+        traced = jax.make_jaxpr(every)(*(i.value for i in self.params.info().values())).jaxpr
+        on = {id(x): {name} for x, name in zip(traced.invars, names, strict=True)}
+
+        def of(variables: Any) -> set[str]:
+            return set().union(*(on.get(id(x), set()) for x in variables))
+
+        for step in traced.eqns:
+            on |= dict.fromkeys(map(id, step.outvars), of(step.invars))
+        return frozenset(of(traced.outvars))
+
+    @cached_property
     def logs(self) -> tuple[bool, ...]:
         """Which states are integrated as logarithms."""
         return tuple(f.metadata["log"] for f in dataclasses.fields(self.states))  # type: ignore

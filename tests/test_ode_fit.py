@@ -71,7 +71,7 @@ def with_mesh(fit, rtol):
     """The same fit, solved on a mesh that is that good."""
     bound = fit.bound
     plan = bound.predictors[None].solver.plan
-    reference = bound._reference(0.1, {}, 2)
+    reference = bound._reference(0.1, {}, 2, 1)
     solver = Solver.prepare(plan, reference, rtol=rtol)
     other = ck.Fit(fit.population, fit.data, fit.idata, fit.verdict, fit.settings)
     predictors = {None: SolvedLevels(solver, ("car_t",))}
@@ -149,10 +149,6 @@ class TestPopulation:
             step = h * np.eye(len(u))[i]
             slope = float(density(u + step, z) - density(u - step, z)) / (2 * h)
             assert float(gradient[i]) == pytest.approx(slope, rel=1e-3, abs=1e-3), site.name
-
-    def test_parameters_cannot_vary_by_infusion(self):
-        with pytest.raises(ck.ModelError, match="vary by patient"):
-            ck.Population(KIMMEL, varies={"KC": ["infusion"]})
 
     def test_a_published_cohort_needs_its_regimen(self):
         study = ck.load_study("zuma1_moffitt")

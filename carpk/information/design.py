@@ -117,7 +117,7 @@ class Sampled:
             mask=a.mask,
             lloq=a.lloq,
             time=a.time,
-            infusions=a.infusion_time.shape[1] if closed else 1,
+            infusions=a.infusion_time.shape[1] if closed else bound.infusions,
             patients=np.ones(len(a.patients)),
             design=bound.patient_design,
             covariates=bound.covariates,
@@ -154,11 +154,13 @@ class Sampled:
                 model, outputs, days, start, amount, smooth=True, which=which
             )
         else:
-            plan = Plan.of(model, _regimens(model, arms), time, labels=list(arms))
+            regimens = _regimens(model, arms)
+            infusions = max(map(population.infusions_of, regimens))
+            plan = Plan.of(model, regimens, time, labels=list(arms))
             typical = params_of(population, typical_of(population, columns, design, len(arms)))
             reference = jax.tree.map(lambda x: x[None], typical)
             solver = Solver.prepare(plan, reference, rtol=population.rtol, share=1.0)
-            predictor, infusions = SolvedLevels(solver, outputs, None, which), 1
+            predictor = SolvedLevels(solver, outputs, None, which)
         return cls(
             predictor=predictor,
             outputs=outputs,
