@@ -155,7 +155,14 @@ def test_a_killed_process_resumes_and_gives_the_same_draws(tmp_path):
 
 
 def test_another_call_with_the_same_folder_is_refused(tmp_path):
-    how = {"chains": 1, "draws": 10, "tune": 10, "progress": False, "folder": tmp_path / "a"}
+    how = {
+        "chains": 1,
+        "starts": 1,
+        "draws": 10,
+        "tune": 10,
+        "progress": False,
+        "folder": tmp_path / "a",
+    }
     ck.fit(POP, decaying(), **how)
     with pytest.raises(ck.FitError, match="seed differ"):
         ck.fit(POP, decaying(), seed=1, **how)

@@ -61,7 +61,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def fit(data):
-    return ck.fit(POP, data, draws=200, tune=300, chains=2, seed=3, progress=False)
+    return ck.fit(POP, data, draws=200, tune=300, chains=2, seed=3, starts=1, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def poor(data):
     """Hardly sampled, with a prior that has no plain arguments."""
     prior = dist.TransformedDistribution(dist.Normal(4.0, 1.0), [dist.transforms.ExpTransform()])
     pop = ck.Population(ck.load_model("piecewise"), priors={"cmax": prior})
-    return ck.fit(pop, data, draws=10, tune=10, chains=2, progress=False)
+    return ck.fit(pop, data, draws=10, tune=10, chains=2, starts=1, progress=False)
 
 
 def test_log_likelihood_of_patients_is_the_plain_sum_over_samples(data):
@@ -145,7 +145,7 @@ class TestFit:
 
     @pytest.mark.slow
     def test_same_seed_gives_the_same_draws(self, data, fit):
-        again = ck.fit(POP, data, draws=200, tune=300, chains=2, seed=3, progress=False)
+        again = ck.fit(POP, data, draws=200, tune=300, chains=2, seed=3, starts=1, progress=False)
         for name in fit.posterior.data_vars:
             np.testing.assert_array_equal(again.posterior[name], fit.posterior[name])
 
@@ -198,7 +198,7 @@ class TestFit:
     def test_a_parameter_without_information_is_named(self):
         data = ck.load_study("zuma1_moffitt")  # no figure before day 7
         pop = ck.Population(ck.load_model("piecewise"), varies=["cmax"])
-        quick = ck.fit(pop, data, draws=150, tune=200, chains=2, progress=False)
+        quick = ck.fit(pop, data, draws=150, tune=200, chains=2, starts=1, progress=False)
         assert "t_double" in " ".join(quick.verdict.notes)
 
 
