@@ -154,6 +154,7 @@ def test_a_killed_process_resumes_and_gives_the_same_draws(tmp_path):
         np.testing.assert_array_equal(resumed.posterior[name], straight.posterior[name])
 
 
+@pytest.mark.slow
 def test_another_call_with_the_same_folder_is_refused(tmp_path):
     how = {
         "chains": 1,

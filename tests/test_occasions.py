@@ -165,7 +165,8 @@ def moved(params, name, k, step):
     return params.replace(**{name: getattr(params, name) + place})
 
 
-@pytest.mark.parametrize("route", [pytest.param("tsit5", marks=pytest.mark.slow), "mesh"])
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ["tsit5", "mesh"])
 def test_gradients_reach_the_value_of_every_infusion(route):
     weights = 1 + 0.1 * np.arange(DAYS.size)
 
@@ -188,6 +189,7 @@ def test_gradients_reach_the_value_of_every_infusion(route):
     assert float(jnp.abs(slopes.grow[1]).max()) == 0.0  # of another patient
 
 
+@pytest.mark.slow
 def test_an_infusion_changes_nothing_before_it():
     levels = jax.jacrev(lambda p: solver("mesh")(p)["car_t"][0])(patients(EACH, EACH))
     for name in ("grow", "room", "loss", "volume", "gain"):
@@ -198,6 +200,7 @@ def test_an_infusion_changes_nothing_before_it():
             assert (by[later:] != 0).any(), (name, k)
 
 
+@pytest.mark.slow
 def test_infusions_that_arrive_late_begin_their_occasion_then():
     """Each with the lag of its own occasion."""
     each = {"wait": [0.5, 2.25, 1.0], "grow": EACH["grow"], "volume": EACH["volume"]}
@@ -218,6 +221,7 @@ def test_infusions_that_arrive_late_begin_their_occasion_then():
         assert float(slopes[k]) == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_mesh_is_as_fine_as_the_hardest_occasion_needs():
     fast = {"grow": [0.3, 6.0, 0.3]}
     ready = Solver.prepare(
@@ -230,6 +234,7 @@ def test_a_mesh_is_as_fine_as_the_hardest_occasion_needs():
     np.testing.assert_allclose(ready(patients(fast))["car_t"][0], scipy_levels(fast), rtol=3e-5)
 
 
+@pytest.mark.slow
 def test_a_virtual_population_may_have_values_for_each_infusion():
     """Some of a sample of patients on a mesh, and parameters that all of them share."""
     some = patients(EACH, {"grow": [0.4, 0.5, 0.8]})

@@ -1,4 +1,4 @@
-"""Known truth is found, from patients and from published summaries, with intervals that hold.
+"""Known truth is found, from published summaries, with intervals that hold.
 
 Truths are drawn from the priors anew for every simulated data set, so 90 % intervals must hold
 them in 90 % of the data sets, whatever the priors. With 40 data sets the tests below fail by chance
@@ -63,30 +63,6 @@ DESIGNS = {
 }
 
 
-def individuals(patients=12, lloq=0.5):
-    names = [f"p{i}" for i in range(patients)]
-    days = [2.0, 5.0, 7.0, 10.0, 14.0, 21.0, 28.0, 60.0]
-    return ck.Dataset.from_frames(
-        patients=pd.DataFrame({"patient": names}),
-        doses=pd.DataFrame(
-            {"patient": names, "time": 0.0, "product": "car_t", "amount": 1e8}
-            | {"unit": "cells", "duration": 0.0}
-        ),
-        observations=pd.DataFrame(
-            [
-                {"patient": p, "time": t, "analyte": "car_t", "value": 5.0}
-                | {"unit": "cells/µL", "lloq": lloq, "censored": 0}
-                for p in names
-                for t in days
-            ]
-        ),
-        name="simulated",
-    )
-
-
-DESIGNS["patients, some samples below the LLOQ"] = individuals()
-
-
 def holds(result):
     """Coverage of 90 % within chance, and no bias beyond chance, for every parameter."""
     table = result.table()
@@ -98,8 +74,9 @@ def holds(result):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize("name", list(DESIGNS)[:2])
 def test_intervals_hold_the_truth_and_are_not_biased(name):
+    """Of the third design, and of individual patients, `test_calibration` ranks the truth."""
     result = ck.checks.recovery(POP, DESIGNS[name], simulations=SIMULATIONS, progress=False)
     assert result.failed == 0
     holds(result)
