@@ -27,8 +27,9 @@ from carpk.posterior import log_normal
 POINTS = 128
 FREEDOM = 5  # degrees of freedom of the points' t distribution: tails may be heavier than normal
 SETTLED = 0.3  # posterior SDs along an axis; after a longer way all is done once more
-PASSES = 3
-BENDS = (0.25, 4.0)  # curvature along an axis, over that by Laplace
+EVEN = (0.5, 2.0)  # curvature along an axis, over that assumed; the same
+PASSES = 6
+BENDS = (0.25, 4.0)  # the same, for one pass
 FARTHEST = 2.0  # posterior SDs along an axis at a time
 
 
@@ -39,23 +40,25 @@ class Refined:
     Attributes:
         mode: with a new centre and covariance.
         moved: from the old centre, in posterior SDs, along the axis where it is most.
+        settled: whether another pass would change next to nothing.
         ess: effective number of points of each patient at the centre, (P,).
     """
 
     mode: Mode
     moved: float
+    settled: bool
     ess: np.ndarray
 
 
 def refined(engine: Engine, mode: Mode, seed: int) -> Refined:
     """The mode, and the normal distribution around it, of the marginal density itself.
 
-    Where this density is not finite, or without random effects, the mode stays what it is.
+    Where that does not settle, or without random effects, the mode stays what it is.
     """
     posterior, conditional = engine.of(None), mode.conditional
     size, m = mode.z.shape
     if conditional is None:
-        return Refined(mode, 0.0, np.zeros(0))
+        return Refined(mode, 0.0, mode.converged, np.zeros(0))
     points = scipy.stats.qmc.Sobol(m + 1, rng=seed).random(POINTS)[:, None]
     shifts = np.random.default_rng(seed).random((size, m + 1))
     p = np.clip((points + shifts) % 1.0, 1e-9, 1 - 1e-9)
@@ -94,16 +97,21 @@ def refined(engine: Engine, mode: Mode, seed: int) -> Refined:
     values, vectors = np.linalg.eigh(factor @ factor.T)
     factor = vectors * np.sqrt(values)
     value, ess = density(u)
+    settled = False
     for _ in range(PASSES):
         ends = np.array([[density(u + sign * axis)[0] for sign in (1, -1)] for axis in factor.T])
         if not (np.isfinite(ends).all() and np.isfinite(value)):
-            return Refined(mode, 0.0, ess)
-        bend = np.clip(2 * value - ends.sum(1), *BENDS)
-        step = np.clip(0.5 * (ends[:, 0] - ends[:, 1]) / bend, -FARTHEST, FARTHEST)
-        u, factor = u + factor @ step, factor / np.sqrt(bend)
-        value, ess = density(u)
-        if np.abs(step * np.sqrt(bend)).max() < SETTLED:
             break
+        bend = 2 * value - ends.sum(1)
+        step = 0.5 * (ends[:, 0] - ends[:, 1]) / np.clip(bend, *BENDS)
+        settled = bool(np.abs(step).max() < SETTLED and (np.clip(bend, *EVEN) == bend).all())
+        u = u + factor @ np.clip(step, -FARTHEST, FARTHEST)
+        factor = factor / np.sqrt(np.clip(bend, *BENDS))
+        value, ess = density(u)
+        if settled:
+            break
+    if not settled:
+        return Refined(mode, 0.0, False, ess)
     away = np.linalg.solve(np.linalg.cholesky(mode.covariance), u - mode.u)
     new = dataclasses.replace(mode, u=u, covariance=factor @ factor.T, log_density=value)
-    return Refined(new, float(np.abs(away).max()), ess)
+    return Refined(new, float(np.abs(away).max()), True, ess)

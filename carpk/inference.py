@@ -266,11 +266,10 @@ def fit_bound(
     if method == "map":
         return from_mode(bound, found[0], settings | {"draws": 1, "chains": 1})
     if method == "laplace":
-        if not found[0].converged:
-            return from_mode(bound, found[0], settings)
         better = refined(engine, found[0], seed)
         points = [int(x) for x in better.ess]
-        settings["importance"] = {"moved": better.moved, "points": points}
+        told = {"moved": better.moved, "settled": better.settled, "points": points}
+        settings["importance"] = told
         return from_mode(bound, better.mode, settings)
     standard = Standard.of(found[0])
     centres = [standard.within(mode.u) for mode in found]

@@ -40,7 +40,7 @@ DECREMENT = 1e-3  # of the mode: g' H^-1 g, in squared posterior SDs
 STEP = 1e-3  # of the differences of the gradient, in prior SDs of the outer coordinates
 ONE_MODE = 4.0  # posterior SDs around a mode within which all is taken to belong to it
 FLATTEST = 0.1  # curvature that any direction is taken to have, where the prior's is about 1
-REACH = 6.0  # how many prior SDs from the start a mode is looked for
+REACH = 8.0  # how many prior SDs from the start a mode is looked for
 IMPOSSIBLE = 1e12  # -ln posterior where it is not finite
 
 

@@ -61,10 +61,12 @@ class Verdict:
     def _numbers(self) -> str:
         n = self.numbers
         if "decrement" in n:
+            where = f"the mode, which is {math.sqrt(n['decrement']):.1g} posterior SDs away at most"
+            if n["settled"] and not n["decrement"] < DECREMENT:
+                where = "a centre found by importance sampling"
             return (
-                f"normal approximation around the mode, which is {math.sqrt(n['decrement']):.1g} "
-                f"posterior SDs away at most; {n['patients_at_mode']:.0f} of {n['patients']:.0f} "
-                "patients at their modes"
+                f"normal approximation around {where}; {n['patients_at_mode']:.0f} of "
+                f"{n['patients']:.0f} patients at their modes"
             )
         return (
             f"R-hat at most {n['rhat_max']:.3f}, effective draws at least {n['ess_min']:.0f}, "
@@ -491,12 +493,18 @@ def _of_mode(
     patients = len(getattr(bound, "patients", ()))
     lost = mode["unconverged"]
     troubles = []
-    if not mode["decrement"] < DECREMENT:
+    settled = settings.get("importance", {}).get("settled", mode["converged"])
+    if not settled and not mode["decrement"] < DECREMENT:
         troubles.append(
             f"The mode was not found: by the curvature it is {math.sqrt(mode['decrement']):.2g} "
             'posterior SDs away. Use method="nuts", or narrower priors.'
         )
-    if mode["flat"]:
+    elif not settled and not mode["flat"] and not lost:
+        troubles.append(
+            "Importance sampling around the mode does not settle: the posterior is far from normal "
+            'there. Use method="nuts", or narrower priors.'
+        )
+    if not settled and mode["flat"]:
         troubles.append(
             f"The posterior is flat or bends upwards in {mode['flat']} directions, which are given "
             'the spread of the prior or more: use method="nuts", or fix a parameter that the data '
@@ -528,6 +536,7 @@ def _of_mode(
             )
     numbers = {
         "decrement": mode["decrement"],
+        "settled": float(settled),
         "patients": float(patients),
         "patients_at_mode": float(patients - len(lost)),
     }

@@ -410,7 +410,7 @@ class TestSolver:
         clean(self.fit(1e-4))
 
     def test_patients_without_levels_are_named(self):
-        data = curves(LATE, {"last": 29.0}, "base", SHORT, residual=0.5)
+        data = curves(LATE, {"last": 28.3}, "base", SHORT, residual=1.0)
         fit = ck.fit(ck.Population(LATE, varies=["base"]), data, **QUIET)
         assert not fit.ok
         assert "not finite in some draws (p0 in" in said(fit)
