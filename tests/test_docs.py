@@ -19,6 +19,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_page_of_models_runs(folder, monkeypatch):
     monkeypatch.chdir(folder)
     names = {}

@@ -289,6 +289,7 @@ def bound():
     return population().bind(trial(3))
 
 
+@pytest.mark.slow
 def test_the_likelihood_has_one_value_for_each_infusion(bound):
     posterior = Posterior(bound)
     assert posterior.inner == 1 + 3
