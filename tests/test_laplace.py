@@ -347,11 +347,11 @@ class TestMethods:
 
 @pytest.mark.slow
 def test_many_patients_do_not_add_up_what_is_not_normal_in_each():
-    """Peaks between two sampling days: by Laplace alone fb and beta lie 0.9 SD beside NUTS."""
-    data = peaking(200)
+    """Peaks between two sampling days: by Laplace alone fb is most of an SD off."""
+    data = peaking(100)
     population = ck.Population(PIECEWISE.model, varies=["cmax", "tmax", "t_alpha", "fb"])
     ours = ck.fit(population, data, method="laplace", progress=False)
-    nuts = ck.fit(population, data, starts=1, progress=False)
+    nuts = ck.fit(population, data, draws=700, tune=500, starts=1, progress=False)
     assert ours.ok
     assert nuts.ok
     assert ours.settings["importance"]["moved"] > 0.5

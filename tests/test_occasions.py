@@ -168,11 +168,11 @@ def moved(params, name, k, step):
 @pytest.mark.slow
 @pytest.mark.parametrize("route", ["tsit5", "mesh"])
 def test_gradients_reach_the_value_of_every_infusion(route):
-    weights = 1 + 0.1 * np.arange(DAYS.size)
+    weights, ready = 1 + 0.1 * np.arange(DAYS.size), solver(route)
 
     @jax.jit
     def total(params):
-        levels = solver(route)(params)["car_t"]
+        levels = ready(params)["car_t"]
         return jnp.sum(weights * jnp.log(levels[0]))
 
     params = patients(EACH, EACH)
@@ -191,7 +191,8 @@ def test_gradients_reach_the_value_of_every_infusion(route):
 
 @pytest.mark.slow
 def test_an_infusion_changes_nothing_before_it():
-    levels = jax.jacrev(lambda p: solver("mesh")(p)["car_t"][0])(patients(EACH, EACH))
+    ready = solver("mesh")
+    levels = jax.jacrev(lambda p: ready(p)["car_t"][0])(patients(EACH, EACH))
     for name in ("grow", "room", "loss", "volume", "gain"):
         for k, day in enumerate(GIVEN):
             by = np.asarray(getattr(levels, name)[:, 0, k])
