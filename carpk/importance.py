@@ -26,11 +26,11 @@ from carpk.posterior import log_normal
 
 POINTS = 128
 FREEDOM = 5  # degrees of freedom of the points' t distribution: tails may be heavier than normal
-SETTLED = 0.3  # posterior SDs along an axis; after a longer way all is done once more
-EVEN = (0.5, 2.0)  # curvature along an axis, over that assumed; the same
 PASSES = 6
-BENDS = (0.25, 4.0)  # the same, for one pass
-FARTHEST = 2.0  # posterior SDs along an axis at a time
+FARTHEST = 2.0  # way along an axis in one pass, posterior SDs
+BENDS = (0.25, 4.0)  # curvature along an axis over that assumed, as far as one pass follows it
+SETTLED = 0.3  # way along every axis in the last pass, at most
+EVEN = (0.5, 2.0)  # ratio of curvatures in the last pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,25 +93,25 @@ def refined(engine: Engine, mode: Mode, seed: int) -> Refined:
         value, ess = weighed(u, engine.batched(c), rest)
         return float(value), np.asarray(ess)
 
-    u, factor = mode.u, np.linalg.cholesky(mode.covariance)
-    values, vectors = np.linalg.eigh(factor @ factor.T)
-    factor = vectors * np.sqrt(values)
+    variances, directions = np.linalg.eigh(mode.covariance)
+    axes = factor = directions * np.sqrt(variances)
+    u, settled = mode.u, False
     value, ess = density(u)
-    settled = False
     for _ in range(PASSES):
         ends = np.array([[density(u + sign * axis)[0] for sign in (1, -1)] for axis in factor.T])
         if not (np.isfinite(ends).all() and np.isfinite(value)):
             break
         bend = 2 * value - ends.sum(1)
-        step = 0.5 * (ends[:, 0] - ends[:, 1]) / np.clip(bend, *BENDS)
+        followed = np.clip(bend, *BENDS)
+        step = 0.5 * (ends[:, 0] - ends[:, 1]) / followed
         settled = bool(np.abs(step).max() < SETTLED and (np.clip(bend, *EVEN) == bend).all())
         u = u + factor @ np.clip(step, -FARTHEST, FARTHEST)
-        factor = factor / np.sqrt(np.clip(bend, *BENDS))
+        factor = factor / np.sqrt(followed)
         value, ess = density(u)
         if settled:
             break
     if not settled:
         return Refined(mode, 0.0, False, ess)
-    away = np.linalg.solve(np.linalg.cholesky(mode.covariance), u - mode.u)
+    away = np.linalg.solve(axes, u - mode.u)
     new = dataclasses.replace(mode, u=u, covariance=factor @ factor.T, log_density=value)
     return Refined(new, float(np.abs(away).max()), True, ess)

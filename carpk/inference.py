@@ -267,9 +267,11 @@ def fit_bound(
         return from_mode(bound, found[0], settings | {"draws": 1, "chains": 1})
     if method == "laplace":
         better = refined(engine, found[0], seed)
-        points = [int(x) for x in better.ess]
-        told = {"moved": better.moved, "settled": better.settled, "points": points}
-        settings["importance"] = told
+        settings["importance"] = {
+            "moved": better.moved,
+            "settled": better.settled,
+            "points": [int(x) for x in better.ess],
+        }
         return from_mode(bound, better.mode, settings)
     standard = Standard.of(found[0])
     centres = [standard.within(mode.u) for mode in found]

@@ -50,8 +50,7 @@ class Look(NamedTuple):
     Attributes:
         value: approximate ln density of u, if z are the modes.
         slope: its gradient, (n,).
-        each: ln joint density of data and z, by patient, (P,).
-        gradient: of that by z, (P, m).
+        gradient: of ln joint density of data and z, by z, (P, m).
         hessian, curvature: Gauss-Newton and exact, both of minus that, (P, m, m).
         moved: dz/du, (P, m, n).
         of_levels, weight: first derivative and curvature of ln likelihood by ln level, (P, T).
@@ -59,7 +58,6 @@ class Look(NamedTuple):
 
     value: Any
     slope: Any
-    each: Any
     gradient: Any
     hessian: Any
     curvature: Any
@@ -106,7 +104,7 @@ class Mode:
 
 
 def _patients(posterior: Posterior, levels: Levels) -> Callable[[Any, Any], tuple[Any, ...]]:
-    """(u, z) -> each, gradient, hessian, of_levels and weight of a `Look`."""
+    """(u, z) -> ln joint density of data and z, (P,); gradient, hessian, of_levels, weight."""
     m = posterior.inner
 
     def patients(u: Any, z: Any) -> tuple[Any, ...]:
@@ -131,7 +129,11 @@ def _patients(posterior: Posterior, levels: Levels) -> Callable[[Any, Any], tupl
 
 
 def glance(posterior: Posterior, u: Any, z: Any, levels: Levels) -> tuple[Any, Any, Any, Any]:
-    """each, gradient, hessian and curvature of a `Look`: what a Newton step by z needs."""
+    """What a Newton step by z needs.
+
+    Returns:
+        ln joint density of data and z, (P,); gradient, hessian and curvature as in `Look`.
+    """
     patients = _patients(posterior, levels)
 
     def along(of_z: Any) -> Any:
@@ -173,7 +175,7 @@ def look(posterior: Posterior, u: Any, z: Any, levels: Levels) -> Look:
     outer, slope = jax.value_and_grad(others)(u)
     slope += jnp.sum(change[:n], axis=1) + jnp.einsum("ip,pin->n", change[n:], moved)
     total = outer + jnp.sum(value)
-    return Look(total, slope, each, gradient, hessian, curvature, moved, of_levels, weight)
+    return Look(total, slope, gradient, hessian, curvature, moved, of_levels, weight)
 
 
 def conditional_of(posterior: Posterior, u: Any, levels: Levels, seen: Look) -> Conditional:

@@ -787,9 +787,7 @@ class PopulationModel:
 
         Of new patients, who have the covariates, doses and sampling days of the real patients.
         """
-        size, infusions = len(self.patients), self.infusions
-        if isinstance(self.population.model, ClosedForm):
-            infusions = self.individual.infusion_time.shape[1]
+        size, infusions = len(self.patients), self.drawn_infusions
         design = {c: jnp.asarray(d) for c, d in self.patient_design.items()}
 
         def one(theta: Mapping[str, Any], key: Any) -> Any:
@@ -818,8 +816,14 @@ class PopulationModel:
         by_infusion = self.population.random.at(INFUSION)
         return self.individual.infusion_time.shape[1] if by_infusion else 1
 
+    @property
+    def drawn_infusions(self) -> int:
+        """Infusions that a patient's parameters are drawn for: all, in a closed form."""
+        closed = isinstance(self.population.model, ClosedForm)
+        return self.individual.infusion_time.shape[1] if closed else self.infusions
+
     def cohort_infusions(self, cohort: str) -> int:
-        """The same of a published cohort's patients."""
+        """`infusions`, of a published cohort's patients."""
         return self.population.infusions_of(self.population.regimens.get(cohort))
 
     def of_sample(self, sample: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

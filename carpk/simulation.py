@@ -27,7 +27,7 @@ import xarray as xr
 
 from carpk import nca
 from carpk.dosing import Dose, Regimen
-from carpk.effects import INFUSION, PATIENT
+from carpk.effects import PATIENT
 from carpk.errors import CarpkWarning, FitError, ModelError, RegimenError
 from carpk.events import SIZE
 from carpk.inference import INTERVAL, Fit
@@ -249,9 +249,11 @@ def virtual_patients(
         -> (draw, ...), empty for a structural model's own values.
     """
     model = source.population.model if isinstance(source, Fit) else source
-    apart = isinstance(source, Fit) and source.population.random.at(INFUSION)
-    each = apart or isinstance(model, ClosedForm)
-    occasions = max(1, len(regimen.infusions)) if each else 1
+    occasions = 1
+    if isinstance(model, ClosedForm):
+        occasions = max(1, len(regimen.infusions))
+    elif isinstance(source, Fit):
+        occasions = source.population.infusions_of(regimen)
     key = jax.random.split(jax.random.key(seed))[0]
     own = {k: v for k, v in (covariates or {}).items() if k in model.params.covariates()}
     rest = {k: v for k, v in (covariates or {}).items() if k not in own}

@@ -494,21 +494,22 @@ def _of_mode(
     lost = mode["unconverged"]
     troubles = []
     settled = settings.get("importance", {}).get("settled", mode["converged"])
-    if not settled and not mode["decrement"] < DECREMENT:
+    missed, flat = not mode["decrement"] < DECREMENT, mode["flat"]
+    if not settled and missed:
         troubles.append(
             f"The mode was not found: by the curvature it is {math.sqrt(mode['decrement']):.2g} "
             'posterior SDs away. Use method="nuts", or narrower priors.'
         )
-    elif not settled and not mode["flat"] and not lost:
+    if not settled and flat:
+        troubles.append(
+            f"The posterior is flat or bends upwards in {flat} directions, which are given "
+            'the spread of the prior or more: use method="nuts", or fix a parameter that the data '
+            "cannot tell (checks.identifiability names them)."
+        )
+    if not (settled or missed or flat or lost):
         troubles.append(
             "Importance sampling around the mode does not settle: the posterior is far from normal "
             'there. Use method="nuts", or narrower priors.'
-        )
-    if not settled and mode["flat"]:
-        troubles.append(
-            f"The posterior is flat or bends upwards in {mode['flat']} directions, which are given "
-            'the spread of the prior or more: use method="nuts", or fix a parameter that the data '
-            "cannot tell (checks.identifiability names them)."
         )
     if lost:
         named = ", ".join(bound.patients[i] for i in lost[:5])

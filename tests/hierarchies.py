@@ -36,6 +36,12 @@ PIECEWISE = ck.Population(
 )
 
 
+def one_dose(names):
+    """1e8 cells on day 0 for each of these patients."""
+    doses = pd.DataFrame({"patient": names})
+    return doses.assign(time=0.0, product="car_t", amount=1e8, unit="cells", duration=0.0)
+
+
 def decaying(patients=8, cohorts=2, lloq=0.0, seed=0, weight=False):
     """Simulated patients of `LINEAR`; every second one belongs to another cohort."""
     rng = np.random.default_rng(seed)
@@ -52,10 +58,7 @@ def decaying(patients=8, cohorts=2, lloq=0.0, seed=0, weight=False):
     people = {"patient": names, "cohort": [f"c{i % cohorts}" for i in range(patients)]}
     return ck.Dataset.from_frames(
         patients=pd.DataFrame(people | ({"kg": kg} if weight else {})),
-        doses=pd.DataFrame(
-            {"patient": names, "time": 0.0, "product": "car_t", "amount": 1e8}
-            | {"unit": "cells", "duration": 0.0}
-        ),
+        doses=one_dose(names),
         observations=observations,
         name="simulated",
     )
@@ -73,10 +76,9 @@ def peaking(patients, seed=2021):
         levels = np.asarray(model.level("car_t", jnp.asarray(days), p))
         levels = levels * np.exp(0.5 * rng.standard_normal(len(days)))
         rows += [(f"p{i}", t, y) for t, y in zip(days, levels, strict=True)]
-    doses = pd.DataFrame({"patient": [f"p{i}" for i in range(patients)]})
     observations = pd.DataFrame(rows, columns=["patient", "time", "value"])
     return ck.Dataset.from_frames(
-        doses=doses.assign(time=0.0, product="car_t", amount=1e8, unit="cells", duration=0.0),
+        doses=one_dose([f"p{i}" for i in range(patients)]),
         observations=observations.assign(analyte="car_t", unit="cells/µL", censored=0),
         name="simulated",
     )

@@ -109,7 +109,6 @@ class Sampled:
         """The patients of a data set."""
         a = bound.individual
         assert a is not None
-        closed = isinstance(bound.population.model, ClosedForm)
         return cls(
             predictor=bound.predictors[None],
             outputs=tuple(bound.endpoints[name] for name in a.analytes),
@@ -117,7 +116,7 @@ class Sampled:
             mask=a.mask,
             lloq=a.lloq,
             time=a.time,
-            infusions=a.infusion_time.shape[1] if closed else bound.infusions,
+            infusions=bound.drawn_infusions,
             patients=np.ones(len(a.patients)),
             design=bound.patient_design,
             covariates=bound.covariates,

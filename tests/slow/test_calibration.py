@@ -11,7 +11,7 @@ import sys
 
 import pandas as pd
 import pytest
-from hierarchies import PIECEWISE
+from hierarchies import PIECEWISE, one_dose
 from test_recovery import DESIGNS, POP
 
 import carpk as ck
@@ -32,25 +32,23 @@ def design(patients=6, lloq=2.0):
     rows = [(p, t, "car_t", 5.0, "cells/µL", lloq, 0) for p in names for t in DAYS]
     columns = ["patient", "time", "analyte", "value", "unit", "lloq", "censored"]
     return ck.Dataset.from_frames(
-        doses=pd.DataFrame(
-            {"patient": names, "time": 0.0, "product": "car_t", "amount": 1e8}
-            | {"unit": "cells", "duration": 0.0}
-        ),
+        doses=one_dose(names),
         observations=pd.DataFrame(rows, columns=columns),
         name="simulated",
     )
 
 
+HOW = {"draws": 400, "tune": 300}
+
+
 def individuals(simulations, progress=False):
-    how = {"draws": 400, "tune": 300, "progress": progress}
-    return ck.checks.sbc(PIECEWISE, design(), simulations=simulations, **how)
+    return ck.checks.sbc(PIECEWISE, design(), simulations=simulations, progress=progress, **HOW)
 
 
 def cohorts(simulations, progress=False):
     """Means with SDs, a range, and how many were above the LLOQ on day 90."""
     published = DESIGNS["means with SD, a range and a count"]
-    how = {"draws": 400, "tune": 300, "progress": progress}
-    return ck.checks.sbc(POP, published, simulations=simulations, **how)
+    return ck.checks.sbc(POP, published, simulations=simulations, progress=progress, **HOW)
 
 
 @pytest.mark.slow
@@ -66,9 +64,7 @@ def test_ranks_with_values_below_the_lloq_are_uniform(ranked, simulations):
 @pytest.mark.slow
 def test_ranks_without_the_term_of_the_lloq_are_not():
     naive = dataclasses.replace(PIECEWISE, residual=Measured())
-    result = ck.checks.sbc(
-        PIECEWISE, design(), simulations=20, draws=400, tune=300, fitted=naive, progress=False
-    )
+    result = ck.checks.sbc(PIECEWISE, design(), simulations=20, fitted=naive, progress=False, **HOW)
     assert {"sigma", "log_lik"} <= set(result.off), repr(result)
 
 
