@@ -268,7 +268,8 @@ class Engine:
         size, m = z.shape
         damping, value = np.full(size, DAMPING[0]), np.full(size, -np.inf)
         done = np.zeros(size, bool)
-        gradient, hessian = np.zeros((size, m)), np.broadcast_to(np.eye(m), (size, m, m)).copy()
+        gradient = np.zeros((size, m))
+        bend = _Spectrum(np.ones((size, m)), np.broadcast_to(np.eye(m), (size, m, m)).copy())
         for _ in range(INNER_STEPS):
             levels = self.levels(posterior, u, ahead, values)
             seen = jax.tree.map(np.asarray, self.glance(u, ahead, levels, values))
@@ -277,15 +278,15 @@ class Engine:
             better = finite & (seen[0] >= value - 1e-9 * np.abs(value)) & ~done
             z = np.where(better[:, None], ahead, z)
             value = np.where(better, seen[0], value)
-            gradient[better], hessian[better] = seen[1][better], _steep(*seen[2:])[better]
+            gradient[better] = seen[1][better]
+            for known, new in zip(bend, _Spectrum.of(*seen[2:]), strict=True):
+                known[better] = new[better]
             damping *= np.where(better, DAMPING[1], DAMPING[2])
-            done |= (_decrement(gradient, hessian) < INNER_TOLERANCE) & np.isfinite(value)
+            done |= (bend.decrement(gradient) < INNER_TOLERANCE) & np.isfinite(value)
             done |= damping > DAMPING[3]
             if done.all():
                 break
-            damped = hessian + damping[:, None, None] * np.eye(m)
-            step = np.linalg.solve(damped, gradient[..., None])[..., 0]
-            ahead = np.where(done[:, None], z, z + step)
+            ahead = np.where(done[:, None], z, z + bend.step(gradient, damping[:, None]))
         if not np.array_equal(ahead, z):
             levels = self.levels(posterior, u, z, values)
         return jax.tree.map(np.asarray, self.look(u, z, levels, values)), z, levels
@@ -324,9 +325,8 @@ class Engine:
         conditional, lost = None, np.zeros(0, int)
         if posterior.inner:
             seen, z, _ = self.at(u, descent.z, descent.values)
-            lost = np.flatnonzero(
-                ~(_decrement(seen.gradient, _steep(seen.hessian, seen.curvature)) < LOOSE)
-            )
+            bend = _Spectrum.of(seen.hessian, seen.curvature)
+            lost = np.flatnonzero(~(bend.decrement(seen.gradient) < LOOSE))
             levels = self.levels(posterior, u, z, descent.values, every=True)
             conditional = conditional_of(posterior, u, levels, seen)
         return Mode(
@@ -342,17 +342,37 @@ class Engine:
         )
 
 
-def _steep(hessian: np.ndarray, curvature: np.ndarray) -> np.ndarray:
-    """The exact curvature of each patient where it is one of a maximum, Gauss-Newton elsewhere."""
-    exact = 0.5 * (curvature + curvature.transpose(0, 2, 1))
-    fine = np.isfinite(exact).all((1, 2))
-    exact = np.where(fine[:, None, None], exact, np.eye(exact.shape[1]))
-    fine &= np.linalg.eigvalsh(exact)[:, 0] > 1e-3
-    return np.where(fine[:, None, None], exact, hessian)
+class _Spectrum(NamedTuple):
+    """Curvatures of the patients' densities along their principal axes, (P, m) and (P, m, m)."""
+
+    values: np.ndarray
+    vectors: np.ndarray
+
+    @classmethod
+    def of(cls, hessian: np.ndarray, curvature: np.ndarray) -> _Spectrum:
+        """The exact curvature of each patient where it is one of a maximum, else Gauss-Newton.
+
+        Gauss-Newton's is at least 1, which rounding hides where another axis has 1e16.
+        """
+        exact = 0.5 * (curvature + curvature.transpose(0, 2, 1))
+        values, vectors = np.linalg.eigh(_finite_or_one(exact))
+        steep = (values[:, 0] > 1e-3) & np.isfinite(exact).all((1, 2))
+        other, directions = np.linalg.eigh(_finite_or_one(hessian))
+        values = np.where(steep[:, None], values, np.maximum(other, 1.0))
+        return cls(values, np.where(steep[:, None, None], vectors, directions))
+
+    def step(self, gradient: np.ndarray, damping: Any = 0.0) -> np.ndarray:
+        """Newton's, (P, m); damping: added to every curvature, (P, 1)."""
+        along = np.einsum("pij,pi->pj", self.vectors, gradient) / (self.values + damping)
+        return np.einsum("pij,pj->pi", self.vectors, along)
+
+    def decrement(self, gradient: np.ndarray) -> np.ndarray:
+        return np.sum(gradient * self.step(gradient), axis=1)
 
 
-def _decrement(gradient: np.ndarray, hessian: np.ndarray) -> np.ndarray:
-    return np.sum(gradient * np.linalg.solve(hessian, gradient[..., None])[..., 0], axis=1)
+def _finite_or_one(matrices: np.ndarray) -> np.ndarray:
+    fine = np.isfinite(matrices).all((1, 2), keepdims=True)
+    return np.where(fine, matrices, np.eye(matrices.shape[1]))
 
 
 class Descent:

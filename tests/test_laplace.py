@@ -115,6 +115,18 @@ def test_the_gradient_is_that_of_the_approximation(curved):
         assert seen.slope[i] == pytest.approx((up - down) / (2 * h), rel=1e-5, abs=1e-5)
 
 
+def test_curvature_beyond_the_digits_of_a_float_still_gives_modes():
+    """One sample without noise for two effects: I + J' W J rounds to a singular matrix."""
+    data = decaying()
+    data = dataclasses.replace(data, observations=data.observations.query("time == 7"))
+    varies = ["base", "halve"]
+    posterior, engine = engine_of(ck.Population(LINEAR, varies=varies, priors=PRIORS), data)
+    theta = {"base": 10.0, "halve": 10.0, "omega_base": 0.5, "omega_halve": 0.5, "sigma": 1e-9}
+    levels = engine.at(posterior.outer_of(theta), np.zeros((8, 2)))[2]
+    measured = np.log(data.observations["value"].to_numpy())
+    np.testing.assert_allclose(np.asarray(levels.value)[:, 0], measured, atol=1e-6)
+
+
 def exact_with_a_limit(data, base, omega, sigma):
     """ln density of the data, random intercepts integrated out by SciPy."""
     total = 0.0
