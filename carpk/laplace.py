@@ -32,8 +32,9 @@ LEVEL_STEP = 1e-3  # of the differences of levels, on the estimation scale
 LANES = 4096  # patients whose levels are computed side by side
 INNER_STEPS = 50
 INNER_TOLERANCE = 1e-10  # of the decrement g' H^-1 g of a patient
-LOOSE = 1e-6  # the same, below which a patient counts as converged
-DAMPING = (1e-3, 0.1, 10.0, 1e8)  # at first, after success, after failure, at most
+LOOSE = 1e-6  # the same, below which a patient counts as converged, and stops where it stalls
+STALLED = 0.1  # of the decrement before: a level with a kink goes no faster
+DAMPING = (1e-3, 0.1, 100.0, 1e6)  # at least, after success, after failure, at most
 OUTER_STEPS = 200
 NEWTON_STEPS = 3  # after that, each with a Hessian
 DECREMENT = 1e-3  # of the mode: g' H^-1 g, in squared posterior SDs
@@ -267,7 +268,7 @@ class Engine:
         z = ahead
         size, m = z.shape
         damping, value = np.full(size, DAMPING[0]), np.full(size, -np.inf)
-        done = np.zeros(size, bool)
+        done, before = np.zeros(size, bool), np.full(size, np.inf)
         gradient = np.zeros((size, m))
         bend = _Spectrum(np.ones((size, m)), np.broadcast_to(np.eye(m), (size, m, m)).copy())
         for _ in range(INNER_STEPS):
@@ -281,9 +282,12 @@ class Engine:
             gradient[better] = seen[1][better]
             for known, new in zip(bend, _Spectrum.of(*seen[2:]), strict=True):
                 known[better] = new[better]
-            damping *= np.where(better, DAMPING[1], DAMPING[2])
-            done |= (bend.decrement(gradient) < INNER_TOLERANCE) & np.isfinite(value)
+            damping = np.maximum(damping * np.where(better, DAMPING[1], DAMPING[2]), DAMPING[0])
+            decrement = bend.decrement(gradient)
+            done |= (decrement < INNER_TOLERANCE) & np.isfinite(value)
+            done |= (decrement < LOOSE) & (decrement > STALLED * before)
             done |= damping > DAMPING[3]
+            before = decrement
             if done.all():
                 break
             ahead = np.where(done[:, None], z, z + bend.step(gradient, damping[:, None]))
