@@ -571,16 +571,20 @@ def pointwise(
     """
     a = bound.individual
 
-    def one(sample: Mapping[str, Any], key: Any) -> tuple[Any, Any]:
+    def one(sample: Mapping[str, Any], noise: Any) -> tuple[Any, Any]:
         params, theta = bound.of_sample(sample)
         f = bound.individual_levels(params)
-        again = bound.measured(f, jax.random.normal(key, f.shape), theta)
-        return bound.level_log_likelihoods(f, theta), again
+        return bound.level_log_likelihoods(f, theta), bound.measured(f, noise, theta)
 
     chains, draws = next(iter(samples.values())).shape[:2]
-    keys = jax.random.split(jax.random.key(seed), (chains, draws))
+    rngs = np.random.default_rng(seed).spawn(chains)
     each = jax.jit(jax.vmap(one))
-    every, again = by_chain(lambda i: each({k: v[i] for k, v in samples.items()}, keys[i]), chains)
+
+    def chain(i: int) -> Any:
+        noise = rngs[i].standard_normal((draws, *a.mask.shape))
+        return each({k: v[i] for k, v in samples.items()}, noise)
+
+    every, again = by_chain(chain, chains)
     found: dict[str, list[xr.Dataset]] = {}
     for i, analyte in enumerate(a.analytes):
         here = a.mask & (a.analyte == i)

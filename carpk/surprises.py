@@ -119,7 +119,7 @@ def _distant(
     """(index, deviation, the same in SDs of the others, p), most distant first."""
     left, found = np.ones(len(mean), bool), []
     for _ in range(min(NAMED, len(mean) // 4)):
-        best = (-1, 0.0, 0.0, 1.0)
+        best, free_of_best = (-1, 0.0, 0.0), 1
         for i in np.flatnonzero(left):
             others = left.copy()
             others[i] = False
@@ -134,13 +134,13 @@ def _distant(
             spread = np.sqrt((squares / free + own) * (1 + 1 / same.sum()))
             away = mean[i] - mean[same].mean()
             t = away / max(spread, 1e-300)
-            p = 2 * scipy.stats.t.sf(abs(t), free) * left.sum()
             if abs(t) > abs(best[2]):
-                best = (int(i), float(away), float(t), float(p))
+                best, free_of_best = (int(i), float(away), float(t)), free
         if best[0] < 0:
             break
+        p = 2 * scipy.stats.t.sf(abs(best[2]), free_of_best) * left.sum()
         left[best[0]] = False
-        found.append(best)
+        found.append((*best, float(p)))
     p = np.minimum.accumulate([x[3] for x in found][::-1])[::-1]  # a second one hides the first
     return [(*x[:3], float(q)) for x, q in zip(found, p, strict=True)]
 
@@ -295,15 +295,14 @@ def _residuals(bound: PopulationModel, score: np.ndarray) -> dict[str, Found]:
     if count < FEWEST:
         return {}
     total = square.sum()
-    samples, odd = [], np.zeros_like(measured)
-    for i, j in zip(*np.nonzero(measured), strict=True):
-        t = score[i, j] / np.sqrt((total - square[i, j]) / (count - 2) + 1e-300)
-        p = 2 * scipy.stats.t.sf(abs(t), count - 2) * count
-        if p < NOTED:
-            odd[i, j] = True
-            fact = {"patient": bound.patients[i], "day": float(a.time[i, j])}
-            fact |= {"value": float(a.value[i, j]), "analyte": a.analytes[a.analyte[i, j]]}
-            samples.append(fact | {"sds": float(t), "p": float(p)})
+    samples = []
+    t = score / np.sqrt(np.maximum(total - square, 0.0) / (count - 2) + 1e-300)
+    p = 2 * scipy.stats.t.sf(np.abs(t), count - 2) * count
+    odd = measured & (p < NOTED)
+    for i, j in zip(*np.nonzero(odd), strict=True):
+        fact = {"patient": bound.patients[i], "day": float(a.time[i, j])}
+        fact |= {"value": float(a.value[i, j]), "analyte": a.analytes[a.analyte[i, j]]}
+        samples.append(fact | {"sds": float(t[i, j]), "p": float(p[i, j])})
     people = []
     n, sums = (measured & ~odd).sum(1), np.where(odd, 0.0, square).sum(1)
     for i, name in enumerate(bound.patients):

@@ -168,13 +168,12 @@ def _replicate_observations(fit: Fit, draws: int, seed: int) -> xr.DataArray:
     sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, effects=True).items()}
     size = len(next(iter(sample.values())))
 
-    def one(sample: Mapping[str, Any], key: Any) -> Any:
+    def one(sample: Mapping[str, Any], noise: Any) -> Any:
         params, theta = bound.of_sample(sample)
-        f = bound.individual_levels(params)
-        return bound.measured(f, jax.random.normal(key, f.shape), theta)
+        return bound.measured(bound.individual_levels(params), noise, theta)
 
-    keys = jax.random.split(jax.random.key(seed), size)
-    y = np.asarray(jax.jit(jax.vmap(one))(sample, keys))[:, a.mask]
+    noise = np.random.default_rng(seed).standard_normal((size, *a.mask.shape))
+    y = np.asarray(jax.jit(jax.vmap(one))(sample, noise))[:, a.mask]
     where = np.nonzero(a.mask)
     outputs = np.array([bound.endpoints[analyte] for analyte in a.analytes])
     return xr.DataArray(
