@@ -586,16 +586,10 @@ class PopulationModel:
             centre = jnp.median(scale.forward(x), axis=0)
             near = scale.inverse(centre + width * (scale.forward(x) - centre))
             theta[name] = x if name == CORRELATION else near
-        keys = jax.random.split(jax.random.fold_in(key, len(theta)), (REFERENCE_DRAWS, size))
-
-        def one(theta: Mapping[str, Any], keys: Any) -> Params:
-            def patient(design: Mapping[str, Any], key: Any) -> Params:
-                params = self.draw_patients(theta, design, key, 1, infusions)
-                return jax.tree.map(lambda x: x[0] if infusions > 1 else x[0, 0], params)
-
-            return jax.vmap(patient)(designs, keys)
-
-        return jax.vmap(one)(theta, keys)
+        shape = (REFERENCE_DRAWS, size, infusions, len(self.random.columns))
+        z = np.random.default_rng(0).standard_normal(shape)
+        every = jax.vmap(lambda theta, z: self.each_from_scores(theta, designs, z))(theta, z)
+        return every if infusions > 1 else jax.tree.map(lambda x: x[..., 0], every)
 
     def scale(self, name: str) -> Transform:
         """The estimation scale of a population parameter: its own, the log for SDs, none for
@@ -682,29 +676,24 @@ class PopulationModel:
     def params_from_scores(
         self, theta: Mapping[str, Any], design: Mapping[str, Any], z: Any
     ) -> Params:
-        """Patients of one infusion with these standard scores, (S, R), at one set of covariates."""
+        """Patients with these standard scores, (S, K, R), at one set of covariates; leaves (S, K).
+
+        A patient's own effects are those of the first of its K infusions.
+        """
         random = self.population.random
+        same = np.array([level == PATIENT for _, level in random.columns], bool)
+        z = jnp.where(same, z[:, :1], z)
         phi = self.typical(theta, design)
         for name, x in random.deviations(z @ random.factor(theta).T).items():
-            phi[name] = phi[name] + (x[..., 0] if x.ndim == 2 else x)
-        size = z.shape[0]
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (size,)), self.params(phi))
+            phi[name] = phi[name] + (x[..., 0] if x.ndim == 3 else x)
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, z.shape[:2]), self.params(phi))
 
-    def draw_patients(
-        self,
-        theta: Mapping[str, Any],
-        design: Mapping[str, Any],
-        key: Any,
-        size: int,
-        infusions: int,
+    def each_from_scores(
+        self, theta: Mapping[str, Any], designs: Mapping[str, Any], z: Any
     ) -> Params:
-        """Random patients; leaves of shape (size, infusions)."""
-        columns = self.population.random.columns
-        z = jax.random.normal(key, (size, infusions, len(columns)))
-        same = np.array([level == PATIENT for _, level in columns], bool)
-        z = jnp.where(same, z[:, :1], z).reshape(size * infusions, len(columns))
-        params = self.params_from_scores(theta, design, z)
-        return jax.tree.map(lambda x: x.reshape(size, infusions), params)
+        """The same for patients with covariates of their own, designs (P, ...) and z (P, K, R)."""
+        each = jax.vmap(lambda design, z: self.params_from_scores(theta, design, z[None]))
+        return jax.tree.map(lambda x: x[:, 0], each(designs, z))
 
     def typical_patients(self, theta: Mapping[str, Any]) -> Params:
         """The individual patients with every random effect 0, leaves (P,): what PRED is made of."""
@@ -782,24 +771,17 @@ class PopulationModel:
         return jax.jit(lambda theta: self.individual_levels(self.typical_patients(theta)))
 
     @cached_property
-    def new_levels(self) -> Callable[[Mapping[str, Any], Any], Any]:
-        """(theta, key) -> measured levels (P, T) and parameters, leaves (P, infusion).
+    def new_levels(self) -> Callable[[Mapping[str, Any], Any, Any], Any]:
+        """(theta, z, scores) -> measured levels (P, T) and parameters, leaves (P, K).
 
-        Of new patients, who have the covariates, doses and sampling days of the real patients.
+        Of new patients, who have the covariates, doses and sampling days of the real patients, with
+        standard scores of their effects, z (P, K, R), and of what the assay adds, (P, T).
         """
-        size, infusions = len(self.patients), self.drawn_infusions
         design = {c: jnp.asarray(d) for c, d in self.patient_design.items()}
 
-        def one(theta: Mapping[str, Any], key: Any) -> Any:
-            k, e = jax.random.split(key)
-
-            def patient(row: Mapping[str, Any], key: Any) -> Params:
-                return self.draw_patients(theta, row, key, 1, infusions)
-
-            params = jax.vmap(patient)(design, jax.random.split(k, size))
-            params = jax.tree.map(lambda x: x[:, 0], params)
-            f = self.individual_levels(params)
-            return self.measured(f, jax.random.normal(e, f.shape), theta), params
+        def one(theta: Mapping[str, Any], z: Any, scores: Any) -> Any:
+            params = self.each_from_scores(theta, design, z)
+            return self.measured(self.individual_levels(params), scores, theta), params
 
         return jax.jit(one)
 

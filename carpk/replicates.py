@@ -45,12 +45,12 @@ def simulated(
 ) -> tuple[dict[str, np.ndarray], Params | None]:
     """`simulated_values`, and the individual patients behind them, leaves (simulation, P, K)."""
     values: dict[str, np.ndarray] = {}
-    for i, (cohort, likelihood) in enumerate(bound.cohorts.items()):
+    *rngs, of_people = np.random.default_rng(seed).spawn(len(bound.cohorts) + 1)
+    for rng, (cohort, likelihood) in zip(rngs, bound.cohorts.items(), strict=True):
         sampling = np.asarray(likelihood.sampling)
         days = np.unique([f.time for f in likelihood.facts if f.metric in ("level", "detectable")])
-        key = jax.random.fold_in(jax.random.key(seed), i)
         size = max(f.n for f in likelihood.facts)
-        _, y = cohort_levels(bound, cohort, theta, np.concatenate([days, sampling]), 0, size, key)
+        _, y = cohort_levels(bound, cohort, theta, np.concatenate([days, sampling]), 0, size, rng)
         level, sampled = np.split(np.asarray(y), [len(days)], axis=2)
         rows = []
         for fact in likelihood.facts:
@@ -60,30 +60,32 @@ def simulated(
         values[cohort] = np.stack(rows, axis=1)
     people = None
     if bound.individual is not None:
-        y, people = _new_patients(bound, theta, jax.random.key(seed + 1))
+        y, people = new_people(bound, theta, of_people)
         values |= _as_measured(bound, y)
     return values, people
 
 
-def new_patients(bound: PopulationModel, theta: Mapping[str, Any], key: Any) -> np.ndarray:
-    """Measured levels of new patients in place of the data's, (simulation, P, T).
+def new_people(
+    bound: PopulationModel, theta: Mapping[str, Any], rng: np.random.Generator
+) -> tuple[np.ndarray, Params]:
+    """New patients in place of the data's: measured levels (simulation, P, T), and parameters.
 
     Each has the covariates, doses and sampling days of one of the real patients, but random effects
-    and residuals of its own. Levels below the LLOQ are as they are; padding is NaN.
+    and residuals of its own. Levels below the LLOQ are as they are; padding is NaN. Leaves of the
+    parameters (simulation, P, K).
     """
-    return _new_patients(bound, theta, key)[0]
-
-
-def _new_patients(
-    bound: PopulationModel, theta: Mapping[str, Any], key: Any
-) -> tuple[np.ndarray, Params]:
-    """The same, and the patients' parameters, leaves (simulation, P, infusion)."""
-    keys = jax.random.split(key, len(next(iter(theta.values()))))
+    mask = bound.individual.mask
+    shape = (len(bound.patients), bound.drawn_infusions, len(bound.random.columns))
     each = [
-        bound.new_levels({k: v[i] for k, v in theta.items()}, one) for i, one in enumerate(keys)
+        bound.new_levels(
+            {k: v[i] for k, v in theta.items()},
+            rng.standard_normal(shape),
+            rng.standard_normal(mask.shape),
+        )
+        for i in range(len(next(iter(theta.values()))))
     ]
     y, params = jax.tree.map(lambda *x: np.stack(x), *each)
-    return np.where(bound.individual.mask, y, np.nan), params
+    return np.where(mask, y, np.nan), params
 
 
 def _as_measured(bound: PopulationModel, y: np.ndarray) -> dict[str, np.ndarray]:
@@ -121,27 +123,28 @@ def cohort_levels(
     days: np.ndarray,
     grid: int,
     size: int,
-    key: Any,
+    rng: np.random.Generator,
 ) -> tuple[Any, Any]:
-    """Measured levels of replicated cohorts: (draw, patient, grid) and (draw, patient, days)."""
+    """Measured levels of replicated cohorts: (draw, patient, grid) and (draw, patient, days).
+
+    On the grid what the assay adds is the same all along a patient's curve.
+    """
     design = bound.cohort_design[cohort]
     residual = bound.population.residual_of(bound.output)
     levels = bound.cohort_predictor(cohort, days)
+    draws, infusions = len(next(iter(theta.values()))), bound.cohort_infusions(cohort)
 
-    def one(theta: Mapping[str, Any], key: Any) -> Any:
-        a, b, c = jax.random.split(key, 3)
-        p = bound.draw_patients(theta, design, a, size, bound.cohort_infusions(cohort))
-        f = levels(p)
+    def one(theta: Mapping[str, Any], z: Any, once: Any, each: Any) -> Any:
+        f = levels(bound.params_from_scores(theta, design, z))
         own = bound.population.residual_theta(theta, bound.output)
-        once = residual.sample(jax.random.normal(b, (size, 1)), f[:, :grid], own)
-        each = residual.sample(jax.random.normal(c, f[:, grid:].shape), f[:, grid:], own)
-        return once, each
+        curves = residual.sample(once, f[:, :grid], own)
+        return curves, residual.sample(each, f[:, grid:], own)
 
     theta = {k: jnp.asarray(v) for k, v in theta.items()}
-    draws = len(next(iter(theta.values())))
-    return jax.jit(lambda th, k: jax.lax.map(lambda x: one(*x), (th, k)))(
-        theta, jax.random.split(key, draws)
-    )
+    z = rng.standard_normal((draws, size, infusions, len(bound.random.columns)))
+    once = rng.standard_normal((draws, size, 1))
+    each = rng.standard_normal((draws, size, len(days) - grid))
+    return jax.jit(lambda *x: jax.lax.map(lambda x: one(*x), x))(theta, z, once, each)
 
 
 def patient_values(

@@ -27,12 +27,10 @@ import xarray as xr
 
 from carpk import nca
 from carpk.dosing import Dose, Regimen
-from carpk.effects import PATIENT
 from carpk.errors import CarpkWarning, FitError, ModelError, RegimenError
 from carpk.events import SIZE
 from carpk.inference import INTERVAL, Fit
 from carpk.params import Params
-from carpk.population import Population
 from carpk.solver import Solver, first_below, solve_all, solve_many
 from carpk.structural import ClosedForm, ODEModel
 
@@ -398,21 +396,11 @@ def _from_fit(
     if patients is None:
         around = {k: v * (not k.startswith("omega_")) for k, v in theta.items()}
 
-    def one(theta: Mapping[str, Any], key: Any) -> Params:
-        z = _scores(fit.population, key, size, infusions).reshape(size * infusions, -1)
-        params = bound.params_from_scores(theta, design, z)
-        return jax.tree.map(lambda x: x.reshape(size, infusions), params)
-
-    return jax.jit(jax.vmap(one))(around, jax.random.split(key, draws)), theta
-
-
-def _scores(population: Population, key: Any, size: int, infusions: int) -> Any:
-    """Standard scores (patient, infusion, random effect); more infusions change no earlier one."""
-    columns = population.random.columns
-    keys = [jax.random.fold_in(key, k) for k in range(infusions)]
-    z = jnp.stack([jax.random.normal(k, (size, len(columns))) for k in keys], axis=1)
-    same = np.array([level == PATIENT for _, level in columns], bool)
-    return jnp.where(same, z[:, :1], z)
+    shape = (draws, size, len(bound.random.columns))
+    keys = [jax.random.fold_in(key, k) for k in range(infusions)]  # of each: none changes another
+    z = jnp.stack([jax.random.normal(k, shape) for k in keys], axis=2)
+    every = jax.vmap(lambda theta, z: bound.params_from_scores(theta, design, z))
+    return jax.jit(every)(around, z), theta
 
 
 # --- what: their levels ---------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from scipy.integrate import solve_ivp
 import carpk as ck
 from carpk.events import Plan
 from carpk.posterior import Posterior
+from carpk.replicates import new_people
 from carpk.solver import Solver, solve_many
 
 
@@ -306,9 +307,15 @@ def test_the_likelihood_has_one_value_for_each_infusion(bound):
     np.testing.assert_allclose(np.exp(log_levels), exact, rtol=1e-4)
 
 
+def once(bound, seed):
+    """New patients at the true parameters: levels (P, T), and parameters, leaves (P, infusion)."""
+    theta = {k: jnp.asarray(v)[None] for k, v in TRUTH.items()}
+    found = new_people(bound, theta, np.random.default_rng(seed))
+    return jax.tree.map(lambda x: x[0], found)
+
+
 def test_new_patients_have_new_effects_for_each_infusion(bound):
-    theta = {k: jnp.asarray(v) for k, v in TRUTH.items()}
-    y, params = bound.new_levels(theta, jax.random.key(1))
+    y, params = once(bound, seed=1)
     assert y.shape == (3, SAMPLES.size)
     assert params.room.shape == (3, 3)
     assert np.ptp(np.log(params.room), axis=1).min() > 0.1
@@ -377,8 +384,7 @@ def test_a_design_tells_how_much_infusions_differ_only_where_there_are_several()
 @pytest.fixture(scope="module")
 def trial_fit():
     """16 patients with two or three infusions, simulated and fitted."""
-    theta = {k: jnp.asarray(v) for k, v in TRUTH.items()}
-    y, _ = population().bind(trial(16)).new_levels(theta, jax.random.key(5))
+    y, _ = once(population().bind(trial(16)), seed=5)
     return ck.fit(population(), trial(16, y), method="laplace", draws=200, seed=1, progress=False)
 
 

@@ -6,7 +6,6 @@ Fits here are known, not sampled: a posterior of one draw, the truth behind simu
 import dataclasses
 import itertools
 
-import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,7 +17,7 @@ import xarray as xr
 import carpk as ck
 from carpk._arviz import to_idata
 from carpk.checks import residuals, visual
-from carpk.replicates import new_patients
+from carpk.replicates import new_people
 from carpk.verdict import Verdict
 
 
@@ -69,7 +68,7 @@ def trial(patients=30, lloq=4.0, population=POP, truth=TRUTH, seed=0):
     )
     bound = population.bind(data)
     theta = {k: np.asarray(v)[None] for k, v in truth.items()}
-    y = new_patients(bound, theta, jax.random.key(seed))[0]
+    y = new_people(bound, theta, np.random.default_rng(seed))[0][0]
     a = bound.individual
     found = {
         (a.patients[i], a.time[i, j], a.analytes[a.analyte[i, j]]): y[i, j]

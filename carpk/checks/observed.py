@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from carpk.dataset.arrays import NEVER
 from carpk.errors import FitError
 from carpk.inference import Fit
 from carpk.population import PopulationModel
-from carpk.replicates import new_patients
+from carpk.replicates import new_people
 from carpk.sampler import prior_draws
 
 
@@ -99,7 +98,7 @@ class Observed:
 
     def replicates(self, theta: Mapping[str, Any], seed: int, who: str) -> tuple[np.ndarray, int]:
         """Measured levels of new patients, (draw, n), and how many draws had no finite ones."""
-        y = new_patients(self.bound, theta, jax.random.key(seed))[:, self.place]
+        y = new_people(self.bound, theta, np.random.default_rng(seed))[0][:, self.place]
         finite = np.isfinite(y).all(axis=1)
         if not finite.any():
             raise FitError(

@@ -98,17 +98,17 @@ def _predict(
     kind: str, bound: PopulationModel, theta: Mapping[str, Any], days: Any, seed: int
 ) -> Predictive:
     curves, rows = {}, []
-    for i, cohort in enumerate(bound.cohorts):
+    rngs = np.random.default_rng(seed).spawn(len(bound.cohorts))
+    for rng, cohort in zip(rngs, bound.cohorts, strict=True):
         likelihood = bound.cohorts[cohort]
         facts = all_facts(bound, cohort)
         last = max([90.0, *(f.time for f in facts if f.metric == "level")])
         grid = np.linspace(0.0, 1.1 * last, 200) if days is None else np.asarray(days, float)
-        key = jax.random.fold_in(jax.random.key(seed), i)
         size = max(f.n for f in likelihood.facts)
         sampling = np.asarray(bound.data.sampling or (), float)
         level_days = np.unique([f.time for f in facts if f.metric in ("level", "detectable")])
         every = np.concatenate([grid, level_days, sampling])
-        f, y_days = cohort_levels(bound, cohort, theta, every, len(grid), size, key)
+        f, y_days = cohort_levels(bound, cohort, theta, every, len(grid), size, rng)
         quartiles = jnp.nanquantile(f, jnp.array(QUANTILES), axis=1).transpose(1, 0, 2)
         curves[cohort] = xr.DataArray(
             np.asarray(quartiles),
