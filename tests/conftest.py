@@ -4,6 +4,10 @@ import os
 import tempfile
 
 import jax
+
+if jax.__version_info__[:2] == (0, 10):  # compiles a quarter faster, and runs slower
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.getenv('XLA_FLAGS', '')}"
+
 import matplotlib as mpl
 import numpy as np
 import pytest
