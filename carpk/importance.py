@@ -22,7 +22,7 @@ import numpy as np
 import scipy.stats
 
 from carpk.laplace import Engine, Mode
-from carpk.posterior import log_normal
+from carpk.posterior import Conditional, log_normal
 
 POINTS = 128
 FREEDOM = 5  # degrees of freedom of the points' t distribution: tails may be heavier than normal
@@ -50,68 +50,88 @@ class Refined:
     ess: np.ndarray
 
 
-def refined(engine: Engine, mode: Mode, seed: int) -> Refined:
-    """The mode, and the normal distribution around it, of the marginal density itself.
+class Importance:
+    """Finds the marginal density around modes of one engine; compiled once for all of them."""
 
-    Where that does not settle, or without random effects, the mode stays what it is.
-    """
-    posterior, conditional = engine.of(None), mode.conditional
-    size, m = mode.z.shape
-    if conditional is None:
-        return Refined(mode, 0.0, mode.converged, np.zeros(0))
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        of = engine.of
+
+        def placed(u: Any, conditional: Conditional, points: Any, values: Any) -> tuple[Any, Any]:
+            """Coordinates of levels at all points, and ln of the weights without the data."""
+            posterior = of(values)
+            theta = posterior.theta(u)
+            mu, factor = posterior.typical(theta), posterior.factor(theta)
+
+            def one(x: Any, looked: Any) -> tuple[Any, Any]:
+                z, log_slope = posterior.standardized(theta, mu, conditional, x)
+                b = z @ factor.T
+                return posterior.coordinates(mu, b), log_slope + log_normal(z).sum(1) - looked
+
+            return jax.vmap(one)(*points)
+
+        def weighed(u: Any, log_f: Any, rest: Any, values: Any) -> tuple[Any, Any]:
+            posterior = of(values)
+            theta = posterior.theta(u)
+            each = jax.vmap(lambda f: posterior.of_levels(f, theta).sum(1))(log_f) + rest
+            each = jnp.where(jnp.isnan(each), -jnp.inf, each)
+            total = jnp.sum(jax.nn.logsumexp(each, axis=0) - np.log(POINTS))
+            ess = 1 / jnp.sum(jax.nn.softmax(each, axis=0) ** 2, axis=0)
+            return posterior.log_prior(u) + posterior.published(theta) + total, ess
+
+        self.placed, self.weighed = jax.jit(placed), jax.jit(weighed)
+
+    def refined(self, mode: Mode, seed: int, values: Any = None) -> Refined:
+        """The mode, and the normal distribution around it, of the marginal density itself.
+
+        Where that does not settle, or without random effects, the mode stays what it is.
+
+        Args:
+            mode: of the engine, with the same `values`.
+            seed: of the points.
+        """
+        if mode.conditional is None:
+            return Refined(mode, 0.0, mode.converged, np.zeros(0))
+        size, m = mode.z.shape
+        points = quasi_random(size, m, seed)
+
+        def density(u: np.ndarray) -> tuple[float, np.ndarray]:
+            c, rest = self.placed(u, mode.conditional, points, values)
+            value, ess = self.weighed(u, self.engine.batched(c, values), rest, values)
+            return float(value), np.asarray(ess)
+
+        variances, directions = np.linalg.eigh(mode.covariance)
+        axes = factor = directions * np.sqrt(variances)
+        u, settled = mode.u, False
+        value, ess = density(u)
+        for _ in range(PASSES):
+            ends = np.array(
+                [[density(u + sign * axis)[0] for sign in (1, -1)] for axis in factor.T]
+            )
+            if not (np.isfinite(ends).all() and np.isfinite(value)):
+                break
+            bend = 2 * value - ends.sum(1)
+            followed = np.clip(bend, *BENDS)
+            step = 0.5 * (ends[:, 0] - ends[:, 1]) / followed
+            settled = bool(np.abs(step).max() < SETTLED and (np.clip(bend, *EVEN) == bend).all())
+            u = u + factor @ np.clip(step, -FARTHEST, FARTHEST)
+            factor = factor / np.sqrt(followed)
+            value, ess = density(u)
+            if settled:
+                break
+        if not settled:
+            return Refined(mode, 0.0, False, ess)
+        away = np.linalg.solve(axes, u - mode.u)
+        new = dataclasses.replace(mode, u=u, covariance=factor @ factor.T, log_density=value)
+        return Refined(new, float(np.abs(away).max()), True, ess)
+
+
+def quasi_random(size: int, m: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """t-distributed points of every patient, (POINTS, P, m), and their ln density, (POINTS, P)."""
     points = scipy.stats.qmc.Sobol(m + 1, rng=seed).random(POINTS)[:, None]
     shifts = np.random.default_rng(seed).random((size, m + 1))
     p = np.clip((points + shifts) % 1.0, 1e-9, 1 - 1e-9)
     scale = np.sqrt(FREEDOM / scipy.stats.chi2.ppf(p[..., m], FREEDOM))
     x = scipy.stats.norm.ppf(p[..., :m]) * scale[..., None]
-    looked = scipy.stats.multivariate_t(np.zeros(m), df=FREEDOM).logpdf(x).reshape(POINTS, size)
-
-    @jax.jit
-    def placed(u: Any) -> tuple[Any, Any]:
-        """Coordinates of levels at all points, and ln of the weights without the data."""
-        theta = posterior.theta(u)
-        mu, factor = posterior.typical(theta), posterior.factor(theta)
-
-        def one(x: Any, looked: Any) -> tuple[Any, Any]:
-            z, log_slope = posterior.standardized(theta, mu, conditional, x)
-            b = z @ factor.T
-            return posterior.coordinates(mu, b), log_slope + log_normal(z).sum(1) - looked
-
-        return jax.vmap(one)(x, looked)
-
-    @jax.jit
-    def weighed(u: Any, log_f: Any, rest: Any) -> tuple[Any, Any]:
-        theta = posterior.theta(u)
-        each = jax.vmap(lambda f: posterior.of_levels(f, theta).sum(1))(log_f) + rest
-        each = jnp.where(jnp.isnan(each), -jnp.inf, each)
-        total = jnp.sum(jax.nn.logsumexp(each, axis=0)) - size * np.log(POINTS)
-        ess = 1 / jnp.sum(jax.nn.softmax(each, axis=0) ** 2, axis=0)
-        return posterior.log_prior(u) + posterior.published(theta) + total, ess
-
-    def density(u: np.ndarray) -> tuple[float, np.ndarray]:
-        c, rest = placed(u)
-        value, ess = weighed(u, engine.batched(c), rest)
-        return float(value), np.asarray(ess)
-
-    variances, directions = np.linalg.eigh(mode.covariance)
-    axes = factor = directions * np.sqrt(variances)
-    u, settled = mode.u, False
-    value, ess = density(u)
-    for _ in range(PASSES):
-        ends = np.array([[density(u + sign * axis)[0] for sign in (1, -1)] for axis in factor.T])
-        if not (np.isfinite(ends).all() and np.isfinite(value)):
-            break
-        bend = 2 * value - ends.sum(1)
-        followed = np.clip(bend, *BENDS)
-        step = 0.5 * (ends[:, 0] - ends[:, 1]) / followed
-        settled = bool(np.abs(step).max() < SETTLED and (np.clip(bend, *EVEN) == bend).all())
-        u = u + factor @ np.clip(step, -FARTHEST, FARTHEST)
-        factor = factor / np.sqrt(followed)
-        value, ess = density(u)
-        if settled:
-            break
-    if not settled:
-        return Refined(mode, 0.0, False, ess)
-    away = np.linalg.solve(axes, u - mode.u)
-    new = dataclasses.replace(mode, u=u, covariance=factor @ factor.T, log_density=value)
-    return Refined(new, float(np.abs(away).max()), True, ess)
+    looked = scipy.stats.multivariate_t(np.zeros(m), df=FREEDOM).logpdf(x)
+    return x, looked.reshape(POINTS, size)

@@ -33,7 +33,7 @@ from carpk.dataset import Dataset
 from carpk.dataset.arrays import NEVER
 from carpk.effects import COHORT, CORRELATION, INFUSION, eta_name, omega_name
 from carpk.errors import FitError
-from carpk.importance import refined
+from carpk.importance import Importance
 from carpk.laplace import DECREMENT, Engine, Mode
 from carpk.population import Population, PopulationModel
 from carpk.posterior import Conditional, Posterior
@@ -266,7 +266,7 @@ def fit_bound(
     if method == "map":
         return from_mode(bound, found[0], settings | {"draws": 1, "chains": 1})
     if method == "laplace":
-        better = refined(engine, found[0], seed)
+        better = Importance(engine).refined(found[0], seed)
         settings["importance"] = {
             "moved": better.moved,
             "settled": better.settled,
@@ -408,9 +408,9 @@ def from_mode(bound: PopulationModel, mode: Mode, settings: Mapping[str, Any]) -
     x = rng.standard_normal((*shape, posterior.patients, posterior.inner))
     if settings["method"] == "map":
         v, x = 0 * v, 0 * x
-    u = jnp.asarray(mode.u + v @ np.linalg.cholesky(mode.covariance).T)
-    draw = jax.jit(jax.vmap(lambda u, x: posterior.sample_of(u, x, mode.conditional)))
-    samples = by_chain(lambda i: draw(u[i], x[i]), shape[0])
+    u = mode.u + v @ np.linalg.cholesky(mode.covariance).T
+    draw = jax.jit(jax.vmap(posterior.sample_of, in_axes=(0, 0, None)))
+    samples = by_chain(lambda i: draw(u[i], x[i], mode.conditional), shape[0])
     lp = mode.log_density - 0.5 * np.sum(v**2, axis=-1)
     return assemble(bound, samples, {"lp": lp}, {**settings, **described(mode)})
 

@@ -181,7 +181,7 @@ def look(posterior: Posterior, u: Any, z: Any, levels: Levels) -> Look:
 
 def conditional_of(posterior: Posterior, u: Any, levels: Levels, seen: Look) -> Conditional:
     """What the patients' data say around their modes; `levels` with all second derivatives."""
-    scale = posterior.weights(posterior.theta(jnp.asarray(u)))
+    scale = jax.jit(lambda u: posterior.weights(posterior.theta(u)))(u)
     return Conditional(levels, seen.of_levels, seen.weight, np.asarray(scale))
 
 
@@ -237,7 +237,7 @@ class Engine:
         Args:
             every: all second derivatives; else those of pairs without a random effect are 0.
         """
-        c = self.coordinates(u, z, values)
+        c = np.asarray(self.coordinates(u, z, values))
         size, axes = c.shape[1], posterior.random
         pairs = [(i, j) for j in range(size) for i in range(j)]
         pairs = [(i, j) for i, j in pairs if every or i in axes or j in axes]
@@ -247,14 +247,15 @@ class Engine:
         f = self.batched(c + moves[:, None], values)
         return _polynomial(c, f, tuple(pairs), tuple(range(size)) if every else axes)
 
-    def batched(self, c: Any, values: Any = None) -> Any:
+    def batched(self, c: Any, values: Any = None) -> np.ndarray:
         """ln levels at many coordinates of the patients, (n, P, c), in batches of one shape."""
+        c = np.asarray(c)
         people, size = c.shape[1:]
         m = self.of(values).inner
         moves = 1 + 2 * size + m * (2 * size - m - 1)  # of `levels`
         batch = -(-moves // -(-moves * people // LANES))
         rows = np.resize(np.arange(len(c)), -(-len(c) // batch) * batch).reshape(-1, batch)
-        return jnp.concatenate([self.near(c[i], values) for i in rows])[: len(c)]
+        return np.concatenate([self.near(c[i], values) for i in rows])[: len(c)]
 
     def at(self, u: Any, start: Any, values: Any = None) -> tuple[Look, np.ndarray, Levels]:
         """The approximation at u, the patients' modes, and their levels around them.

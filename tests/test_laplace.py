@@ -13,7 +13,7 @@ import scipy.stats
 from hierarchies import DAYS, LINEAR, PIECEWISE, PRIORS, decaying, peaking
 
 import carpk as ck
-from carpk.importance import POINTS, refined
+from carpk.importance import POINTS, Importance
 from carpk.inference import beforehand, centre
 from carpk.laplace import Engine
 from carpk.posterior import Posterior, cholesky, solve_lower, solve_upper
@@ -160,7 +160,7 @@ def test_importance_sampling_gives_the_marginal_itself():
     assert data.observations["censored"].mean() > 0.6
     posterior, engine = engine_of(RANDOM, data)
     mode = engine.mode(*centre(beforehand(posterior)))
-    found = refined(engine, mode, seed=0)
+    found = Importance(engine).refined(mode, seed=0)
     theta = {k: float(x) for k, x in posterior.theta(jnp.asarray(found.mode.u)).items()}
     values = (theta["base"], theta["omega_base"], theta["sigma"])
     exact = float(posterior.log_prior(found.mode.u)) + exact_with_a_limit(data, *values)
