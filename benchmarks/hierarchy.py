@@ -100,7 +100,7 @@ LARGE = Hierarchy(
     ("kel", "kD", "rN", "KN", "g", "kB"),
     0.3,
     seed=12,
-    target_accept=0.95,
+    target_accept=0.99,
 )
 TINY_ONE = Hierarchy("tiny", 2, ("LH", "dE"), (), 0.5, seed=13)  # shows that everything runs
 HIERARCHIES = {h.name: h for h in (SMALL, LARGE, TINY_ONE)}
