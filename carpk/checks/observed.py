@@ -98,7 +98,8 @@ class Observed:
 
     def replicates(self, theta: Mapping[str, Any], seed: int, who: str) -> tuple[np.ndarray, int]:
         """Measured levels of new patients, (draw, n), and how many draws had no finite ones."""
-        y = new_people(self.bound, theta, np.random.default_rng(seed))[0][:, self.place]
+        (rng,) = np.random.default_rng(seed).spawn(1)  # not what another use of the seed draws
+        y = new_people(self.bound, theta, rng)[0][:, self.place]
         finite = np.isfinite(y).all(axis=1)
         if not finite.any():
             raise FitError(

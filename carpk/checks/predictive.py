@@ -172,7 +172,8 @@ def _replicate_observations(fit: Fit, draws: int, seed: int) -> xr.DataArray:
         params, theta = bound.of_sample(sample)
         return bound.measured(bound.individual_levels(params), noise, theta)
 
-    noise = np.random.default_rng(seed).standard_normal((size, *a.mask.shape))
+    (rng,) = np.random.default_rng(seed).spawn(1)
+    noise = rng.standard_normal((size, *a.mask.shape))
     y = np.asarray(jax.jit(jax.vmap(one))(sample, noise))[:, a.mask]
     where = np.nonzero(a.mask)
     outputs = np.array([bound.endpoints[analyte] for analyte in a.analytes])
