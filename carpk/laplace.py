@@ -179,12 +179,6 @@ def look(posterior: Posterior, u: Any, z: Any, levels: Levels) -> Look:
     return Look(total, slope, gradient, hessian, curvature, moved, of_levels, weight)
 
 
-def conditional_of(posterior: Posterior, u: Any, levels: Levels, seen: Look) -> Conditional:
-    """What the patients' data say around their modes; `levels` with all second derivatives."""
-    scale = jax.jit(lambda u: posterior.weights(posterior.theta(u)))(u)
-    return Conditional(levels, seen.of_levels, seen.weight, np.asarray(scale))
-
-
 @partial(jax.jit, static_argnums=(2, 3))
 def _polynomial(
     c: Any, f: Any, pairs: tuple[tuple[int, int], ...], curved: tuple[int, ...]
@@ -224,8 +218,12 @@ class Engine:
             empty = jnp.zeros((posterior.patients, 0))
             return jax.value_and_grad(lambda u: posterior.log_density(u, empty, None))(u)
 
+        def weights(u: Any, values: Any) -> Any:
+            posterior = of(values)
+            return posterior.weights(posterior.theta(u))
+
         self.coordinates, self.near = jax.jit(coordinates), jax.jit(near)
-        self.exact = jax.jit(exact)
+        self.exact, self.weights = jax.jit(exact), jax.jit(weights)
         self.look = jax.jit(lambda u, z, levels, values: look(of(values), u, z, levels))
         self.glance = jax.jit(lambda u, z, levels, values: glance(of(values), u, z, levels))
 
@@ -333,7 +331,8 @@ class Engine:
             bend = _Spectrum.of(seen.hessian, seen.curvature)
             lost = np.flatnonzero(~(bend.decrement(seen.gradient) < LOOSE))
             levels = self.levels(posterior, u, z, descent.values, every=True)
-            conditional = conditional_of(posterior, u, levels, seen)
+            scale = np.asarray(self.weights(u, descent.values))
+            conditional = Conditional(levels, seen.of_levels, seen.weight, scale)
         return Mode(
             u=u,
             z=descent.z,

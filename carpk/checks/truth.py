@@ -150,7 +150,6 @@ def sampled(
     first = of(jax.tree.map(lambda x: jnp.asarray(x[0]), values))
     middle, spread = centre(beforehand(first))
     engine = Engine(of)
-
     importance = Importance(engine)
 
     def mode(i: int) -> Mode:
