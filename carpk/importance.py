@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
+from carpk.compiled import quickly
 from carpk.laplace import Engine, Mode
-from carpk.posterior import Conditional, log_normal
 
 POINTS = 128
 FREEDOM = 5  # degrees of freedom of the points' t distribution: tails may be heavier than normal
@@ -57,19 +57,6 @@ class Importance:
         self.engine = engine
         of = engine.of
 
-        def placed(u: Any, conditional: Conditional, points: Any, values: Any) -> tuple[Any, Any]:
-            """Coordinates of levels at all points, and ln of the weights without the data."""
-            posterior = of(values)
-            theta = posterior.theta(u)
-            mu, factor = posterior.typical(theta), posterior.factor(theta)
-
-            def one(x: Any, looked: Any) -> tuple[Any, Any]:
-                z, log_slope = posterior.standardized(theta, mu, conditional, x)
-                b = z @ factor.T
-                return posterior.coordinates(mu, b), log_slope + log_normal(z).sum(1) - looked
-
-            return jax.vmap(one)(*points)
-
         def weighed(u: Any, log_f: Any, rest: Any, values: Any) -> tuple[Any, Any]:
             posterior = of(values)
             theta = posterior.theta(u)
@@ -79,7 +66,7 @@ class Importance:
             ess = 1 / jnp.sum(jax.nn.softmax(each, axis=0) ** 2, axis=0)
             return posterior.log_prior(u) + posterior.published(theta) + total, ess
 
-        self.placed, self.weighed = jax.jit(placed), jax.jit(weighed)
+        self.weighed = quickly(weighed)
 
     def refined(self, mode: Mode, seed: int, values: Any = None) -> Refined:
         """The mode, and the normal distribution around it, of the marginal density itself.
@@ -93,11 +80,13 @@ class Importance:
         if mode.conditional is None:
             return Refined(mode, 0.0, mode.converged, np.zeros(0))
         size, m = mode.z.shape
-        points = quasi_random(size, m, seed)
+        points, looked = quasi_random(size, m, seed)
 
         def density(u: np.ndarray) -> tuple[float, np.ndarray]:
-            c, rest = self.placed(u, mode.conditional, points, values)
-            value, ess = self.weighed(u, self.engine.batched(c, values), rest, values)
+            every = np.broadcast_to(u, (POINTS, u.size))
+            _, c, scores = self.engine.places(every, points, mode.conditional, values)
+            log_f = self.engine.batched(c, values)
+            value, ess = self.weighed(u, log_f, scores - looked, values)
             return float(value), np.asarray(ess)
 
         variances, directions = np.linalg.eigh(mode.covariance)

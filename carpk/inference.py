@@ -16,7 +16,8 @@ import json
 import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,14 +30,15 @@ import xarray as xr
 from carpk._arviz import az, group, groups, read_idata, to_idata, write_idata
 from carpk.accuracy import solver_check
 from carpk.blocks import Blocks
+from carpk.compiled import beside, compiled, quickly
 from carpk.dataset import Dataset
 from carpk.dataset.arrays import NEVER
 from carpk.effects import COHORT, CORRELATION, INFUSION, eta_name, omega_name
 from carpk.errors import FitError
-from carpk.importance import Importance
-from carpk.laplace import DECREMENT, Engine, Mode
+from carpk.importance import POINTS, Importance
+from carpk.laplace import DECREMENT, PLACED, Engine, Mode
 from carpk.population import Population, PopulationModel
-from carpk.posterior import Conditional, Posterior
+from carpk.posterior import Conditional, Levels, Posterior
 from carpk.sampler import Target, in_threads, nuts, prior_draws
 from carpk.storage import (
     data_hash,
@@ -255,24 +257,26 @@ def fit_bound(
         told = {"population": encode_population(population)} | settings
         blocks = Blocks(folder, told)
     posterior = Posterior(bound)
-    before = beforehand(posterior)
-    middle, spread = centre(before)
     engine = Engine(lambda values: posterior)
-    others = np.random.default_rng(seed).choice(before, settings["starts"] - 1)
-    begin = [middle, *others]
-    found, ends = modes_from(engine, begin, spread)
-    settings["ends"] = ends
-    settings["modes"] = modes_of(posterior, found)
+    importance = Importance(engine)
     if method == "map":
-        return from_mode(bound, found[0], settings | {"draws": 1, "chains": 1})
-    if method == "laplace":
-        better = Importance(engine).refined(found[0], seed)
-        settings["importance"] = {
-            "moved": better.moved,
-            "settled": better.settled,
-            "points": [int(x) for x in better.ess],
-        }
-        return from_mode(bound, better.mode, settings)
+        settings |= {"draws": 1, "chains": 1}
+    with beside(compilations(engine, importance, method, settings["draws"])):
+        before = beforehand(posterior)
+        middle, spread = centre(before)
+        others = np.random.default_rng(seed).choice(before, settings["starts"] - 1)
+        found, settings["ends"] = modes_from(engine, [middle, *others], spread)
+        settings["modes"] = modes_of(posterior, found)
+        if method == "map":
+            return from_mode(engine, found[0], settings)
+        if method == "laplace":
+            better = importance.refined(found[0], seed)
+            settings["importance"] = {
+                "moved": better.moved,
+                "settled": better.settled,
+                "points": [int(x) for x in better.ess],
+            }
+            return from_mode(engine, better.mode, settings)
     standard = Standard.of(found[0])
     centres = [standard.within(mode.u) for mode in found]
     positions = [
@@ -290,6 +294,41 @@ def fit_bound(
     )
     settings |= {"interrupted": out.interrupted} | described(found[0])
     return assemble(bound, out.samples, out.stats, settings)
+
+
+def compilations(
+    engine: Engine, importance: Importance, method: str, draws: int
+) -> list[Callable[[], Any]]:
+    """Compile what a fit needs, in the order in which it needs it; for threads."""
+    posterior = engine.of(None)
+    if not posterior.inner:
+        return []
+
+    def numbers(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, float)
+
+    n, m, people = posterior.outer, posterior.inner, posterior.patients
+    seen = posterior.bound.individual.mask.shape
+    c = posterior.width
+    u, z = numbers(n), numbers(people, m)
+    levels = Levels(numbers(people, c), numbers(*seen), numbers(c, *seen), numbers(c, c, *seen))
+    scale = numbers(len(posterior.bound.individual.analytes))
+    conditional = Conditional(levels, numbers(*seen), numbers(*seen), scale)
+    calls: list[tuple[Any, ...]] = [
+        (engine.near, numbers(engine.batch(posterior), people, c), None),
+        (engine.glance, u, z, levels, None),
+        (engine.expansion, u, z, levels, None),
+    ]
+    if method == "laplace":
+        some = numbers(PLACED, n), numbers(PLACED, people, m), conditional, None
+        one = jax.eval_shape(posterior.sample_of, u, z, conditional)
+        samples = {name: numbers(draws, *x.shape) for name, x in one.items()}
+        calls += [
+            (engine.placed, *some),
+            (importance.weighed, u, numbers(POINTS, *seen), numbers(POINTS, people), None),
+            (posterior.bound.of_draws, samples, numbers(draws, *seen)),
+        ]
+    return [partial(compiled, *call) for call in calls]
 
 
 def beforehand(posterior: Posterior) -> np.ndarray:
@@ -399,9 +438,9 @@ def modes_of(posterior: Posterior, modes: Sequence[Mode]) -> list[dict[str, Any]
     return told
 
 
-def from_mode(bound: PopulationModel, mode: Mode, settings: Mapping[str, Any]) -> Fit:
+def from_mode(engine: Engine, mode: Mode, settings: Mapping[str, Any]) -> Fit:
     """A fit from a mode: draws from the normal distribution around it, or the mode alone."""
-    posterior = Posterior(bound)
+    posterior = engine.of(None)
     shape = (settings["chains"], settings["draws"])
     rng = np.random.default_rng(settings["seed"])
     v = rng.standard_normal((*shape, posterior.outer))
@@ -409,10 +448,11 @@ def from_mode(bound: PopulationModel, mode: Mode, settings: Mapping[str, Any]) -
     if settings["method"] == "map":
         v, x = 0 * v, 0 * x
     u = mode.u + v @ np.linalg.cholesky(mode.covariance).T
-    draw = jax.jit(jax.vmap(posterior.sample_of, in_axes=(0, 0, None)))
-    samples = by_chain(lambda i: draw(u[i], x[i], mode.conditional), shape[0])
+    u, x = u.reshape(-1, *u.shape[2:]), x.reshape(-1, *x.shape[2:])
+    every, *_ = engine.places(u, x, mode.conditional)
+    samples = {name: y.reshape(*shape, *y.shape[1:]) for name, y in every.items()}
     lp = mode.log_density - 0.5 * np.sum(v**2, axis=-1)
-    return assemble(bound, samples, {"lp": lp}, {**settings, **described(mode)})
+    return assemble(posterior.bound, samples, {"lp": lp}, {**settings, **described(mode)})
 
 
 def by_chain(run: Callable[[int], Any], chains: int) -> Any:
@@ -447,17 +487,17 @@ def assemble(
     rng = np.random.default_rng(settings["seed"])
     chosen = rng.choice(size, min(size, VERDICT_DRAWS), replace=False)
     few = {k: v[chosen] for k, v in flat.items()}
-    settings = {**settings, **solver_settings(bound, few), "surprises": surprises(bound, few)}
     posterior = labelled(bound, samples)
-    prior = labelled(
-        bound, {k: v[None] for k, v in prior_draws(bound.priors, PRIOR_DRAWS, seed=0).items()}
-    )
-    sampler = xr.Dataset({k: (("chain", "draw"), v) for k, v in stats.items()})
-    log_prior = {k: (("chain", "draw"), v) for k, v in log_priors(bound, samples).items()}
-    groups = {"posterior": posterior, "sample_stats": sampler, "prior": prior}
+    with ThreadPoolExecutor() as pool:
+        surprising = pool.submit(surprises, bound, few)
+        each = pointwise(bound, samples, settings["seed"])
+        before = prior_draws(bound.priors, PRIOR_DRAWS, seed=0)
+        prior = labelled(bound, {k: v[None] for k, v in before.items()})
+        sampler = xr.Dataset({k: (("chain", "draw"), v) for k, v in stats.items()})
+        log_prior = {k: (("chain", "draw"), v) for k, v in log_priors(bound, samples).items()}
+        settings = {**settings, **solver_settings(bound, few), "surprises": surprising.result()}
+    groups = {"posterior": posterior, "sample_stats": sampler, "prior": prior, **each}
     groups["log_prior"] = xr.Dataset(log_prior, attrs={"density": "on the estimation scale"})
-    if bound.individual is not None:
-        groups |= pointwise(bound, samples, settings["seed"])
     posterior.attrs["carpk"] = json.dumps(
         {"population": encode_population(bound.population), "data": encode_data(bound.data)}
         | {"settings": settings}
@@ -546,7 +586,7 @@ def labelled(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> xr.Da
 def log_priors(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """ln prior density of each population parameter at its draws, on the estimation scale."""
 
-    @jax.jit
+    @quickly
     def every(samples: Mapping[str, Any]) -> dict[str, Any]:
         out = {}
         for name, prior in bound.priors.items():
@@ -569,20 +609,15 @@ def pointwise(
     and constant_data (limits of quantification). Observations have the dimension `obs_id`; those of
     several outputs "obs_id_<output>" each.
     """
+    if bound.individual is None:
+        return {}
     a = bound.individual
-
-    def one(sample: Mapping[str, Any], noise: Any) -> tuple[Any, Any]:
-        params, theta = bound.of_sample(sample)
-        f = bound.individual_levels(params)
-        return bound.level_log_likelihoods(f, theta), bound.measured(f, noise, theta)
-
     chains, draws = next(iter(samples.values())).shape[:2]
     rngs = np.random.default_rng(seed).spawn(chains)
-    each = jax.jit(jax.vmap(one))
 
     def chain(i: int) -> Any:
-        noise = rngs[i].standard_normal((draws, *a.mask.shape))
-        return each({k: v[i] for k, v in samples.items()}, noise)
+        scores = rngs[i].standard_normal((draws, *a.mask.shape))
+        return bound.of_draws({k: v[i] for k, v in samples.items()}, scores)
 
     every, again = by_chain(chain, chains)
     found: dict[str, list[xr.Dataset]] = {}

@@ -1,7 +1,7 @@
 """Laplace's approximation: random effects integrated out, patient by patient, all at once.
 
-Given the population parameters, every patient's random effects have a mode, found by damped Newton
-steps in standard scores. With H the Gauss-Newton Hessian there,
+Given the population parameters, every patient's random effects have a mode, found by Newton steps
+within a trust region, in standard scores. With H the Gauss-Newton Hessian there,
 
     ln p(y_i | u) = ln p(y_i | z*) + ln N(z*; 0, I) + (m ln 2 pi - ln |H|) / 2
 
@@ -17,8 +17,8 @@ order, and everything else is differentiated through it, exactly.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,15 +26,22 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import OptimizeResult, minimize
 
+from carpk.compiled import by_rows, quickly
 from carpk.posterior import Conditional, Levels, Posterior, with_derivatives
 
 LEVEL_STEP = 1e-3  # of the differences of levels, on the estimation scale
 LANES = 4096  # patients whose levels are computed side by side
-INNER_STEPS = 50
+PLACED = 32  # points of all patients that are placed at once: as many as stay in the cache
+INNER_STEPS = 30
 INNER_TOLERANCE = 1e-10  # of the decrement g' H^-1 g of a patient
 LOOSE = 1e-6  # the same, below which a patient counts as converged, and stops where it stalls
+ENOUGH = 1e-4  # of the difference between two points: what is left to rise, where they are compared
 STALLED = 0.1  # of the decrement before: a level with a kink goes no faster
-DAMPING = (1e-3, 0.1, 100.0, 1e6)  # at least, after success, after failure, at most
+RADIUS = 1.0  # of the trust region at first, in standard scores
+NARROWEST = 1e-5  # a patient whose region shrinks to this goes no further
+GOOD, BAD = 0.75, 0.25  # rise over that expected, from which the region grows, below it shrinks
+HALVINGS = 40  # in search of the step to the edge of a region
+SADDLE = 1e-8  # slope along the lowest axis of a saddle that is taken to be there
 OUTER_STEPS = 200
 NEWTON_STEPS = 3  # after that, each with a Hessian
 DECREMENT = 1e-3  # of the mode: g' H^-1 g, in squared posterior SDs
@@ -45,26 +52,120 @@ REACH = 8.0  # how many prior SDs from the start a mode is looked for
 IMPOSSIBLE = 1e12  # -ln posterior where it is not finite
 
 
+class Spectrum(NamedTuple):
+    """Curvatures, one per patient, along their principal axes, (P, m) and (P, m, m)."""
+
+    values: np.ndarray
+    vectors: np.ndarray
+
+    @classmethod
+    def of(cls, curvature: np.ndarray) -> Spectrum:
+        """Of matrices (P, m, m); those that are not finite count as 1."""
+        fine = np.isfinite(curvature).all((1, 2), keepdims=True)
+        matrices = np.where(fine, curvature, np.eye(curvature.shape[1]))
+        return cls(*np.linalg.eigh(0.5 * (matrices + matrices.transpose(0, 2, 1))))
+
+    def solve(self, right: np.ndarray) -> np.ndarray:
+        """Their inverses times (P, m, n)."""
+        along = np.einsum("pij,pin->pjn", self.vectors, right) / self.values[..., None]
+        return np.einsum("pij,pjn->pin", self.vectors, along)
+
+    @property
+    def peaked(self) -> np.ndarray:
+        """Whose density bends down along every axis, (P,)."""
+        return self.values[:, 0] > 0
+
+    def step(self, gradient: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The way to the top of a parabola within a radius (P,), (P, m); twice the rise, (P,).
+
+        To its edge the curvatures are raised (Moré and Sorensen 1983); Newton's step, and its
+        decrement, where the top is inside.
+        """
+        along = np.einsum("pij,pi->pj", self.vectors, gradient)
+        flat = ~self.peaked & (np.abs(along[:, 0]) < SADDLE)
+        along[:, 0] = np.where(flat, SADDLE, along[:, 0])
+        low = np.maximum(-self.values[:, 0], 0.0)
+        high = low + np.linalg.norm(along, axis=1) / np.maximum(radius, NARROWEST)
+
+        def way(raised: np.ndarray) -> np.ndarray:
+            return along / (self.values + raised[:, None])
+
+        for _ in range(HALVINGS):
+            middle = 0.5 * (low + high)
+            inside = np.linalg.norm(way(middle), axis=1) <= radius
+            low, high = np.where(inside, low, middle), np.where(inside, middle, high)
+        top = np.where(self.peaked, 0.0, high)
+        x = way(np.where(np.linalg.norm(way(top), axis=1) <= radius, top, high))
+        rise = 2 * np.sum(along * x, axis=1) - np.sum(self.values * x**2, axis=1)
+        return np.einsum("pij,pj->pi", self.vectors, x), rise
+
+
+class Expansion(NamedTuple):
+    """What the approximation at one point u, z is made of.
+
+    Attributes:
+        outer, outer_slope: ln prior and ln likelihood of published facts, and their gradient (n,).
+        each: ln joint density of data and z, (P,).
+        gradient, hessian: of that by z, (P, m); Gauss-Newton, of minus that, (P, m, m).
+        of_levels, weight: first derivative and curvature of ln likelihood by ln level, (P, T).
+        d_each, d_gradient, d_hessian: along u, then z, (n + m, ...).
+    """
+
+    outer: Any
+    outer_slope: Any
+    each: Any
+    gradient: Any
+    hessian: Any
+    of_levels: Any
+    weight: Any
+    d_each: Any
+    d_gradient: Any
+    d_hessian: Any
+
+
 class Look(NamedTuple):
     """The approximation at one point u, z.
 
     Attributes:
         value: approximate ln density of u, if z are the modes.
         slope: its gradient, (n,).
-        gradient: of ln joint density of data and z, by z, (P, m).
-        hessian, curvature: Gauss-Newton and exact, both of minus that, (P, m, m).
+        joint: ln joint density of data and z.
+        gradient: of that by z, (P, m).
+        bend: the curvatures of minus that.
         moved: dz/du, (P, m, n).
         of_levels, weight: first derivative and curvature of ln likelihood by ln level, (P, T).
     """
 
-    value: Any
-    slope: Any
-    gradient: Any
-    hessian: Any
-    curvature: Any
-    moved: Any
-    of_levels: Any
-    weight: Any
+    value: float
+    slope: np.ndarray
+    joint: float
+    gradient: np.ndarray
+    bend: Spectrum
+    moved: np.ndarray
+    of_levels: np.ndarray
+    weight: np.ndarray
+
+    @classmethod
+    @np.errstate(all="ignore")  # what is not finite is told by the value
+    def of(cls, expansion: Expansion) -> Look:
+        """The modes move with u as the implicit function theorem says."""
+        e = Expansion(*map(np.asarray, expansion))
+        n = e.outer_slope.size
+        bend = Spectrum.of(-e.d_gradient[n:].transpose(1, 2, 0))
+        ahead = np.concatenate([e.d_gradient[:n].transpose(1, 2, 0), e.gradient[..., None]], axis=2)
+        ahead = bend.solve(ahead)
+        moved, left = ahead[..., :n], ahead[..., n]  # dz/du, and what is left to the mode
+        steep, axes = Spectrum.of(e.hessian)
+        steep = np.maximum(steep, 1.0)  # as it is, but for rounding where another axis has 1e16
+        inverse = np.einsum("pik,pjk->pij", axes / steep[:, None], axes)
+        change = e.d_each - 0.5 * np.einsum("pij,dpji->dp", inverse, e.d_hessian)
+        value = e.each - 0.5 * np.sum(np.log(steep), axis=1)
+        value = value + np.einsum("ip,pi->p", change[n:], left)
+        value -= 0.5 * np.einsum("pi,pi->p", left, e.gradient)
+        slope = e.outer_slope + np.sum(change[:n], axis=1)
+        slope = slope + np.einsum("ip,pin->n", change[n:], moved)
+        total, joint = float(e.outer + value.sum()), float(e.each.sum())
+        return cls(total, slope, joint, e.gradient, bend, moved, e.of_levels, e.weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,30 +230,29 @@ def _patients(posterior: Posterior, levels: Levels) -> Callable[[Any, Any], tupl
     return patients
 
 
-def glance(posterior: Posterior, u: Any, z: Any, levels: Levels) -> tuple[Any, Any, Any, Any]:
+def glance(posterior: Posterior, u: Any, z: Any, levels: Levels) -> tuple[Any, Any, Any]:
     """What a Newton step by z needs.
 
     Returns:
-        ln joint density of data and z, (P,); gradient, hessian and curvature as in `Look`.
+        ln joint density of data and z, (P,); gradient and curvature as in `Look`.
     """
     patients = _patients(posterior, levels)
 
     def along(of_z: Any) -> Any:
         return jax.jvp(lambda z: patients(u, z), (z,), (jnp.broadcast_to(of_z, z.shape),))
 
-    (each, gradient, hessian, *_), (_, bend, *_) = jax.vmap(along, out_axes=(None, 0))(
+    (each, gradient, *_), (_, bend, *_) = jax.vmap(along, out_axes=(None, 0))(
         jnp.eye(posterior.inner)
     )
-    return each, gradient, hessian, -bend.transpose(1, 2, 0)
+    return each, gradient, -bend.transpose(1, 2, 0)
 
 
-def look(posterior: Posterior, u: Any, z: Any, levels: Levels) -> Look:
-    """The approximation, with levels known around the coordinates that belong to u and z.
+def expansion(posterior: Posterior, u: Any, z: Any, levels: Levels) -> Expansion:
+    """With levels known around the coordinates that belong to u and z.
 
-    The modes move with u as the implicit function theorem says; everything but published facts by
-    forward differentiation, along n + m directions at once.
+    Everything but published facts by forward differentiation, along n + m directions at once.
     """
-    n, m = u.size, posterior.inner
+    n = u.size
     patients = _patients(posterior, levels)
 
     def along(of_u: Any, of_z: Any) -> Any:
@@ -161,27 +261,15 @@ def look(posterior: Posterior, u: Any, z: Any, levels: Levels) -> Look:
     def others(u: Any) -> Any:
         return posterior.log_prior(u) + posterior.published(posterior.theta(u))
 
-    directions = jnp.eye(n + m)
-    (each, gradient, hessian, of_levels, weight), (d_each, d_gradient, d_hessian, _, _) = jax.vmap(
-        along, out_axes=(None, 0)
-    )(directions[:, :n], directions[:, n:])
-    curvature = -d_gradient[n:].transpose(1, 2, 0)
-    ahead = jnp.concatenate([d_gradient[:n].transpose(1, 2, 0), gradient[..., None]], axis=2)
-    ahead = jnp.linalg.solve(curvature, ahead)
-    moved, left = ahead[..., :n], ahead[..., n]  # dz/du, and what is left of the way to the mode
-    change = d_each - 0.5 * jnp.einsum("pij,dpji->dp", jnp.linalg.inv(hessian), d_hessian)
-    value = each - 0.5 * jnp.linalg.slogdet(hessian)[1]
-    value += jnp.einsum("ip,pi->p", change[n:], left)
-    value -= 0.5 * jnp.einsum("pi,pij,pj->p", left, curvature, left)
-    outer, slope = jax.value_and_grad(others)(u)
-    slope += jnp.sum(change[:n], axis=1) + jnp.einsum("ip,pin->n", change[n:], moved)
-    total = outer + jnp.sum(value)
-    return Look(total, slope, gradient, hessian, curvature, moved, of_levels, weight)
+    directions = jnp.eye(n + posterior.inner)
+    here, (*changes, _, _) = jax.vmap(along, out_axes=(None, 0))(
+        directions[:, :n], directions[:, n:]
+    )
+    return Expansion(*jax.value_and_grad(others)(u), *here, *changes)
 
 
-@partial(jax.jit, static_argnums=(2, 3))
 def _polynomial(
-    c: Any, f: Any, pairs: tuple[tuple[int, int], ...], curved: tuple[int, ...]
+    c: np.ndarray, f: np.ndarray, pairs: list[tuple[int, int]], curved: Sequence[int]
 ) -> Levels:
     """ln levels around c, from those at c, then ahead along axes and `pairs`, then behind."""
     size, (i, j), axes = c.shape[1], np.array(pairs, int).reshape(-1, 2).T, np.array(curved, int)
@@ -189,8 +277,9 @@ def _polynomial(
     f0, up, down = f[0], f[1 : n + 1], f[n + 1 : 2 * n + 1]
     both = (up + down - 2 * f0) / LEVEL_STEP**2  # second derivatives along each move
     mixed = 0.5 * (both[size:] - both[i] - both[j])
-    second = jnp.zeros((size, size, *f0.shape)).at[axes, axes].set(both[axes])
-    second = second.at[i, j].set(mixed).at[j, i].set(mixed)
+    second = np.zeros((size, size, *f0.shape))
+    second[axes, axes] = both[axes]
+    second[i, j] = second[j, i] = mixed
     return Levels(c, f0, (up[:size] - down[:size]) / (2 * LEVEL_STEP), second)
 
 
@@ -222,10 +311,18 @@ class Engine:
             posterior = of(values)
             return posterior.weights(posterior.theta(u))
 
+        def placed(u: Any, x: Any, conditional: Conditional | None, values: Any) -> Any:
+            posterior = of(values)
+            if posterior.bound.individual is None:
+                return posterior.theta(u), None, None
+            theta, b, c, scores = posterior.placed(u, x, conditional)
+            return posterior.named(theta, b), c, scores
+
         self.coordinates, self.near = jax.jit(coordinates), jax.jit(near)
         self.exact, self.weights = jax.jit(exact), jax.jit(weights)
-        self.look = jax.jit(lambda u, z, levels, values: look(of(values), u, z, levels))
-        self.glance = jax.jit(lambda u, z, levels, values: glance(of(values), u, z, levels))
+        self.expansion = quickly(lambda u, z, levels, v: expansion(of(v), u, z, levels))
+        self.glance = quickly(lambda u, z, levels, v: glance(of(v), u, z, levels))
+        self.placed = quickly(jax.vmap(placed, in_axes=(0, 0, None, None)))
 
     def levels(
         self, posterior: Posterior, u: Any, z: Any, values: Any, *, every: bool = False
@@ -243,56 +340,82 @@ class Engine:
         ahead = np.array([*unit, *(unit[i] + unit[j] for i, j in pairs)])
         moves = LEVEL_STEP * np.concatenate([np.zeros((1, size)), ahead, -ahead])
         f = self.batched(c + moves[:, None], values)
-        return _polynomial(c, f, tuple(pairs), tuple(range(size)) if every else axes)
+        return _polynomial(c, f, pairs, range(size) if every else axes)
 
     def batched(self, c: Any, values: Any = None) -> np.ndarray:
         """ln levels at many coordinates of the patients, (n, P, c), in batches of one shape."""
         c = np.asarray(c)
-        people, size = c.shape[1:]
-        m = self.of(values).inner
-        moves = 1 + 2 * size + m * (2 * size - m - 1)  # of `levels`
-        batch = -(-moves // -(-moves * people // LANES))
+        batch = self.batch(self.of(values))
         rows = np.resize(np.arange(len(c)), -(-len(c) // batch) * batch).reshape(-1, batch)
         return np.concatenate([self.near(c[i], values) for i in rows])[: len(c)]
 
-    def at(self, u: Any, start: Any, values: Any = None) -> tuple[Look, np.ndarray, Levels]:
+    def places(
+        self, u: Any, x: Any, conditional: Conditional | None, values: Any = None
+    ) -> tuple[dict[str, np.ndarray], Any, Any]:
+        """Where many points lie: u (N, n) and the patients' coordinates x (N, P, m).
+
+        Returns:
+            Parameters and random effects by name; coordinates of levels (N, P, c); and ln density
+            of the patients' standard scores, ln |dz/dx| included, (N, P).
+        """
+
+        def some(i: np.ndarray) -> Any:
+            return self.placed(u[i], x[i], conditional, values)
+
+        return by_rows(some, len(u), PLACED)
+
+    def batch(self, posterior: Posterior) -> int:
+        """How many coordinates of the patients go to `near` at once."""
+        m, size = posterior.inner, posterior.width
+        moves = 1 + 2 * size + m * (2 * size - m - 1)  # of `levels`
+        return -(-moves // -(-moves * posterior.patients // LANES))
+
+    def at(
+        self, u: Any, start: Any, values: Any = None, *, rival: float = math.nan
+    ) -> tuple[Look, np.ndarray, Levels]:
         """The approximation at u, the patients' modes, and their levels around them.
 
         Args:
             u: (n,).
             start: standard scores from which the modes are looked for, (P, m).
+            rival: ln joint density of data and modes at another u, with which this one is compared:
+                the modes are found as exactly as it takes to tell the two apart.
         """
         posterior = self.of(values)
         ahead: Any = np.asarray(start, float)
         z = ahead
         size, m = z.shape
-        damping, value = np.full(size, DAMPING[0]), np.full(size, -np.inf)
-        done, before = np.zeros(size, bool), np.full(size, np.inf)
-        gradient = np.zeros((size, m))
-        bend = _Spectrum(np.ones((size, m)), np.broadcast_to(np.eye(m), (size, m, m)).copy())
+        radius, value, gradient = np.full(size, RADIUS), np.full(size, -np.inf), np.zeros((size, m))
+        gain, before, done = np.full(size, np.inf), np.full(size, np.inf), np.zeros(size, bool)
+        bend = Spectrum.of(np.broadcast_to(np.eye(m), (size, m, m)))
         for _ in range(INNER_STEPS):
             levels = self.levels(posterior, u, ahead, values)
-            seen = jax.tree.map(np.asarray, self.glance(u, ahead, levels, values))
-            finite = np.isfinite(seen[0]) & np.isfinite(seen[1]).all(1)
-            finite &= np.isfinite(seen[2]).all((1, 2))
-            better = finite & (seen[0] >= value - 1e-9 * np.abs(value)) & ~done
-            z = np.where(better[:, None], ahead, z)
-            value = np.where(better, seen[0], value)
-            gradient[better] = seen[1][better]
-            for known, new in zip(bend, _Spectrum.of(*seen[2:]), strict=True):
-                known[better] = new[better]
-            damping = np.maximum(damping * np.where(better, DAMPING[1], DAMPING[2]), DAMPING[0])
-            decrement = bend.decrement(gradient)
-            done |= (decrement < INNER_TOLERANCE) & np.isfinite(value)
-            done |= (decrement < LOOSE) & (decrement > STALLED * before)
-            done |= damping > DAMPING[3]
-            before = decrement
-            if done.all():
+            new, slope, curvature = map(np.asarray, self.glance(u, ahead, levels, values))
+            finite = np.isfinite(new) & np.isfinite(slope).all(1)
+            finite &= np.isfinite(curvature).all((1, 2))
+            better = finite & (new >= value - 1e-9 * np.abs(value)) & ~done
+            with np.errstate(
+                divide="ignore", invalid="ignore"
+            ):  # at first nothing is known to rise from
+                rise, length = 2 * (new - value) / gain, np.linalg.norm(ahead - z, axis=1)
+            grown = np.where((rise > GOOD) & (length > 0.9 * radius), 3 * radius, radius)
+            radius = np.where(better & ~(rise < BAD), grown, 0.25 * length)
+            z, value = np.where(better[:, None], ahead, z), np.where(better, new, value)
+            gradient[better] = slope[better]
+            for known, found in zip(bend, Spectrum.of(curvature), strict=True):
+                known[better] = found[better]
+            step, gain = bend.step(gradient, radius)
+            there = bend.peaked & np.isfinite(value)
+            done |= there & (gain < INNER_TOLERANCE)
+            done |= there & (gain < LOOSE) & (gain > STALLED * before)
+            done |= radius < NARROWEST
+            before = gain
+            if done.all() or np.sum(gain[~done]) < ENOUGH * abs(value.sum() - rival):
                 break
-            ahead = np.where(done[:, None], z, z + bend.step(gradient, damping[:, None]))
+            ahead = np.where(done[:, None], z, z + step)
         if not np.array_equal(ahead, z):
             levels = self.levels(posterior, u, z, values)
-        return jax.tree.map(np.asarray, self.look(u, z, levels, values)), z, levels
+        return Look.of(self.expansion(u, z, levels, values)), z, levels
 
     def mode(self, start: Any, scale: Any, values: Any = None) -> Mode:
         """The mode nearest to `start` (n,); `scale` are the prior SDs of the coordinates."""
@@ -328,8 +451,8 @@ class Engine:
         conditional, lost = None, np.zeros(0, int)
         if posterior.inner:
             seen, z, _ = self.at(u, descent.z, descent.values)
-            bend = _Spectrum.of(seen.hessian, seen.curvature)
-            lost = np.flatnonzero(~(bend.decrement(seen.gradient) < LOOSE))
+            _, gain = seen.bend.step(seen.gradient, np.full(len(z), RADIUS))
+            lost = np.flatnonzero(~(seen.bend.peaked & (gain < LOOSE)))
             levels = self.levels(posterior, u, z, descent.values, every=True)
             scale = np.asarray(self.weights(u, descent.values))
             conditional = Conditional(levels, seen.of_levels, seen.weight, scale)
@@ -346,39 +469,6 @@ class Engine:
         )
 
 
-class _Spectrum(NamedTuple):
-    """Curvatures of the patients' densities along their principal axes, (P, m) and (P, m, m)."""
-
-    values: np.ndarray
-    vectors: np.ndarray
-
-    @classmethod
-    def of(cls, hessian: np.ndarray, curvature: np.ndarray) -> _Spectrum:
-        """The exact curvature of each patient where it is one of a maximum, else Gauss-Newton.
-
-        Gauss-Newton's is at least 1, which rounding hides where another axis has 1e16.
-        """
-        exact = 0.5 * (curvature + curvature.transpose(0, 2, 1))
-        values, vectors = np.linalg.eigh(_finite_or_one(exact))
-        steep = (values[:, 0] > 1e-3) & np.isfinite(exact).all((1, 2))
-        other, directions = np.linalg.eigh(_finite_or_one(hessian))
-        values = np.where(steep[:, None], values, np.maximum(other, 1.0))
-        return cls(values, np.where(steep[:, None, None], vectors, directions))
-
-    def step(self, gradient: np.ndarray, damping: Any = 0.0) -> np.ndarray:
-        """Newton's, (P, m); damping: added to every curvature, (P, 1)."""
-        along = np.einsum("pij,pi->pj", self.vectors, gradient) / (self.values + damping)
-        return np.einsum("pij,pj->pi", self.vectors, along)
-
-    def decrement(self, gradient: np.ndarray) -> np.ndarray:
-        return np.sum(gradient * self.step(gradient), axis=1)
-
-
-def _finite_or_one(matrices: np.ndarray) -> np.ndarray:
-    fine = np.isfinite(matrices).all((1, 2), keepdims=True)
-    return np.where(fine, matrices, np.eye(matrices.shape[1]))
-
-
 class Descent:
     """-ln density and its gradient by x, with u = origin + scale x; follows the patients' modes.
 
@@ -392,20 +482,22 @@ class Descent:
         self.z = np.zeros((posterior.patients, posterior.inner))
         self.moved, self.u, self.calls = np.zeros((*self.z.shape, origin.size)), origin, 0
         self.x, self.value = np.zeros(origin.size), IMPOSSIBLE
+        self.lowest, self.joint = np.inf, math.nan
 
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         u = self.origin + self.scale * x
         self.calls += 1
         if self.z.shape[1]:
             ahead = self.z + np.clip(self.moved @ (u - self.u), -1.0, 1.0)
-            seen, z, _ = self.engine.at(u, ahead, self.values)
+            seen, z, _ = self.engine.at(u, ahead, self.values, rival=self.joint)
             value, slope = float(seen.value), seen.slope
         else:
             value, slope = jax.tree.map(np.asarray, self.engine.exact(u, self.values))
         if not (np.isfinite(value) and np.isfinite(slope).all()):
             return IMPOSSIBLE, np.zeros_like(x)
-        if self.z.shape[1]:
+        if self.z.shape[1] and -value <= self.lowest:
             self.z, self.moved, self.u = z, np.nan_to_num(seen.moved), u
+            self.lowest, self.joint = -value, seen.joint
         return -float(value), -slope * self.scale
 
     @property
@@ -416,26 +508,29 @@ class Descent:
     def go_down(self, known: Mode | None) -> None:
         """By L-BFGS-B, from the origin to an end, or to a mode that is known."""
         n = self.origin.size
+        finer = np.sqrt(1 + len(self.z))  # about as much as the patients narrow the prior
+
+        def value_and_slope(y: np.ndarray) -> tuple[float, np.ndarray]:
+            value, slope = self(y / finer)
+            return value, slope / finer
 
         def stop_if_there(intermediate_result: OptimizeResult) -> None:
             if known is not None:
                 above = float(intermediate_result.fun) + known.log_density
-                u = self.origin + self.scale * intermediate_result.x
+                u = self.origin + self.scale * intermediate_result.x / finer
                 if above < 0.5 * ONE_MODE**2 and known.holds(u):
                     raise StopIteration
 
-        options = {"maxcor": 30, "maxiter": OUTER_STEPS, "ftol": 1e-10, "gtol": 1e-4}
-        around = [(-REACH, REACH)] * n
         found = minimize(
-            self,
+            value_and_slope,
             np.zeros(n),
             jac=True,
             method="L-BFGS-B",
-            bounds=around,
-            options=options,
+            bounds=[(-REACH * finer, REACH * finer)] * n,
+            options={"maxcor": 30, "maxiter": OUTER_STEPS, "ftol": 1e-10, "gtol": 1e-4},
             callback=stop_if_there,
         )
-        self.x, self.value = found.x, float(found.fun)
+        self.x, self.value = found.x / finer, float(found.fun)
         if known is not None and known.holds(self.end):
             self.value = min(self.value, -known.log_density)  # it would have got there
 

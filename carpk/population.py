@@ -766,6 +766,21 @@ class PopulationModel:
     # Compiled once, however many checks of a fit ask for them and however many draws they want.
 
     @cached_property
+    def of_draws(self) -> Callable[[Mapping[str, Any], Any], tuple[Any, Any]]:
+        """Draws of everything (draw, ...) and standard scores of what the assay adds (draw, P, T).
+
+        Returns:
+            ln likelihoods of the individual observations, and the same measured again.
+        """
+
+        def one(sample: Mapping[str, Any], scores: Any) -> tuple[Any, Any]:
+            params, theta = self.of_sample(sample)
+            f = self.individual_levels(params)
+            return self.level_log_likelihoods(f, theta), self.measured(f, scores, theta)
+
+        return jax.jit(jax.vmap(one))
+
+    @cached_property
     def population_levels(self) -> Callable[[Mapping[str, Any]], Any]:
         """theta -> levels at the observations with every random effect 0, (P, T): PRED."""
         return jax.jit(lambda theta: self.individual_levels(self.typical_patients(theta)))

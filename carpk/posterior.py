@@ -125,6 +125,12 @@ class Posterior:
     def patients(self) -> int:
         return len(self.bound.patients)
 
+    @property
+    def width(self) -> int:
+        """c, the number of a patient's coordinates."""
+        own = len(self.bound.random.at(PATIENT))
+        return len(self.bound.population.estimated) + self.inner - own
+
     def theta(self, u: Any) -> dict[str, Any]:
         """Population parameters [natural scale] and the cohorts' deviations."""
         theta = {
@@ -256,6 +262,23 @@ class Posterior:
         z = solve_upper(lower, [y + x[:, i] for i, y in enumerate(ahead)])
         return jnp.stack(z, axis=-1), -sum(jnp.log(lower[i][i]) for i in range(self.inner))
 
+    def placed(
+        self, u: Any, x: Any, conditional: Conditional | None
+    ) -> tuple[dict[str, Any], Any, Any, Any]:
+        """Where outer coordinates (n,) and patients' coordinates (P, m) lie.
+
+        Returns:
+            theta; random effects (P, m); coordinates of levels (P, c); and the ln density of the
+            effects' standard scores, ln |dz/dx| included, (P,).
+        """
+        theta = self.theta(u)
+        mu = self.typical(theta)
+        z, log_slope = x, jnp.zeros(self.patients)
+        if conditional is not None and self.inner:
+            z, log_slope = self.standardized(theta, mu, conditional, x)
+        b = z @ self.factor(theta).T
+        return theta, b, self.coordinates(mu, b), log_slope + jnp.sum(log_normal(z), axis=1)
+
     def log_density(self, u: Any, x: Any, conditional: Conditional | None) -> Any:
         """ln of the joint density of outer coordinates and patients' coordinates.
 
@@ -263,28 +286,22 @@ class Posterior:
             u: (n,).
             x: (P, m); standard scores where there is no `conditional`.
         """
-        theta = self.theta(u)
-        total = self.log_prior(u) + self.published(theta)
         if self.bound.individual is None:
-            return total
-        mu = self.typical(theta)
-        z, log_slope = x, jnp.zeros(self.patients)
-        if conditional is not None and self.inner:
-            z, log_slope = self.standardized(theta, mu, conditional, x)
-        b = z @ self.factor(theta).T
-        each = self.of_levels(self.log_levels(self.coordinates(mu, b)), theta)
-        return total + jnp.sum(each) + jnp.sum(log_slope) + jnp.sum(log_normal(z))
+            return self.log_prior(u) + self.published(self.theta(u))
+        theta, _, c, scores = self.placed(u, x, conditional)
+        each = self.of_levels(self.log_levels(c), theta)
+        return self.log_prior(u) + self.published(theta) + jnp.sum(each) + jnp.sum(scores)
 
     def sample_of(self, u: Any, x: Any, conditional: Conditional | None) -> dict[str, Any]:
         """Population parameters and random effects by name, from coordinates."""
-        theta = self.theta(u)
         if self.bound.individual is None:
-            return theta
-        z = x
-        if conditional is not None and self.inner:
-            z, _ = self.standardized(theta, self.typical(theta), conditional, x)
-        b = z @ self.factor(theta).T
-        return theta | self.bound.population.random.named(b, self.bound.infusions)
+            return self.theta(u)
+        theta, b, *_ = self.placed(u, x, conditional)
+        return self.named(theta, b)
+
+    def named(self, theta: Mapping[str, Any], b: Any) -> dict[str, Any]:
+        """Population parameters, and random effects (..., P, m) by name."""
+        return {**theta, **self.bound.population.random.named(b, self.bound.infusions)}
 
 
 def log_normal(z: Any) -> Any:

@@ -280,9 +280,7 @@ def one_chain_each(
 def in_threads(
     run: Callable[[int], Any], size: int, label: str = "", progress: bool = False
 ) -> list[Any]:
-    """run(0), which compiles, and then run(1), run(2), ... side by side."""
-    if not size:
-        return []
+    """run(0), run(1), ... side by side; what they compile alike is compiled once."""
     bar = Progress(size, label, progress, "data sets")
 
     def counted(i: int) -> Any:
@@ -291,8 +289,7 @@ def in_threads(
         return out
 
     try:
-        first = counted(0)
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            return [first, *pool.map(counted, range(1, size))]
+            return list(pool.map(counted, range(size)))
     finally:
         bar.close()

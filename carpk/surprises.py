@@ -27,6 +27,7 @@ import numpy as np
 import scipy.stats
 from jax.scipy.special import log_ndtr
 
+from carpk.compiled import quickly
 from carpk.dataset.arrays import NEVER
 from carpk.effects import COHORT, PATIENT, eta_name
 from carpk.population import OF_COHORT, PopulationModel
@@ -251,7 +252,7 @@ def _scores(bound: PopulationModel, samples: Mapping[str, Any]) -> tuple[np.ndar
             jnp.where(a.mask & (a.censored != 0), mills, measured),
         )
 
-    return tuple(np.asarray(x) for x in jax.jit(lambda s: jax.lax.map(one, s))(samples))
+    return tuple(np.asarray(x) for x in quickly(lambda s: jax.lax.map(one, s))(samples))
 
 
 def _gap(bound: PopulationModel) -> tuple[dict[int, float], np.ndarray]:

@@ -15,7 +15,7 @@ from hierarchies import DAYS, LINEAR, PIECEWISE, PRIORS, decaying, peaking
 import carpk as ck
 from carpk.importance import POINTS, Importance
 from carpk.inference import beforehand, centre
-from carpk.laplace import Engine
+from carpk.laplace import Engine, Spectrum
 from carpk.posterior import Posterior, cholesky, solve_lower, solve_upper
 
 RANDOM = ck.Population(LINEAR, varies=["base"], fixed={"halve": 10.0}, priors=PRIORS)
@@ -113,6 +113,49 @@ def test_the_gradient_is_that_of_the_approximation(curved):
     for i, step in enumerate(h * np.eye(u.size)):
         up, down = (float(engine.at(u + sign * step, z)[0].value) for sign in (1, -1))
         assert seen.slope[i] == pytest.approx((up - down) / (2 * h), rel=1e-5, abs=1e-5)
+
+
+def test_a_step_goes_to_the_top_of_the_parabola_within_a_radius():
+    """Known by the theorem of Moré and Sorensen: (B + l) x = g, B + l >= 0, l (r - |x|) = 0."""
+    rng = np.random.default_rng(0)
+    turned = np.linalg.qr(rng.standard_normal((60, 3, 3)))[0]
+    values = rng.standard_normal((60, 3)) * 10.0 ** rng.integers(-2, 4, (60, 3))
+    curvature = np.einsum("pik,pk,pjk->pij", turned, values, turned)
+    curvature[0], curvature[1] = np.eye(3), np.diag([2.0, 1.0, -1.0])
+    gradient, radius = rng.standard_normal((60, 3)), rng.uniform(0.1, 3.0, 60)
+    gradient[0], radius[0] = [0.1, 0.0, 0.0], 1.0  # the top is inside
+    gradient[1] = 0.0  # on a saddle
+    step, twice = Spectrum.of(curvature).step(gradient, radius)
+    length = np.linalg.norm(step, axis=1)
+    assert (length <= radius * (1 + 1e-9)).all()
+    np.testing.assert_allclose(step[0], gradient[0], rtol=1e-12)
+    assert length[1] == pytest.approx(radius[1])
+    assert abs(step[1, 2]) > 0.999 * radius[1]
+    bent = np.einsum("pij,pj->pi", curvature, step)
+    raised = np.einsum("pi,pi->p", gradient - bent, step) / length**2
+    assert (raised > -1e-9).all()
+    assert (raised + np.linalg.eigvalsh(curvature)[:, 0] > -1e-6).all()
+    inside = length < radius * (1 - 1e-6)
+    assert 0 < inside.sum() < 60
+    np.testing.assert_allclose(raised[inside], 0.0, atol=1e-9)
+    left = gradient - bent - raised[:, None] * step
+    np.testing.assert_allclose(left, 0.0, atol=1e-6)
+    rise = np.einsum("pi,pi->p", gradient, step) - 0.5 * np.einsum("pi,pi->p", bent, step)
+    np.testing.assert_allclose(twice, 2 * rise, rtol=1e-6, atol=1e-7)
+
+
+def test_a_step_far_off_carries_no_patient_away():
+    """A line search begins with parameters at which patients have modes elsewhere, and comes back.
+
+    Going on from there, two of six climbs ended 58 and 265 below the others.
+    """
+    population = ck.Population(PIECEWISE.model, varies=["cmax", "tmax", "t_alpha", "fb"])
+    posterior, engine = engine_of(population, peaking(24))
+    before = beforehand(posterior)
+    middle, spread = centre(before)
+    starts = [middle, *np.random.default_rng(1).choice(before, 5)]
+    ends = [engine.climb(start, spread).value for start in starts]
+    np.testing.assert_allclose(ends, ends[0], atol=1e-3)
 
 
 def test_curvature_beyond_the_digits_of_a_float_still_gives_modes():
