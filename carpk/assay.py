@@ -15,6 +15,7 @@ Lymphodepletion empties this denominator as well. Three ways to deal with it:
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -87,7 +88,7 @@ class LogNormal(Residual):
         return f * jnp.exp(theta["sigma"] * z)
 
     def priors(self) -> dict[str, dist.Distribution]:
-        return {"sigma": dist.LogNormal(jnp.log(0.5), 0.5)}
+        return {"sigma": dist.LogNormal(math.log(0.5), 0.5)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Proportional(Residual):
         return f + self._sd(f, theta) * z
 
     def priors(self) -> dict[str, dist.Distribution]:
-        return {"sigma_prop": dist.LogNormal(jnp.log(0.5), 0.5)}
+        return {"sigma_prop": dist.LogNormal(math.log(0.5), 0.5)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +126,8 @@ class Combined(Proportional):
 
     def priors(self) -> dict[str, dist.Distribution]:
         return {
-            "sigma_add": dist.LogNormal(jnp.log(self.typical_add), 1.0),
-            "sigma_prop": dist.LogNormal(jnp.log(0.5), 0.5),
+            "sigma_add": dist.LogNormal(math.log(self.typical_add), 1.0),
+            "sigma_prop": dist.LogNormal(math.log(0.5), 0.5),
         }
 
 

@@ -230,7 +230,7 @@ def _patients(posterior: Posterior, levels: Levels) -> Callable[[Any, Any], tupl
     return patients
 
 
-def glance(posterior: Posterior, u: Any, z: Any, levels: Levels) -> tuple[Any, Any, Any]:
+def step_by_z(posterior: Posterior, u: Any, z: Any, levels: Levels) -> tuple[Any, Any, Any]:
     """What a Newton step by z needs.
 
     Returns:
@@ -247,7 +247,7 @@ def glance(posterior: Posterior, u: Any, z: Any, levels: Levels) -> tuple[Any, A
     return each, gradient, -bend.transpose(1, 2, 0)
 
 
-def expansion(posterior: Posterior, u: Any, z: Any, levels: Levels) -> Expansion:
+def expanded(posterior: Posterior, u: Any, z: Any, levels: Levels) -> Expansion:
     """With levels known around the coordinates that belong to u and z.
 
     Everything but published facts by forward differentiation, along n + m directions at once.
@@ -318,10 +318,15 @@ class Engine:
             theta, b, c, scores = posterior.placed(u, x, conditional)
             return posterior.named(theta, b), c, scores
 
+        def glance(u: Any, z: Any, levels: Levels, values: Any) -> Any:
+            return step_by_z(of(values), u, z, levels)
+
+        def expansion(u: Any, z: Any, levels: Levels, values: Any) -> Expansion:
+            return expanded(of(values), u, z, levels)
+
         self.coordinates, self.near = jax.jit(coordinates), jax.jit(near)
         self.exact, self.weights = jax.jit(exact), jax.jit(weights)
-        self.expansion = quickly(lambda u, z, levels, v: expansion(of(v), u, z, levels))
-        self.glance = quickly(lambda u, z, levels, v: glance(of(v), u, z, levels))
+        self.glance, self.expansion = quickly(glance), quickly(expansion)
         self.placed = quickly(jax.vmap(placed, in_axes=(0, 0, None, None)))
 
     def levels(

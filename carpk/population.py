@@ -773,12 +773,12 @@ class PopulationModel:
             ln likelihoods of the individual observations, and the same measured again.
         """
 
-        def one(sample: Mapping[str, Any], scores: Any) -> tuple[Any, Any]:
+        def of_draw(sample: Mapping[str, Any], scores: Any) -> tuple[Any, Any]:
             params, theta = self.of_sample(sample)
             f = self.individual_levels(params)
             return self.level_log_likelihoods(f, theta), self.measured(f, scores, theta)
 
-        return jax.jit(jax.vmap(one))
+        return jax.jit(jax.vmap(of_draw))
 
     @cached_property
     def population_levels(self) -> Callable[[Mapping[str, Any]], Any]:
