@@ -35,7 +35,7 @@ PLACED = 32  # points of all patients that are placed at once: as many as stay i
 INNER_STEPS = 30
 INNER_TOLERANCE = 1e-10  # of the decrement g' H^-1 g of a patient
 LOOSE = 1e-6  # the same, below which a patient counts as converged, and stops where it stalls
-ENOUGH = 1e-4  # of the difference between two points: what is left to rise, where they are compared
+ENOUGH = (1e-4, 1e-2)  # left to rise, over what a point is better or worse than its rival
 STALLED = 0.1  # of the decrement before: a level with a kink goes no faster
 RADIUS = 1.0  # of the trust region at first, in standard scores
 NARROWEST = 1e-5  # a patient whose region shrinks to this goes no further
@@ -415,7 +415,8 @@ class Engine:
             done |= there & (gain < LOOSE) & (gain > STALLED * before)
             done |= radius < NARROWEST
             before = gain
-            if done.all() or np.sum(gain[~done]) < ENOUGH * abs(value.sum() - rival):
+            above = value.sum() - rival
+            if done.all() or np.sum(gain[~done]) < max(ENOUGH[0] * above, -ENOUGH[1] * above):
                 break
             ahead = np.where(done[:, None], z, z + step)
         if not np.array_equal(ahead, z):

@@ -118,30 +118,23 @@ def _distant(
     mean: np.ndarray, own: float, level: np.ndarray
 ) -> list[tuple[int, float, float, float]]:
     """(index, deviation, the same in SDs of the others, p), most distant first."""
+    kinds = np.eye(level.max() + 1, dtype=bool)[level]  # (P, L)
     left, found = np.ones(len(mean), bool), []
     for _ in range(min(NAMED, len(mean) // 4)):
-        best, free_of_best = (-1, 0.0, 0.0), 1
-        for i in np.flatnonzero(left):
-            others = left.copy()
-            others[i] = False
-            same = others & (level == level[i])
-            kinds = np.unique(level[others])
-            free = others.sum() - len(kinds)
-            if not same.any() or free < 2:
-                continue
-            squares = sum(
-                np.var(mean[others & (level == k)]) * (others & (level == k)).sum() for k in kinds
-            )
-            spread = np.sqrt((squares / free + own) * (1 + 1 / same.sum()))
-            away = mean[i] - mean[same].mean()
-            t = away / max(spread, 1e-300)
-            if abs(t) > abs(best[2]):
-                best, free_of_best = (int(i), float(away), float(t)), free
-        if best[0] < 0:
+        count = (kinds & left[:, None]).sum(0)
+        off = mean - ((mean * left) @ kinds / np.maximum(count, 1))[level]
+        here, same = count[level], np.maximum(count[level] - 1, 1)
+        free = left.sum() - 1 - ((count > 0).sum() - (here == 1))
+        away = off * here / same  # from the mean of the others of the same level
+        squares = np.sum(off[left] ** 2) - off * away  # within levels, without this one
+        spread = np.sqrt((np.maximum(squares, 0) / np.maximum(free, 1) + own) * (1 + 1 / same))
+        t = np.where(left & (here > 1) & (free >= 2), away / np.maximum(spread, 1e-300), 0.0)
+        i = int(np.argmax(np.abs(t)))
+        if t[i] == 0:
             break
-        p = 2 * scipy.stats.t.sf(abs(best[2]), free_of_best) * left.sum()
-        left[best[0]] = False
-        found.append((*best, float(p)))
+        p = 2 * scipy.stats.t.sf(abs(t[i]), free[i]) * left.sum()
+        left[i] = False
+        found.append((i, float(away[i]), float(t[i]), float(p)))
     p = np.minimum.accumulate([x[3] for x in found][::-1])[::-1]  # a second one hides the first
     return [(*x[:3], float(q)) for x, q in zip(found, p, strict=True)]
 
