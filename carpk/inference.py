@@ -448,7 +448,7 @@ def from_mode(engine: Engine, mode: Mode, settings: Mapping[str, Any]) -> Fit:
     if settings["method"] == "map":
         v, x = 0 * v, 0 * x
     u = mode.u + v @ np.linalg.cholesky(mode.covariance).T
-    u, x = u.reshape(-1, *u.shape[2:]), x.reshape(-1, *x.shape[2:])
+    u, x = (y.reshape(math.prod(shape), *y.shape[2:]) for y in (u, x))
     every, *_ = engine.places(u, x, mode.conditional)
     samples = {name: y.reshape(*shape, *y.shape[1:]) for name, y in every.items()}
     lp = mode.log_density - 0.5 * np.sum(v**2, axis=-1)

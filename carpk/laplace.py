@@ -43,6 +43,8 @@ GOOD, BAD = 0.75, 0.25  # rise over that expected, from which the region grows, 
 HALVINGS = 40  # in search of the step to the edge of a region
 SADDLE = 1e-8  # slope along the lowest axis of a saddle that is taken to be there
 OUTER_STEPS = 200
+LOOKS = 3  # descents at most, each with the patients' modes looked for anew
+HIGHER = 0.05  # ln joint density that patients gain by it, from which another descent pays
 NEWTON_STEPS = 3  # after that, each with a Hessian
 DECREMENT = 1e-3  # of the mode: g' H^-1 g, in squared posterior SDs
 STEP = 1e-3  # of the differences of the gradient, in prior SDs of the outer coordinates
@@ -129,7 +131,7 @@ class Look(NamedTuple):
     Attributes:
         value: approximate ln density of u, if z are the modes.
         slope: its gradient, (n,).
-        joint: ln joint density of data and z.
+        each: ln joint density of data and z, (P,).
         gradient: of that by z, (P, m).
         bend: the curvatures of minus that.
         moved: dz/du, (P, m, n).
@@ -138,7 +140,7 @@ class Look(NamedTuple):
 
     value: float
     slope: np.ndarray
-    joint: float
+    each: np.ndarray
     gradient: np.ndarray
     bend: Spectrum
     moved: np.ndarray
@@ -164,8 +166,8 @@ class Look(NamedTuple):
         value -= 0.5 * np.einsum("pi,pi->p", left, e.gradient)
         slope = e.outer_slope + np.sum(change[:n], axis=1)
         slope = slope + np.einsum("ip,pin->n", change[n:], moved)
-        total, joint = float(e.outer + value.sum()), float(e.each.sum())
-        return cls(total, slope, joint, e.gradient, bend, moved, e.of_levels, e.weight)
+        total = float(e.outer + value.sum())
+        return cls(total, slope, e.each, e.gradient, bend, moved, e.of_levels, e.weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -503,7 +505,7 @@ class Descent:
             return IMPOSSIBLE, np.zeros_like(x)
         if self.z.shape[1] and -value <= self.lowest:
             self.z, self.moved, self.u = z, np.nan_to_num(seen.moved), u
-            self.lowest, self.joint = -value, seen.joint
+            self.lowest, self.joint = -value, float(seen.each.sum())
         return -float(value), -slope * self.scale
 
     @property
@@ -527,18 +529,33 @@ class Descent:
                 if above < 0.5 * ONE_MODE**2 and known.holds(u):
                     raise StopIteration
 
-        found = minimize(
-            value_and_slope,
-            np.zeros(n),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(-REACH * finer, REACH * finer)] * n,
-            options={"maxcor": 30, "maxiter": OUTER_STEPS, "ftol": 1e-10, "gtol": 1e-4},
-            callback=stop_if_there,
-        )
-        self.x, self.value = found.x / finer, float(found.fun)
+        for _ in range(LOOKS):
+            found = minimize(
+                value_and_slope,
+                self.x * finer,
+                jac=True,
+                method="L-BFGS-B",
+                bounds=[(-REACH * finer, REACH * finer)] * n,
+                options={"maxcor": 30, "maxiter": OUTER_STEPS, "ftol": 1e-10, "gtol": 1e-4},
+                callback=stop_if_there,
+            )
+            self.x, self.value = found.x / finer, float(found.fun)
+            if known is not None or not self.look_again():
+                break
         if known is not None and known.holds(self.end):
             self.value = min(self.value, -known.log_density)  # it would have got there
+
+    def look_again(self) -> bool:
+        """Whether patients have higher modes, seen from 0, than those followed; these are taken."""
+        if not self.z.size or self.value >= IMPOSSIBLE:
+            return False
+        seen, z, _ = self.engine.at(self.end, self.z, self.values)
+        other, from_0, _ = self.engine.at(self.end, np.zeros_like(z), self.values)
+        higher = other.each - seen.each
+        self.z = np.where((higher > 0)[:, None], from_0, z)
+        self.moved = np.where((higher > 0)[:, None, None], other.moved, seen.moved)
+        self.u, self.lowest = self.end, np.inf
+        return bool(higher[higher > 0].sum() > HIGHER)
 
     def curvature(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Eigenvalues and vectors of the Hessian, and how many were too small and were raised."""
