@@ -92,12 +92,15 @@ class Spectrum(NamedTuple):
         def way(raised: np.ndarray) -> np.ndarray:
             return along / (self.values + raised[:, None])
 
-        for _ in range(HALVINGS):
+        def inside(raised: np.ndarray) -> np.ndarray:
+            return np.linalg.norm(way(raised), axis=1) <= radius
+
+        top = self.peaked & inside(np.where(self.peaked, 0.0, high))
+        for _ in range(0 if top.all() else HALVINGS):
             middle = 0.5 * (low + high)
-            inside = np.linalg.norm(way(middle), axis=1) <= radius
-            low, high = np.where(inside, low, middle), np.where(inside, middle, high)
-        top = np.where(self.peaked, 0.0, high)
-        x = way(np.where(np.linalg.norm(way(top), axis=1) <= radius, top, high))
+            near = inside(middle)
+            low, high = np.where(near, low, middle), np.where(near, middle, high)
+        x = way(np.where(top, 0.0, high))
         rise = 2 * np.sum(along * x, axis=1) - np.sum(self.values * x**2, axis=1)
         return np.einsum("pij,pj->pi", self.vectors, x), rise
 

@@ -101,6 +101,11 @@ def test_a_folder_of_another_fit_is_refused(tmp_path):
 def test_ctrl_c_returns_the_draws_so_far(whole, monkeypatch):
     """The interruption comes while a block is under way; it and those before it are kept."""
     add, seen, once = sampler.Progress.add, Counter(), threading.Lock()
+    arrived = threading.Event()
+
+    def arrive(*_):
+        arrived.set()
+        raise KeyboardInterrupt
 
     def interrupted(self, steps):
         add(self, steps)
@@ -108,10 +113,15 @@ def test_ctrl_c_returns_the_draws_so_far(whole, monkeypatch):
         drawing = [blocks > 2 for blocks in seen.values()]  # two blocks are for tuning
         if len(drawing) == 2 and all(drawing) and once.acquire(blocking=False):
             os.kill(os.getpid(), signal.SIGINT)
+            arrived.wait(60)  # on a busy machine the main thread may be late
             time.sleep(0.5)
 
     monkeypatch.setattr(sampler.Progress, "add", interrupted)
-    found = nuts(TARGET, STARTS, **HOW | {"draws": 5000})
+    usual = signal.signal(signal.SIGINT, arrive)
+    try:
+        found = nuts(TARGET, STARTS, **HOW | {"draws": 5000})
+    finally:
+        signal.signal(signal.SIGINT, usual)
     assert found.interrupted
     size = found.samples["x"].shape[1]
     assert 50 <= size < 5000
