@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-# Half the time of compiling for CPUs, code a third slower; later versions do not know the choice.
+# Half the time of compiling for CPUs (gradients run a third slower); later versions do not know it.
 QUICK = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
 
 
