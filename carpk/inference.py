@@ -455,12 +455,6 @@ def from_mode(engine: Engine, mode: Mode, settings: Mapping[str, Any]) -> Fit:
     return assemble(posterior.bound, samples, {"lp": lp}, {**settings, **described(mode)})
 
 
-def by_chain(run: Callable[[int], Any], chains: int) -> Any:
-    """Trees of arrays of each chain, computed side by side, as one with a leading axis (chain,)."""
-    parts = in_threads(lambda i: jax.tree.map(np.asarray, run(i)), chains)
-    return jax.tree.map(lambda *x: np.stack(x), *parts)
-
-
 def described(mode: Mode) -> dict[str, Any]:
     """What a file keeps of a mode."""
     return {
@@ -619,7 +613,7 @@ def pointwise(
         scores = rngs[i].standard_normal((draws, *a.mask.shape))
         return bound.of_draws({k: v[i] for k, v in samples.items()}, scores)
 
-    every, again = by_chain(chain, chains)
+    every, again = (np.stack(x) for x in zip(*in_threads(chain, chains), strict=True))
     found: dict[str, list[xr.Dataset]] = {}
     for i, analyte in enumerate(a.analytes):
         here = a.mask & (a.analyte == i)

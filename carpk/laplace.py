@@ -404,9 +404,8 @@ class Engine:
             finite = np.isfinite(new) & np.isfinite(slope).all(1)
             finite &= np.isfinite(curvature).all((1, 2))
             better = finite & (new >= value - 1e-9 * np.abs(value)) & ~done
-            with np.errstate(
-                divide="ignore", invalid="ignore"
-            ):  # at first nothing is known to rise from
+            # at first nothing is known to rise from
+            with np.errstate(divide="ignore", invalid="ignore"):
                 rise, length = 2 * (new - value) / gain, np.linalg.norm(ahead - z, axis=1)
             grown = np.where((rise > GOOD) & (length > 0.9 * radius), 3 * radius, radius)
             radius = np.where(better & ~(rise < BAD), grown, 0.25 * length)

@@ -44,15 +44,13 @@ def test_rows_come_back_in_order_however_many_there_are():
 
 
 def test_a_job_that_fails_is_met_where_its_function_is_called():
-    calls = []
-
-    def fails():
-        calls.append(1)
+    @jax.jit
+    def fails(x):
         raise ValueError("no such shape")
 
-    with beside([fails, fails]):
-        pass
-    assert len(calls) <= 2
+    shape = jax.ShapeDtypeStruct((5,), float)
+    with beside([lambda: compiled(fails, shape)]), pytest.raises(ValueError, match="no such shape"):
+        fails(np.ones(5))
 
 
 def test_what_compiles_beside_is_not_compiled_again(compilations):
