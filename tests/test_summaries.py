@@ -10,7 +10,7 @@ import scipy.stats
 
 import carpk as ck
 from carpk import summaries as s
-from carpk.assay import LogNormal
+from carpk.assay import Combined, LogNormal
 
 NAN = math.nan
 DAY = 7.0
@@ -200,17 +200,59 @@ class TestQuantities:
         assert np.mean(error < 0.2) > 0.85
         assert np.asarray(weight)[:80][known].mean() > 0.9
 
-    @pytest.mark.parametrize("n", [9, 60])
+    @pytest.mark.parametrize(
+        ("residual", "theta"),
+        [(LogNormal(), {"sigma": 0.5}), (Combined(), {"sigma_add": 60.0, "sigma_prop": 0.4})],
+    )
+    def test_the_highest_sample_is_on_each_day_as_often_as_simulated(self, residual, theta):
+        f = self.curves(size=100).f
+        z = np.random.default_rng(6).standard_normal((4000, *f.shape))
+        observed = np.argmax(np.asarray(residual.sample(z, f, theta)), axis=2)
+        simulated = np.bincount(observed.ravel(), minlength=len(self.T)) / observed.size
+        ours = np.asarray(s.peak_day_shares(f, residual, theta))
+        assert ours == pytest.approx(simulated, abs=0.003)  # 4 standard errors
+        assert abs(simulated - 1 / len(self.T)).max() > 0.2
+
+    @pytest.mark.parametrize("n", [1, 9, 10, 60])
     def test_the_median_peak_day_has_its_simulated_probability(self, n):
-        curves = self.curves(noise=0.5, size=4000)
-        observed = self.T[np.argmax(np.asarray(curves.y), axis=1)]
+        """On a sampling day, or of an even number halfway between two of them."""
+        f, theta, draws = self.curves(size=100).f, {"sigma": 0.5}, 100_000
+        share = np.asarray(s.peak_day_shares(f, LogNormal(), theta))
         rng = np.random.default_rng(5)
-        medians = np.median(rng.choice(observed, (20_000, n)), axis=1)
-        nearest = self.T[np.argmin(np.abs(medians[:, None] - self.T), axis=1)]
-        for day in (8.0, 10.0, 12.0):
+        medians = np.median(rng.choice(self.T, (draws, n), p=share), axis=1)
+        halves = [] if n % 2 else (self.T[1:] + self.T[:-1]) / 2
+        total = 0.0
+        for day in [*self.T, *halves]:
             one = fact("tmax", value=day, n=n, time=NAN)
-            ours = math.exp(float(s.median_peak_day(one, curves)))
-            assert ours == pytest.approx(np.mean(nearest == day), abs=0.1)
+            ours = math.exp(float(s.median_peak_day(one, self.T, f, LogNormal(), theta)))
+            assert ours == pytest.approx(np.mean(medians == day), abs=0.005), day
+            total += ours
+        assert total == pytest.approx(1.0, abs=0.02)  # less what skips a day, such as 8 and 12
+
+    def test_a_peak_day_beside_the_schedule_stands_for_the_next_sampling_day(self):
+        f = self.curves(size=100).f
+
+        def ours(day, n):
+            one = fact("tmax", value=day, n=n, time=NAN)
+            return float(s.median_peak_day(one, self.T, f, LogNormal(), {"sigma": 0.5}))
+
+        assert ours(9.83, 60) == ours(10.0, 60) != ours(9.0, 60)
+        assert ours(9.0, 9) > max(ours(8.0, 9), ours(10.0, 9))  # of 9, either of the two days
+
+    def test_an_impossible_peak_day_is_improbable_and_has_a_gradient(self):
+        f = self.curves(size=100).f
+
+        def ours(sigma, day, n):
+            one = fact("tmax", value=day, n=n, time=NAN)
+            return s.median_peak_day(one, self.T, f, LogNormal(), {"sigma": sigma})
+
+        for day, n in ((148.0, 60), (133.0, 60), (148.0, 9)):
+            value, slope = jax.value_and_grad(ours)(0.2, day, n)
+            assert value < -500
+            assert np.isfinite(slope)
+        assert float(jax.grad(ours)(0.5, 9.0, 60)) == pytest.approx(
+            float(ours(0.5001, 9.0, 60) - ours(0.4999, 9.0, 60)) / 2e-4, rel=1e-4
+        )
 
     def test_the_observed_peak_has_the_simulated_distribution(self):
         curves = self.curves(noise=0.5, size=4000)
