@@ -14,14 +14,10 @@ principal axis, gives a centre and spreads anew.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from carpk.compiled import quickly
 from carpk.laplace import Engine, Mode
 
 POINTS = 128
@@ -50,69 +46,49 @@ class Refined:
     ess: np.ndarray
 
 
-class Importance:
-    """Finds the marginal density around modes of one engine; compiled once for all of them."""
+def refined(engine: Engine, mode: Mode, seed: int) -> Refined:
+    """The mode, and the normal distribution around it, of the marginal density itself.
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        of = engine.of
+    Where that does not settle, or without random effects, the mode stays what it is.
 
-        def weighed(u: Any, log_f: Any, rest: Any, values: Any) -> tuple[Any, Any]:
-            posterior = of(values)
-            theta = posterior.theta(u)
-            each = jax.vmap(lambda f: posterior.of_levels(f, theta).sum(1))(log_f) + rest
-            each = jnp.where(jnp.isnan(each), -jnp.inf, each)
-            total = jnp.sum(jax.nn.logsumexp(each, axis=0) - np.log(POINTS))
-            ess = 1 / jnp.sum(jax.nn.softmax(each, axis=0) ** 2, axis=0)
-            return posterior.log_prior(u) + posterior.published(theta) + total, ess
+    Args:
+        engine: that found the mode.
+        seed: of the points.
+    """
+    if mode.conditional is None:
+        return Refined(mode, 0.0, mode.converged, np.zeros(0))
+    size, m = mode.z.shape
+    points, looked = quasi_random(size, m, seed)
 
-        self.weighed = quickly(weighed)
+    def density(u: np.ndarray) -> tuple[float, np.ndarray]:
+        every = np.broadcast_to(u, (POINTS, u.size))
+        _, c, scores = engine.places(every, points, mode.conditional)
+        log_f = engine.batched(c)
+        value, ess = engine.weighed(u, log_f, scores - looked, engine.values)
+        return float(value), np.asarray(ess)
 
-    def refined(self, mode: Mode, seed: int, values: Any = None) -> Refined:
-        """The mode, and the normal distribution around it, of the marginal density itself.
-
-        Where that does not settle, or without random effects, the mode stays what it is.
-
-        Args:
-            mode: of the engine, with the same `values`.
-            seed: of the points.
-        """
-        if mode.conditional is None:
-            return Refined(mode, 0.0, mode.converged, np.zeros(0))
-        size, m = mode.z.shape
-        points, looked = quasi_random(size, m, seed)
-
-        def density(u: np.ndarray) -> tuple[float, np.ndarray]:
-            every = np.broadcast_to(u, (POINTS, u.size))
-            _, c, scores = self.engine.places(every, points, mode.conditional, values)
-            log_f = self.engine.batched(c, values)
-            value, ess = self.weighed(u, log_f, scores - looked, values)
-            return float(value), np.asarray(ess)
-
-        variances, directions = np.linalg.eigh(mode.covariance)
-        axes = factor = directions * np.sqrt(variances)
-        u, settled = mode.u, False
+    variances, directions = np.linalg.eigh(mode.covariance)
+    axes = factor = directions * np.sqrt(variances)
+    u, settled = mode.u, False
+    value, ess = density(u)
+    for _ in range(PASSES):
+        ends = np.array([[density(u + sign * axis)[0] for sign in (1, -1)] for axis in factor.T])
+        if not (np.isfinite(ends).all() and np.isfinite(value)):
+            break
+        bend = 2 * value - ends.sum(1)
+        followed = np.clip(bend, *BENDS)
+        step = 0.5 * (ends[:, 0] - ends[:, 1]) / followed
+        settled = bool(np.abs(step).max() < SETTLED and (np.clip(bend, *EVEN) == bend).all())
+        u = u + factor @ np.clip(step, -FARTHEST, FARTHEST)
+        factor = factor / np.sqrt(followed)
         value, ess = density(u)
-        for _ in range(PASSES):
-            ends = np.array(
-                [[density(u + sign * axis)[0] for sign in (1, -1)] for axis in factor.T]
-            )
-            if not (np.isfinite(ends).all() and np.isfinite(value)):
-                break
-            bend = 2 * value - ends.sum(1)
-            followed = np.clip(bend, *BENDS)
-            step = 0.5 * (ends[:, 0] - ends[:, 1]) / followed
-            settled = bool(np.abs(step).max() < SETTLED and (np.clip(bend, *EVEN) == bend).all())
-            u = u + factor @ np.clip(step, -FARTHEST, FARTHEST)
-            factor = factor / np.sqrt(followed)
-            value, ess = density(u)
-            if settled:
-                break
-        if not settled:
-            return Refined(mode, 0.0, False, ess)
-        away = np.linalg.solve(axes, u - mode.u)
-        new = dataclasses.replace(mode, u=u, covariance=factor @ factor.T, log_density=value)
-        return Refined(new, float(np.abs(away).max()), True, ess)
+        if settled:
+            break
+    if not settled:
+        return Refined(mode, 0.0, False, ess)
+    away = np.linalg.solve(axes, u - mode.u)
+    new = dataclasses.replace(mode, u=u, covariance=factor @ factor.T, log_density=value)
+    return Refined(new, float(np.abs(away).max()), True, ess)
 
 
 def quasi_random(size: int, m: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

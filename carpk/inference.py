@@ -27,15 +27,15 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from carpk._arviz import az, group, groups, read_idata, to_idata, write_idata
+from carpk._arviz import group, groups, read_idata, to_idata, write_idata
 from carpk.accuracy import solver_check
 from carpk.blocks import Blocks
 from carpk.compiled import beside, compiled, quickly
 from carpk.dataset import Dataset
 from carpk.dataset.arrays import NEVER
-from carpk.effects import COHORT, CORRELATION, INFUSION, eta_name, omega_name
+from carpk.effects import COHORT, CORRELATION, INFUSION, PATIENT, eta_name, omega_name
 from carpk.errors import FitError
-from carpk.importance import POINTS, Importance
+from carpk.importance import POINTS, refined
 from carpk.laplace import DECREMENT, PLACED, Engine, Mode
 from carpk.population import Population, PopulationModel
 from carpk.posterior import Conditional, Levels, Posterior
@@ -49,7 +49,7 @@ from carpk.storage import (
     version_of,
 )
 from carpk.surprises import surprises
-from carpk.verdict import Verdict, by_element, judge
+from carpk.verdict import Verdict, judge, mixing
 
 INTERVAL = 0.9  # equal-tailed, everywhere
 PRIOR_DRAWS = 4000
@@ -246,37 +246,32 @@ def fit_bound(
         "data_sha256": data_hash(data),
     }
     method, chains, seed = (settings[k] for k in ("method", "chains", "seed"))
-    if bound.shared and method != "nuts":
-        raise FitError(
-            f"fit: {method!r} integrates out the random effects of patients and infusions, not "
-            f"those that a cohort shares, but {', '.join(bound.random.at(COHORT))} varies by "
-            'cohort: use method="nuts", or make the cohort a covariate.'
-        )
     blocks = None
     if folder is not None:
         told = {"population": encode_population(population)} | settings
         blocks = Blocks(folder, told)
-    posterior = Posterior(bound)
-    engine = Engine(lambda values: posterior)
-    importance = Importance(engine)
+    unknown = Posterior(bound).no_cohorts
+    engine = Engine(lambda values: Posterior(bound, values[1]), (None, unknown))
     if method == "map":
         settings |= {"draws": 1, "chains": 1}
-    with beside(compilations(engine, importance, method, settings["draws"])):
-        before = beforehand(posterior)
+    with beside(compilations(engine, method, settings["draws"])):
+        before = beforehand(engine.posterior)
         middle, spread = centre(before)
         others = np.random.default_rng(seed).choice(before, settings["starts"] - 1)
         found, settings["ends"] = modes_from(engine, [middle, *others], spread)
-        settings["modes"] = modes_of(posterior, found)
+        engine, found = around_cohorts(engine, found, spread)
+        settings["modes"] = modes_of(engine.posterior, found)
         if method == "map":
             return from_mode(engine, found[0], settings)
         if method == "laplace":
-            better = importance.refined(found[0], seed)
+            better = refined(engine, found[0], seed)
             settings["importance"] = {
                 "moved": better.moved,
                 "settled": better.settled,
                 "points": [int(x) for x in better.ess],
             }
             return from_mode(engine, better.mode, settings)
+    posterior = engine.posterior
     standard = Standard.of(found[0])
     centres = [standard.within(mode.u) for mode in found]
     positions = [
@@ -292,15 +287,13 @@ def fit_bound(
         progress=progress,
         blocks=blocks,
     )
-    settings |= {"interrupted": out.interrupted} | described(found[0])
+    settings |= {"interrupted": out.interrupted} | described(engine, found[0])
     return assemble(bound, out.samples, out.stats, settings)
 
 
-def compilations(
-    engine: Engine, importance: Importance, method: str, draws: int
-) -> list[Callable[[], Any]]:
+def compilations(engine: Engine, method: str, draws: int) -> list[Callable[[], Any]]:
     """Compile what a fit needs, in the order in which it needs it; for threads."""
-    posterior = engine.of(None)
+    posterior, values = engine.posterior, engine.values
     if not posterior.inner:
         return []
 
@@ -315,17 +308,17 @@ def compilations(
     scale = numbers(len(posterior.bound.individual.analytes))
     conditional = Conditional(levels, numbers(*seen), numbers(*seen), scale)
     calls: list[tuple[Any, ...]] = [
-        (engine.near, numbers(engine.batch(posterior), people, c), None),
-        (engine.glance, u, z, levels, None),
-        (engine.expansion, u, z, levels, None),
+        (engine.near, numbers(engine.batch(posterior), people, c), values),
+        (engine.glance, u, z, levels, values),
+        (engine.expansion, u, z, levels, values),
     ]
     if method == "laplace":
-        some = numbers(PLACED, n), numbers(PLACED, people, m), conditional, None
+        some = numbers(PLACED, n), numbers(PLACED, people, m), conditional, values
         one = jax.eval_shape(posterior.sample_of, u, z, conditional)
         samples = {name: numbers(draws, *x.shape) for name, x in one.items()}
         calls += [
             (engine.placed, *some),
-            (importance.weighed, u, numbers(POINTS, *seen), numbers(POINTS, people), None),
+            (engine.weighed, u, numbers(POINTS, *seen), numbers(POINTS, people), values),
             (posterior.bound.of_draws, samples, numbers(draws, *seen)),
         ]
     return [partial(compiled, *call) for call in calls]
@@ -419,6 +412,33 @@ def modes_from(
     return [m for m in found if best - m.log_density < HOPELESS], [-end.value for end in ends]
 
 
+def around_cohorts(
+    engine: Engine, found: Sequence[Mode], spread: np.ndarray
+) -> tuple[Engine, list[Mode]]:
+    """The same modes, where the coordinates of the cohorts' effects do not depend on their SDs.
+
+    A mode with these effects among its coordinates has SDs that suit their standard scores, not the
+    data: with what the data say of the effects at the best one, modes are found anew.
+
+    Args:
+        engine: its values are (those in place of the data's, `Cohorts`).
+        found: the best mode first.
+        spread: prior SDs of the outer coordinates.
+    """
+    posterior = engine.posterior
+    if not posterior.bound.shared:
+        return engine, list(found)
+    best = found[0]
+    cohorts = posterior.cohorts_at(best.u, best.covariance, best.conditional)
+    engine = engine.given((engine.values[0], cohorts))
+    again: list[Mode] = []
+    for mode in found:
+        start = engine.posterior.outer_of(posterior.theta(jnp.asarray(mode.u)))
+        mode = engine.mode(start, spread)
+        again += [] if any(other.holds(mode.u) for other in again) else [mode]
+    return engine, sorted(again, key=lambda mode: -mode.log_density)
+
+
 def modes_of(posterior: Posterior, modes: Sequence[Mode]) -> list[dict[str, Any]]:
     """What a verdict tells of different modes: their shares of the posterior, and where they are.
 
@@ -440,7 +460,7 @@ def modes_of(posterior: Posterior, modes: Sequence[Mode]) -> list[dict[str, Any]
 
 def from_mode(engine: Engine, mode: Mode, settings: Mapping[str, Any]) -> Fit:
     """A fit from a mode: draws from the normal distribution around it, or the mode alone."""
-    posterior = engine.of(None)
+    posterior = engine.posterior
     shape = (settings["chains"], settings["draws"])
     rng = np.random.default_rng(settings["seed"])
     v = rng.standard_normal((*shape, posterior.outer))
@@ -452,11 +472,14 @@ def from_mode(engine: Engine, mode: Mode, settings: Mapping[str, Any]) -> Fit:
     every, *_ = engine.places(u, x, mode.conditional)
     samples = {name: y.reshape(*shape, *y.shape[1:]) for name, y in every.items()}
     lp = mode.log_density - 0.5 * np.sum(v**2, axis=-1)
-    return assemble(posterior.bound, samples, {"lp": lp}, {**settings, **described(mode)})
+    return assemble(posterior.bound, samples, {"lp": lp}, {**settings, **described(engine, mode)})
 
 
-def described(mode: Mode) -> dict[str, Any]:
+def described(engine: Engine, mode: Mode) -> dict[str, Any]:
     """What a file keeps of a mode."""
+    held = {PATIENT: mode.held.tolist()} if mode.held.size else {}
+    if engine.posterior.bound.shared:
+        held[COHORT] = engine.posterior.cohorts_held(mode.u).tolist()
     return {
         "mode": {
             "converged": mode.converged,
@@ -465,6 +488,7 @@ def described(mode: Mode) -> dict[str, Any]:
             "unconverged": list(mode.unconverged),
             "log_density": mode.log_density,
             "evaluations": mode.evaluations,
+            "held": held,
         }
     }
 
@@ -670,9 +694,7 @@ def summarize(result: Fit) -> pd.DataFrame:
     info = bound.population.model.params.info()
     named = posterior[[n for n in bound.priors if n in posterior]]
     sampled = result.settings["method"] == "nuts"
-    rhat = by_element(az.rhat(named)) if sampled else {}
-    ess_bulk = by_element(az.ess(named, method="bulk")) if sampled else {}
-    ess_tail = by_element(az.ess(named, method="tail")) if sampled else {}
+    rhat, ess = mixing(named) if sampled else ({}, {})
     rows = []
 
     def row(name: str, x: np.ndarray, unit: str, diagnostics: str = "") -> dict[str, Any]:
@@ -686,7 +708,7 @@ def summarize(result: Fit) -> pd.DataFrame:
         }
         if diagnostics in rhat:
             entry["rhat"] = rhat[diagnostics]
-            entry["ess"] = min(ess_bulk[diagnostics], ess_tail[diagnostics])
+            entry["ess"] = ess[diagnostics]
         return entry
 
     draws = result.draws()

@@ -16,6 +16,7 @@ order, and everything else is differentiated through it, exactly.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -139,6 +140,7 @@ class Look(NamedTuple):
         bend: the curvatures of minus that.
         moved: dz/du, (P, m, n).
         of_levels, weight: first derivative and curvature of ln likelihood by ln level, (P, T).
+        held: share of the precision of z that is the data's, mean over z, (P,).
     """
 
     value: float
@@ -149,6 +151,7 @@ class Look(NamedTuple):
     moved: np.ndarray
     of_levels: np.ndarray
     weight: np.ndarray
+    held: np.ndarray
 
     @classmethod
     @np.errstate(all="ignore")  # what is not finite is told by the value
@@ -170,7 +173,8 @@ class Look(NamedTuple):
         slope = e.outer_slope + np.sum(change[:n], axis=1)
         slope = slope + np.einsum("ip,pin->n", change[n:], moved)
         total = float(e.outer + value.sum())
-        return cls(total, slope, e.each, e.gradient, bend, moved, e.of_levels, e.weight)
+        held = 1 - np.mean(1 / steep, axis=1)
+        return cls(total, slope, e.each, e.gradient, bend, moved, e.of_levels, e.weight, held)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +190,7 @@ class Mode:
         flat: directions in which the curvature was not above 0 and was replaced.
         unconverged: indices of patients whose own mode was not found.
         conditional: the patients' likelihoods near it; None without random effects.
+        held: how far their own data hold the patients' random effects, 0 to 1, (P,).
         evaluations: of the gradient.
     """
 
@@ -197,6 +202,7 @@ class Mode:
     flat: int
     unconverged: tuple[int, ...]
     conditional: Conditional | None
+    held: np.ndarray
     evaluations: int
 
     @property
@@ -292,11 +298,12 @@ class Engine:
     """The compiled functions of a posterior whose data may be replaced.
 
     Args:
-        of: values in place of the data's -> posterior; traced.
+        of: what may be replaced -> posterior; traced.
+        values: what is in its place.
     """
 
-    def __init__(self, of: Callable[[Any], Posterior]) -> None:
-        self.of = of
+    def __init__(self, of: Callable[[Any], Posterior], values: Any = None) -> None:
+        self.of, self.values, self.posterior = of, values, of(values)
 
         def coordinates(u: Any, z: Any, values: Any) -> Any:
             posterior = of(values)
@@ -329,38 +336,52 @@ class Engine:
         def expansion(u: Any, z: Any, levels: Levels, values: Any) -> Expansion:
             return expanded(of(values), u, z, levels)
 
+        def weighed(u: Any, log_f: Any, rest: Any, values: Any) -> tuple[Any, Any]:
+            posterior = of(values)
+            theta = posterior.theta(u)
+            each = jax.vmap(lambda f: posterior.of_levels(f, theta).sum(1))(log_f) + rest
+            each = jnp.where(jnp.isnan(each), -jnp.inf, each)
+            total = jnp.sum(jax.nn.logsumexp(each, axis=0) - np.log(len(each)))
+            ess = 1 / jnp.sum(jax.nn.softmax(each, axis=0) ** 2, axis=0)
+            return posterior.log_prior(u) + posterior.published(theta) + total, ess
+
         self.coordinates, self.near = jax.jit(coordinates), jax.jit(near)
         self.exact, self.weights = jax.jit(exact), jax.jit(weights)
         self.glance, self.expansion = quickly(glance), quickly(expansion)
         self.placed = quickly(jax.vmap(placed, in_axes=(0, 0, None, None)))
+        self.weighed = quickly(weighed)
 
-    def levels(
-        self, posterior: Posterior, u: Any, z: Any, values: Any, *, every: bool = False
-    ) -> Levels:
+    def given(self, values: Any) -> Engine:
+        """The same compiled functions with other values."""
+        other = copy.copy(self)
+        other.values, other.posterior = values, self.of(values)
+        return other
+
+    def levels(self, u: Any, z: Any, *, every: bool = False) -> Levels:
         """ln levels around the coordinates of u and z, from batches of levels nearby.
 
         Args:
             every: all second derivatives; else those of pairs without a random effect are 0.
         """
-        c = np.asarray(self.coordinates(u, z, values))
-        size, axes = c.shape[1], posterior.random
+        c = np.asarray(self.coordinates(u, z, self.values))
+        size, axes = c.shape[1], self.posterior.random
         pairs = [(i, j) for j in range(size) for i in range(j)]
         pairs = [(i, j) for i, j in pairs if every or i in axes or j in axes]
         unit = np.eye(size)
         ahead = np.array([*unit, *(unit[i] + unit[j] for i, j in pairs)])
         moves = LEVEL_STEP * np.concatenate([np.zeros((1, size)), ahead, -ahead])
-        f = self.batched(c + moves[:, None], values)
+        f = self.batched(c + moves[:, None])
         return _polynomial(c, f, pairs, range(size) if every else axes)
 
-    def batched(self, c: Any, values: Any = None) -> np.ndarray:
+    def batched(self, c: Any) -> np.ndarray:
         """ln levels at many coordinates of the patients, (n, P, c), in batches of one shape."""
         c = np.asarray(c)
-        batch = self.batch(self.of(values))
+        batch = self.batch(self.posterior)
         rows = np.resize(np.arange(len(c)), -(-len(c) // batch) * batch).reshape(-1, batch)
-        return np.concatenate([self.near(c[i], values) for i in rows])[: len(c)]
+        return np.concatenate([self.near(c[i], self.values) for i in rows])[: len(c)]
 
     def places(
-        self, u: Any, x: Any, conditional: Conditional | None, values: Any = None
+        self, u: Any, x: Any, conditional: Conditional | None
     ) -> tuple[dict[str, np.ndarray], Any, Any]:
         """Where many points lie: u (N, n) and the patients' coordinates x (N, P, m).
 
@@ -370,7 +391,7 @@ class Engine:
         """
 
         def some(i: np.ndarray) -> Any:
-            return self.placed(u[i], x[i], conditional, values)
+            return self.placed(u[i], x[i], conditional, self.values)
 
         return by_rows(some, len(u), PLACED)
 
@@ -380,9 +401,7 @@ class Engine:
         moves = 1 + 2 * size + m * (2 * size - m - 1)  # of `levels`
         return -(-moves // -(-moves * posterior.patients // LANES))
 
-    def at(
-        self, u: Any, start: Any, values: Any = None, *, rival: float = math.nan
-    ) -> tuple[Look, np.ndarray, Levels]:
+    def at(self, u: Any, start: Any, *, rival: float = math.nan) -> tuple[Look, np.ndarray, Levels]:
         """The approximation at u, the patients' modes, and their levels around them.
 
         Args:
@@ -391,7 +410,6 @@ class Engine:
             rival: ln joint density of data and modes at another u, with which this one is compared:
                 the modes are found as exactly as it takes to tell the two apart.
         """
-        posterior = self.of(values)
         ahead: Any = np.asarray(start, float)
         z = ahead
         size, m = z.shape
@@ -399,8 +417,8 @@ class Engine:
         gain, before, done = np.full(size, np.inf), np.full(size, np.inf), np.zeros(size, bool)
         bend = Spectrum.of(np.broadcast_to(np.eye(m), (size, m, m)))
         for _ in range(INNER_STEPS):
-            levels = self.levels(posterior, u, ahead, values)
-            new, slope, curvature = map(np.asarray, self.glance(u, ahead, levels, values))
+            levels = self.levels(u, ahead)
+            new, slope, curvature = map(np.asarray, self.glance(u, ahead, levels, self.values))
             finite = np.isfinite(new) & np.isfinite(slope).all(1)
             finite &= np.isfinite(curvature).all((1, 2))
             better = finite & (new >= value - 1e-9 * np.abs(value)) & ~done
@@ -424,28 +442,26 @@ class Engine:
                 break
             ahead = np.where(done[:, None], z, z + step)
         if not np.array_equal(ahead, z):
-            levels = self.levels(posterior, u, z, values)
-        return Look.of(self.expansion(u, z, levels, values)), z, levels
+            levels = self.levels(u, z)
+        return Look.of(self.expansion(u, z, levels, self.values)), z, levels
 
-    def mode(self, start: Any, scale: Any, values: Any = None) -> Mode:
+    def mode(self, start: Any, scale: Any) -> Mode:
         """The mode nearest to `start` (n,); `scale` are the prior SDs of the coordinates."""
-        return self.settled(self.climb(start, scale, values))
+        return self.settled(self.climb(start, scale))
 
-    def climb(
-        self, start: Any, scale: Any, values: Any = None, known: Mode | None = None
-    ) -> Descent:
+    def climb(self, start: Any, scale: Any, known: Mode | None = None) -> Descent:
         """Where L-BFGS-B ends from `start`, for `settled` to go on; the same arguments.
 
         Args:
             known: a mode; who comes near it has ended there.
         """
-        descent = Descent(self, np.asarray(start, float), np.asarray(scale, float), values)
+        descent = Descent(self, np.asarray(start, float), np.asarray(scale, float))
         descent.go_down(known)
         return descent
 
     def settled(self, descent: Descent) -> Mode:
         """The mode, and what surrounds it, after the last steps with a Hessian."""
-        posterior, x = self.of(descent.values), descent.x
+        x = descent.x
         for attempt in range(NEWTON_STEPS):
             value, slope = descent(x)
             curvature, vectors, flat = descent.curvature(x)
@@ -458,14 +474,15 @@ class Engine:
             x = x - step
         u = descent.origin + descent.scale * x
         value, _ = descent(x)
-        conditional, lost = None, np.zeros(0, int)
-        if posterior.inner:
-            seen, z, _ = self.at(u, descent.z, descent.values)
+        conditional, lost, held = None, np.zeros(0, int), np.zeros(0)
+        if self.posterior.inner:
+            seen, z, _ = self.at(u, descent.z)
             _, gain = seen.bend.step(seen.gradient, np.full(len(z), RADIUS))
             lost = np.flatnonzero(~(seen.bend.peaked & (gain < LOOSE)))
-            levels = self.levels(posterior, u, z, descent.values, every=True)
-            scale = np.asarray(self.weights(u, descent.values))
+            levels = self.levels(u, z, every=True)
+            scale = np.asarray(self.weights(u, self.values))
             conditional = Conditional(levels, seen.of_levels, seen.weight, scale)
+            held = seen.held
         return Mode(
             u=u,
             z=descent.z,
@@ -475,6 +492,7 @@ class Engine:
             flat=flat,
             unconverged=tuple(int(i) for i in lost),
             conditional=conditional,
+            held=held,
             evaluations=descent.calls,
         )
 
@@ -486,9 +504,9 @@ class Descent:
         x, value: where `go_down` ended, and -ln density there.
     """
 
-    def __init__(self, engine: Engine, origin: np.ndarray, scale: np.ndarray, values: Any) -> None:
-        self.engine, self.origin, self.scale, self.values = engine, origin, scale, values
-        posterior = engine.of(values)
+    def __init__(self, engine: Engine, origin: np.ndarray, scale: np.ndarray) -> None:
+        self.engine, self.origin, self.scale = engine, origin, scale
+        posterior = engine.posterior
         self.z = np.zeros((posterior.patients, posterior.inner))
         self.moved, self.u, self.calls = np.zeros((*self.z.shape, origin.size)), origin, 0
         self.x, self.value = np.zeros(origin.size), IMPOSSIBLE
@@ -499,10 +517,10 @@ class Descent:
         self.calls += 1
         if self.z.shape[1]:
             ahead = self.z + np.clip(self.moved @ (u - self.u), -1.0, 1.0)
-            seen, z, _ = self.engine.at(u, ahead, self.values, rival=self.joint)
+            seen, z, _ = self.engine.at(u, ahead, rival=self.joint)
             value, slope = float(seen.value), seen.slope
         else:
-            value, slope = jax.tree.map(np.asarray, self.engine.exact(u, self.values))
+            value, slope = jax.tree.map(np.asarray, self.engine.exact(u, self.engine.values))
         if not (np.isfinite(value) and np.isfinite(slope).all()):
             return IMPOSSIBLE, np.zeros_like(x)
         if self.z.shape[1] and -value <= self.lowest:
@@ -551,8 +569,8 @@ class Descent:
         """Whether patients have higher modes, seen from 0, than those followed; these are taken."""
         if not self.z.size or self.value >= IMPOSSIBLE:
             return False
-        seen, z, _ = self.engine.at(self.end, self.z, self.values)
-        other, from_0, _ = self.engine.at(self.end, np.zeros_like(z), self.values)
+        seen, z, _ = self.engine.at(self.end, self.z)
+        other, from_0, _ = self.engine.at(self.end, np.zeros_like(z))
         higher = other.each - seen.each
         self.z = np.where((higher > 0)[:, None], from_0, z)
         self.moved = np.where((higher > 0)[:, None, None], other.moved, seen.moved)

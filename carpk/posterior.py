@@ -1,8 +1,8 @@
 """The posterior density of a population model, in coordinates that make it easy.
 
 `outer` coordinates u (n,) are the population parameters on the whole line (NumPyro's bijections)
-and the standard scores of the cohorts' effects. A patient's random effects are b = L z with L the
-factor of their covariance; z (m,) are standard scores.
+and coordinates of the cohorts' effects. A patient's random effects are b = L z with L the factor of
+their covariance; z (m,) are standard scores.
 
 What makes such posteriors hard is that b and its SDs depend on each other: standard scores suit
 patients with few samples, deviations those with many, and most lie between, patient by patient and
@@ -16,7 +16,8 @@ random effects are and how narrow:
 with levels f less those at the mode, their derivatives J by b, score s and weights W there, all at
 z0, which is the same step with J and W of the mode. With U U' = I + G' W G and x = U' (z - z1) the
 coordinates x are standard normal and independent of the population parameters, as far as that
-holds; where it does not, the density below is still exact, Jacobian included.
+holds; where it does not, the density below is still exact, Jacobian included. `Cohorts` does the
+same for the effects that all patients of a cohort share.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from numpyro.distributions import biject_to
 
 from carpk.assay import LN_SQRT_2PI
 from carpk.effects import COHORT, PATIENT, eta_name, omega_name
-from carpk.population import PopulationModel
+from carpk.population import OF_COHORT, PopulationModel
+
+BARELY = 1e-3  # information over that of a prior, below which data say nothing of a cohort's effect
 
 
 class Levels(NamedTuple):
@@ -76,8 +79,26 @@ class Conditional(NamedTuple):
     scale: Any
 
 
+class Cohorts(NamedTuple):
+    """What the data say of each cohort's effects, near a mode; zeros where that is not known.
+
+    Of k parameters that vary by cohort, C cohorts, O analytes.
+
+    Attributes:
+        peak: where the likelihood has its peak, on the estimation scale, (k, C).
+        patients: information of each patient's data on these and on b, (O, P, k + m, k + m).
+        scale: `Posterior.weights` at the mode, (O,).
+        others: information on these of what is not the patients', (C, k, k).
+    """
+
+    peak: Any
+    patients: Any
+    scale: Any
+    others: Any
+
+
 class Site(NamedTuple):
-    """One population parameter, or the scores of a cohort effect, among the outer coordinates."""
+    """One population parameter, or coordinates of a cohort effect, among the outer coordinates."""
 
     name: str
     prior: dist.Distribution
@@ -88,9 +109,14 @@ class Site(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Posterior:
-    """The density of one population model with its data; pure, so that it can be traced."""
+    """The density of one population model with its data; pure, so that it can be traced.
+
+    Attributes:
+        cohorts: from `cohorts_at`; without it, cohorts' effects are told by standard scores.
+    """
 
     bound: PopulationModel
+    cohorts: Cohorts | None = None
 
     # -- population parameters ----------------------------------------------------------------
 
@@ -133,32 +159,131 @@ class Posterior:
 
     def theta(self, u: Any) -> dict[str, Any]:
         """Population parameters [natural scale] and the cohorts' deviations."""
+        return self._theta(u)[0]
+
+    def _theta(self, u: Any) -> tuple[dict[str, Any], Any]:
+        """`theta`, and the ln density of the cohorts' coordinates given the others."""
         theta = {
             site.name: site.transform(u[site.place].reshape(site.shape)) for site in self.sites
         }
-        for name in self.bound.population.random.at(COHORT):
-            theta[eta_name(name, COHORT)] *= theta[omega_name(name, COHORT)]
-        return theta
+        names = self.bound.random.at(COHORT)
+        if not names:
+            return theta, jnp.zeros(())
+        lower, ahead = self._cohorts_step(theta)
+        x = [theta[eta_name(name, COHORT)] for name in names]
+        z = solve_upper(lower, [one + other for one, other in zip(ahead, x, strict=True)])
+        for name, scores in zip(names, z, strict=True):
+            theta[eta_name(name, COHORT)] = theta[omega_name(name, COHORT)] * scores
+        return theta, sum(jnp.sum(log_normal(y) - jnp.log(lower[i][i])) for i, y in enumerate(z))
 
     def outer_of(self, theta: Mapping[str, Any]) -> Any:
         """The inverse of `theta`."""
-        parts = []
-        for site in self.sites:
-            value = jnp.asarray(theta[site.name], float)
-            if site.name not in self.bound.priors:
-                parameter = site.name.removeprefix("eta_").removesuffix("_cohort")
-                value = value / theta[omega_name(parameter, COHORT)]
-            parts.append(jnp.ravel(site.transform.inv(value)))
-        return jnp.concatenate(parts)
+        theta = {k: jnp.asarray(x, float) for k, x in theta.items()}
+        names = self.bound.random.at(COHORT)
+        if names:
+            lower, ahead = self._cohorts_step(theta)
+            z = [theta[eta_name(n, COHORT)] / theta[omega_name(n, COHORT)] for n in names]
+            for j, name in enumerate(names):
+                by_z = sum(lower[i][j] * z[i] for i in range(j, len(z)))
+                theta[eta_name(name, COHORT)] = by_z - ahead[j]
+        return jnp.concatenate([jnp.ravel(s.transform.inv(theta[s.name])) for s in self.sites])
+
+    def _cohorts_step(self, theta: Mapping[str, Any]) -> tuple[Any, Any]:
+        """A Newton step by the standard scores of the cohorts' effects, given the population.
+
+        Returns:
+            The factor of their precision, entry by entry, (C,), and the mode times that, k of (C,).
+        """
+        names, cohorts = self.bound.random.at(COHORT), self.cohorts or self.no_cohorts
+        k, known = range(len(names)), self.of_cohorts(theta, cohorts)
+        sds = [theta[omega_name(name, COHORT)] for name in names]
+        typical = [self.bound.scale(name).forward(theta[name]) for name in names]
+        away = [cohorts.peak[i] - x for i, x in enumerate(typical)]
+        lower = cholesky(
+            [[sds[i] * known[:, i, j] * sds[j] + (i == j) for j in range(i + 1)] for i in k]
+        )
+        return lower, solve_lower(
+            lower, [sds[i] * sum(known[:, i, j] * away[j] for j in k) for i in k]
+        )
+
+    def of_cohorts(self, theta: Mapping[str, Any], cohorts: Cohorts) -> Any:
+        """Information on the cohorts' effects, patients' random effects integrated out, (C, k, k).
+
+        Near the mode it depends on the SDs of these and of the residuals alone.
+        """
+        k = len(cohorts.peak)
+        if not len(cohorts.scale):
+            return cohorts.others
+        factor, ratio = self.factor(theta), self.weights(theta) / cohorts.scale
+        every = jnp.einsum("o,opij->pij", ratio, cohorts.patients)
+        by_z = every[:, :k, k:] @ factor
+        precision = jnp.eye(self.inner) + factor.T @ every[:, k:, k:] @ factor
+        lost = by_z @ jnp.linalg.solve(precision, by_z.transpose(0, 2, 1))
+        place = self.bound.patient_design[OF_COHORT]
+        return jnp.asarray(cohorts.others).at[place].add(every[:, :k, :k] - lost)
+
+    @property
+    def no_cohorts(self) -> Cohorts:
+        """Nothing known of the cohorts' effects."""
+        k, size = len(self.bound.random.at(COHORT)), len(self.bound.clusters)
+        outputs = 0 if self.bound.individual is None else len(self.bound.individual.analytes)
+        patients = np.zeros((outputs, self.patients, k + self.inner, k + self.inner))
+        return Cohorts(np.zeros((k, size)), patients, np.ones(outputs), np.zeros((size, k, k)))
+
+    def cohorts_at(
+        self, u: np.ndarray, covariance: np.ndarray, conditional: Conditional | None
+    ) -> Cohorts:
+        """What the data say of the cohorts' effects, from a mode found with `no_cohorts`.
+
+        Args:
+            u: the mode, (n,).
+            covariance: of the outer coordinates around it, (n, n).
+            conditional: of the patients there.
+        """
+        names, theta = self.bound.random.at(COHORT), self.theta(jnp.asarray(u))
+        at, cohorts = {site.name: site.place for site in self.sites}, self.no_cohorts
+        place = np.array([np.arange(u.size)[at[eta_name(name, COHORT)]] for name in names])
+        sd = np.array([theta[omega_name(name, COHORT)] for name in names])
+        typical = np.array([self.bound.scale(name).forward(theta[name]) for name in names])
+        z, precision = u[place], np.linalg.inv(covariance)
+        known = precision[place.T[:, :, None], place.T[:, None, :]] - np.eye(len(names))
+        values, vectors = np.linalg.eigh(known)
+        seen = values > BARELY  # of the precision that a cohort's effects have without data
+        ahead = np.einsum("cij,ic->cj", vectors, z) * seen / np.where(seen, values, 1.0)
+        peak = typical[:, None] + sd[:, None] * (z + np.einsum("cij,cj->ic", vectors, ahead))
+        cohorts = cohorts._replace(peak=peak)
+        if conditional is not None:
+            estimated, scale = self.bound.population.estimated, np.asarray(conditional.scale)
+            rows = [*(estimated.index(name) for name in names), *self.random]
+            first = np.asarray(conditional.levels.first)[rows]
+            analyte = np.arange(scale.size)[:, None, None] == self.bound.individual.analyte
+            weight = np.where(analyte, conditional.weight, 0.0)
+            information = np.einsum("ipt,opt,jpt->opij", first, weight, first)
+            cohorts = cohorts._replace(patients=information, scale=scale)
+        known = known / (sd[:, None] * sd) - np.asarray(self.of_cohorts(theta, cohorts))
+        values, vectors = np.linalg.eigh(known)
+        others = np.einsum("cij,cj,ckj->cik", vectors, np.maximum(values, 0.0), vectors)
+        return cohorts._replace(others=others)
+
+    def cohorts_held(self, u: np.ndarray) -> np.ndarray:
+        """How far its data hold a cohort's effects, 0 to 1, (C,)."""
+        theta = self.theta(jnp.asarray(u))
+        lower, _ = self._cohorts_step(theta)
+        k, size = len(lower), len(self.bound.clusters)
+        factor = np.zeros((size, k, k))
+        for i, row in enumerate(lower):
+            factor[:, i, : i + 1] = np.array(row).T
+        return 1 - np.mean(np.linalg.inv(factor) ** 2, axis=(1, 2)) * k
 
     def log_prior(self, u: Any) -> Any:
         """ln prior density of the outer coordinates."""
-        total = jnp.zeros(())
+        total = self._theta(u)[1]
         for site in self.sites:
-            x = u[site.place].reshape(site.shape)
-            y = site.transform(x)
-            total += jnp.sum(site.prior.log_prob(y))
-            total += jnp.sum(site.transform.log_abs_det_jacobian(x, y))
+            if site.name in self.bound.priors:
+                x = u[site.place].reshape(site.shape)
+                y = site.transform(x)
+                total += jnp.sum(site.prior.log_prob(y))
+                total += jnp.sum(site.transform.log_abs_det_jacobian(x, y))
         return total
 
     def published(self, theta: Mapping[str, Any]) -> Any:

@@ -64,10 +64,10 @@ class Verdict:
             where = f"the mode, which is {math.sqrt(n['decrement']):.1g} posterior SDs away at most"
             if n["settled"] and not n["decrement"] < DECREMENT:
                 where = "a centre found by importance sampling"
-            return (
-                f"normal approximation around {where}; {n['patients_at_mode']:.0f} of "
-                f"{n['patients']:.0f} patients at their modes"
+            patients = (
+                f"; {n['patients_at_mode']:.0f} of {n['patients']:.0f} patients at their modes"
             )
+            return f"normal approximation around {where}{patients if n['patients'] else ''}"
         return (
             f"R-hat at most {n['rhat_max']:.3f}, effective draws at least {n['ess_min']:.0f}, "
             f"{n['divergences']:.0f} divergences, E-BFMI at least {n['ebfmi_min']:.2f}"
@@ -99,6 +99,7 @@ def judge(
     troubles += against
     troubles += modes + more + _of_levels(posterior, pointwise, bound, settings)
     notes = surprising + pulled + _of_weights(settings) + _of_points(bound, settings)
+    notes += _of_coordinates(settings)
     notes += [
         f"{name} = {value:g} for everybody, the model file's reference: the data have no column "
         f"{name!r}."
@@ -187,6 +188,17 @@ def _of_weights(settings: Mapping[str, Any]) -> list[str]:
         f"posterior: {solver['ess']:.0%} of the draws remain after weighting. Weight them "
         "(checks.solver(fit).log_weights), or fit again with Population(..., rtol=1e-6)."
     ]
+
+
+def _of_coordinates(settings: Mapping[str, Any]) -> list[str]:
+    """How far "nuts" centred the random effects."""
+    told = []
+    for level, each in settings.get("mode", {}).get("held", {}).items():
+        low, middle, high = np.quantile(each, (0, 0.5, 1))
+        told.append(f"{level}s' {middle:.0%} ({low:.0%} to {high:.0%})")
+    if settings["method"] != "nuts" or not told:
+        return []
+    return [f"random effects were sampled as far centred as data hold them: {', '.join(told)}."]
 
 
 def _of_points(bound: PopulationModel, settings: Mapping[str, Any]) -> list[str]:
@@ -548,15 +560,7 @@ def _of_chains(
     posterior: xr.Dataset, stats: xr.Dataset, several: bool
 ) -> tuple[list[str], dict[str, float]]:
     """What there is to say of chains; `several` modes of the posterior are known."""
-    rhat, bulk, tail = (
-        by_element(measure(posterior))
-        for measure in (
-            az.rhat,
-            lambda p: az.ess(p, method="bulk"),
-            lambda p: az.ess(p, method="tail"),
-        )
-    )
-    ess = {k: min(bulk[k], tail[k]) for k in bulk}
+    rhat, ess = mixing(posterior)
     energy = stats["energy"].values
     change = np.mean(np.diff(energy, axis=1) ** 2, axis=1)
     ebfmi = change / np.maximum(np.var(energy, axis=1), 1e-300)
@@ -619,6 +623,14 @@ def _by_chain(posterior: xr.Dataset, name: str) -> str:
         return ""
     medians = np.median(posterior[name].values, axis=1)
     return "; medians by chain: " + ", ".join(f"{x:.3g}" for x in medians)
+
+
+def mixing(posterior: xr.Dataset) -> tuple[dict[str, float], dict[str, float]]:
+    """R-hat, and the smaller of bulk and tail effective draws, of every scalar."""
+    with np.errstate(invalid="ignore"):  # the diagonal of a correlation is 1 in every draw
+        rhat = by_element(az.rhat(posterior))
+        bulk, tail = (by_element(az.ess(posterior, method=how)) for how in ("bulk", "tail"))
+    return rhat, {k: min(bulk[k], tail[k]) for k in bulk}
 
 
 def by_element(result: Any) -> dict[str, float]:

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pandas as pd
 import pytest
 import scipy.integrate
@@ -13,8 +14,8 @@ import scipy.stats
 from hierarchies import DAYS, LINEAR, PIECEWISE, PRIORS, decaying, peaking
 
 import carpk as ck
-from carpk.importance import POINTS, Importance
-from carpk.inference import beforehand, centre
+from carpk.importance import POINTS, refined
+from carpk.inference import around_cohorts, beforehand, centre
 from carpk.laplace import Engine, Spectrum
 from carpk.posterior import Posterior, cholesky, solve_lower, solve_upper
 
@@ -219,7 +220,7 @@ def test_importance_sampling_gives_the_marginal_itself():
     assert data.observations["censored"].mean() > 0.6
     posterior, engine = engine_of(RANDOM, data)
     mode = engine.mode(*centre(beforehand(posterior)))
-    found = Importance(engine).refined(mode, seed=0)
+    found = refined(engine, mode, seed=0)
     theta = {k: float(x) for k, x in posterior.theta(jnp.asarray(found.mode.u)).items()}
     values = (theta["base"], theta["omega_base"], theta["sigma"])
     exact = float(posterior.log_prior(found.mode.u)) + exact_with_a_limit(data, *values)
@@ -292,6 +293,64 @@ class TestLevels:
         mu = posterior.typical(posterior.theta(u))
         expected = np.log(10.0) + np.where(np.arange(8) % 2 == 0, 0.5, -0.2)
         np.testing.assert_allclose(mu[:, 0], expected)
+
+    def test_the_density_is_the_same_whatever_is_known_of_cohorts(self):
+        """Only its coordinates change, Jacobian included."""
+        varies = {"base": ["cohort", "patient"], "halve": ["cohort"]}
+        bound = ck.Population(LINEAR, varies=varies, priors=PRIORS).bind(decaying(10, 3, lloq=1.0))
+        engine = Engine(
+            lambda values: Posterior(bound, values[1]), (None, Posterior(bound).no_cohorts)
+        )
+        before, (middle, spread) = engine.posterior, centre(beforehand(engine.posterior))
+        mode = engine.mode(middle, spread)
+        after = around_cohorts(engine, [mode], spread)[0].posterior
+        x = jnp.asarray(np.random.default_rng(0).standard_normal((10, 1)))
+
+        def other(u):
+            return after.outer_of(before.theta(u))
+
+        for away in np.random.default_rng(1).standard_normal((3, before.outer)):
+            u = jnp.asarray(mode.u + 0.5 * away)
+            _, slope = np.linalg.slogdet(jax.jacfwd(other)(u))
+            density = float(after.log_density(other(u), x, None) + slope)
+            assert density == pytest.approx(float(before.log_density(u, x, None)), abs=1e-9)
+            theta = after.theta(other(u))
+            for name, value in before.theta(u).items():
+                np.testing.assert_allclose(theta[name], value, rtol=1e-9)
+        assert (after.cohorts_held(mode.u) > 0.5).all()
+        assert (before.cohorts_held(mode.u) == 0.0).all()
+
+    def test_laplace_finds_the_exact_posterior_of_effects_of_cohorts(self):
+        """Means of normal logarithms within and between cohorts: a density in closed form."""
+        varies, narrow = (
+            {"base": ["cohort", "patient"]},
+            {"sigma": dist.LogNormal(np.log(0.4), 1e-3)},
+        )
+        population = ck.Population(LINEAR, varies=varies, fixed={"halve": 10.0}, priors=narrow)
+        data = decaying(30, cohorts=5, seed=3)
+        fit = ck.fit(population, data, "laplace", progress=False)
+        y = data.observations
+        mean = (np.log(y["value"]) + np.log(2) * y["time"] / 10).groupby(y["patient"]).mean()
+        cohort = data.patients.set_index("patient")["cohort"]
+        by_cohort = mean.groupby(cohort)
+        n, squares = by_cohort.size().to_numpy(), by_cohort.var(ddof=0).to_numpy() * 6
+        m, between, within = np.meshgrid(
+            np.linspace(0, 5, 121), np.linspace(-2.5, 2.5, 101), np.linspace(-1.8, 0.6, 81)
+        )
+        grids = {"base": m, "omega_base_cohort": between, "omega_base": within}
+        density = sum(fit.bound.priors[k].log_prob(np.exp(x)) + x for k, x in grids.items())
+        one = np.exp(2 * within) + 0.4**2 / len(DAYS)
+        for size, square, centre_of in zip(n, squares, by_cohort.mean(), strict=True):
+            whole = one + size * np.exp(2 * between)
+            density -= 0.5 * ((size - 1) * np.log(one) + square / one + np.log(whole))
+            density -= 0.5 * size * (centre_of - m) ** 2 / whole
+        weight = np.exp(density - density.max())
+        for name, x in grids.items():
+            exact = np.average(x, weights=weight)
+            sd = np.sqrt(np.average((x - exact) ** 2, weights=weight))
+            ours = np.log(fit.draws()[name])
+            assert ours.mean() == pytest.approx(exact, abs=0.3 * sd), name
+            assert ours.std() == pytest.approx(sd, rel=0.25), name
 
     def test_published_cohorts_have_effects_too(self):
         """The likelihood of a cohort that lies higher is that of another typical value."""
@@ -386,11 +445,6 @@ class TestMethods:
             assert table.loc[name, "mean"] == pytest.approx(mean, abs=0.05)
             assert table.loc[name, "sd"] > np.sqrt(weight)
         assert 0 < ck.checks.shrinkage(fit)["base"] < 0.3
-
-    def test_effects_of_cohorts_are_not_integrated_out(self):
-        population = dataclasses.replace(RANDOM, varies={"base": ["cohort", "patient"]})
-        with pytest.raises(ck.FitError, match=r"base varies by cohort.*nuts"):
-            ck.fit(population, self.DATA, method="laplace", progress=False)
 
     @pytest.mark.slow
     def test_a_waterfall_shows_every_start(self, mode):

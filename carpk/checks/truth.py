@@ -15,8 +15,8 @@ import scipy.stats
 from carpk._arviz import PARETO_K, pareto_smoothed
 from carpk.dataset import Dataset
 from carpk.errors import FitError
-from carpk.importance import Importance
-from carpk.inference import INTERVAL, Standard, beforehand, centre
+from carpk.importance import refined
+from carpk.inference import INTERVAL, Standard, around_cohorts, beforehand, centre
 from carpk.laplace import Engine, Mode
 from carpk.params import Params
 from carpk.population import Population, PopulationModel
@@ -144,20 +144,22 @@ def sampled(
     """Draws from the posterior of each simulated data set, name -> (simulation, draw, ...)."""
     size = len(next(iter(values.values())))
 
-    def of(values: Mapping[str, Any]) -> Posterior:
-        return Posterior(with_values(target, values))
+    def of(own: Any) -> Posterior:
+        values, cohorts = own
+        return Posterior(with_values(target, values), cohorts)
 
-    first = of(jax.tree.map(lambda x: jnp.asarray(x[0]), values))
+    unknown = Posterior(target).no_cohorts
+    engine = Engine(of, (jax.tree.map(lambda x: jnp.asarray(x[0]), values), unknown))
+    first = engine.posterior
     middle, spread = centre(beforehand(first))
-    engine = Engine(of)
-    importance = Importance(engine)
 
-    def mode(i: int) -> Mode:
-        own = jax.tree.map(lambda x: jnp.asarray(x[i]), values)
-        found = engine.mode(middle, spread, own)
-        return found if method == "nuts" else importance.refined(found, seed, own).mode
+    def mode(i: int) -> tuple[Any, Mode]:
+        own = engine.given((jax.tree.map(lambda x: jnp.asarray(x[i]), values), unknown))
+        own, (found, *_) = around_cohorts(own, [own.mode(middle, spread)], spread)
+        return own.values, found if method == "nuts" else refined(own, found, seed).mode
 
-    modes = in_threads(mode, size, "modes", progress)
+    each, modes = zip(*in_threads(mode, size, "modes", progress), strict=True)
+    owns = jax.tree.map(lambda *x: np.stack(x), *each)
     standards = jax.tree.map(lambda *x: np.stack(x), *map(Standard.of, modes))
     rng = np.random.default_rng(seed)
     if method == "nuts":
@@ -166,13 +168,13 @@ def sampled(
         start |= {"patients": np.zeros(shape)} if min(shape) else {}
         return one_chain_each(
             lambda data: data[1].target(of(data[0]), data[2]),
-            (values, standards, start),
+            (owns, standards, start),
             draws=draws,
             tune=tune,
             seed=seed,
             progress=progress,
         )
-    return _around_modes(of, values, standards, first, draws, rng)
+    return _around_modes(of, owns, standards, first, draws, rng)
 
 
 def recovery(
@@ -245,7 +247,7 @@ def recovery(
 
 def _around_modes(
     of: Callable[[Any], Posterior],
-    values: Any,
+    owns: Any,
     standards: Standard,
     first: Posterior,
     draws: int,
@@ -255,14 +257,14 @@ def _around_modes(
 
     Weighted by importance where nothing was integrated out, so that the density is exact.
     """
-    size = len(jax.tree.leaves(values)[0])
+    size = len(jax.tree.leaves(owns)[0])
     v = rng.standard_normal((size, draws, first.outer))
     x = rng.standard_normal((size, draws, first.patients, first.inner))
 
     @jax.jit
     def one(data: Any) -> Any:
-        values, standard, v, x = data
-        posterior = of(values)
+        own, standard, v, x = data
+        posterior = of(own)
 
         def draw(v: Any, x: Any) -> Any:
             position = {"population": v, "patients": x}
@@ -276,7 +278,7 @@ def _around_modes(
 
     each = []
     for i in range(size):
-        data = jax.tree.map(lambda y, i=i: jnp.asarray(y[i]), (values, standards, v, x))
+        data = jax.tree.map(lambda y, i=i: jnp.asarray(y[i]), (owns, standards, v, x))
         each.append(jax.tree.map(np.asarray, one(data)))
     samples, weights = jax.tree.map(lambda *y: np.stack(y), *each)
     if first.inner:
