@@ -27,12 +27,12 @@ def compiled(function: Any, *shapes: Any) -> Any:
 
 @contextmanager
 def beside(jobs: Iterable[Callable[[], Any]]) -> Iterator[None]:
-    """Run jobs in threads, one after the other, beside what is done meanwhile.
+    """Run jobs in a thread, one after the other, beside what is done meanwhile.
 
     They compile what is needed later: who calls such a function waits for it, and meets what went
     wrong with it, too. Those not begun at the end are dropped.
     """
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count())
+    pool = ThreadPoolExecutor(max_workers=1)
     try:
         for job in jobs:
             pool.submit(job)

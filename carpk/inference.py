@@ -327,11 +327,13 @@ def compilations(engine: Engine, method: str, draws: int) -> list[Callable[[], A
 def beforehand(posterior: Posterior) -> np.ndarray:
     """Outer coordinates drawn from the prior, (draw, n)."""
     theta = prior_draws({s.name: s.prior for s in posterior.sites}, PRIOR_DRAWS, seed=0)
-    each = [
-        np.asarray(jax.vmap(site.transform.inv)(jnp.asarray(theta[site.name])))
-        for site in posterior.sites
-    ]
-    return np.concatenate([x.reshape(PRIOR_DRAWS, -1) for x in each], axis=1)
+
+    @quickly
+    def outer(theta: Mapping[str, Any]) -> Any:
+        each = [jax.vmap(site.transform.inv)(theta[site.name]) for site in posterior.sites]
+        return jnp.concatenate([x.reshape(PRIOR_DRAWS, -1) for x in each], axis=1)
+
+    return np.asarray(outer(theta))
 
 
 def centre(before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

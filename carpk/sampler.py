@@ -227,9 +227,10 @@ def nuts(
 def prior_draws(priors: Mapping[str, Any], size: int, seed: int) -> dict[str, np.ndarray]:
     """Independent draws from each prior, name -> (size, ...)."""
     keys = jax.random.split(jax.random.key(seed), max(len(priors), 1))
+    apart = np.asarray(jax.random.key_data(keys))  # to take keys apart would be compiled
     return {
-        name: np.asarray(prior.sample(key, (size,)), float)
-        for key, (name, prior) in zip(keys, priors.items(), strict=False)
+        name: np.asarray(prior.sample(jax.random.wrap_key_data(key), (size,)), float)
+        for key, (name, prior) in zip(apart, priors.items(), strict=False)
     }
 
 
