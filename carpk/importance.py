@@ -8,7 +8,8 @@ each patient) of the patients' coordinates of `posterior`, in which they are abo
     p(y_i | u) = mean over x of p(y_i, x | u) / t(x).
 
 A parabola through this density at the centre and one posterior SD to either side, along each
-principal axis, gives a centre and spreads anew.
+principal axis, gives a centre and spreads anew. Without patients the density of u is at hand, and
+draws around its mode are weighted (PSIS).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import dataclasses
 import numpy as np
 import scipy.stats
 
+from carpk._arviz import PARETO_K, pareto_smoothed
 from carpk.laplace import Engine, Mode
 
 POINTS = 128
@@ -27,6 +29,7 @@ FARTHEST = 2.0  # way along an axis in one pass, posterior SDs
 BENDS = (0.25, 4.0)  # curvature along an axis over that assumed, as far as one pass follows it
 SETTLED = 0.3  # way along every axis in the last pass, at most
 EVEN = (0.5, 2.0)  # ratio of curvatures in the last pass
+COUNTING = 0.1  # share of draws that must count for weights to be relied on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +92,48 @@ def refined(engine: Engine, mode: Mode, seed: int) -> Refined:
     away = np.linalg.solve(axes, u - mode.u)
     new = dataclasses.replace(mode, u=u, covariance=factor @ factor.T, log_density=value)
     return Refined(new, float(np.abs(away).max()), True, ess)
+
+
+def weighted(
+    engine: Engine, mode: Mode, size: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Draws of outer coordinates around a mode without random effects, by their exact density.
+
+    Proposed from a t distribution, and chosen anew by their Pareto-smoothed weights. Where these
+    cannot be relied on, the draws are normal around the mode.
+
+    Returns:
+        Draws (size, n), their ln density (size,), Pareto k-hat, and how many count.
+    """
+    rng = np.random.default_rng(seed)
+    v = rng.standard_normal((size, mode.u.size))
+    wide = np.sqrt(FREEDOM / rng.chisquare(FREEDOM, (size, 1)))
+    factor = np.linalg.cholesky(mode.covariance)
+    u = mode.u + (v * wide) @ factor.T
+    density = engine.densities(u)
+    look = scipy.stats.multivariate_t(np.zeros(mode.u.size), df=FREEDOM).logpdf(v * wide)
+    chosen, k_hat, ess = resampled(np.where(np.isfinite(density), density - look, -np.inf))
+    if chosen is None:
+        u = mode.u + v @ factor.T
+        return u, mode.log_density - 0.5 * np.sum(v**2, axis=1), k_hat, ess
+    return u[chosen], density[chosen], k_hat, ess
+
+
+def resampled(log_weights: np.ndarray) -> tuple[np.ndarray | None, float, float]:
+    """Draws of equal weight, chosen systematically by Pareto-smoothed weights (N,).
+
+    Returns:
+        Their indices (N,), or None where the weights cannot be relied on (k-hat, or too few draws
+        that count); Pareto k-hat; how many draws count.
+    """
+    smoothed, k_hat = pareto_smoothed(log_weights)
+    weights = np.exp(smoothed - smoothed.max())
+    ess = float(weights.sum() ** 2 / np.sum(weights**2))
+    if not (k_hat <= PARETO_K and ess >= COUNTING * weights.size):
+        return None, k_hat, ess
+    share = np.cumsum(weights)
+    places = (np.arange(weights.size) + 0.5) / weights.size
+    return np.searchsorted(share / share[-1], places), k_hat, ess
 
 
 def quasi_random(size: int, m: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -35,7 +35,7 @@ from carpk.dataset import Dataset
 from carpk.dataset.arrays import NEVER
 from carpk.effects import COHORT, CORRELATION, INFUSION, PATIENT, eta_name, omega_name
 from carpk.errors import FitError
-from carpk.importance import POINTS, refined
+from carpk.importance import POINTS, refined, weighted
 from carpk.laplace import DECREMENT, PLACED, Engine, Mode
 from carpk.population import Population, PopulationModel
 from carpk.posterior import Conditional, Levels, Posterior
@@ -185,8 +185,9 @@ def fit(
         data: a `Dataset`, or a `Study`, whose published facts are then the data.
         method: "nuts" samples the posterior, after a look at its mode; "laplace" integrates the
             random effects out patient by patient (Laplace's approximation, then importance
-            sampling around it) and takes the population parameters as normal on the whole line:
-            seconds, for every day; "map" is the mode alone, from several starts.
+            sampling around it) and takes the population parameters, and the effects of cohorts, as
+            normal on the whole line: seconds, for every day; "map" is the mode alone, from several
+            starts.
         draws, tune, chains: draws kept and adaptation steps per chain, and chains.
         seed: same seed and same machine, same draws.
         target_accept: raise towards 1 after divergences.
@@ -461,20 +462,27 @@ def modes_of(posterior: Posterior, modes: Sequence[Mode]) -> list[dict[str, Any]
 
 
 def from_mode(engine: Engine, mode: Mode, settings: Mapping[str, Any]) -> Fit:
-    """A fit from a mode: draws from the normal distribution around it, or the mode alone."""
+    """A fit from a mode: draws around it, or the mode alone."""
     posterior = engine.posterior
     shape = (settings["chains"], settings["draws"])
-    rng = np.random.default_rng(settings["seed"])
-    v = rng.standard_normal((*shape, posterior.outer))
-    x = rng.standard_normal((*shape, posterior.patients, posterior.inner))
-    if settings["method"] == "map":
-        v, x = 0 * v, 0 * x
-    u = mode.u + v @ np.linalg.cholesky(mode.covariance).T
-    u, x = (y.reshape(math.prod(shape), *y.shape[2:]) for y in (u, x))
+    size = math.prod(shape)
+    if settings["method"] == "laplace" and not posterior.inner:
+        u, lp, k_hat, ess = weighted(engine, mode, size, settings["seed"])
+        own = {**settings["importance"], "k_hat": k_hat, "ess": ess}
+        settings = {**settings, "importance": own}
+        x = np.zeros((size, posterior.patients, 0))
+    else:
+        rng = np.random.default_rng(settings["seed"])
+        v = rng.standard_normal((size, posterior.outer))
+        x = rng.standard_normal((size, posterior.patients, posterior.inner))
+        if settings["method"] == "map":
+            v, x = 0 * v, 0 * x
+        u = mode.u + v @ np.linalg.cholesky(mode.covariance).T
+        lp = mode.log_density - 0.5 * np.sum(v**2, axis=-1)
     every, *_ = engine.places(u, x, mode.conditional)
     samples = {name: y.reshape(*shape, *y.shape[1:]) for name, y in every.items()}
-    lp = mode.log_density - 0.5 * np.sum(v**2, axis=-1)
-    return assemble(posterior.bound, samples, {"lp": lp}, {**settings, **described(engine, mode)})
+    stats = {"lp": lp.reshape(shape)}
+    return assemble(posterior.bound, samples, stats, {**settings, **described(engine, mode)})
 
 
 def described(engine: Engine, mode: Mode) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from carpk.posterior import Conditional, Levels, Posterior, with_derivatives
 LEVEL_STEP = 1e-3  # of the differences of levels, on the estimation scale
 LANES = 4096  # patients whose levels are computed side by side
 PLACED = 32  # points of all patients that are placed at once: as many as stay in the cache
+ROWS = 256  # points at once where there are no patients
 INNER_STEPS = 30
 INNER_TOLERANCE = 1e-10  # of the decrement g' H^-1 g of a patient
 LOOSE = 1e-6  # the same, below which a patient counts as converged, and stops where it stalls
@@ -319,6 +320,11 @@ class Engine:
             empty = jnp.zeros((posterior.patients, 0))
             return jax.value_and_grad(lambda u: posterior.log_density(u, empty, None))(u)
 
+        def density(u: Any, values: Any) -> Any:
+            posterior = of(values)
+            empty = jnp.zeros((posterior.patients, 0))
+            return jax.lax.map(lambda x: posterior.log_density(x, empty, None), u)
+
         def weights(u: Any, values: Any) -> Any:
             posterior = of(values)
             return posterior.weights(posterior.theta(u))
@@ -346,7 +352,7 @@ class Engine:
             return posterior.log_prior(u) + posterior.published(theta) + total, ess
 
         self.coordinates, self.near = jax.jit(coordinates), jax.jit(near)
-        self.exact, self.weights = jax.jit(exact), jax.jit(weights)
+        self.exact, self.density, self.weights = jax.jit(exact), jax.jit(density), jax.jit(weights)
         self.glance, self.expansion = quickly(glance), quickly(expansion)
         self.placed = quickly(jax.vmap(placed, in_axes=(0, 0, None, None)))
         self.weighed = quickly(weighed)
@@ -394,6 +400,10 @@ class Engine:
             return self.placed(u[i], x[i], conditional, self.values)
 
         return by_rows(some, len(u), PLACED)
+
+    def densities(self, u: np.ndarray) -> np.ndarray:
+        """ln density of many outer coordinates (N, n), of a posterior without random effects."""
+        return by_rows(lambda i: self.density(u[i], self.values), len(u), ROWS)
 
     def batch(self, posterior: Posterior) -> int:
         """How many coordinates of the patients go to `near` at once."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from carpk._arviz import az
+from carpk._arviz import PARETO_K, az
 from carpk.effects import CORRELATION
 from carpk.importance import POINTS
 from carpk.laplace import DECREMENT
@@ -67,7 +67,12 @@ class Verdict:
             patients = (
                 f"; {n['patients_at_mode']:.0f} of {n['patients']:.0f} patients at their modes"
             )
-            return f"normal approximation around {where}{patients if n['patients'] else ''}"
+            patients = patients if n["patients"] else ""
+            if "k_hat" in n:
+                patients += (
+                    f"; {n['ess']:.0f} draws count by exact density (k-hat {n['k_hat']:.2f})"
+                )
+            return f"normal approximation around {where}{patients}"
         return (
             f"R-hat at most {n['rhat_max']:.3f}, effective draws at least {n['ess_min']:.0f}, "
             f"{n['divergences']:.0f} divergences, E-BFMI at least {n['ebfmi_min']:.2f}"
@@ -523,6 +528,17 @@ def _of_mode(
             "Importance sampling around the mode does not settle: the posterior is far from normal "
             'there. Use method="nuts", or narrower priors.'
         )
+    k_hat, ess = (settings.get("importance", {}).get(key, math.nan) for key in ("k_hat", "ess"))
+    if k_hat > PARETO_K:
+        troubles.append(
+            f"The posterior is far from normal around its mode (Pareto k-hat {k_hat:.2f} above "
+            f'{PARETO_K}): intervals are too narrow, or lopsided. Use method="nuts".'
+        )
+    elif ess < ESS_MIN:
+        troubles.append(
+            f"Only {ess:.0f} draws count, below {ESS_MIN}, after weighting by their density: raise "
+            'draws, or use method="nuts".'
+        )
     if lost:
         named = ", ".join(bound.patients[i] for i in lost[:5])
         troubles.append(
@@ -553,6 +569,8 @@ def _of_mode(
         "patients": float(patients),
         "patients_at_mode": float(patients - len(lost)),
     }
+    if math.isfinite(k_hat):
+        numbers |= {"k_hat": k_hat, "ess": ess}
     return troubles, numbers
 
 

@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from carpk._arviz import PARETO_K, pareto_smoothed
 from carpk.dataset import Dataset
 from carpk.errors import FitError
-from carpk.importance import refined
+from carpk.importance import refined, resampled
 from carpk.inference import INTERVAL, Standard, around_cohorts, beforehand, centre
 from carpk.laplace import Engine, Mode
 from carpk.params import Params
@@ -289,20 +288,10 @@ def _around_modes(
 def _resampled(
     proposals: Mapping[str, np.ndarray], log_weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Draws of equal weight, chosen systematically by their Pareto-smoothed weights.
-
-    Where these cannot be relied on (k-hat, or too few draws that count) the draws stay as they are.
-    """
-    size = log_weights.shape[1]
-    chosen = []
-    for row in log_weights:
-        smoothed, k_hat = pareto_smoothed(row)
-        weights = np.exp(smoothed - smoothed.max())
-        few = weights.sum() ** 2 / np.sum(weights**2) < 0.1 * size
-        if k_hat > PARETO_K or few or not np.isfinite(weights).all():
-            weights = np.isfinite(row).astype(float)
-        share = np.cumsum(weights)
-        chosen.append(np.searchsorted(share / share[-1], (np.arange(size) + 0.5) / size))
+    """Draws of equal weight; as they are where weights (data set, draw) cannot be relied on."""
+    as_they_are = np.arange(log_weights.shape[1])
+    found = [resampled(row)[0] for row in log_weights]
+    chosen = [as_they_are if indices is None else indices for indices in found]
     return {
         k: np.stack([x[c] for x, c in zip(v, chosen, strict=True)]) for k, v in proposals.items()
     }
