@@ -74,7 +74,7 @@ def run(
             tune=tune,
             chains=chains,
             seed=seed,
-            target_accept=TARGET_ACCEPT.get(name, 0.95),
+            target_accept=TARGET_ACCEPT.get(name, 0.9),
             progress=progress,
         )
         say(f"{result}\n")

@@ -51,7 +51,7 @@ HERMITE_ORDER = 10
 KERNEL = 0.25  # bandwidth of the smoothed distribution, in SDs of ln(quantity)
 SOFT_MAX = 0.1  # softness of "the highest sample" and "is quantifiable", in ln(level)
 SOFT_FIT = 0.01  # softness of "the best adjusted R²"
-PEAK_SCORES = np.linspace(-2.75, 3.85, 9)  # of the highest sample, around the highest true level
+PEAK_SCORES = np.linspace(-2.6, 3.7, 8)  # of the highest sample, around the highest true level
 SAME_DAY = 1e-6  # days
 
 
@@ -453,7 +453,7 @@ def peak_day_shares(f: Any, residual: Residual, theta: Theta) -> Any:
 
     With y the highest measured level and z its score around the highest true one, sample j is the
     highest with probability integral p_j(y) prod_{k != j} P(y_k < y) dy/dz dz, here by the
-    trapezoidal rule: exact to 1e-4 given the virtual patients.
+    trapezoidal rule: to 5e-4 given the virtual patients.
 
     Args:
         f: true levels of the virtual patients, shape (S, J).

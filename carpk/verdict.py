@@ -528,13 +528,14 @@ def _of_mode(
             "Importance sampling around the mode does not settle: the posterior is far from normal "
             'there. Use method="nuts", or narrower priors.'
         )
+    draws = settings["chains"] * settings["draws"]
     k_hat, ess = (settings.get("importance", {}).get(key, math.nan) for key in ("k_hat", "ess"))
     if k_hat > PARETO_K:
         troubles.append(
             f"The posterior is far from normal around its mode (Pareto k-hat {k_hat:.2f} above "
             f'{PARETO_K}): intervals are too narrow, or lopsided. Use method="nuts".'
         )
-    elif ess < ESS_MIN:
+    elif ess < ESS_MIN <= draws:
         troubles.append(
             f"Only {ess:.0f} draws count, below {ESS_MIN}, after weighting by their density: raise "
             'draws, or use method="nuts".'
@@ -545,7 +546,6 @@ def _of_mode(
             f"The random effects of {len(lost)} patients have no mode ({named}): look at their "
             "data (plot.individual_fits), at units and doses first."
         )
-    draws = settings["chains"] * settings["draws"]
     if settings["method"] == "laplace" and draws < ESS_MIN:
         troubles.append(
             f"Too few draws ({draws}, below {ESS_MIN}): medians and intervals change with the "
