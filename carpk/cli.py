@@ -223,8 +223,8 @@ def demo(
         "demo"
     ),
     seed: Seed = 1,
-    draws: Draws = 750,
-    tune: Tune = 750,
+    draws: Draws = 1000,
+    tune: Tune = 1000,
     chains: Chains = 4,
 ) -> None:
     """Fit three published cohorts and lay the answers side by side."""

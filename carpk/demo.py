@@ -54,8 +54,8 @@ def run(
     out: Path,
     *,
     seed: int = 1,
-    draws: int = 750,
-    tune: int = 750,
+    draws: int = 1000,
+    tune: int = 1000,
     chains: int = 4,
     progress: bool = True,
     say: Callable[[str], Any] = print,
@@ -74,7 +74,7 @@ def run(
             tune=tune,
             chains=chains,
             seed=seed,
-            target_accept=TARGET_ACCEPT.get(name, 0.9),
+            target_accept=TARGET_ACCEPT.get(name, 0.95),
             progress=progress,
         )
         say(f"{result}\n")
