@@ -268,12 +268,10 @@ class Posterior:
     def cohorts_held(self, u: np.ndarray) -> np.ndarray:
         """How far its data hold a cohort's effects, 0 to 1, (C,)."""
         theta = self.theta(jnp.asarray(u))
-        lower, _ = self._cohorts_step(theta)
-        k, size = len(lower), len(self.bound.clusters)
-        factor = np.zeros((size, k, k))
-        for i, row in enumerate(lower):
-            factor[:, i, : i + 1] = np.array(row).T
-        return 1 - np.mean(np.linalg.inv(factor) ** 2, axis=(1, 2)) * k
+        sd = np.array([theta[omega_name(n, COHORT)] for n in self.bound.random.at(COHORT)])
+        known = np.asarray(self.of_cohorts(theta, self.cohorts or self.no_cohorts))
+        left = np.linalg.inv(np.eye(sd.size) + known * (sd[:, None] * sd))
+        return 1 - np.trace(left, axis1=1, axis2=2) / sd.size
 
     def log_prior(self, u: Any) -> Any:
         """ln prior density of the outer coordinates."""

@@ -288,10 +288,12 @@ def _around_modes(
 def _resampled(
     proposals: Mapping[str, np.ndarray], log_weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Draws of equal weight; as they are where weights (data set, draw) cannot be relied on."""
-    as_they_are = np.arange(log_weights.shape[1])
-    found = [resampled(row)[0] for row in log_weights]
-    chosen = [as_they_are if indices is None else indices for indices in found]
+    """Draws of equal weight; all possible ones where weights (data set, draw) are not reliable."""
+    chosen = []
+    for row in log_weights:
+        indices, *_ = resampled(row)
+        possible = np.resize(np.flatnonzero(np.isfinite(row)), row.size)
+        chosen.append(possible if indices is None else indices)
     return {
         k: np.stack([x[c] for x, c in zip(v, chosen, strict=True)]) for k, v in proposals.items()
     }
