@@ -518,11 +518,12 @@ def assemble(
     posterior = labelled(bound, samples)
     with ThreadPoolExecutor() as pool:
         surprising = pool.submit(surprises, bound, few)
+        densities = pool.submit(log_priors, bound, samples)
         each = pointwise(bound, samples, settings["seed"])
         before = prior_draws(bound.priors, PRIOR_DRAWS, seed=0)
         prior = labelled(bound, {k: v[None] for k, v in before.items()})
         sampler = xr.Dataset({k: (("chain", "draw"), v) for k, v in stats.items()})
-        log_prior = {k: (("chain", "draw"), v) for k, v in log_priors(bound, samples).items()}
+        log_prior = {k: (("chain", "draw"), v) for k, v in densities.result().items()}
         settings = {**settings, **solver_settings(bound, few), "surprises": surprising.result()}
     groups = {"posterior": posterior, "sample_stats": sampler, "prior": prior, **each}
     groups["log_prior"] = xr.Dataset(log_prior, attrs={"density": "on the estimation scale"})
@@ -642,26 +643,32 @@ def pointwise(
     a = bound.individual
     chains, draws = next(iter(samples.values())).shape[:2]
     rngs = np.random.default_rng(seed).spawn(chains)
+    of_analyte = [np.flatnonzero(a.mask & (a.analyte == i)) for i in range(len(a.analytes))]
+    each = [np.empty((2, chains, draws, here.size)) for here in of_analyte]
 
-    def chain(i: int) -> Any:
+    def chain(i: int) -> None:
         scores = rngs[i].standard_normal((draws, *a.mask.shape))
-        return bound.of_draws({k: v[i] for k, v in samples.items()}, scores)
+        found = bound.of_draws({k: v[i] for k, v in samples.items()}, scores)
+        for kind, x in enumerate(found):
+            flat = np.asarray(x).reshape(draws, -1)
+            for here, into in zip(of_analyte, each, strict=True):
+                np.take(flat, here, axis=1, out=into[kind, i], mode="clip")
 
-    every, again = (np.stack(x) for x in zip(*in_threads(chain, chains), strict=True))
+    in_threads(chain, chains)
     found: dict[str, list[xr.Dataset]] = {}
-    for i, analyte in enumerate(a.analytes):
-        here = a.mask & (a.analyte == i)
+    for analyte, places, (log_f, again) in zip(a.analytes, of_analyte, each, strict=True):
+        here = np.unravel_index(places, a.mask.shape)
         name = bound.endpoints[analyte]
         suffix = f"_{name}" if len(a.analytes) > 1 else ""
         dim = f"obs_id{suffix}"
         coords = {
-            dim: np.arange(here.sum()),
-            f"patient{suffix}": (dim, np.asarray(bound.patients, dtype=str)[np.nonzero(here)[0]]),
+            dim: np.arange(places.size),
+            f"patient{suffix}": (dim, np.asarray(bound.patients, dtype=str)[here[0]]),
             f"time{suffix}": (dim, a.time[here]),
         }
         groups: dict[str, dict[str, Any]] = {
-            "log_likelihood": {name: (("chain", "draw", dim), every[:, :, here])},
-            "posterior_predictive": {name: (("chain", "draw", dim), again[:, :, here])},
+            "log_likelihood": {name: (("chain", "draw", dim), log_f)},
+            "posterior_predictive": {name: (("chain", "draw", dim), again)},
             "observed_data": {
                 name: (dim, a.value[here]),
                 f"censored{suffix}": (dim, a.censored[here]),

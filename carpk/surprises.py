@@ -35,7 +35,8 @@ from carpk.population import OF_COHORT, PopulationModel
 NOTED = 0.003  # p below which a surprise is told
 TIED = 3  # times that the lowest value must repeat, and as many times any other value's repeats
 FEWEST = 8  # samples, or patients, to say anything of one of them or of two groups
-SPLITS = 9999  # of as many normal patients, whose best split is compared
+SPLITS = (499, 9999)  # of as many normal patients, whose best split is compared; more where p is
+RARE = 0.05  # not above this
 LEVEL = 0.3  # residual SDs by which curves and levels must differ in the mean
 WIDE = 1.5  # lowest measured value over its LLOQ, below which no limit was mistaken
 NAMED = 5  # of a kind, at most
@@ -166,12 +167,14 @@ def _two_groups(x: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, float, fl
         return np.sum((x - (x @ kinds / count)[:, level]) ** 2, axis=1)
 
     sd = np.sqrt(within(x[None])[0] / max(len(x) - len(count), 1))
-    by_chance = (x @ kinds / count)[level] + sd * np.random.default_rng(0).standard_normal(
-        (SPLITS, len(x))
-    )
     left, cut = _split(x[None])
     share = left / np.maximum(within(x[None]), 1e-300)
-    p = np.mean(np.append(_split(by_chance)[0] / within(by_chance) <= share, True))
+    rng = np.random.default_rng(0)
+    for size in SPLITS:
+        by_chance = (x @ kinds / count)[level] + sd * rng.standard_normal((size, len(x)))
+        p = np.mean(np.append(_split(by_chance)[0] / within(by_chance) <= share, True))
+        if p > RARE:
+            break
     high = np.zeros(len(x), bool)
     high[np.argsort(x)[cut[0] :]] = True
     of_level = high @ kinds / count > 0.5
