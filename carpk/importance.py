@@ -94,18 +94,49 @@ def refined(engine: Engine, mode: Mode, seed: int) -> Refined:
     return Refined(new, float(np.abs(away).max()), True, ess)
 
 
-def weighted(
-    engine: Engine, mode: Mode, size: int, seed: int
+@dataclasses.dataclass(frozen=True)
+class Around:
+    """Draws from what is taken for the posterior around a mode.
+
+    Attributes:
+        samples: parameters and random effects, name -> (draw, ...).
+        lp: ln density of their outer coordinates, (draw,).
+        weights: where nothing was integrated out, what the weights of the exact density are like:
+            Pareto k-hat, and how many draws count; empty with patients.
+    """
+
+    samples: dict[str, np.ndarray]
+    lp: np.ndarray
+    weights: dict[str, float]
+
+
+def around(engine: Engine, mode: Mode, size: int, seed: int) -> Around:
+    """Draws around a mode: normal ones; without patients weighted by their exact density."""
+    posterior, told = engine.posterior, {}
+    rng = np.random.default_rng(seed)
+    if posterior.inner:
+        v = rng.standard_normal((size, posterior.outer))
+        u = mode.u + v @ np.linalg.cholesky(mode.covariance).T
+        lp = mode.log_density - 0.5 * np.sum(v**2, axis=1)
+    else:
+        u, lp, k_hat, ess = _weighted(engine, mode, size, rng)
+        told = {"k_hat": k_hat, "ess": ess}
+    x = rng.standard_normal((size, posterior.patients, posterior.inner))
+    samples, *_ = engine.places(u, x, mode.conditional)
+    return Around(samples, lp, told)
+
+
+def _weighted(
+    engine: Engine, mode: Mode, size: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
     """Draws of outer coordinates around a mode without random effects, by their exact density.
 
     Proposed from a t distribution, and chosen anew by their Pareto-smoothed weights. Where these
-    cannot be relied on, the draws are normal around the mode.
+    cannot be relied on, the draws are normal around the mode, those left out that have no density.
 
     Returns:
         Draws (size, n), their ln density (size,), Pareto k-hat, and how many count.
     """
-    rng = np.random.default_rng(seed)
     v = rng.standard_normal((size, mode.u.size))
     wide = np.sqrt(FREEDOM / rng.chisquare(FREEDOM, (size, 1)))
     factor = np.linalg.cholesky(mode.covariance)
@@ -115,7 +146,8 @@ def weighted(
     chosen, k_hat, ess = resampled(np.where(np.isfinite(density), density - look, -np.inf))
     if chosen is None:
         u = mode.u + v @ factor.T
-        return u, mode.log_density - 0.5 * np.sum(v**2, axis=1), k_hat, ess
+        density = engine.densities(u)
+        chosen = np.resize(np.flatnonzero(np.isfinite(density)), size)
     return u[chosen], density[chosen], k_hat, ess
 
 

@@ -35,7 +35,7 @@ from carpk.dataset import Dataset
 from carpk.dataset.arrays import NEVER
 from carpk.effects import COHORT, CORRELATION, INFUSION, PATIENT, eta_name, omega_name
 from carpk.errors import FitError
-from carpk.importance import POINTS, refined, weighted
+from carpk.importance import POINTS, around, refined
 from carpk.laplace import DECREMENT, PLACED, Engine, Mode
 from carpk.population import Population, PopulationModel
 from carpk.posterior import Conditional, Levels, Posterior
@@ -465,21 +465,14 @@ def from_mode(engine: Engine, mode: Mode, settings: Mapping[str, Any]) -> Fit:
     """A fit from a mode: draws around it, or the mode alone."""
     posterior = engine.posterior
     shape = (settings["chains"], settings["draws"])
-    size = math.prod(shape)
-    if settings["method"] == "laplace" and not posterior.inner:
-        u, lp, k_hat, ess = weighted(engine, mode, size, settings["seed"])
-        own = {**settings["importance"], "k_hat": k_hat, "ess": ess}
-        settings = {**settings, "importance": own}
-        x = np.zeros((size, posterior.patients, 0))
+    if settings["method"] == "map":
+        nowhere = np.zeros((1, posterior.patients, posterior.inner))
+        every, *_ = engine.places(mode.u[None], nowhere, mode.conditional)
+        lp = np.array(mode.log_density)
     else:
-        rng = np.random.default_rng(settings["seed"])
-        v = rng.standard_normal((size, posterior.outer))
-        x = rng.standard_normal((size, posterior.patients, posterior.inner))
-        if settings["method"] == "map":
-            v, x = 0 * v, 0 * x
-        u = mode.u + v @ np.linalg.cholesky(mode.covariance).T
-        lp = mode.log_density - 0.5 * np.sum(v**2, axis=-1)
-    every, *_ = engine.places(u, x, mode.conditional)
+        found = around(engine, mode, math.prod(shape), settings["seed"])
+        every, lp = found.samples, found.lp
+        settings = {**settings, "importance": {**settings["importance"], **found.weights}}
     samples = {name: y.reshape(*shape, *y.shape[1:]) for name, y in every.items()}
     stats = {"lp": lp.reshape(shape)}
     return assemble(posterior.bound, samples, stats, {**settings, **described(engine, mode)})

@@ -280,6 +280,7 @@ def expanded(posterior: Posterior, u: Any, z: Any, levels: Levels) -> Expansion:
     return Expansion(*jax.value_and_grad(others)(u), *here, *changes)
 
 
+@np.errstate(all="ignore")  # where there is no solution levels are not finite, nor is what follows
 def _polynomial(
     c: np.ndarray, f: np.ndarray, pairs: list[tuple[int, int]], curved: Sequence[int]
 ) -> Levels:

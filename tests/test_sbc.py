@@ -163,6 +163,12 @@ class TestOfAPopulation:
         assert result.ok
         assert result.draws == 49
 
+    @pytest.mark.parametrize("population", [conjugate.POP, conjugate.without_spread()])
+    def test_draws_around_modes_are_exact_where_all_is_normal(self, design, population):
+        """With patients integrated out, and without: each data set has points of its own."""
+        how = {"simulations": 60, "draws": 60, "ranked": 49, "log_lik": False, "progress": False}
+        assert checks.sbc(population, design, method="laplace", seed=2, **how).ok
+
     def test_draws_too_close_together_are_not(self, monkeypatch, design):
         result = self.run(monkeypatch, design, exact(0.4), log_lik=False)
         assert result.off == ("base",)

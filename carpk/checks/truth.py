@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import scipy.stats
 
 from carpk.dataset import Dataset
 from carpk.errors import FitError
-from carpk.importance import refined, resampled
+from carpk.importance import around, refined
 from carpk.inference import INTERVAL, Standard, around_cohorts, beforehand, centre
 from carpk.laplace import Engine, Mode
 from carpk.params import Params
@@ -152,28 +152,37 @@ def sampled(
     first = engine.posterior
     middle, spread = centre(beforehand(first))
 
-    def mode(i: int) -> tuple[Any, Mode]:
+    def mode(i: int) -> tuple[Engine, Mode]:
         own = engine.given((jax.tree.map(lambda x: jnp.asarray(x[i]), values), unknown))
         own, (found, *_) = around_cohorts(own, [own.mode(middle, spread)], spread)
-        return own.values, found if method == "nuts" else refined(own, found, seed).mode
+        return own, found
 
+    if method == "laplace":
+        seeds = np.random.default_rng(seed).integers(2**31, size=size).tolist()
+
+        def draw(i: int) -> dict[str, np.ndarray]:
+            own, found = mode(i)
+            return around(own, refined(own, found, seeds[i]).mode, draws, seeds[i]).samples
+
+        return stacked(in_threads(draw, size, "modes", progress))
     each, modes = zip(*in_threads(mode, size, "modes", progress), strict=True)
-    owns = jax.tree.map(lambda *x: np.stack(x), *each)
-    standards = jax.tree.map(lambda *x: np.stack(x), *map(Standard.of, modes))
-    rng = np.random.default_rng(seed)
-    if method == "nuts":
-        shape = (size, first.patients, first.inner)
-        start = {"population": np.zeros((size, first.outer))}  # the mode
-        start |= {"patients": np.zeros(shape)} if min(shape) else {}
-        return one_chain_each(
-            lambda data: data[1].target(of(data[0]), data[2]),
-            (owns, standards, start),
-            draws=draws,
-            tune=tune,
-            seed=seed,
-            progress=progress,
-        )
-    return _around_modes(of, owns, standards, first, draws, rng)
+    owns, standards = stacked([own.values for own in each]), stacked([*map(Standard.of, modes)])
+    shape = (size, first.patients, first.inner)
+    start = {"population": np.zeros((size, first.outer))}  # the mode
+    start |= {"patients": np.zeros(shape)} if min(shape) else {}
+    return one_chain_each(
+        lambda data: data[1].target(of(data[0]), data[2]),
+        (owns, standards, start),
+        draws=draws,
+        tune=tune,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def stacked(trees: Sequence[Any]) -> Any:
+    """Trees of arrays as one, with a leading axis."""
+    return jax.tree.map(lambda *x: np.stack(x), *trees)
 
 
 def recovery(
@@ -242,61 +251,6 @@ def recovery(
         found[n] = np.exp(np.moveaxis(np.quantile(x, ends, axis=1), 0, 1))
         scores[n] = (x.mean(1) - np.log(truths[n])) / x.std(1)
     return Recovery(truths, found, scores, failed)
-
-
-def _around_modes(
-    of: Callable[[Any], Posterior],
-    owns: Any,
-    standards: Standard,
-    first: Posterior,
-    draws: int,
-    rng: np.random.Generator,
-) -> dict[str, np.ndarray]:
-    """Draws from the normal distributions around the modes, name -> (data set, draw, ...).
-
-    Weighted by importance where nothing was integrated out, so that the density is exact.
-    """
-    size = len(jax.tree.leaves(owns)[0])
-    v = rng.standard_normal((size, draws, first.outer))
-    x = rng.standard_normal((size, draws, first.patients, first.inner))
-
-    @jax.jit
-    def one(data: Any) -> Any:
-        own, standard, v, x = data
-        posterior = of(own)
-
-        def draw(v: Any, x: Any) -> Any:
-            position = {"population": v, "patients": x}
-            u, x = standard.coordinates(posterior, position)
-            ratio = 0.0
-            if not first.inner:
-                ratio = posterior.log_density(u, x, None) + 0.5 * jnp.sum(v**2)
-            return posterior.sample_of(u, x, standard.conditional), ratio
-
-        return jax.lax.map(lambda vx: draw(*vx), (v, x))
-
-    each = []
-    for i in range(size):
-        data = jax.tree.map(lambda y, i=i: jnp.asarray(y[i]), (owns, standards, v, x))
-        each.append(jax.tree.map(np.asarray, one(data)))
-    samples, weights = jax.tree.map(lambda *y: np.stack(y), *each)
-    if first.inner:
-        return samples
-    return _resampled(samples, np.where(np.isfinite(weights), weights, -np.inf))
-
-
-def _resampled(
-    proposals: Mapping[str, np.ndarray], log_weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Draws of equal weight; all possible ones where weights (data set, draw) are not reliable."""
-    chosen = []
-    for row in log_weights:
-        indices, *_ = resampled(row)
-        possible = np.resize(np.flatnonzero(np.isfinite(row)), row.size)
-        chosen.append(possible if indices is None else indices)
-    return {
-        k: np.stack([x[c] for x, c in zip(v, chosen, strict=True)]) for k, v in proposals.items()
-    }
 
 
 def typical(bound: PopulationModel, theta: Mapping[str, np.ndarray]) -> Params:
