@@ -285,6 +285,12 @@ class TestComparison:
         assert mixed.table.loc["again", "elpd"] == mixed.table.loc["varies", "elpd"]
         assert "again hardly worse" in repr(mixed) or "varies hardly worse" in repr(mixed)
 
+    def test_says_why_a_result_cannot_be_relied_on(self, results):
+        doubted = dataclasses.replace(results["patient"], troubles=("A refit is doubtful.",))
+        result = checks.compare_loo({"a": results["patient"], "b": doubted})
+        assert not result.ok
+        assert "\n    A refit is doubtful.\n" in repr(result)
+
     def test_refuses_what_cannot_be_compared(self, fit, results):
         by_patient = results["patient"]
         with pytest.raises(ck.FitError, match="at least two"):

@@ -115,6 +115,23 @@ class LOO:
         """Whether `elpd` can be relied on."""
         return not (self.bad or self.rough or self.troubles) and bool(np.isfinite(self.elpd))
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it cannot be relied on, and what to do, a sentence each."""
+        told = list(self.troubles)
+        if self.bad:
+            told.append(
+                f"The draws tell too little about {some(self.bad)}: use refit=True, which fits "
+                "again without each of them. They are the units that the fit hangs on, or that the "
+                "model does not expect."
+            )
+        if self.rough:
+            told.append(
+                f"The integral over random effects is too rough for {some(self.rough)} (error of "
+                f"elpd above {ROUGH}): raise `points`, {self.points} now."
+            )
+        return tuple(told)
+
     def __repr__(self) -> str:
         head = "OK" if self.ok else "DO NOT TRUST"
         high = int(np.sum(~(self.table["k_hat"] <= self.k_limit)))
@@ -127,18 +144,7 @@ class LOO:
             f"{head}: elpd {self.elpd:.1f} (SE {self.se:.1f}) of {len(self.table)} {name}, "
             f"p_loo {self.p_loo:.1f}; {counted}."
         ]
-        lines += [f"  {text}" for text in self.troubles]
-        if self.bad:
-            lines.append(
-                f"  The draws tell too little about {some(self.bad)}: use refit=True, which fits "
-                "again without each of them. They are the units that the fit hangs on, or that the "
-                "model does not expect."
-            )
-        if self.rough:
-            lines.append(
-                f"  The integral over random effects is too rough for {some(self.rough)} (error of "
-                f"elpd above {ROUGH}): raise `points`, {self.points} now."
-            )
+        lines += [f"  {text}" for text in self.reasons]
         lines.append(
             f"  {self.fitted}; predicts {MEANING[self.by]}, {self.draws} posterior draws"
             + (
@@ -540,6 +546,7 @@ class LOOComparison:
         for name, result in self.results.items():
             if not result.ok:
                 lines.append(f"  {name}: {repr(result).splitlines()[0]}")
+                lines += [f"    {text}" for text in result.reasons]
         lines.append(self.table.to_string(float_format="{:.2f}".format))
         lines.append(
             f"  Differences below {SMALL:g}, or below 2 SE, are small"
