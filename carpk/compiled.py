@@ -53,3 +53,8 @@ def by_rows(run: Callable[[np.ndarray], Any], size: int, batch: int) -> Any:
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         parts = list(pool.map(lambda i: jax.tree.map(np.asarray, run(i)), rows))
     return jax.tree.map(lambda *x: np.concatenate(x)[:size], *parts)
+
+
+def stacked(trees: Iterable[Any]) -> Any:
+    """Trees of arrays as one, with a leading axis."""
+    return jax.tree.map(lambda *x: np.stack(x), *trees)

@@ -641,8 +641,8 @@ def pointwise(
 
     def chain(i: int) -> None:
         scores = rngs[i].standard_normal((draws, *a.mask.shape))
-        found = bound.of_draws({k: v[i] for k, v in samples.items()}, scores)
-        for kind, x in enumerate(found):
+        kinds = bound.of_draws({k: v[i] for k, v in samples.items()}, scores)
+        for kind, x in enumerate(kinds):
             flat = np.asarray(x).reshape(draws, -1)
             for here, into in zip(of_analyte, each, strict=True):
                 np.take(flat, here, axis=1, out=into[kind, i], mode="clip")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from carpk import nca
+from carpk.compiled import stacked
 from carpk.effects import COHORT, eta_name, omega_name
 from carpk.params import Params
 from carpk.population import PopulationModel
@@ -84,7 +85,7 @@ def new_people(
         )
         for i in range(len(next(iter(theta.values()))))
     ]
-    y, params = jax.tree.map(lambda *x: np.stack(x), *each)
+    y, params = stacked(each)
     return np.where(mask, y, np.nan), params
 
 

@@ -22,6 +22,7 @@ from numpyro.infer.util import initialize_model
 from tqdm import tqdm
 
 from carpk.blocks import Blocks
+from carpk.compiled import stacked
 
 BLOCK = 50
 TREE_DEPTH = 10
@@ -217,7 +218,7 @@ def nuts(
             bar.close()
     kept = min(map(len, results))
     each = [jax.tree.map(lambda *x: np.concatenate(x), *r[:kept]) for r in results]
-    samples, stats = jax.tree.map(lambda *x: np.stack(x), *each)
+    samples, stats = stacked(each)
     named = dict(zip(STATS, stats, strict=True))
     named["tree_depth"] = np.ceil(np.log2(named["n_steps"] + 1)).astype(int)
     named["reached_max_treedepth"] = named["tree_depth"] >= max_treedepth

@@ -35,8 +35,8 @@ from carpk.population import OF_COHORT, PopulationModel
 NOTED = 0.003  # p below which a surprise is told
 TIED = 3  # times that the lowest value must repeat, and as many times any other value's repeats
 FEWEST = 8  # samples, or patients, to say anything of one of them or of two groups
-SPLITS = (499, 9999)  # of as many normal patients, whose best split is compared; more where p is
-RARE = 0.05  # not above this
+SPLITS = (499, 9999)  # of as many normal patients, whose best split is compared: a few, then many
+RARE = 0.05  # p above which the few are enough
 LEVEL = 0.3  # residual SDs by which curves and levels must differ in the mean
 WIDE = 1.5  # lowest measured value over its LLOQ, below which no limit was mistaken
 NAMED = 5  # of a kind, at most

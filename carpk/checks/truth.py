@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
+from carpk.compiled import stacked
 from carpk.dataset import Dataset
 from carpk.errors import FitError
 from carpk.importance import around, refined
@@ -166,7 +167,7 @@ def sampled(
 
         return stacked(in_threads(draw, size, "modes", progress))
     each, modes = zip(*in_threads(mode, size, "modes", progress), strict=True)
-    owns, standards = stacked([own.values for own in each]), stacked([*map(Standard.of, modes)])
+    owns, standards = stacked(own.values for own in each), stacked(map(Standard.of, modes))
     shape = (size, first.patients, first.inner)
     start = {"population": np.zeros((size, first.outer))}  # the mode
     start |= {"patients": np.zeros(shape)} if min(shape) else {}
@@ -178,11 +179,6 @@ def sampled(
         seed=seed,
         progress=progress,
     )
-
-
-def stacked(trees: Sequence[Any]) -> Any:
-    """Trees of arrays as one, with a leading axis."""
-    return jax.tree.map(lambda *x: np.stack(x), *trees)
 
 
 def recovery(
