@@ -15,6 +15,7 @@ with warnings.catch_warnings():  # ArviZ 0.23 announces 1.0 at every import
     warnings.filterwarnings("ignore", category=FutureWarning)
     import arviz as az
 
+FEWEST = 5  # draws whose weights have a tail to speak of
 PARETO_K = 0.7  # above, importance weights are not to be trusted (Vehtari et al. 2024)
 INFERENCE_DATA = int(az.__version__.split(".")[0]) < 1
 
@@ -55,8 +56,11 @@ def group(idata: Any, name: str) -> xr.Dataset:
 def pareto_smoothed(log_weights: np.ndarray, r_eff: float = 1.0) -> tuple[np.ndarray, float]:
     """Pareto-smoothed log importance weights, normalised, and the Pareto k-hat (PSIS).
 
-    `r_eff` is the effective share of the draws; it sets how many make up the tail.
+    `r_eff` is the effective share of the draws; it sets how many make up the tail. With fewer than
+    `FEWEST` draws, or equal ones, there is none: the weights stay as they are, with k-hat infinite.
     """
+    if np.size(log_weights) < FEWEST:
+        return np.asarray(log_weights - logsumexp(log_weights)), np.inf
     if INFERENCE_DATA:
         smoothed, k = az.psislw(log_weights, r_eff)
         return np.asarray(smoothed), float(k)

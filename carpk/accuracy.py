@@ -49,7 +49,12 @@ class SolverCheck:
 
     @property
     def spread(self) -> float:
-        """Range of the log-ratios; what is common to all draws changes nothing."""
+        """Range of the log-ratios; what is common to all draws changes nothing.
+
+        Of a single draw, such as a mode, the size of its log-ratio.
+        """
+        if self.log_ratio.size == 1:
+            return float(np.abs(self.log_ratio[0]))
         return float(np.ptp(self.log_ratio)) if self.log_ratio.size else math.inf
 
     @property

@@ -8,6 +8,7 @@ Chains resume after their last whole block.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
@@ -35,7 +36,7 @@ class Blocks:
     """
 
     def __init__(self, folder: str | Path, manifest: Mapping[str, Any]) -> None:
-        self.folder = Path(folder)
+        self.folder, self._prefix = Path(folder), ""
         wanted = json.loads(json.dumps(manifest))
         path = self.folder / MANIFEST
         if path.exists():
@@ -61,8 +62,14 @@ class Blocks:
             self.folder.mkdir(parents=True, exist_ok=True)
             _write(path, json.dumps(wanted, indent=1).encode())
 
+    def within(self, name: str) -> Blocks:
+        """The parts of another run of the same fit, under the same manifest."""
+        other = copy.copy(self)
+        other._prefix = f"{name}_"
+        return other
+
     def _path(self, chain: int, block: int) -> Path:
-        return self.folder / f"chain{chain}_block{block:05d}.bin"
+        return self.folder / f"{self._prefix}chain{chain}_block{block:05d}.bin"
 
     def write(self, chain: int, block: int, state: Any, out: Any) -> None:
         """Keep a block: the sampler's state after it, and its draws (None while it tunes)."""

@@ -31,6 +31,7 @@ from carpk._arviz import group, groups, read_idata, to_idata, write_idata
 from carpk.accuracy import solver_check
 from carpk.blocks import Blocks
 from carpk.compiled import beside, compiled, quickly
+from carpk.cure import LONGER, cured
 from carpk.dataset import Dataset
 from carpk.dataset.arrays import NEVER
 from carpk.effects import COHORT, CORRELATION, INFUSION, PATIENT, eta_name, omega_name
@@ -39,7 +40,7 @@ from carpk.importance import POINTS, around, refined
 from carpk.laplace import DECREMENT, PLACED, Engine, Mode
 from carpk.population import Population, PopulationModel
 from carpk.posterior import Conditional, Levels, Posterior
-from carpk.sampler import Target, in_threads, nuts, prior_draws
+from carpk.sampler import Nuts, Target, in_threads, prior_draws
 from carpk.storage import (
     data_hash,
     decode_data,
@@ -54,6 +55,7 @@ from carpk.verdict import Verdict, judge, mixing
 INTERVAL = 0.9  # equal-tailed, everywhere
 PRIOR_DRAWS = 4000
 METHODS = ("nuts", "laplace", "map")
+ASKED = ("method", "draws", "tune", "chains", "max_draws", "seed", "target_accept", "starts")
 STARTS = {"nuts": 4, "laplace": 3, "map": 10}  # from which modes are looked for
 VERDICT_DRAWS = 100  # that are solved again, and compared with the data, for the verdict
 ATTEMPTS = 30  # to find a finite starting point of a chain
@@ -155,7 +157,8 @@ class Fit:
 
     def __repr__(self) -> str:
         p, s = self.population, self.settings
-        how = f"{s['chains']} chains of {s['draws']} draws"
+        sizes = self.posterior.sizes
+        how = f"{sizes['chain']} chains of {sizes['draw']} draws"
         how = {"map": "the mode alone"}.get(s["method"], how)
         what = (
             f"Fit of {p.model.name!r} to {self.data.name} ({s['method']}, {how}, seed {s['seed']})"
@@ -172,6 +175,7 @@ def fit(
     draws: int = 1000,
     tune: int = 1000,
     chains: int = 4,
+    max_draws: int | None = None,
     seed: int = 0,
     target_accept: float = 0.8,
     starts: int | None = None,
@@ -189,8 +193,12 @@ def fit(
             normal on the whole line: seconds, for every day; "map" is the mode alone, from several
             starts.
         draws, tune, chains: draws kept and adaptation steps per chain, and chains.
+        max_draws: of "nuts": draws per chain that the fit may take in all to cure itself; four
+            times `draws` unless given. Where R-hat is above 1.01 or effective draws are too few,
+            chains go on; after divergences there is a second run nearer to an acceptance of 1.
+            With `max_draws=draws` neither.
         seed: same seed and same machine, same draws.
-        target_accept: raise towards 1 after divergences.
+        target_accept: acceptance probability that the step size is adapted to.
         starts: from where modes are looked for: the middle of the prior and `starts - 1` draws
             from it. 4 for "nuts", whose chains are shared out among the modes that count; 3 for
             "laplace", which takes the best and tells of the others; 10 for "map".
@@ -203,10 +211,17 @@ def fit(
             f"fit: the method {method!r} is not known; known are {', '.join(map(repr, METHODS))}."
         )
     starts = STARTS[method] if starts is None else starts
+    max_draws = LONGER * draws if max_draws is None and isinstance(draws, int) else max_draws
     numbers = {"draws": draws, "tune": tune, "chains": chains, "starts": starts}
+    numbers["max_draws"] = max_draws
     for name, value in numbers.items():
         if not (isinstance(value, int) and value >= 1):
             raise FitError(f"fit: {name} must be a whole number of at least 1, but is {value!r}.")
+    if max_draws < draws:
+        raise FitError(
+            f"fit: max_draws is {max_draws}, but must be at least draws, {draws}; with "
+            "`max_draws=draws` a fit does not cure itself."
+        )
     if folder is not None and method != "nuts":
         raise FitError(f"fit: `folder` is for the draws of 'nuts'; leave it out with {method!r}.")
     if hasattr(data, "dataset"):
@@ -216,6 +231,7 @@ def fit(
         "draws": draws,
         "tune": tune,
         "chains": chains,
+        "max_draws": max_draws,
         "seed": seed,
         "target_accept": target_accept,
         "starts": starts,
@@ -234,13 +250,13 @@ def fit_bound(
     """`fit`, for a population model that is bound to its data already.
 
     Args:
-        settings: those of a `Fit`, or method, draws, tune, chains, seed, target_accept and starts.
+        settings: those of a `Fit`, or method, draws, tune, chains, max_draws, seed, target_accept
+            and starts.
         folder: as in `fit`.
         label: of the progress bar.
     """
     population, data = bound.population, bound.data
-    asked = ("method", "draws", "tune", "chains", "seed", "target_accept", "starts")
-    settings = {k: settings[k] for k in asked} | {
+    settings = {k: settings[k] for k in ASKED} | {
         "float64": bool(jnp.zeros(0).dtype == jnp.float64),
         "machine": platform.machine(),
         "versions": {name: version_of(name) for name in ("carpk", "jax", "numpyro", "arviz")},
@@ -275,19 +291,26 @@ def fit_bound(
     posterior = engine.posterior
     standard = Standard.of(found[0])
     centres = [standard.within(mode.u) for mode in found]
-    positions = [
-        standard.starts(posterior, rng, centres[chain % len(centres)])
-        for chain, rng in enumerate(np.random.default_rng(seed).spawn(chains))
-    ]
-    target = standard.target(posterior, {})
-    out = nuts(
-        target,
-        positions,
-        **{k: settings[k] for k in ("draws", "tune", "seed", "target_accept")},
+    rngs = np.random.default_rng(seed)
+
+    def starts(_: int) -> list[Iterator[dict[str, Any]]]:
+        return [
+            standard.starts(posterior, rng, centres[chain % len(centres)])
+            for chain, rng in enumerate(rngs.spawn(chains))
+        ]
+
+    out, cure = cured(
+        Nuts(standard.target(posterior, {}), draws=settings["draws"], tune=settings["tune"]),
+        starts,
+        max_rounds=settings["max_draws"] // settings["draws"],
+        seed=seed,
+        target_accept=settings["target_accept"],
+        labelled=partial(labelled, bound),
         label=label or f"{population.model.name} on {data.name}",
         progress=progress,
         blocks=blocks,
     )
+    settings |= {"cure": cure} if cure else {}
     settings |= {"interrupted": out.interrupted} | described(engine, found[0])
     return assemble(bound, out.samples, out.stats, settings)
 

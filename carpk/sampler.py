@@ -6,6 +6,7 @@ compiled block serves all of them. Same seed, same machine: same draws, interrup
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import threading
@@ -70,15 +71,18 @@ def from_numpyro(model: Callable[..., None], *data: Any, dense: Sequence[str] = 
 class Progress:
     """A bar on a terminal; elsewhere a line per 10 %."""
 
-    def __init__(self, total: int, label: str, show: bool, unit: str = "iterations") -> None:
-        self.total, self.label, self.unit, self.done = total, label, unit, 0
+    def __init__(
+        self, total: int, label: str, show: bool, unit: str = "iterations", done: int = 0
+    ) -> None:
+        self.total, self.label, self.unit, self.done = total, label, unit, done
         self.start, self.lock = time.monotonic(), threading.Lock()
-        self.first = (0, self.start)  # done, and when, once all is compiled
+        self.first = (done, self.start)  # done, and when, once all is compiled
         terminal = show and sys.stderr.isatty()
-        self.bar = tqdm(total=total, desc=label, unit="it") if terminal else None
+        self.bar = tqdm(total=total, initial=done, desc=label, unit="it") if terminal else None
         self.lines = show and not terminal
         if self.lines:
-            print(f"{label}: compiling, then {total} {unit}", file=sys.stderr, flush=True)
+            first = "" if done else "compiling, then "
+            print(f"{label}: {first}{total - done} {unit}", file=sys.stderr, flush=True)
 
     def add(self, steps: int) -> None:
         with self.lock:
@@ -117,112 +121,191 @@ class Draws(NamedTuple):
     interrupted: bool
 
 
-def nuts(
-    target: Target,
-    starts: Sequence[Iterable[Mapping[str, Any]]],
-    *,
-    draws: int,
-    tune: int,
-    seed: int,
-    target_accept: float,
-    max_treedepth: int = TREE_DEPTH,
-    label: str = "sampling",
-    progress: bool = True,
-    blocks: Blocks | None = None,
-) -> Draws:
-    """Draw from a target, a chain for each of `starts`.
-
-    Ctrl-C stops after the blocks under way and returns what there is; a second one, or one before
-    the first draw, is an interruption as usual.
+class Nuts:
+    """NumPyro's kernel for one target; its runs share what is compiled.
 
     Args:
-        starts: positions for each chain; it begins at the first one with a finite density and
-            gradient, or at the last.
-        blocks: where every block is written; those that are there already are not sampled again.
+        target: what is sampled.
+        draws: per chain in one round.
+        tune: adaptation steps per chain.
+        max_treedepth: NUTS doubles its path at most this many times.
     """
-    chains = len(starts)
-    keys = jax.random.split(jax.random.key(seed), chains)
-    kernel = target.kernel(target_accept, max_treedepth)
 
-    block = min(BLOCK, draws)
+    def __init__(
+        self, target: Target, *, draws: int, tune: int, max_treedepth: int = TREE_DEPTH
+    ) -> None:
+        self.target, self.max_treedepth, block = target, max_treedepth, min(BLOCK, draws)
+        self.warming = [min(block, tune - start) for start in range(0, tune, block)]
+        self.sampling = [min(block, draws - start) for start in range(0, draws, block)]
 
-    @jax.jit
-    def begin(start: Any, key: Any) -> Any:
-        return kernel.init(key, tune, start, (), {})
+        def kernel(start: Any, key: Any, target_accept: Any) -> tuple[NUTS, Any]:
+            made = target.kernel(target_accept, max_treedepth)
+            return made, made.init(key, tune, start, (), {})
 
-    def recorded(state: Any) -> Any:
-        stats = (
-            state.diverging,
-            state.energy,
-            state.num_steps,
-            state.accept_prob,
-            state.adapt_state.step_size,
-            -state.potential_energy,
+        @jax.jit
+        def begin(start: Any, key: Any, target_accept: Any) -> Any:
+            return kernel(start, key, target_accept)[1]
+
+        def recorded(state: Any) -> Any:
+            stats = (
+                state.diverging,
+                state.energy,
+                state.num_steps,
+                state.accept_prob,
+                state.adapt_state.step_size,
+                -state.potential_energy,
+            )
+            return target.natural(state.z), stats
+
+        @jax.jit
+        def advance(state: Any, steps: Any, target_accept: Any) -> Any:
+            ready, _ = kernel(state.z, state.rng_key, target_accept)
+
+            def step(i: Any, carry: Any) -> Any:
+                state, out = carry
+                state = ready.sample(state, (), {})
+                return state, jax.tree.map(lambda x, y: x.at[i].set(y), out, recorded(state))
+
+            shapes = jax.eval_shape(recorded, state)
+            out = jax.tree.map(lambda x: jnp.zeros((block, *x.shape), x.dtype), shapes)
+            return jax.lax.fori_loop(0, steps, step, (state, out))
+
+        self.begin, self.advance = begin, advance
+
+    def run(
+        self,
+        starts: Sequence[Iterable[Mapping[str, Any]]],
+        *,
+        seed: int,
+        target_accept: float,
+        blocks: Blocks | None = None,
+    ) -> Run:
+        """A run with a chain for each of `starts`, none of them begun.
+
+        Args:
+            starts: positions for each chain; it begins at the first one with a finite density and
+                gradient, or at the last.
+            seed: of the chains' random numbers.
+            target_accept: acceptance probability that step sizes are adapted to.
+            blocks: where every block is written; those that are there already are not sampled
+                again.
+        """
+        keys = jax.random.split(jax.random.key(seed), len(starts))
+        return Run(
+            self, [Chain(*each) for each in zip(starts, keys, strict=True)], target_accept, blocks
         )
-        return target.natural(state.z), stats
 
-    @jax.jit
-    def advance(state: Any, steps: Any) -> Any:
-        def step(i: Any, carry: Any) -> Any:
-            state, out = carry
-            state = kernel.sample(state, (), {})
-            return state, jax.tree.map(lambda x, y: x.at[i].set(y), out, recorded(state))
 
-        shapes = jax.eval_shape(recorded, state)
-        out = jax.tree.map(lambda x: jnp.zeros((block, *x.shape), x.dtype), shapes)
-        return jax.lax.fori_loop(0, steps, step, (state, out))
+@dataclasses.dataclass
+class Chain:
+    """One chain: where it may start, its key, its state, its blocks of draws, the next block."""
 
-    bar = Progress(chains * (tune + draws), label, progress)
-    stop = threading.Event()
-    warming = [min(block, tune - start) for start in range(0, tune, block)]
-    sampling = [min(block, draws - start) for start in range(0, draws, block)]
+    starts: Iterable[Mapping[str, Any]]
+    key: Any
+    state: Any = None
+    found: list[Any] = dataclasses.field(default_factory=list)
+    block: int = 0
 
-    def run(chain: int) -> list[Any]:
-        for position in starts[chain]:
-            state = begin(position, keys[chain])
+
+class Run:
+    """Chains that can be continued: a round after the other, with what they have adapted to.
+
+    Attributes:
+        rounds: how many were asked for.
+    """
+
+    def __init__(
+        self, nuts: Nuts, chains: Sequence[Chain], target_accept: float, blocks: Blocks | None
+    ) -> None:
+        self.nuts, self.chains, self.blocks = nuts, chains, blocks
+        self.target_accept, self.rounds = target_accept, 0
+
+    def draws(self, rounds: int = 1, *, label: str = "sampling", progress: bool = True) -> Draws:
+        """The draws of the first rounds; those that are there are not sampled again.
+
+        Ctrl-C stops after the blocks under way and returns what there is; a second one, or one
+        before the first draw, is an interruption as usual.
+        """
+        self.rounds = rounds
+        sizes = [*self.nuts.warming, *self.nuts.sampling * rounds]
+        bar = Progress(
+            len(self.chains) * sum(sizes),
+            label,
+            progress,
+            done=sum(sum(sizes[: chain.block]) for chain in self.chains),
+        )
+        stop = threading.Event()
+
+        def advance(index: int) -> None:
+            chain = self.chains[index]
+            if chain.state is None:
+                self._begin(index)
+                if chain.block:
+                    bar.add(sum(sizes[: chain.block]))
+            while chain.block < len(sizes) and not stop.is_set():
+                self._block(index, sizes[chain.block])
+                bar.add(sizes[chain.block - 1])
+
+        threads = min(len(self.chains), os.cpu_count() or 1)
+        with ThreadPoolExecutor(max_workers=threads) as pool:
+            waiting = [pool.submit(advance, i) for i in range(len(self.chains))]
+            try:
+                for each in waiting:
+                    each.result()
+            except KeyboardInterrupt:
+                stop.set()
+                for each in waiting:
+                    each.result()
+                if not self._kept(rounds):
+                    raise
+            except BaseException:
+                stop.set()
+                raise
+            finally:
+                bar.close()
+        return self._drawn(rounds)
+
+    def _begin(self, index: int) -> None:
+        """Find where a chain starts, or goes on."""
+        chain = self.chains[index]
+        for position in chain.starts:
+            state = self.nuts.begin(position, chain.key, self.target_accept)
             ends = jax.tree.leaves((state.potential_energy, state.z_grad))
             if all(np.isfinite(x).all() for x in ends):
                 break
-        found: list[Any] = []
-        first = 0
-        if blocks is not None:
-            state, found, first = blocks.read(chain, state)
-            bar.add(sum([*warming, *sampling][:first]))
-        for i, steps in enumerate([*warming, *sampling][first:], first):
-            if stop.is_set():
-                break
-            state, out = jax.block_until_ready(advance(state, steps))
-            if i < len(warming):
-                out = None
-            else:
-                out = jax.tree.map(lambda x, n=steps: np.asarray(x[:n]), out)
-                found.append(out)
-            if blocks is not None:
-                blocks.write(chain, i, state, out)
-            bar.add(steps)
-        return found
+        if self.blocks is not None:
+            state, chain.found, chain.block = self.blocks.read(index, state)
+        chain.state = state
 
-    with ThreadPoolExecutor(max_workers=min(chains, os.cpu_count() or 1)) as pool:
-        waiting = [pool.submit(run, chain) for chain in range(chains)]
-        try:
-            results = [each.result() for each in waiting]
-        except KeyboardInterrupt:
-            stop.set()
-            results = [each.result() for each in waiting]
-            if min(map(len, results)) == 0:
-                raise
-        except BaseException:
-            stop.set()
-            raise
-        finally:
-            bar.close()
-    kept = min(map(len, results))
-    each = [jax.tree.map(lambda *x: np.concatenate(x), *r[:kept]) for r in results]
-    samples, stats = stacked(each)
-    named = dict(zip(STATS, stats, strict=True))
-    named["tree_depth"] = np.ceil(np.log2(named["n_steps"] + 1)).astype(int)
-    named["reached_max_treedepth"] = named["tree_depth"] >= max_treedepth
-    return Draws({k: np.asarray(v) for k, v in samples.items()}, named, kept < len(sampling))
+    def _block(self, index: int, steps: int) -> None:
+        chain = self.chains[index]
+        state, out = jax.block_until_ready(
+            self.nuts.advance(chain.state, steps, self.target_accept)
+        )
+        kept = None
+        if chain.block >= len(self.nuts.warming):
+            kept = jax.tree.map(lambda x: np.asarray(x[:steps]), out)
+        if self.blocks is not None:
+            self.blocks.write(index, chain.block, state, kept)
+        if kept is not None:
+            chain.found.append(kept)
+        chain.state, chain.block = state, chain.block + 1
+
+    def _kept(self, rounds: int) -> int:
+        """How many blocks of draws every chain has, of these rounds."""
+        return min(len(self.nuts.sampling) * rounds, *(len(chain.found) for chain in self.chains))
+
+    def _drawn(self, rounds: int) -> Draws:
+        kept = self._kept(rounds)
+        each = [
+            jax.tree.map(lambda *x: np.concatenate(x), *chain.found[:kept]) for chain in self.chains
+        ]
+        samples, stats = stacked(each)
+        named = dict(zip(STATS, stats, strict=True))
+        named["tree_depth"] = np.ceil(np.log2(named["n_steps"] + 1)).astype(int)
+        named["reached_max_treedepth"] = named["tree_depth"] >= self.nuts.max_treedepth
+        short = kept < len(self.nuts.sampling) * rounds
+        return Draws({k: np.asarray(v) for k, v in samples.items()}, named, short)
 
 
 def prior_draws(priors: Mapping[str, Any], size: int, seed: int) -> dict[str, np.ndarray]:

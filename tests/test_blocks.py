@@ -18,7 +18,7 @@ from hierarchies import LINEAR, PRIORS, decaying
 import carpk as ck
 from carpk import sampler
 from carpk.blocks import Blocks
-from carpk.sampler import Target, nuts
+from carpk.sampler import Nuts, Target
 
 TARGET = Target(  # a correlated normal distribution
     potential=lambda p: 0.5 * p["x"] @ jnp.array([[2.0, 1.2], [1.2, 2.0]]) @ p["x"],
@@ -27,12 +27,17 @@ TARGET = Target(  # a correlated normal distribution
     dense=("x",),
 )
 STARTS = [[{"x": jnp.array([1.0, -1.0])}], [{"x": jnp.array([-1.0, 0.5])}]]
-HOW = {"draws": 120, "tune": 80, "seed": 1, "target_accept": 0.8, "progress": False}
+
+
+def nuts(draws=120, rounds=1, blocks=None):
+    kernel = Nuts(TARGET, draws=draws, tune=80)
+    run = kernel.run(STARTS, seed=1, target_accept=0.8, blocks=blocks)
+    return run.draws(rounds, progress=False)
 
 
 @pytest.fixture(scope="module")
 def whole():
-    return nuts(TARGET, STARTS, **HOW)
+    return nuts()
 
 
 def same(one, other):
@@ -42,7 +47,7 @@ def same(one, other):
 
 
 def test_draws_are_those_of_the_target(whole):
-    x = nuts(TARGET, STARTS, **HOW | {"draws": 4000}).samples["x"].reshape(-1, 2)
+    x = nuts(4000).samples["x"].reshape(-1, 2)
     exact = np.linalg.inv([[2.0, 1.2], [1.2, 2.0]])
     np.testing.assert_allclose(np.cov(x.T), exact, atol=0.08)
     assert whole.samples["x"].shape == (2, 120, 2)
@@ -50,7 +55,7 @@ def test_draws_are_those_of_the_target(whole):
 
 
 def test_blocks_change_nothing(whole, tmp_path):
-    same(nuts(TARGET, STARTS, **HOW, blocks=Blocks(tmp_path / "a", {})), whole)
+    same(nuts(blocks=Blocks(tmp_path / "a", {})), whole)
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert names[:2] == ["chain0_block00000.bin", "chain0_block00001.bin"]
     assert not any(name.endswith(".part") for name in names)
@@ -59,7 +64,7 @@ def test_blocks_change_nothing(whole, tmp_path):
 @pytest.mark.parametrize("last", [1, 3])
 def test_chains_go_on_after_their_last_whole_block(whole, tmp_path, last, monkeypatch):
     folder = tmp_path / "a"
-    nuts(TARGET, STARTS, **HOW, blocks=Blocks(folder, {}))
+    nuts(blocks=Blocks(folder, {}))
     for path in folder.glob("chain1_*.bin"):
         if int(path.stem[-5:]) >= last:
             path.unlink()
@@ -67,20 +72,20 @@ def test_chains_go_on_after_their_last_whole_block(whole, tmp_path, last, monkey
     monkeypatch.setattr(
         Blocks, "write", lambda self, chain, block, *_: written.append((chain, block))
     )
-    same(nuts(TARGET, STARTS, **HOW, blocks=Blocks(folder, {})), whole)
+    same(nuts(blocks=Blocks(folder, {})), whole)
     assert written == [(1, block) for block in range(last, 5)]
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed"])
 def test_a_damaged_block_is_told_and_made_again(whole, tmp_path, damage):
     folder = tmp_path / "a"
-    nuts(TARGET, STARTS, **HOW, blocks=Blocks(folder, {}))
+    nuts(blocks=Blocks(folder, {}))
     path = folder / "chain0_block00003.bin"
     content = bytearray(path.read_bytes())
     content = content[:100] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1])
     path.write_bytes(content)
     with pytest.warns(ck.CarpkWarning, match=r"chain0_block00003\.bin.*damaged"):
-        again = nuts(TARGET, STARTS, **HOW, blocks=Blocks(folder, {}))
+        again = nuts(blocks=Blocks(folder, {}))
     same(again, whole)
 
 
@@ -119,14 +124,14 @@ def test_ctrl_c_returns_the_draws_so_far(whole, monkeypatch):
     monkeypatch.setattr(sampler.Progress, "add", interrupted)
     usual = signal.signal(signal.SIGINT, arrive)
     try:
-        found = nuts(TARGET, STARTS, **HOW | {"draws": 5000})
+        found = nuts(5000)
     finally:
         signal.signal(signal.SIGINT, usual)
     assert found.interrupted
     size = found.samples["x"].shape[1]
     assert 50 <= size < 5000
     monkeypatch.undo()
-    longer = nuts(TARGET, STARTS, **HOW | {"draws": 5000})
+    longer = nuts(5000)
     np.testing.assert_array_equal(found.samples["x"], longer.samples["x"][:, :size])
 
 

@@ -11,7 +11,8 @@ import xarray as xr
 
 import carpk as ck
 from carpk import storage
-from carpk._arviz import to_idata
+from carpk._arviz import FEWEST, pareto_smoothed, to_idata
+from carpk.accuracy import SolverCheck
 from carpk.levels import SolvedLevels
 from carpk.posterior import Posterior
 from carpk.solver import Solver, solve_many
@@ -205,3 +206,31 @@ class TestSimulate:
         flu = ck.Regimen.lymphodepletion(flu=[(-5, 40.0)], per="")
         with pytest.raises(ck.RegimenError, match=r"fludarabine.*nowhere to go in 'kimmel2021'"):
             ck.simulate(KIMMEL, flu + DOSE, DAYS)
+
+
+@pytest.mark.parametrize("size", range(1, 12))
+def test_the_weights_of_few_draws_are_finite(size):
+    """PSIS has no tail to fit to one draw, as to a mode, and says so instead of failing."""
+    log_weights = np.random.default_rng(size).normal(size=size)
+    smoothed, k_hat = pareto_smoothed(log_weights)
+    assert np.exp(smoothed).sum() == pytest.approx(1.0)
+    assert k_hat == np.inf or size >= FEWEST
+
+
+@pytest.mark.parametrize(("ratio", "ok"), [(-0.01, True), (0.3, False), (-0.3, False)])
+def test_the_solver_error_of_a_mode_is_judged_by_its_own_log_ratio(ratio, ok):
+    """There is no other draw with which it could be common."""
+    none = np.zeros(1)
+    check = SolverCheck(none, np.array([ratio]), none, np.inf, 0, np.ones(1, bool), "mesh")
+    assert check.spread == abs(ratio)
+    assert check.ok is ok
+
+
+@pytest.mark.slow
+def test_the_mode_of_an_ode_model_is_found():
+    data = ck.Dataset.from_frames(**tables(), name="simulated")
+    free = {k: v for k, v in FIXED.items() if k != "N0"}
+    population = ck.Population(KIMMEL, fixed=free | {"rN": 0.16, "KN": 500.0, "b": 0.525})
+    fit = ck.fit(population, data, method="map", starts=2, progress=False)
+    assert not any("solver" in text for text in fit.verdict.troubles)
+    assert fit.summary().loc["KC", "median"] == pytest.approx(float(KIMMEL.params().KC), rel=0.3)

@@ -38,12 +38,13 @@ import xarray as xr
 
 from carpk._arviz import az, group, to_idata
 from carpk.checks.powers import WIDE, power_scaling
+from carpk.cure import LONGER, cured
 from carpk.errors import FitError
 from carpk.evidence.likelihoods import LIKELIHOODS
 from carpk.evidence.model import PRIORS, SUGGESTED, Model, model
 from carpk.evidence.table import load
 from carpk.inference import INTERVAL, PRIOR_DRAWS
-from carpk.sampler import from_numpyro, nuts, one_chain_each, prior_draws
+from carpk.sampler import Nuts, from_numpyro, one_chain_each, prior_draws
 from carpk.verdict import Verdict, judge
 
 __all__ = ["LIKELIHOODS", "PRIORS", "SUGGESTED", "Evidence", "effects", "fit", "load", "model"]
@@ -249,25 +250,26 @@ def fit(
             )
     bound: Any = model(table, priors)  # to `judge`, a population model
     target = from_numpyro(bound.numpyro_model, dense=list(bound.priors))
-    samples, stats, _ = nuts(
-        target,
-        [[target.start]] * chains,
-        draws=draws,
-        tune=tune,
+    (samples, stats, _), cure = cured(
+        Nuts(target, draws=draws, tune=tune),
+        lambda _: [[target.start]] * chains,
+        max_rounds=LONGER,
         seed=seed,
         target_accept=target_accept,
+        labelled=_dataset,
         label="evidence on lymphodepletion",
         progress=progress,
     )
     before = prior_draws(bound.priors, PRIOR_DRAWS, seed=0)
     posterior, prior = _dataset(samples), _dataset({k: x[None] for k, x in before.items()})
     sampler = xr.Dataset({k: (("chain", "draw"), v) for k, v in stats.items()})
-    settings = {"draws": draws, "tune": tune, "chains": chains, "seed": seed}
+    done = {"cure": cure} if cure else {}
+    settings = {"draws": draws, "tune": tune, "chains": chains, "seed": seed} | done
     return Evidence(
         table=table,
         model=bound,
         idata=to_idata({"posterior": posterior, "sample_stats": sampler, "prior": prior}),
-        verdict=judge(posterior, sampler, prior, bound, {"method": "nuts"}),
+        verdict=judge(posterior, sampler, prior, bound, {"method": "nuts"} | done),
         settings=settings | {"target_accept": target_accept, "progress": progress},
     )
 
