@@ -40,6 +40,7 @@ from carpk.importance import POINTS, around, refined
 from carpk.laplace import DECREMENT, PLACED, Engine, Mode
 from carpk.population import Population, PopulationModel
 from carpk.posterior import Conditional, Levels, Posterior
+from carpk.ridges import Ridge, backward, forward, ridges_of
 from carpk.sampler import Nuts, Target, in_threads, prior_draws
 from carpk.storage import (
     data_hash,
@@ -289,7 +290,7 @@ def fit_bound(
             }
             return from_mode(engine, better.mode, settings)
     posterior = engine.posterior
-    standard = Standard.of(found[0])
+    standard = Standard.of(found[0], ridges_of(engine, found[0]))
     centres = [standard.within(mode.u) for mode in found]
     rngs = np.random.default_rng(seed)
 
@@ -371,38 +372,42 @@ class Standard(NamedTuple):
     Attributes:
         middle, factor: outer coordinates are middle + factor v; (n,), (n, n).
         conditional: of the patients; None where there are none.
+        ridges: which lead from what is sampled to v.
     """
 
     middle: Any
     factor: Any
     conditional: Conditional | None
+    ridges: tuple[Ridge, ...] = ()
 
     @classmethod
-    def of(cls, mode: Mode) -> Standard:
-        return cls(mode.u, np.linalg.cholesky(mode.covariance), mode.conditional)
+    def of(cls, mode: Mode, ridges: tuple[Ridge, ...] = ()) -> Standard:
+        return cls(mode.u, np.linalg.cholesky(mode.covariance), mode.conditional, ridges)
 
-    def coordinates(self, posterior: Posterior, position: Mapping[str, Any]) -> tuple[Any, Any]:
-        """(outer, patients') coordinates."""
+    def coordinates(
+        self, posterior: Posterior, position: Mapping[str, Any]
+    ) -> tuple[Any, Any, Any]:
+        """(outer, patients') coordinates, and ln |dv / d(what is sampled)|."""
         empty = jnp.zeros((posterior.patients, posterior.inner))
-        u = self.middle + self.factor @ position["population"]
-        return u, position.get("patients", empty)
+        v, log_slope = forward(self.ridges, position["population"])
+        return self.middle + self.factor @ v, position.get("patients", empty), log_slope
 
     def target(self, posterior: Posterior, start: Mapping[str, Any]) -> Target:
         """What NUTS needs."""
 
         def potential(position: Mapping[str, Any]) -> Any:
-            u, x = self.coordinates(posterior, position)
-            return -posterior.log_density(u, x, self.conditional)
+            u, x, log_slope = self.coordinates(posterior, position)
+            return -posterior.log_density(u, x, self.conditional) - log_slope
 
         def natural(position: Mapping[str, Any]) -> dict[str, Any]:
-            u, x = self.coordinates(posterior, position)
+            u, x, _ = self.coordinates(posterior, position)
             return posterior.sample_of(u, x, self.conditional)
 
         return Target(potential, natural, start, ("population",))
 
     def within(self, u: Any) -> np.ndarray:
-        """The coordinates v of an outer point."""
-        return np.linalg.solve(self.factor, u - self.middle)
+        """What is sampled at an outer point, (n,)."""
+        return backward(self.ridges, np.linalg.solve(self.factor, u - self.middle))
 
     def starts(
         self, posterior: Posterior, rng: np.random.Generator, centre: np.ndarray

@@ -26,7 +26,7 @@ LAYERS = (  # a module imports from layers before its own only
     ("posterior", "storage", "replicates", "_arviz", "blocks"),
     ("accuracy",),
     ("laplace", "sampler", "surprises"),
-    ("importance",),
+    ("importance", "ridges"),
     ("verdict",),
     ("inference",),
     ("information",),

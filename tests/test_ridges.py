@@ -1,0 +1,119 @@
+"""Coordinates in which a curved posterior is straight, and the same posterior."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from hierarchies import one_dose
+
+import carpk as ck
+from carpk.inference import Standard, beforehand, centre
+from carpk.laplace import Engine
+from carpk.posterior import Posterior
+from carpk.ridges import CURVED, Ridge, Straightened, backward, forward, ridges_of
+
+DAYS = np.array([2, 4, 6, 8, 10, 12, 15, 21, 35, 60.0])
+STEIN = ck.load_model("stein2019")
+
+
+def hardly_persisting(patients=10, seed=11):
+    """Patients of `stein2019` to day 60, on which beta has taken hardly anything."""
+    rng, rows = np.random.default_rng(seed), []
+    for i in range(patients):
+        cmax, tmax = np.exp(rng.standard_normal(2) * [0.5, 0.2]) * [24_000, 9.3]
+        level = STEIN.level("transgene", jnp.asarray(DAYS), STEIN.params(cmax=cmax, tmax=tmax))
+        noise = np.exp(0.3 * rng.standard_normal(len(DAYS)))
+        rows += [(f"p{i}", t, y) for t, y in zip(DAYS, np.asarray(level) * noise, strict=True)]
+    observations = pd.DataFrame(rows, columns=["patient", "time", "value"])
+    return ck.Dataset.from_frames(
+        doses=one_dose([f"p{i}" for i in range(patients)]),
+        observations=observations.assign(analyte="transgene", unit="copies/µg"),
+        name="simulated",
+    )
+
+
+POPULATION = ck.Population(STEIN, varies=["tmax", "cmax"])
+
+
+@pytest.fixture(scope="module")
+def weak():
+    """Engine, mode and ridges of a posterior whose fb and beta lie on a curved ridge."""
+    posterior = Posterior(POPULATION.bind(hardly_persisting()))
+    engine = Engine(lambda values: posterior)
+    mode = engine.mode(*centre(beforehand(posterior)))
+    return engine, mode, ridges_of(engine, mode)
+
+
+def test_weak_persistence_is_one_curved_ridge_and_straight_afterwards(weak):
+    engine, mode, ridges = weak
+    axes = np.linalg.cholesky(mode.covariance)
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    names = [site.name for site in engine.posterior.sites]
+    before = Straightened(engine, mode, ()).curved(axes)
+    assert before[names.index("beta")] > 30
+    assert len(ridges) == 1
+    np.testing.assert_allclose(ridges[0].along, axes[names.index("beta")])
+    assert Straightened(engine, mode, ridges).curved(axes).max() < CURVED
+
+
+def test_the_posterior_is_the_same_jacobian_included(weak):
+    """Against the density of the outer coordinates, with derivatives by JAX."""
+    engine, mode, ridges = weak
+    posterior = engine.posterior
+    bent, plain = Standard.of(mode, ridges), Standard.of(mode)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((10, 2)))
+    energies = [jax.jit(each.target(posterior, {}).potential) for each in (bent, plain)]
+    for w in 1.5 * rng.standard_normal((4, mode.u.size)):
+        v, _ = forward(ridges, jnp.asarray(w))
+        jacobian = jax.jacfwd(lambda w: forward(ridges, w)[0])(jnp.asarray(w))
+        ours, theirs = (
+            float(energy({"population": at, "patients": x}))
+            for energy, at in zip(energies, (jnp.asarray(w), v), strict=True)
+        )
+        slope = np.linalg.slogdet(jacobian)[1]
+        assert abs(slope) > 1e-3
+        assert ours == pytest.approx(theirs - slope, abs=1e-9)
+        np.testing.assert_allclose(bent.within(mode.u + plain.factor @ v), w, atol=1e-9)
+
+
+def test_its_gradient_is_that_of_the_straightened_density(weak):
+    engine, mode, ridges = weak
+    straightened, h = Straightened(engine, mode, ridges), 1e-4
+    w = np.random.default_rng(1).standard_normal(mode.u.size)
+    _, gradient = straightened(w)
+    for i, step in enumerate(h * np.eye(w.size)):
+        up, down = (straightened(w + sign * step)[0] for sign in (1, -1))
+        assert gradient[i] == pytest.approx((up - down) / (2 * h), abs=5e-3)
+
+
+def test_a_ridge_runs_through_its_points_and_on_in_a_straight_line():
+    along = np.array([0.6, 0.8, 0.0])
+    t = np.array([-2.0, -1.0, 0.0, 1.5, 3.0])
+    curve = np.outer(np.sinh(t), along) + np.outer(t**2, [0.8, -0.6, 1.0])
+    ridge = Ridge.through(along, t, curve)
+    for x, point in zip(t, curve, strict=True):
+        np.testing.assert_allclose(along * x + ridge.ahead(x), point, atol=1e-12)
+    for end in (-9.0, 9.0):
+        np.testing.assert_allclose(ridge.turn(end), 0.0, atol=1e-12)
+    assert ridge.one_to_one
+    assert not Ridge.through(along, t, np.outer(-t, along)).one_to_one
+    w = np.array([0.3, -1.2, 0.5])
+    v, _ = forward([ridge, ridge], jnp.asarray(w))
+    np.testing.assert_allclose(backward([ridge, ridge], np.asarray(v)), w, atol=1e-9)
+
+
+def test_what_is_no_mode_has_no_ridges(weak):
+    engine, mode, _ = weak
+    assert ridges_of(engine, dataclasses.replace(mode, decrement=1.0)) == ()
+
+
+@pytest.mark.slow
+def test_weak_persistence_is_sampled_without_divergences():
+    """112 divergences and 199 effective draws before."""
+    fit = ck.fit(POPULATION, hardly_persisting(), chains=2, seed=1, progress=False)
+    assert not fit.idata["sample_stats"]["diverging"].values.any()
+    assert fit.summary()["ess"].min() > 800
