@@ -25,6 +25,7 @@ from carpk.errors import (  # noqa: E402
     FitError,
     ModelError,
     RegimenError,
+    SaveError,
 )
 from carpk.exposure import exposure  # noqa: E402
 from carpk.inference import Fit, fit, load_fit  # noqa: E402
@@ -60,6 +61,7 @@ __all__ = [
     "RegimenError",
     "Replace",
     "Reset",
+    "SaveError",
     "Scalar",
     "Simulation",
     "Solution",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -27,17 +27,18 @@ def to_idata(groups: Mapping[str, xr.Dataset]) -> Any:
     return xr.DataTree.from_dict(dict(groups))
 
 
-def read_idata(path: Path) -> Any:
-    """Read what `to_idata` wrote, whichever ArviZ wrote it."""
-    with xr.open_datatree(path, engine="h5netcdf") as tree:
+def idata_of(content: bytes) -> Any:
+    """An ArviZ object from a NetCDF file, whichever ArviZ wrote it."""
+    with xr.open_datatree(BytesIO(content), engine="h5netcdf") as tree:
         groups = {k.strip("/"): node.to_dataset().load() for k, node in tree.children.items()}
     return to_idata(groups)
 
 
-def write_idata(idata: Any, path: Path) -> None:
-    xr.DataTree.from_dict({name: group(idata, name) for name in groups(idata)}).to_netcdf(
-        path, engine="h5netcdf"
-    )
+def netcdf(groups: Mapping[str, xr.Dataset]) -> bytes:
+    """The groups as the content of a NetCDF file."""
+    content = BytesIO()
+    xr.DataTree.from_dict(dict(groups)).to_netcdf(content, engine="h5netcdf")
+    return content.getvalue()
 
 
 def groups(idata: Any) -> list[str]:

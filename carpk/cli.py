@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import carpk as ck
-from carpk import catalogue
+from carpk import atomic, catalogue
 
 app = typer.Typer(
     help="CAR-T cellular kinetics: fit expansion curves, compare arms, look at models and studies.",
@@ -135,8 +135,8 @@ def fit(
     )
     if out is not None:
         result.save(out / "fit.nc")
-        result.summary().to_csv(out / "summary.csv")
-        result.plot().savefig(out / "fit.png", dpi=130)
+        atomic.write(out / "summary.csv", result.summary().to_csv())
+        atomic.write_figure(out / "fit.png", result.plot(), dpi=130)
     if as_json:
         verdict = {"ok": result.ok, "troubles": result.verdict.troubles}
         table = json.loads(result.summary().to_json(orient="index"))
@@ -206,7 +206,7 @@ def compare(
     if out is not None:
         result.save(out / "comparison.nc")
         result.save(out / "comparison.csv")
-        result.plot().savefig(out / "comparison.png", dpi=130)
+        atomic.write_figure(out / "comparison.png", result.plot(), dpi=130)
     if as_json:
         table = json.loads(result.table.reset_index().to_json(orient="records"))
         head = {"basis": result.basis, "caveats": result.caveats}

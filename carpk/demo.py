@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from carpk import plot
+from carpk import atomic, plot
 from carpk.checks import posterior_predictive, prior_predictive
 from carpk.inference import Fit, fit
 from carpk.library import load_model, load_study
@@ -79,10 +79,10 @@ def run(
         )
         say(f"{result}\n")
         result.save(out / f"{name}.nc")
-        result.summary().to_csv(out / f"{name}.csv")
+        atomic.write(out / f"{name}.csv", result.summary().to_csv())
         figures(result, out, name, seed)
         fits[name] = result
-    comparison(fits).to_csv(out / "side_by_side.csv")
+    atomic.write(out / "side_by_side.csv", comparison(fits).to_csv())
     say("Side by side: typical value (90 % equal-tailed interval), and spread between patients\n")
     say(comparison(fits).to_string())
     say("\nTisa-cel: this fit of cohort summaries beside Stein 2019, fitted to the patients\n")
@@ -101,7 +101,7 @@ def figures(result: Fit, out: Path, name: str, seed: int) -> None:
         "facts": plot.facts(posterior),
         "prior_posterior": plot.prior_posterior(result),
     }.items():
-        figure.savefig(out / f"{name}_{kind}.png", dpi=130)
+        atomic.write_figure(out / f"{name}_{kind}.png", figure, dpi=130)
         plt.close(figure)
 
 

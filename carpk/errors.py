@@ -21,5 +21,9 @@ class FitError(CarpkError):
     """A population model and a data set do not fit together, or a saved fit cannot be read."""
 
 
+class SaveError(CarpkError):
+    """A file or folder cannot be written."""
+
+
 class CarpkWarning(UserWarning):
     """Nothing is wrong with the input, but the answer needs a caveat."""

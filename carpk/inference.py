@@ -27,7 +27,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from carpk._arviz import group, groups, read_idata, to_idata, write_idata
+from carpk import atomic
+from carpk._arviz import group, groups, idata_of, netcdf, to_idata
 from carpk.accuracy import solver_check
 from carpk.blocks import Blocks
 from carpk.compiled import beside, compiled, quickly
@@ -48,6 +49,7 @@ from carpk.storage import (
     decode_population,
     encode_data,
     encode_population,
+    identity,
     version_of,
 )
 from carpk.surprises import surprises
@@ -151,10 +153,7 @@ class Fit:
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one NetCDF file that ArviZ and xarray can open."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_idata(self.idata, path)
-        return path
+        return atomic.write(path, netcdf({k: group(self.idata, k) for k in groups(self.idata)}))
 
     def __repr__(self) -> str:
         p, s = self.population, self.settings
@@ -263,11 +262,23 @@ def fit_bound(
         "versions": {name: version_of(name) for name in ("carpk", "jax", "numpyro", "arviz")},
         "data_sha256": data_hash(data),
     }
+    if folder is None:
+        return _fit_bound(bound, settings, None, label, progress)
+    told = {"model": identity(population.model), "population": encode_population(population)}
+    told |= {k: v for k, v in settings.items() if k != "max_draws"}  # which only ends the cure
+    with Blocks(folder, told) as blocks:
+        return _fit_bound(bound, settings, blocks, label, progress)
+
+
+def _fit_bound(
+    bound: PopulationModel,
+    settings: dict[str, Any],
+    blocks: Blocks | None,
+    label: str,
+    progress: bool,
+) -> Fit:
+    """`fit_bound`, with its folder open."""
     method, chains, seed = (settings[k] for k in ("method", "chains", "seed"))
-    blocks = None
-    if folder is not None:
-        told = {"population": encode_population(population)} | settings
-        blocks = Blocks(folder, told)
     unknown = Posterior(bound).no_cohorts
     engine = Engine(lambda values: Posterior(bound, values[1]), (None, unknown))
     if method == "map":
@@ -307,7 +318,7 @@ def fit_bound(
         seed=seed,
         target_accept=settings["target_accept"],
         labelled=partial(labelled, bound),
-        label=label or f"{population.model.name} on {data.name}",
+        label=label or f"{bound.population.model.name} on {bound.data.name}",
         progress=progress,
         blocks=blocks,
     )
@@ -581,7 +592,7 @@ def load_fit(path: str | Path, population: Population | None = None) -> Fit:
     if not path.exists():
         raise FitError(f"load_fit: there is no file {str(path)!r}.")
     try:
-        idata = read_idata(path)
+        idata = idata_of(path.read_bytes())
     except (OSError, ValueError, KeyError) as error:
         raise FitError(
             f"load_fit: {str(path)!r} is not a readable NetCDF file ({error}); it may be "

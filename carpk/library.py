@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import hashlib
 import importlib
+import importlib.abc
+import importlib.machinery
 import inspect
 import linecache
 import os
 import pkgutil
+import re
 import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +33,10 @@ from carpk.studies import Study, read_study
 
 _PACKAGE = Path(__file__).parent
 _DATA = _PACKAGE / "_data" if (_PACKAGE / "_data").is_dir() else _PACKAGE.parent / "data"
+
+LIBRARY = "models/"  # before the names of its files
+SBML = (".xml", ".sbml")
+LARGEST = 2**20  # bytes of a table that is kept as it is
 
 
 def list_models() -> list[str]:
@@ -57,7 +66,7 @@ def load_model(name_or_path: str | os.PathLike[str], **options: Any) -> Any:
     path = Path(text).expanduser().resolve()
     if text.endswith(".py"):
         return _load_file(path, options)
-    if text.lower().endswith((".xml", ".sbml")):
+    if text.lower().endswith(SBML):
         return _load_sbml(path, options)
     if text not in list_models():
         raise ModelError(
@@ -68,8 +77,17 @@ def load_model(name_or_path: str | os.PathLike[str], **options: Any) -> Any:
                 else " A file of your own is given by its path, which ends in '.py'."
             )
         )
-    module = importlib.import_module(f"carpk.models.{text}")
-    return _finish(_model_of(module, text, options), text, text, options, module.__doc__)
+    module, files = _of_library(text)
+    origin = {"name": text, "options": options}
+    return _finish(_model_of(module, text, options), text, origin, files, module.__doc__)
+
+
+@cache
+def _of_library(name: str) -> tuple[types.ModuleType, dict[str, str]]:
+    """A module of the library, and the texts behind it as they were when it was imported."""
+    module = importlib.import_module(f"carpk.models.{name}")
+    path = Path(str(module.__file__)).resolve()
+    return module, files_of(path, path.read_text(encoding="utf-8"))
 
 
 def options_of(name_or_path: str | os.PathLike[str]) -> dict[str, tuple[Any, ...]]:
@@ -85,10 +103,175 @@ def options_of(name_or_path: str | os.PathLike[str]) -> dict[str, tuple[Any, ...
     return {} if build is None else _choices(build)
 
 
-def model_again(origin: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
-    """A pickled model: loaded by its origin, with what was changed since."""
+def model_again(origin: Mapping[str, Any], digest: str, changes: Mapping[str, Any]) -> Any:
+    """A pickled model: loaded by its origin, with what was changed since.
+
+    Raises:
+        ModelError: its files are not those that it was loaded from.
+    """
     model = load_model(origin["name"], **origin["options"])
+    if digest_of(model.files) != digest:
+        raise ModelError(
+            f"Model {origin['name']!r}: its file, or one that it imports, has changed since the "
+            "model was loaded. Load it again with ck.load_model."
+        )
     return dataclasses.replace(model, **changes) if changes else model
+
+
+def changes_of(model: StructuralModel) -> dict[str, Any]:
+    """Fields in which a loaded model differs from what its files give, as by `replace`."""
+    assert model.origin is not None
+    plain = load_model(model.origin["name"], **model.origin["options"])
+    if plain.files != model.files:
+        plain = model_of_files(model.origin, model.files)
+    names = [field.name for field in dataclasses.fields(model)]
+    return {n: getattr(model, n) for n in names if getattr(model, n) != getattr(plain, n)}
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """SHA-256 of the texts behind a model."""
+    each = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
+    return hashlib.sha256(repr(sorted(each.items())).encode()).hexdigest()
+
+
+def model_of_files(origin: Mapping[str, Any], files: Mapping[str, str]) -> Any:
+    """The model that these texts make, in place of those that are installed or on disk now.
+
+    It runs them: only texts that the user trusts.
+
+    Args:
+        origin, files: of a model that `load_model` gave.
+    """
+    name, options = origin["name"], origin["options"]
+    path = Path(name)
+    if path.suffix.lower() in SBML:
+        from carpk import sbml  # needs an extra
+
+        return _finish(sbml.read(path, files[path.name]), name, origin, files, None)
+    with _installed(files):
+        if path.suffix == ".py":
+            module = _run(path, files[path.name])
+        else:
+            module = importlib.import_module(f"carpk.models.{name}")
+        return _finish(_model_of(module, name, options), name, origin, files, module.__doc__)
+
+
+class _Texts(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
+    """Imports modules from texts, full name -> text."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self.texts = texts
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        if fullname not in self.texts:
+            return None
+        installed = importlib.machinery.PathFinder.find_spec(fullname, path)
+        spec = importlib.machinery.ModuleSpec(fullname, self, is_package=self.is_package(fullname))
+        spec.origin = None if installed is None else installed.origin
+        spec.has_location = spec.origin is not None  # tables lie beside it
+        return spec
+
+    def get_source(self, fullname: str) -> str:
+        return self.texts[fullname]
+
+    def is_package(self, fullname: str) -> bool:
+        return any(name.startswith(f"{fullname}.") for name in self.texts)
+
+
+@contextmanager
+def _installed(files: Mapping[str, str]) -> Iterator[None]:
+    """While it lasts, modules of these files are imported from their texts."""
+    texts = {_module_name(name): text for name, text in files.items() if name.endswith(".py")}
+    before = {name: sys.modules.pop(name) for name in texts if name in sys.modules}
+    places = {name: name.rpartition(".") for name in texts}
+    held = [(sys.modules[p], short) for p, _, short in places.values() if p in sys.modules]
+    for package, short in held:  # `from package import short` looks here first
+        vars(package).pop(short, None)
+    finder = _Texts(texts)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in texts:
+            sys.modules.pop(name, None)
+        for package, short in held:
+            vars(package).pop(short, None)
+        sys.modules.update(before)
+        for name, module in before.items():
+            if places[name][0] in sys.modules:
+                setattr(sys.modules[places[name][0]], places[name][2], module)
+
+
+def _module_name(file: str) -> str:
+    name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return f"carpk.{name}" if file.startswith(LIBRARY) else name
+
+
+def files_of(path: Path, source: str) -> dict[str, str]:
+    """The text of a model file, of the model files that it imports, and so on; and of tables.
+
+    Files of the library are named as "models/piecewise.py", those of a user's folder by their path
+    in it. Installed packages other than carpk's models are not followed: their versions are kept.
+    """
+    found: dict[str, str] = {}
+    waiting = [(path, source)]
+    while waiting:
+        file, text = waiting.pop()
+        found[_label(file, path.parent)] = text
+        if file.suffix != ".py":
+            continue
+        for other in _named_in(file, text):
+            if _label(other, path.parent) not in found:
+                waiting.append((other, _text_of(other)))
+    return found
+
+
+def _label(file: Path, folder: Path) -> str:
+    if any(file.is_relative_to(place) for place in carpk.models.__path__):
+        return f"{LIBRARY}{file.name}"
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
+
+
+def _text_of(file: Path) -> str:
+    """The text of a file; of a table that is no text, or a large one, a line that stands for it."""
+    content = file.read_bytes()
+    if len(content) <= LARGEST:
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            pass
+    return f"{len(content)} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}\n"
+
+
+def _named_in(path: Path, source: str) -> Iterator[Path]:
+    """Model files that a file imports, and files beside it that it names in a string."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            is_name = len(node.value) < 200 and re.fullmatch(r"[\w./-]+\.\w+", node.value)
+            if is_name and (path.parent / node.value).is_file():
+                yield (path.parent / node.value).resolve()
+        for name in names:
+            head, _, rest = name.rpartition(".")
+            places = [path.parent]
+            if head == carpk.models.__name__:
+                places, name = [Path(place) for place in carpk.models.__path__], rest
+            parts = name.split(".")
+            for place in places:
+                whole = (
+                    place.joinpath(*parts, "__init__.py"),
+                    place.joinpath(*parts).with_suffix(".py"),
+                )
+                yield from (file.resolve() for file in whole if file.is_file() and file != path)
 
 
 def params_again(origin: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
@@ -148,23 +331,23 @@ def _load_sbml(path: Path, options: dict[str, Any]) -> Any:
             f"Model file {path} is SBML, which has no options, but got {', '.join(options)}. Leave "
             "them out; numbers are changed where the model is used."
         )
-    return _finish(sbml.read(path), str(path), str(path), options, None)
+    text = _source(path)
+    origin = {"name": str(path), "options": {}}
+    return _finish(sbml.read(path, text), str(path), origin, {path.name: text}, None)
 
 
 def _load_file(path: Path, options: dict[str, Any]) -> Any:
     if not path.is_file():
         raise ModelError(_missing(path))
-    try:
-        source = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as trouble:
-        raise ModelError(
-            f"Model file {path} cannot be read as UTF-8 text ({trouble}). Check its permissions "
-            "and encoding."
-        ) from trouble
+    source = _source(path)
     try:
         module = _run(path, source)
         model = _finish(
-            _model_of(module, str(path), options), str(path), str(path), options, module.__doc__
+            _model_of(module, str(path), options),
+            str(path),
+            {"name": str(path), "options": options},
+            files_of(path, source),
+            module.__doc__,
         )
         if isinstance(model, ODEModel):
             model.check()
@@ -175,6 +358,16 @@ def _load_file(path: Path, options: dict[str, Any]) -> Any:
         if explained is None:
             raise
         raise explained from trouble
+
+
+def _source(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as trouble:
+        raise ModelError(
+            f"Model file {path} cannot be read as UTF-8 text ({trouble}). Check its permissions "
+            "and encoding."
+        ) from trouble
 
 
 @lru_cache(maxsize=64)
@@ -298,16 +491,18 @@ def _built(build: Callable[..., Any], options: tuple[tuple[str, Any], ...]) -> A
     return build(**dict(options))
 
 
-def _finish(model: Any, label: str, name: str, options: dict[str, Any], doc: str | None) -> Any:
-    """The model with its origin and the text of its file, once it is seen to be one."""
+def _finish(
+    model: Any, label: str, origin: Mapping[str, Any], files: Mapping[str, str], doc: str | None
+) -> Any:
+    """The model with its origin and the texts of its files, once it is seen to be one."""
     if not isinstance(model, StructuralModel):
         raise ModelError(
             f"Model {label!r}: `model` is {type(model).__name__}, but must be a structural model. "
             "End the file with `model = ck.ClosedForm(...)`."
         )
-    origin = {"name": name, "options": dict(options)}
+    origin = {"name": origin["name"], "options": dict(origin["options"])}
     model.params._origin = origin  # for pickle
-    return dataclasses.replace(model, origin=origin, doc=model.doc or doc or "")
+    return dataclasses.replace(model, origin=origin, files=files, doc=model.doc or doc or "")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -23,7 +23,6 @@ levels stay below 1e-9 in its own units needs a smaller `atol` of `solve`, or ot
 
 from __future__ import annotations
 
-import hashlib
 import html
 import itertools
 import keyword
@@ -136,14 +135,10 @@ class Values(dict[str, Any]):
         return self[name]
 
 
-def read(path: Path) -> ODEModel:
-    """The model in an SBML file: the same object for as long as the file stays as it is."""
-    return _read(path, hashlib.sha256(path.read_bytes()).hexdigest())
-
-
 @lru_cache(maxsize=64)
-def _read(path: Path, digest: str) -> ODEModel:
-    document = libsbml.readSBMLFromFile(str(path))
+def read(path: Path, text: str) -> ODEModel:
+    """The model in the text of an SBML file: the same object for the same text."""
+    document = libsbml.readSBMLFromString(text)
     for error in map(document.getError, range(document.getNumErrors())):
         serious = error.getSeverity() >= libsbml.LIBSBML_SEV_ERROR
         if serious and error.getErrorId() not in HARMLESS:

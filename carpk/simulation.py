@@ -25,7 +25,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from carpk import nca
+from carpk import atomic, nca
+from carpk._arviz import netcdf
 from carpk.dosing import Dose, Regimen
 from carpk.errors import CarpkWarning, FitError, ModelError, RegimenError
 from carpk.events import SIZE
@@ -108,8 +109,7 @@ class Simulation:
 
     def save(self, path: str | Path) -> Path:
         """Write the levels to a NetCDF file."""
-        self.data.to_netcdf(path, engine="h5netcdf")
-        return Path(path)
+        return atomic.write(path, netcdf({"/": self.data}))
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{self.data.sizes[d]} {d}s" for d in ("draw", "patient", "time"))

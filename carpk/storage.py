@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pandas as pd
@@ -20,6 +23,7 @@ from carpk.dosing import Regimen
 from carpk.errors import FitError
 from carpk.library import load_model
 from carpk.population import Population
+from carpk.structural import ClosedForm, ODEModel
 
 TABLES = ("patients", "doses", "observations", "summaries", "cohorts")
 
@@ -84,6 +88,47 @@ def decode_prior(name: str, spec: Mapping[str, Any]) -> dist.Distribution:
             "define the population again and use load_fit(path, population=pop)."
         )
     return getattr(dist, spec["distribution"])(**spec["arguments"])
+
+
+def identity(model: ClosedForm | ODEModel) -> dict[str, Any]:
+    """Hashes of what a structural model is: of its files, and of the equations that they gave."""
+    each = {n: hashlib.sha256(text.encode()).hexdigest() for n, text in model.files.items()}
+    options = {} if model.origin is None else dict(model.origin["options"])
+    equations = hashlib.sha256(_equations(model).encode()).hexdigest()
+    parameters = hashlib.sha256(repr(model.params.info()).encode()).hexdigest()
+    return {
+        "name": model.name,
+        "options": json.loads(json.dumps(options, default=repr)),
+        "files": each,
+        "equations": equations,
+        "parameters": parameters,
+    }
+
+
+def _equations(model: ClosedForm | ODEModel) -> str:
+    """What JAX makes of the equations: alike for two models that give the same numbers."""
+    p = jax.tree.map(lambda x: jnp.asarray(x, float), model.params())
+    if isinstance(model, ClosedForm):
+        curves = [*model.outputs.values(), *(model.smooth or {}).values()]
+        traced = jax.make_jaxpr(lambda t, p: [f(t, p) for f in curves])(jnp.ones(2), p)
+        more = repr((list(model.outputs), model.dose_effect))
+    else:
+        targets = model.every_target()
+        shares = [f for _, x in targets for f in (x.bioavailability, x.lag) if f is not None]
+
+        def everything(t: Any, y: Any, p: Any, c: Any) -> Any:
+            given = (t, y, p, c) if model.inputs else (t, y, p)
+            found = [f(*given) for f in (model.vector_field, *model.outputs.values())]
+            of_p = (model.start, *model.inputs.values(), *shares)
+            return found, [jax.tree.leaves(f(p)) for f in of_p]
+
+        y = jax.tree.map(lambda x: jnp.asarray(x, float), model.start(p))
+        c = {name: jnp.ones(()) for name in model.inputs}
+        traced = jax.make_jaxpr(everything)(jnp.ones(()), y, p, c)
+        where = [(name, x.compartment, x.unit) for name, x in targets]
+        more = repr((list(model.outputs), model.compartments, model.logs, list(c), where))
+    constants = [hashlib.sha256(np.asarray(x).tobytes()).hexdigest() for x in traced.consts]
+    return "\n".join([re.sub("0x[0-9a-f]+", "", str(traced.jaxpr)), more, *constants])
 
 
 def encode_regimen(regimen: Regimen) -> list[dict[str, Any]]:

@@ -105,6 +105,8 @@ class StructuralModel:
             `compare` choose from them.
         doc: the text at the head of the model's file, for people.
         origin: how `load_model` finds the model again: its name or path, and its options.
+        files: name -> text of the model's file, of the model files that it imports and of the
+            tables beside it that it reads, as they were when it was loaded.
     """
 
     name: str
@@ -123,6 +125,7 @@ class StructuralModel:
     posterior: Callable[[], Mapping[str, Any]] | None = None
     doc: str = ""
     origin: Mapping[str, Any] | None = None
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = self.params.info()
@@ -170,12 +173,9 @@ class StructuralModel:
         """Pickled as its origin and what differs from it: functions in a file have no name."""
         if self.origin is None:
             return super().__reduce__()
-        from carpk.library import model_again
+        from carpk.library import changes_of, digest_of, model_again
 
-        plain = model_again(self.origin, {})
-        names = [field.name for field in dataclasses.fields(self)]
-        changes = {n: getattr(self, n) for n in names if getattr(self, n) != getattr(plain, n)}
-        return model_again, (self.origin, changes)
+        return model_again, (self.origin, digest_of(self.files), changes_of(self))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)

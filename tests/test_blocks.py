@@ -1,6 +1,7 @@
 """Draws on disk: what is interrupted goes on as if it had not been."""
 
 import dataclasses
+import errno
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from hierarchies import LINEAR, PRIORS, decaying
 
 import carpk as ck
-from carpk import sampler
+from carpk import atomic, inference, sampler
 from carpk.blocks import Blocks
 from carpk.sampler import Nuts, Target
 
@@ -29,15 +30,20 @@ TARGET = Target(  # a correlated normal distribution
 STARTS = [[{"x": jnp.array([1.0, -1.0])}], [{"x": jnp.array([-1.0, 0.5])}]]
 
 
-def nuts(draws=120, rounds=1, blocks=None):
+def nuts(draws=120, rounds=1, seed=1, blocks=None):
     kernel = Nuts(TARGET, draws=draws, tune=80)
-    run = kernel.run(STARTS, seed=1, target_accept=0.8, blocks=blocks)
+    run = kernel.run(STARTS, seed=seed, target_accept=0.8, blocks=blocks)
     return run.draws(rounds, progress=False)
 
 
 @pytest.fixture(scope="module")
 def whole():
     return nuts()
+
+
+def kept(folder):
+    with Blocks(folder, {}) as blocks:
+        return nuts(blocks=blocks)
 
 
 def same(one, other):
@@ -55,7 +61,7 @@ def test_draws_are_those_of_the_target(whole):
 
 
 def test_blocks_change_nothing(whole, tmp_path):
-    same(nuts(blocks=Blocks(tmp_path / "a", {})), whole)
+    same(kept(tmp_path / "a"), whole)
     names = sorted(p.name for p in (tmp_path / "a").iterdir())
     assert names[:2] == ["chain0_block00000.bin", "chain0_block00001.bin"]
     assert not any(name.endswith(".part") for name in names)
@@ -64,7 +70,7 @@ def test_blocks_change_nothing(whole, tmp_path):
 @pytest.mark.parametrize("last", [1, 3])
 def test_chains_go_on_after_their_last_whole_block(whole, tmp_path, last, monkeypatch):
     folder = tmp_path / "a"
-    nuts(blocks=Blocks(folder, {}))
+    kept(folder)
     for path in folder.glob("chain1_*.bin"):
         if int(path.stem[-5:]) >= last:
             path.unlink()
@@ -72,35 +78,141 @@ def test_chains_go_on_after_their_last_whole_block(whole, tmp_path, last, monkey
     monkeypatch.setattr(
         Blocks, "write", lambda self, chain, block, *_: written.append((chain, block))
     )
-    same(nuts(blocks=Blocks(folder, {})), whole)
+    same(kept(folder), whole)
     assert written == [(1, block) for block in range(last, 5)]
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed"])
 def test_a_damaged_block_is_told_and_made_again(whole, tmp_path, damage):
     folder = tmp_path / "a"
-    nuts(blocks=Blocks(folder, {}))
+    kept(folder)
     path = folder / "chain0_block00003.bin"
     content = bytearray(path.read_bytes())
     content = content[:100] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1])
     path.write_bytes(content)
     with pytest.warns(ck.CarpkWarning, match=r"chain0_block00003\.bin.*damaged"):
-        again = nuts(blocks=Blocks(folder, {}))
+        again = kept(folder)
     same(again, whole)
 
 
 def test_a_folder_of_another_fit_is_refused(tmp_path):
-    Blocks(tmp_path / "a", {"seed": 1, "draws": 10})
-    Blocks(tmp_path / "a", {"seed": 1, "draws": 10})
-    with pytest.raises(ck.FitError, match="seed differ"):
-        Blocks(tmp_path / "a", {"seed": 2, "draws": 10})
+    for _ in range(2):
+        Blocks(tmp_path / "a", {"seed": 1, "draws": {"kept": 10}}).close()
+    for wanted, differs in (({"seed": 2}, r"seed"), ({"draws": {"kept": 9}}, r"draws\.kept")):
+        with pytest.raises(ck.FitError, match=f": {differs} differ"):
+            Blocks(tmp_path / "a", {"seed": 1, "draws": {"kept": 10}} | wanted)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "mine.txt").write_text("x")
     with pytest.raises(ck.FitError, match="holds no draws"):
         Blocks(tmp_path / "b", {})
-    (tmp_path / "a" / "manifest.json").write_text("{")
-    with pytest.raises(ck.FitError, match="damaged"):
-        Blocks(tmp_path / "a", {})
+    manifest = tmp_path / "a" / "manifest.json"
+    for damaged in ("{", "[]", manifest.read_text().replace('"kept": 10', '"kept": 11')):
+        manifest.write_text(damaged)
+        with pytest.raises(ck.FitError, match="damaged"):
+            Blocks(tmp_path / "a", {"seed": 1, "draws": {"kept": 10}})
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ck.FitError, match="cannot be used for draws"):
+        Blocks(tmp_path / "file", {})
+
+
+class TestLock:
+    def test_a_second_fit_is_kept_out_until_the_first_one_ends(self, tmp_path):
+        with Blocks(tmp_path / "a", {}) as first:
+            with pytest.raises(ck.FitError, match=rf"another fit .*process {os.getpid()} on "):
+                Blocks(tmp_path / "a", {})
+            assert first.within("other").folder == first.folder
+        Blocks(tmp_path / "a", {}).close()
+
+    def test_a_refused_folder_is_not_locked(self, tmp_path):
+        Blocks(tmp_path / "a", {"seed": 1}).close()
+        for _ in range(2):
+            with pytest.raises(ck.FitError, match="seed differ"):
+                Blocks(tmp_path / "a", {"seed": 2})
+        Blocks(tmp_path / "a", {"seed": 1}).close()
+
+    def test_the_lock_of_a_killed_process_is_no_obstacle(self, tmp_path):
+        code = f"""
+            import time
+            from carpk.blocks import Blocks
+            blocks = Blocks({str(tmp_path / "a")!r}, {{}})
+            print("locked", flush=True)
+            time.sleep(60)
+        """
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "locked\n"
+            with pytest.raises(ck.FitError, match=f"process {process.pid} on "):
+                Blocks(tmp_path / "a", {})
+            process.kill()
+        Blocks(tmp_path / "a", {}).close()
+
+
+class TestStrays:
+    def blocks(self, folder, seed=1):
+        return Blocks(folder, {"seed": seed})
+
+    def run(self, folder):
+        with self.blocks(folder) as blocks:
+            return nuts(blocks=blocks)
+
+    def test_a_missing_part_is_told_and_made_again(self, whole, tmp_path):
+        self.run(tmp_path)
+        (tmp_path / "chain1_block00002.bin").unlink()
+        with pytest.warns(
+            ck.CarpkWarning, match=r"chain1_block00002\.bin' is missing.*2, the first"
+        ):
+            same(self.run(tmp_path), whole)
+
+    def test_a_part_from_elsewhere_is_told_and_made_again(self, whole, tmp_path):
+        """One of another chain, and one of another fit: whole, but not this one."""
+        for place in ("a", "b"):
+            self.run(tmp_path / place)
+        other = tmp_path / "c"
+        with self.blocks(other, seed=2) as blocks:
+            nuts(seed=2, blocks=blocks)
+        name = "chain0_block00003.bin"
+        (tmp_path / "a" / name).write_bytes((tmp_path / "a" / "chain1_block00003.bin").read_bytes())
+        (tmp_path / "b" / name).write_bytes((other / name).read_bytes())
+        for place in ("a", "b"):
+            with pytest.warns(ck.CarpkWarning, match=r"not of this fit; chain 0"):
+                same(self.run(tmp_path / place), whole)
+
+    def test_foreign_files_are_named_and_left_alone(self, tmp_path):
+        self.run(tmp_path)
+        (tmp_path / "notes.txt").write_text("mine")
+        (tmp_path / ".part-0123abcd-chain0_block00003.bin").write_bytes(b"half")
+        with pytest.warns(ck.CarpkWarning, match=r"no part of this fit: notes\.txt\."):
+            self.run(tmp_path)
+        assert (tmp_path / "notes.txt").read_text() == "mine"
+
+    def test_two_runs_of_a_fit_share_a_folder(self, whole, tmp_path):
+        with self.blocks(tmp_path) as blocks:
+            nuts(blocks=blocks)
+            again = blocks.within("second")
+            second = nuts(seed=9, blocks=again)
+        assert (tmp_path / "second_chain1_block00004.bin").exists()
+        same(self.run(tmp_path), whole)
+        with self.blocks(tmp_path) as blocks:
+            kept = nuts(seed=9, blocks=blocks.within("second"))
+        same(kept, second)
+
+
+def test_a_full_disk_loses_no_draw(whole, tmp_path, monkeypatch):
+    """Sampling goes on in memory, is told once per chain, and resumes from what is there."""
+    write, written = atomic.write, []
+
+    def full(path, content):
+        if len(written) >= 4:
+            raise ck.SaveError(f"{path} cannot be written ({os.strerror(errno.ENOSPC)}).")
+        written.append(path)
+        return write(path, content)
+
+    monkeypatch.setattr(atomic, "write", full)
+    with pytest.warns(ck.CarpkWarning, match=r"No space left.*goes on in memory") as told:
+        same(kept(tmp_path / "a"), whole)
+    assert len(told) == 2
+    monkeypatch.undo()
+    same(kept(tmp_path / "a"), whole)
 
 
 def test_ctrl_c_returns_the_draws_so_far(whole, monkeypatch):
@@ -169,22 +281,25 @@ def test_a_killed_process_resumes_and_gives_the_same_draws(tmp_path):
         np.testing.assert_array_equal(resumed.posterior[name], straight.posterior[name])
 
 
-@pytest.mark.slow
-def test_another_call_with_the_same_folder_is_refused(tmp_path):
-    how = {
-        "chains": 1,
-        "starts": 1,
-        "draws": 10,
-        "tune": 10,
-        "progress": False,
-        "folder": tmp_path / "a",
+def test_a_folder_is_that_of_a_model_its_priors_data_and_settings(tmp_path, monkeypatch):
+    """Also of two models of one name, made here and not read from a file."""
+    monkeypatch.setattr(inference, "_fit_bound", lambda *_: None)  # the folder is looked at first
+    how = {"chains": 1, "starts": 1, "draws": 10, "tune": 10, "folder": tmp_path / "a"}
+    faster = dataclasses.replace(
+        LINEAR, outputs={k: lambda t, p, f=f: f(2 * t, p) for k, f in LINEAR.outputs.items()}
+    )
+    others = {
+        r"seed": (POP, decaying(), {"seed": 1}),
+        r"draws": (POP, decaying(), {"draws": 11}),
+        r"model\.equations": (dataclasses.replace(POP, model=faster), decaying(), {}),
+        r"population\.priors": (dataclasses.replace(POP, priors={}), decaying(), {}),
+        r"population\.fixed": (dataclasses.replace(POP, fixed={"halve": 9.0}), decaying(), {}),
+        r"data_sha256": (POP, decaying(seed=1), {}),
     }
-    ck.fit(POP, decaying(), **how)
-    with pytest.raises(ck.FitError, match="seed differ"):
-        ck.fit(POP, decaying(), seed=1, **how)
-    with pytest.raises(ck.FitError, match="population differ"):
-        ck.fit(dataclasses.replace(POP, priors={}), decaying(), **how)
-    with pytest.raises(ck.FitError, match="data_sha256 differ"):
-        ck.fit(POP, decaying(seed=1), **how)
+    for _ in range(2):
+        ck.fit(POP, decaying(), **how)
+    for differs, (population, data, more) in others.items():
+        with pytest.raises(ck.FitError, match=f"holds draws of another fit: .*{differs}"):
+            ck.fit(population, data, **how | more)
     with pytest.raises(ck.FitError, match="leave it out with 'laplace'"):
         ck.fit(POP, decaying(), method="laplace", folder=tmp_path / "b")

@@ -185,10 +185,9 @@ FUNNEL = Target(  # Neal's, whose neck no single step size suits
 )
 
 
-def funnel(folder=None, rounds=2):
-    nuts = Nuts(FUNNEL, draws=100, tune=100)
+def funnel(blocks=None, rounds=2):
     return cured(
-        nuts,
+        Nuts(FUNNEL, draws=100, tune=100),
         lambda _: [[FUNNEL.start]] * 2,
         max_rounds=rounds,
         seed=0,
@@ -196,7 +195,7 @@ def funnel(folder=None, rounds=2):
         labelled=labelled,
         label="funnel",
         progress=False,
-        blocks=None if folder is None else Blocks(folder, {"seed": 0}),
+        blocks=blocks,
     )
 
 
@@ -208,16 +207,19 @@ def test_divergences_of_a_funnel_are_met_with_smaller_steps():
 
 def test_a_cure_that_was_killed_goes_on_and_decides_alike(tmp_path):
     """Whatever blocks are there: of the first run, of its continuation, of the second run."""
-    straight, told = funnel(tmp_path / "all", rounds=4)
-    names = sorted(path.name for path in (tmp_path / "all").glob("*.bin"))
-    assert any(name.startswith("second_") for name in names)
-    for kept in range(0, len(names), 3):
+
+    def run(folder):
+        with Blocks(folder, {"seed": 0}) as blocks:
+            return funnel(blocks, rounds=4)
+
+    straight, told = run(tmp_path / "all")
+    parts = sorted((tmp_path / "all").glob("*.bin"), key=lambda path: path.stat().st_mtime_ns)
+    assert any(path.name.startswith("second_") for path in parts)
+    for kept in range(0, len(parts), 3):
         folder = tmp_path / f"after{kept}"
-        Blocks(folder, {"seed": 0})
-        for path in sorted((tmp_path / "all").glob("*.bin"), key=lambda p: p.stat().st_mtime_ns)[
-            :kept
-        ]:
+        folder.mkdir()
+        for path in [tmp_path / "all" / "manifest.json", *parts[:kept]]:
             shutil.copy2(path, folder)
-        again, same = funnel(folder, rounds=4)
+        again, same = run(folder)
         assert same == told
         np.testing.assert_array_equal(again.samples["v"], straight.samples["v"])

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "carpk"
 LAYERS = (  # a module imports from layers before its own only
     ("errors", "models", "compiled"),
-    ("body",),
+    ("body", "atomic"),
     ("params", "dosing", "nca", "assay", "disposition"),
     ("structural",),
     ("events",),
@@ -28,6 +28,7 @@ LAYERS = (  # a module imports from layers before its own only
     ("laplace", "sampler", "surprises"),
     ("importance", "ridges"),
     ("verdict",),
+    ("cure",),
     ("inference",),
     ("information",),
     ("simulation", "checks"),
@@ -47,7 +48,16 @@ OWNERS = {  # dependency -> the only modules that may import it, anywhere in the
     "equinox": {"params", "dosing", "disposition", "structural"},
     "diffrax": {"routes"},
     "libsbml": {"sbml"},
-    "xarray": {"_arviz", "inference", "verdict", "simulation", "checks", "evidence", "comparison"},
+    "xarray": {
+        "_arviz",
+        "cure",
+        "inference",
+        "verdict",
+        "simulation",
+        "checks",
+        "evidence",
+        "comparison",
+    },
 }
 MODULES = sorted(p.stem if p.suffix else p.name for p in PACKAGE.iterdir() if p.name[0] != ".")
 MODULES = [m for m in MODULES if m not in {"__init__", "__pycache__", "_data"}]

@@ -18,6 +18,7 @@ NAMES = [
 ]
 MODULES = ["assay", "body", "checks", "dosing", "evidence", "nca", "plot"]
 ERRORS = ["CarpkError", "CarpkWarning", "DatasetError", "FitError", "ModelError", "RegimenError"]
+ERRORS += ["SaveError"]
 
 
 def test_the_public_names_are_these():

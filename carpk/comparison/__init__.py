@@ -34,6 +34,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from carpk import atomic
+from carpk._arviz import netcdf
 from carpk.comparison import caveats, published
 from carpk.comparison.arms import check_cells, lloq_of, output_of, plan_of, windows_of
 from carpk.comparison.contrasts import TAILS, contrasts, levels_of, population, table_of, usual
@@ -121,18 +123,14 @@ class Comparison:
 
     def save(self, path: str | Path) -> Path:
         """Write outcomes, curves and caveats to a NetCDF file, or `table` to a CSV file (.csv)."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".csv":
-            self.table.to_csv(path)
-            return path
+        if Path(path).suffix == ".csv":
+            return atomic.write(path, self.table.to_csv())
         data = self.data if self.curves is None else self.data.assign(curves=self.curves)
         data = data.assign_attrs(basis=self.basis, caveats="\n".join(self.caveats))
         for variable in data.data_vars.values():
             if "uncertain" in variable.attrs:
                 variable.attrs["uncertain"] = "; ".join(variable.attrs["uncertain"])
-        data.to_netcdf(path, engine="h5netcdf")
-        return path
+        return atomic.write(path, netcdf({"/": data}))
 
     def __repr__(self) -> str:
         return _text(self)

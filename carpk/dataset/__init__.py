@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from carpk import atomic
 from carpk.dataset import facts, nonmem, nonmem_file, tables, units, validate
 from carpk.dataset.arrays import IndividualArrays, given, padded
 from carpk.dataset.assemble import assemble, settings_of
@@ -350,8 +351,9 @@ class Dataset:
             raise DatasetError(
                 f"There is no folder {path.parent} to write {path.name} to. Make it."
             )
-        arguments = nonmem_file.write(path, people, self.doses, self.observations, self.units)
-        nonmem_file.write_sidecar(path, arguments, self.about)
+        text, arguments = nonmem_file.event_table(people, self.doses, self.observations, self.units)
+        about = nonmem_file.sidecar_text(arguments, self.about)
+        atomic.write_all({path: text, nonmem_file.sidecar(path): about})
         return arguments
 
     def __repr__(self) -> str:

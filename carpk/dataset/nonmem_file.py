@@ -168,14 +168,13 @@ def read_sidecar(path: Path, arguments: Arguments, notes: list[str], name: str) 
     return replace(arguments, **used)
 
 
-def write(
-    path: Path,
+def event_table(
     patients: pd.DataFrame,
     doses: pd.DataFrame,
     observations: pd.DataFrame,
     units: Mapping[str, str],
-) -> dict[str, Any]:
-    """Write an event table and its sidecar; return the arguments that read it back."""
+) -> tuple[str, dict[str, Any]]:
+    """The text of an event table, and the arguments that read it back."""
     given = dict.fromkeys(zip(doses["product"], doses["unit"], strict=True))
     products = {pair: i for i, pair in enumerate(given, start=1)}
     endpoints = {a: i for i, a in enumerate(dict.fromkeys(observations["analyte"]), start=1)}
@@ -225,11 +224,10 @@ def write(
     for text in (*patients["patient"], *endpoints):
         if text.lower() in MISSING or re.search(r"[\r\n]", text):
             raise DatasetError(f"The label {text!r} cannot be written to a table. Rename it.")
-    path.write_text(out.getvalue(), encoding="utf-8")
-    return arguments
+    return out.getvalue(), arguments
 
 
-def write_sidecar(path: Path, arguments: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+def sidecar_text(arguments: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     columns = {
         "TIME": "days from the first cell infusion",
         "DV": "value in the unit of its DVID; the LLOQ where CENS is 1",
@@ -239,9 +237,7 @@ def write_sidecar(path: Path, arguments: Mapping[str, Any], about: Mapping[str, 
         "LIMIT": "lower bound of the censored interval",
     }
     content = {"carpk": {"arguments": arguments, "columns": columns, "about": about}}
-    sidecar(path).write_text(
-        json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
-    )
+    return json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n"
 
 
 def _cell(entry: Any) -> str:
