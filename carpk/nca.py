@@ -4,8 +4,9 @@ Every function takes `t` [day], strictly increasing, and `c`, the level at each 
 one length, and returns a scalar (`lambda_z`: a tuple of scalars). All work under `jax.jit`,
 `jax.vmap` and `jax.grad`. **`nan` in `t` or `c` means "no observation" and is ignored**, so curves
 of different length can be padded with `nan` to one array. A quantity that the curve does not
-support is `nan`, never a guess, and its gradient is zero there. Unsorted times or unequal lengths
-raise `CarpkError`, except inside `jit`, where values cannot be inspected.
+support is `nan`, never a guess, and its gradient is zero there. Unsorted times, unequal lengths and
+negative levels raise `CarpkError`, except inside `jit`, where values cannot be inspected. A
+negative level is accepted where it is below a known `lloq`: there the BLQ rule holds for it.
 
 Between observations the curve rises (or stays) linearly and falls exponentially; where it falls to
 zero it falls linearly. All areas, interpolated levels and crossing times follow that one curve
@@ -22,8 +23,8 @@ Below the limit of quantification (BLQ) is any observation under `lloq`; pass a 
 
 Half-life, doubling time, fold expansion, Clast and Tlast only ever use quantifiable levels: those
 at or above `lloq` and above 0. With `lloq=0`, the default, areas take zeros as they are, as suits
-simulated curves. Functions without an `lloq` (`cmax`, `tmax`, `auc`) always take the curve as it
-is; `apply_blq` prepares one.
+simulated curves; an unknown limit (`lloq=nan`) is no limit either. Functions without an `lloq`
+(`cmax`, `tmax`, `auc`) always take the curve as it is; `apply_blq` prepares one.
 
 References: the trapezoids are compared in Purves (1992) J Pharmacokinet Biopharm 20:211-226,
 doi:10.1007/BF01062525; BLQ: ICH M13A (2024); codes: CDISC PKPARMCD (codelist C85839).
@@ -105,9 +106,9 @@ class LambdaZ(NamedTuple):
 def apply_blq(c: Curve, lloq: ArrayLike = 0.0, blq: BLQ | None = None) -> Float[Array, " time"]:
     """The curve with the BLQ rule applied: `nan` where a BLQ observation is dropped.
 
-    `lloq` is one number or one per observation (assays change within a trial); where it is 0 there
-    is no limit and the level stays as it is. Compose with the functions that take no rule:
-    `cmax(t, apply_blq(c, 50.0))`.
+    `lloq` is one number or one per observation (assays change within a trial); where it is 0 or
+    `nan` (unknown) there is no limit and the level stays as it is. Compose with the functions that
+    take no rule: `cmax(t, apply_blq(c, 50.0))`.
 
     >>> from carpk import nca
     >>> nca.apply_blq([10.0, 60.0, 20.0, 90.0, 10.0], lloq=50.0).tolist()
@@ -117,6 +118,7 @@ def apply_blq(c: Curve, lloq: ArrayLike = 0.0, blq: BLQ | None = None) -> Float[
     level = jnp.asarray(c, dtype=float)
     if level.ndim != 1:
         raise CarpkError(f"`c` must be one curve, but has the shape {level.shape}: use `jax.vmap`.")
+    _check_levels(c, lloq)
     return _apply_blq(level, _limit(lloq, level), blq)
 
 
@@ -140,7 +142,9 @@ def _apply_blq(
     return jnp.where(seen | jnp.isnan(level) | (limit <= 0), level, instead)
 
 
-def _curve(t: Curve, c: Curve) -> tuple[Float[Array, " time"], Float[Array, " time"]]:
+def _curve(
+    t: Curve, c: Curve, lloq: ArrayLike = 0.0
+) -> tuple[Float[Array, " time"], Float[Array, " time"]]:
     """Times and levels as float arrays, checked as far as they are concrete; missing -> `c` nan."""
     shapes = np.shape(t), np.shape(c)
     if len(shapes[0]) != 1 or shapes[0] != shapes[1] or shapes[0] == (0,):
@@ -151,6 +155,7 @@ def _curve(t: Curve, c: Curve) -> tuple[Float[Array, " time"], Float[Array, " ti
         )
     if not isinstance(t, jax.core.Tracer):
         _check_times(np.asarray(t, dtype=float), c)
+    _check_levels(c, lloq)
     time, level = jnp.asarray(t, dtype=float), jnp.asarray(c, dtype=float)
     return time, jnp.where(jnp.isnan(time), jnp.nan, level)
 
@@ -172,8 +177,25 @@ def _check_times(time: np.ndarray, c: Curve) -> None:
         )
 
 
+def _check_levels(c: Curve, lloq: ArrayLike) -> None:
+    """Refuse negative levels, unless they are below a known limit."""
+    if isinstance(c, jax.core.Tracer) or isinstance(lloq, jax.core.Tracer):
+        return
+    level, limit = np.asarray(c, dtype=float), np.nan_to_num(np.asarray(lloq, dtype=float))
+    if limit.shape not in ((), level.shape):
+        return  # `_limit` says what is wrong
+    wrong = np.flatnonzero((level < 0) & ~(limit > 0))
+    if wrong.size:
+        raise CarpkError(
+            f"`c` must hold levels of 0 or more, but number {wrong[0] + 1} of {level.size} is "
+            f"{level[wrong[0]]:g}. If the assay subtracts a background, give `lloq`, so that the "
+            "BLQ rule holds for such a level; else write nan for a sample that failed."
+        )
+
+
 def _limit(lloq: ArrayLike, level: Float[Array, " time"]) -> Float[Array, " time"]:
-    limit = jnp.asarray(lloq, dtype=float)
+    """The limit of each observation, 0 where it is unknown."""
+    limit = jnp.nan_to_num(jnp.asarray(lloq, dtype=float), nan=0.0)
     if limit.shape not in ((), level.shape):
         raise CarpkError(
             f"`lloq` must be one number or one per observation ({level.shape[0]}), but has the "
@@ -260,6 +282,11 @@ def _area(
     return jnp.sum(mean * width)
 
 
+def _since_infusion(t: Float[Array, " time"], c: Float[Array, " time"]) -> Float[Array, " time"]:
+    """The levels from day 0 on, nan before."""
+    return jnp.where(t < 0, jnp.nan, c)
+
+
 @jax.jit
 def _from_zero(
     t: Float[Array, " time"], c: Float[Array, " time"], initial: ArrayLike
@@ -289,14 +316,14 @@ def tmax(t: Curve, c: Curve) -> Scalar:
 
 def clast(t: Curve, c: Curve, lloq: ArrayLike = 0.0) -> Scalar:
     """Last quantifiable level [unit of `c`]."""
-    _, c = _curve(t, c)
+    _, c = _curve(t, c, lloq)
     seen = _quantifiable(c, lloq)
     return _pick(c, seen, _final(seen))
 
 
 def tlast(t: Curve, c: Curve, lloq: ArrayLike = 0.0) -> Scalar:
     """Time of the last quantifiable level [day]: the observed persistence."""
-    t, c = _curve(t, c)
+    t, c = _curve(t, c, lloq)
     seen = _quantifiable(c, lloq)
     return _pick(t, seen, _final(seen))
 
@@ -324,12 +351,15 @@ def auc_last(
 ) -> Scalar:
     """Area to the last quantifiable level [unit of `c` x day]; 0 if no level is quantifiable.
 
-    It starts at the first observation, or at day 0 if `initial`, the level at day 0, is given.
+    It starts at the first observation, or at day 0 if `initial` is given: the level at day 0 where
+    nothing was observed on that day. Observations before day 0 then do not enter.
     """
-    time, level = _curve(t, c)
+    time, level = _curve(t, c, lloq)
     seen = _quantifiable(level, lloq)
     past_last = seen.any() & (jnp.arange(seen.size) > _final(seen))
     ruled = jnp.where(past_last, jnp.nan, apply_blq(level, lloq, blq))
+    if initial is not None:
+        ruled = _since_infusion(time, ruled)
     any_observed, time, ruled = _fill(time, ruled)
     if initial is not None:
         time, ruled = _from_zero(time, ruled, initial)
@@ -342,9 +372,10 @@ def auc_to(
     """A function (t, c) -> area from day 0 to `day` [unit of `c` x day].
 
     The level at `day` is interpolated on the same curve whose area is taken. If the observations
-    stop before `day` the area is `nan`; nothing is extrapolated. If they start after day 0, the
-    level at day 0 is `initial`: 0 as no cells circulate before the infusion, another level for a
-    repeated infusion, or `None` to give `nan` instead.
+    stop before `day` the area is `nan`; nothing is extrapolated. Observations before day 0, such as
+    a baseline sample, do not enter. Without one on day 0, the level there is `initial`: 0 as no
+    cells circulate before the infusion, another level for a repeated infusion, or `None` to give
+    `nan` instead.
 
     The same arguments return the same function, named for its day.
 
@@ -368,7 +399,7 @@ def _auc_to(
     day: float, lloq: float, blq: BLQ, initial: float | None
 ) -> Callable[[Curve, Curve], Scalar]:
     def partial(t: Curve, c: Curve) -> Scalar:
-        time, level = _curve(t, c)
+        time, level = _curve(t, c, lloq)
         return _partial_area(time, apply_blq(level, lloq, blq), day, initial)
 
     partial.__name__ = f"auc_to_{day:g}"
@@ -384,7 +415,7 @@ def _partial_area(
     day: ArrayLike,
     initial: ArrayLike | None,
 ) -> Float[Array, ""]:
-    any_observed, t, c = _fill(t, c)
+    any_observed, t, c = _fill(t, _since_infusion(t, c))
     # Times since an infusion come from subtractions: let rounding not decide that data stop early.
     covered = any_observed & (t[-1] >= day * (1 - 1e-9))
     if initial is None:
@@ -399,10 +430,12 @@ def time_above(t: Curve, c: Curve, lloq: ArrayLike) -> Scalar:
 
     The crossing times are those of the curve whose area `auc` takes: on a line while it rises or
     falls to zero, on an exponential while it falls. The levels are taken as they are; to use a BLQ
-    rule, pass `apply_blq(c, lloq)`.
+    rule, pass `apply_blq(c, lloq)`. `nan` where the limit is.
     """
-    any_observed, t, c = _fill(*_curve(t, c))
-    return jnp.where(any_observed, _time_above(t, c, jnp.asarray(lloq, dtype=float)), jnp.nan)
+    any_observed, t, c = _fill(*_curve(t, c, lloq))
+    limit = jnp.asarray(lloq, dtype=float)
+    known = any_observed & ~jnp.isnan(limit)
+    return jnp.where(known, _time_above(t, c, limit), jnp.nan)
 
 
 @jax.jit
@@ -445,7 +478,7 @@ def lambda_z(
     """
     if min_points < 3:
         raise CarpkError(f"`min_points` must be 3 or more, but is {min_points}.")
-    t, c = _curve(t, c)
+    t, c = _curve(t, c, lloq)
     return _terminal(t, c, _limit(lloq, c), min_points, tie_tolerance)
 
 
@@ -514,10 +547,11 @@ def doubling_time(t: Curve, c: Curve, lloq: ArrayLike = 0.0) -> Scalar:
 
     ln 2 over the slope of ln c on t, from the first quantifiable level to Tmax. `nan` with fewer
     than two quantifiable levels there or without a rise. Levels in the first days, when infused
-    cells leave the blood for the tissues, belong to it too and lengthen it.
+    cells leave the blood for the tissues, belong to it too and lengthen it; levels before day 0 do
+    not.
     """
-    t, c = _curve(t, c)
-    return _doubling_time(t, c, _limit(lloq, c))
+    t, c = _curve(t, c, lloq)
+    return _doubling_time(t, _since_infusion(t, c), _limit(lloq, c))
 
 
 @jax.jit
@@ -536,14 +570,16 @@ def _doubling_time(
 
 
 def fold_expansion(t: Curve, c: Curve, lloq: ArrayLike = 0.0) -> Scalar:
-    """Cmax over the first quantifiable level [1].
+    """Cmax over the first quantifiable level, from day 0 on [1].
 
-    Where the first sample is late or the LLOQ high, the true expansion was larger.
+    `nan` where the first quantifiable level is the highest: the rise was not observed. Where the
+    first sample is late or the LLOQ high, the true expansion was larger.
     """
-    _, c = _curve(t, c)
+    t, c = _curve(t, c, lloq)
+    c = _since_infusion(t, c)
     seen = _quantifiable(c, lloq)
-    level = jnp.where(seen, c, 1.0)
-    return jnp.where(seen.any(), level[_highest(c, seen)] / level[jnp.argmax(seen)], jnp.nan)
+    level, first, top = jnp.where(seen, c, 1.0), jnp.argmax(seen), _highest(c, seen)
+    return jnp.where(seen.any() & (top > first), level[top] / level[first], jnp.nan)
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -685,6 +721,13 @@ def _observations(dataset: Any, analyte: str | None) -> tuple[pd.DataFrame, str,
     lloq = found["lloq"].astype(float)
     lloq = lloq.where(lloq.notna() | ~left, found["value"])  # a censored value holds the LLOQ
     found = found.assign(value=found["value"].astype(float).where(~left, 0.0), lloq=lloq)
+    negative = found[(found["value"] < 0) & ~(lloq > 0)]
+    if len(negative):
+        patient, day, value = negative[["patient", "time", "value"]].iloc[0]
+        raise CarpkError(
+            f"Patient {patient!r} has the level {value:g} of {analyte!r} on day {day:g} and no "
+            "LLOQ. Give the LLOQ, so that the BLQ rule holds for it, or remove a failed sample."
+        )
     return found, str(analyte), str(units[0]) if units else ""
 
 

@@ -980,9 +980,10 @@ def cohort_facts(
 def sampling_days(data: Dataset, facts: Sequence[Fact]) -> tuple[float, ...]:
     """The study's sampling days, as far as the facts depend on them.
 
-    Peaks are looked for in the first two months, half-lives over the whole schedule.
+    Peaks are looked for in the first two months, half-lives over the whole schedule. Days before
+    the infusion are left out: no metric of expansion begins there.
     """
-    days = tuple(data.sampling or ())
+    days = tuple(t for t in data.sampling or () if t >= 0)
     metrics = {f.metric for f in facts}
     if not metrics & set(NEEDS_SAMPLING):
         return ()

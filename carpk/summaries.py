@@ -147,8 +147,11 @@ def _ln(y: Any) -> Any:
 
 
 def auc(curves: Curves, stop: float) -> Any:
-    """ln AUC from day 0 to `stop` of each virtual patient's samples, linear-up/log-down."""
-    inside = curves.t <= stop
+    """ln AUC from day 0 to `stop` of each virtual patient's samples, linear-up/log-down.
+
+    Samples before day 0 do not enter; the level on day 0 is 0 unless it was sampled.
+    """
+    inside = (curves.t >= 0) & (curves.t <= stop)
     t = jnp.concatenate([jnp.zeros(1), curves.t[inside]])
     c = jnp.concatenate([jnp.zeros_like(curves.y[:, :1]), curves.y[:, inside]], axis=1)
     left, right = c[:, :-1], c[:, 1:]

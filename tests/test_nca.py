@@ -79,7 +79,7 @@ def test_the_area_of_a_rise_converges_with_order_two():
 
 def test_partial_area_is_exact_inside_a_declining_piece():
     exact = 7.0 / 0.2 * (1 - np.exp(-0.2 * 11))
-    for t in (np.array([0.0, 3.0, 30.0]), np.array([-5.0, 4.0, 30.0])):
+    for t in (np.array([0.0, 3.0, 30.0]), np.array([-5.0, 0.0, 4.0, 30.0])):
         assert nca.auc_to(11)(t, 7.0 * np.exp(-0.2 * t)) == pytest.approx(exact, rel=1e-14)
 
 
@@ -116,9 +116,8 @@ def test_partial_area_forgives_rounding_of_its_last_day():
 
 def test_partial_area_starts_at_day_0_from_the_initial_level():
     t, c = np.array([-2.0, -1.0, 4.0, 10.0]), np.array([9.0, 0.0, 10.0, 10.0])
-    assert nca.auc_to(10)(t, c) == pytest.approx(4 * (2 + 10) / 2 + 60)
     late = t[2:], c[2:]
-    assert nca.auc_to(10)(*late) == pytest.approx(20 + 60)
+    assert nca.auc_to(10)(t, c) == nca.auc_to(10)(*late) == pytest.approx(20 + 60)
     assert nca.auc_to(10, initial=10.0)(*late) == pytest.approx(100)
     assert np.isnan(nca.auc_to(10, initial=None)(*late))
 
@@ -204,6 +203,46 @@ def test_fold_expansion_starts_at_the_first_quantifiable_level():
     assert nca.fold_expansion(t, c) == pytest.approx(30)
     assert nca.fold_expansion(t, c, lloq=50.0) == pytest.approx(10)
     assert np.isnan(nca.fold_expansion(t, c, lloq=1000.0))
+
+
+def test_fold_expansion_is_missing_where_the_rise_was_not_observed():
+    assert np.isnan(nca.fold_expansion([6.0, 13.0, 20.0], [0.0, 600.0, 300.0], lloq=0.05))
+    assert np.isnan(nca.fold_expansion([19.0, 25.0], [200.0, 90.0]))
+
+
+def test_a_baseline_sample_enters_no_quantity_that_starts_with_the_infusion():
+    """Day 0 was not sampled: its level is that at the infusion, and not between the two samples."""
+    t, c = np.array([-1.0, 7.0, 14.0, 28.0]), np.array([8.0, 4.0, 100.0, 100.0])
+    assert nca.auc_to(28)(t, c) == nca.auc_to(28)(t[1:], c[1:])
+    assert np.isnan(nca.auc_to(28, initial=None)(t, c))
+    assert nca.auc_last(t, c, initial=0.0) == nca.auc_last(t[1:], c[1:], initial=0.0)
+    assert nca.auc_last(t, c) == nca.auc(t, c)
+    assert nca.fold_expansion(t, c) == nca.fold_expansion(t[1:], c[1:])
+    assert nca.doubling_time(t, c) == nca.doubling_time(t[1:], c[1:])
+
+
+def test_an_unknown_limit_is_no_limit():
+    t, c, unknown = np.arange(6.0), np.array([1.0, 2.0, 64.0, 16.0, 4.0, 1.0]), np.nan
+    assert nca.apply_blq(c, np.full(6, unknown)).tolist() == c.tolist()
+    assert nca.apply_blq([1.0, 60.0, 2.0], [unknown, 50.0, 50.0]).tolist() == [1.0, 60.0, 0.0]
+    for name in ("auc_last", "clast", "tlast", "half_life", "fold_expansion", "doubling_time"):
+        assert getattr(nca, name)(t, c, lloq=unknown) == getattr(nca, name)(t, c), name
+    assert nca.auc_to(5, lloq=unknown)(t, c) == nca.auc_to(5)(t, c)
+    assert np.isnan(nca.time_above(t, c, unknown))
+
+
+@pytest.mark.parametrize("name", ["cmax", "tmax", "auc", "auc_last", "clast", "half_life"])
+def test_negative_levels_without_a_limit_are_refused(name):
+    with pytest.raises(CarpkError, match="number 2 of 3 is -4"):
+        getattr(nca, name)([0.0, 1.0, 2.0], [1.0, -4.0, 2.0])
+
+
+def test_a_negative_level_below_a_known_limit_follows_the_rule():
+    t, c = np.arange(4.0), np.array([-3.0, 60.0, -2.0, 90.0])
+    assert nca.apply_blq(c, 50.0).tolist()[:2] == [0.0, 60.0]
+    assert nca.auc_last(t, c, 50.0) == nca.auc_last(t, np.maximum(c, 0.0), 50.0)
+    with pytest.raises(CarpkError, match="number 3 of 4 is -2"):
+        nca.auc_last(t, c, np.array([50.0, 50.0, np.nan, 50.0]))
 
 
 def test_time_above_crosses_on_the_curve_whose_area_is_taken():

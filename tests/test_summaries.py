@@ -189,6 +189,13 @@ class TestQuantities:
         exact = [ck.nca.auc_to(28)(t, jnp.concatenate([jnp.zeros(1), c])) for c in curves.y[:40]]
         assert np.asarray(s.auc(curves, 28.0))[:40] == pytest.approx(np.log(exact), abs=1e-9)
 
+    def test_a_baseline_sample_does_not_lengthen_an_area(self):
+        curves = self.curves()
+        before = jnp.full((400, 1), 50.0)
+        y = jnp.concatenate([before, curves.y], axis=1)
+        longer = s.Curves(np.array([-1.0, *self.T]), y, y)
+        assert np.array_equal(s.auc(longer, 28.0), s.auc(curves, 28.0))
+
     def test_half_lives_are_those_of_nca_in_most_patients(self):
         """The rounded-off rule picks the same samples; where two choices tie, it averages."""
         curves = self.curves()

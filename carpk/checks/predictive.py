@@ -105,7 +105,7 @@ def _predict(
         last = max([90.0, *(f.time for f in facts if f.metric == "level")])
         grid = np.linspace(0.0, 1.1 * last, 200) if days is None else np.asarray(days, float)
         size = max(f.n for f in likelihood.facts)
-        sampling = np.asarray(bound.data.sampling or (), float)
+        sampling = np.array([t for t in bound.data.sampling or () if t >= 0], float)
         level_days = np.unique([f.time for f in facts if f.metric in ("level", "detectable")])
         every = np.concatenate([grid, level_days, sampling])
         f, y_days = cohort_levels(bound, cohort, theta, every, len(grid), size, rng)
