@@ -21,6 +21,7 @@ from numpyro.distributions import constraints
 
 from carpk.assay import LogNormal, Residual, log_likelihood
 from carpk.dataset import Dataset
+from carpk.dataset.units import between
 from carpk.dosing import Regimen
 from carpk.effects import (
     COHORT,
@@ -431,6 +432,7 @@ class PopulationModel:
     @classmethod
     def from_data(cls, population: Population, data: Dataset) -> PopulationModel:
         endpoints = match_analytes(population, data)
+        data = data.in_units({a: population.model.units[o] for a, o in endpoints.items()})
         observed = [a for a in endpoints if a in set(data.observations["analyte"])]
         individual = data.arrays(observed) if observed else None
         published = {a: of for a in endpoints if (of := cohort_facts(data, a))}
@@ -935,7 +937,9 @@ def match_analytes(population: Population, data: Dataset) -> dict[str, str]:
         )
     for analyte, output in wanted.items():
         unit = data.units.get(analyte, "")
-        if unit and unit != model.units[output]:
+        observed = analyte in set(data.observations["analyte"])
+        same = unit == model.units[output]
+        if unit and not (same or (observed and between(unit, model.units[output]))):
             raise FitError(
                 f"{data.name}: {analyte} is in {unit}, but {output!r} of {model.name!r} is in "
                 f"{model.units[output]}. Convert the data (copies/µg and cells/µL convert only "

@@ -360,6 +360,25 @@ class Posterior:
         self, theta: Mapping[str, Any], mu: Any, conditional: Conditional, x: Any
     ) -> tuple[Any, Any]:
         """z (P, m) of the coordinates x, and ln |dz/dx|, (P,)."""
+        lower, ahead = self._patients_step(theta, mu, conditional)
+        z = solve_upper(lower, [y + x[:, i] for i, y in enumerate(ahead)])
+        return jnp.stack(z, axis=-1), -sum(jnp.log(lower[i][i]) for i in range(self.inner))
+
+    def whitened(
+        self, theta: Mapping[str, Any], mu: Any, conditional: Conditional, z: Any
+    ) -> tuple[Any, Any]:
+        """The coordinates x (P, m) of z, and ln |dz/dx|, (P,): the inverse of `standardized`."""
+        lower, ahead = self._patients_step(theta, mu, conditional)
+        x = [
+            sum(lower[j][i] * z[:, j] for j in range(i, self.inner)) - ahead[i]
+            for i in range(self.inner)
+        ]
+        return jnp.stack(x, axis=-1), -sum(jnp.log(lower[i][i]) for i in range(self.inner))
+
+    def _patients_step(
+        self, theta: Mapping[str, Any], mu: Any, conditional: Conditional
+    ) -> tuple[Any, Any]:
+        """A Newton step by z: factor of the precision, entry by entry, and the mode times that."""
         own, levels = np.array(self.random), jax.tree.map(jnp.asarray, conditional.levels)
         ratio = (self.weights(theta) / conditional.scale)[self.bound.individual.analyte]
         slope, weight = ratio * conditional.slope, ratio * conditional.weight
@@ -376,14 +395,12 @@ class Posterior:
             )
             return lower, solve_lower(lower, list(jnp.einsum("ipt,pt->ip", by_z, left)))
 
-        b = jnp.zeros_like(x)
+        b = jnp.zeros((self.patients, self.inner))
         away = self.coordinates(mu, b) - levels.at
         lower, ahead = step(jnp.einsum("ipt,pi->pt", levels.first, away), levels.first, b)
         b = jnp.stack(solve_upper(lower, ahead), axis=-1) @ factor.T
         change, jacobian = levels.around(self.coordinates(mu, b))
-        lower, ahead = step(change, jacobian, b)
-        z = solve_upper(lower, [y + x[:, i] for i, y in enumerate(ahead)])
-        return jnp.stack(z, axis=-1), -sum(jnp.log(lower[i][i]) for i in range(self.inner))
+        return step(change, jacobian, b)
 
     def placed(
         self, u: Any, x: Any, conditional: Conditional | None

@@ -86,7 +86,7 @@ IN_RAJI = {"10 million cells": regimen({7: 1e7}, {0: 3e6})}
 # Runs of both BioModels files with libRoadRunner (Biosimulant/models-oncology), last day reported
 PUBLIC_RUNS = {
     "hdlm2": {"tumor": 3.33e6},
-    "raji": {"tumor": 1.29e8, "car_t": 1.28e7, "memory": 685.8},
+    "raji": {"tumor": 1.29e8, "car_t_body": 1.28e7, "memory": 685.8},
 }
 
 
@@ -187,11 +187,11 @@ def build(cells: Literal["hdlm2", "raji", "raji_ido", "raji_ido_1mt"] = "hdlm2")
         targets={"car_t": ck.Target("C", lambda p: 1 / MILLION), "tumor": ck.Target("T")},
         outputs={
             # not below 0, around which what has died away is uncertain by 1e-6 cells
-            "car_t": lambda t, y, p: MILLION * jnp.maximum(y.C + y.M, 0.0),
+            "car_t_body": lambda t, y, p: MILLION * jnp.maximum(y.C + y.M, 0.0),
             "memory": lambda t, y, p: MILLION * jnp.maximum(y.M, 0.0),
             "tumor": lambda t, y, p: y.T,
         },
-        units={"car_t": "cells", "memory": "cells", "tumor": "cells"},
+        units={"car_t_body": "cells", "memory": "cells", "tumor": "cells"},
         one_cell={"tumor": 1.0},
         regimens=regimens,
         derived={

@@ -25,7 +25,7 @@ to kill. `antigen="shared"` is for a target that normal cells carry too (CD19): 
 
 Doses, reference patient, regimens, the start (`start=-10` in the reference runs), outputs, the
 neutrophils in the denominator of "transgene" and the other options are those of `niche` and
-`_niche_parts`; read there. "il15" is H: 1 in health, 1 + kap with no T cells at all.
+`_niche_parts`; read there. "il15_fold" is H: 1 in health, 1 + kap with no T cells at all.
 
 Nearly all values of the cells are design values, assumed; the drugs and some rates are published,
 as `describe()` says. Random effects are assumed but for those of the drugs. Known not to be met:
@@ -276,7 +276,7 @@ FORM = parts.Form(
     growth=lambda p: p.rho * p.S0 * action(1 + p.kap, p),
     volume=lambda p: p.VC * p.WT / 70,
     cyclophosphamide="Y",
-    outputs={"il15": (lambda t, y, p, c: y.H, "fold of normal")},
+    outputs={"il15_fold": (lambda t, y, p, c: y.H, "fold of normal")},
 )
 
 

@@ -1,8 +1,8 @@
 """Lisocabtagene maraleucel in large B-cell lymphoma (Ogasawara 2021).
 
 Lag, exponential expansion, biexponential decline; 261 patients of TRANSCEND NHL 001, 2,524 qPCR
-observations. Level: relative to the peak until `cmax` is given (its typical value could not be
-read). Time: days after infusion.
+observations. Level: transgene copies per µg of genomic DNA (qPCR). The typical peak could not be
+read; `cmax` is Stein 2019's, with a wide prior. Time: days after infusion.
 
 Reference: Ogasawara et al. (2021) Clin Pharmacokinet, doi:10.1007/s40262-021-01039-5
 (PMC8613160). Population means and their 95 % confidence intervals: abstract; the paper itself
@@ -20,7 +20,13 @@ ABSTRACT = "Ogasawara 2021, abstract"
 
 
 class Params(ck.Params):
-    cmax: ck.Scalar = ck.param(1.0, "relative", "peak level", "assumed: the peak is the unit")
+    cmax: ck.Scalar = ck.param(
+        24_000.0,
+        "copies/µg",
+        "peak level",
+        "assumed: not read for liso-cel; Stein 2019, Table 1, tisa-cel",
+        prior_sd=1.5,
+    )
     lag: ck.Scalar = ck.param(3.27, "day", "lag before expansion", ABSTRACT + " (2.71-3.97)")
     tmax: ck.Scalar = ck.param(9.29, "day", "time of the peak", ABSTRACT + " (8.81-9.70)")
     t_double: ck.Scalar = ck.param(0.755, "day", "doubling time", ABSTRACT + " (0.667-0.821)")
@@ -44,7 +50,7 @@ def rates(p) -> dict:
 
 
 def transgene(t: Float[Array, " time"], p) -> Float[Array, " time"]:
-    """Transgene level [unit of cmax]."""
+    """Transgene level [copies/µg]."""
     return piecewise.level(t, **rates(p))
 
 
@@ -56,7 +62,7 @@ model = ck.ClosedForm(
     outputs={"transgene": transgene},
     smooth={"transgene": lambda t, p: piecewise.smooth_level(t, **rates(p))},
     states=lambda t, p: piecewise.compartments(t, **rates(p)),
-    units={"transgene": "relative"},
+    units={"transgene": "copies/µg"},
     derived={"fold": (lambda p: 2.0 ** ((p.tmax - p.lag) / p.t_double), "1")},
     published={
         "time to maximum [day]": (

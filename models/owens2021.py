@@ -124,7 +124,7 @@ def holding(p, d):
 
 def decline(model, p):
     """Rate at which CAR-T cells decline between days 40 and 60 [1/day], after C5."""
-    early, late = ck.solve(model, regimen("C5", 1, 2), [40.0, 60.0], p)["car_t"]
+    early, late = ck.solve(model, regimen("C5", 1, 2), [40.0, 60.0], p)["car_t_body"]
     return jnp.log(early / late) / 20
 
 
@@ -223,12 +223,12 @@ def build(
             "chemotherapy": ck.Target("M", lambda p: p.pulse_width, unit="mg"),
         },
         outputs={
-            "car_t": lambda t, y, p, c: y.C,
+            "car_t_body": lambda t, y, p, c: y.C,
             "t_cells": lambda t, y, p, c: y.E,
             "tumor": lambda t, y, p, c: y.T,
             "chemotherapy": lambda t, y, p, c: c["M"],
         },
-        units={"car_t": "cells", "t_cells": "cells", "tumor": "cells", "chemotherapy": "µM"},
+        units={"car_t_body": "cells", "t_cells": "cells", "tumor": "cells", "chemotherapy": "µM"},
         one_cell={"tumor": 1.0},
         regimens={
             f"{c}, dose level {level}, rest {rest} days": regimen(c, level, rest)

@@ -9,12 +9,14 @@ import pickle
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 import carpk as ck
 from carpk.events import BOLUS, INFUSION, REPLACE, Plan
 from carpk.library import options_of
 from carpk.models import stein2019
+from carpk.population import match_analytes
 from carpk.routes import REASONS
 from carpk.solver import Solver, solve_many
 
@@ -119,6 +121,20 @@ class TestEveryModel:
             assert unit, symbol
             assert float(derive(model.params())) > 0, symbol
             assert symbol not in model.params.info()
+
+    def test_has_outputs_in_units_that_data_can_have(self, name):
+        """Nobody measures "relative"; data in 1e9/L are kept in cells/µL and come back."""
+        model, level = ck.load_model(name), 0.25
+        for output, unit in model.units.items():
+            row = {"patient": ["1"], "time": 7.0, "analyte": output, "value": level, "unit": unit}
+            doses = pd.DataFrame({"patient": ["1"]}).assign(
+                time=0.0, product="car_t", amount=1e8, unit="cells", duration=0.0
+            )
+            data = ck.Dataset.from_frames(observations=pd.DataFrame(row), doses=doses)
+            assert match_analytes(ck.Population(model), data) == {output: output}
+            again = data.in_units({output: unit}).observations
+            assert again["unit"].tolist() == [unit]
+            assert again["value"].tolist() == [pytest.approx(level, rel=1e-12)]
 
     def test_prints_as_a_table(self, name):
         model = ck.load_model(name)
@@ -397,10 +413,10 @@ class TestComedicationInStein:
 
 
 def test_ogasawara_waits_for_its_lag():
-    """C = C0 until the lag, C0 exp(rho (t - lag)) after it, and the peak is the unit."""
+    """C = C0 until the lag, C0 exp(rho (t - lag)) after it."""
     model = ck.load_model("ogasawara2021")
     p = model.params()
-    start = 2 ** (-(p.tmax - p.lag) / p.t_double)
+    start = p.cmax * 2 ** (-(p.tmax - p.lag) / p.t_double)
     level = model.level("transgene", np.array([0.0, 3.0, p.lag + 2 * p.t_double]), p)
     np.testing.assert_allclose(level, [start, start, 4 * start], rtol=1e-12)
 

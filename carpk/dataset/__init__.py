@@ -8,7 +8,7 @@ them; times are days from the patient's first cell infusion.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +235,27 @@ class Dataset:
         found = dict(zip(self.observations["analyte"], self.observations["unit"], strict=True))
         found = facts.level_units(self.summaries) | found
         return {a: found.get(a, units.KNOWN_ANALYTES.get(a, "")) for a in self.analytes}
+
+    def in_units(self, wanted: Mapping[str, str]) -> "Dataset":
+        """The observations of some analytes in other units (analyte -> unit), with a note."""
+        observations, notes = self.observations, list(self.notes)
+        for analyte, unit in wanted.items():
+            here = (observations["analyte"] == analyte).to_numpy()
+            own = self.units.get(analyte, unit)
+            factor = units.between(own, unit)
+            if unit == own or not here.any():
+                continue
+            if factor is None:
+                raise DatasetError(
+                    f"Dataset {self.name!r}: {analyte} is in {own!r}, from which nothing leads to "
+                    f"{unit!r}. Convert the values before they are read."
+                )
+            observations = observations.copy()
+            for column in ("value", "lloq", "limit"):
+                observations.loc[here, column] *= factor
+            observations.loc[here, "unit"] = unit
+            notes.append(f"{analyte} converted from {own} to {unit} (factor {factor:g}).")
+        return replace(self, observations=observations, notes=tuple(notes))
 
     @property
     def infusions(self) -> pd.DataFrame:

@@ -66,6 +66,14 @@ def measured(unit: str) -> tuple[str, float] | None:
     return _MEASURED.get(spelling(unit))
 
 
+def between(unit: str, other: str) -> float | None:
+    """The factor that leads from a unit to another one; None where none is known."""
+    if unit == other:
+        return 1.0
+    one, two = measured(unit), measured(other)
+    return one[1] / two[1] if one and two and one[0] == two[0] else None
+
+
 def time(unit: str) -> tuple[str, float] | None:
     """carpk's name of a unit of time and its length in days; None where it is unknown."""
     name = _TIME_SPELLINGS.get(unit.strip().lower())

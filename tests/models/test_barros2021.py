@@ -131,7 +131,7 @@ class TestOutcomes:
         plain, ido, treated = (raji(form) for form in FORMS)
         for late in (SHORT == 10, SHORT == 15):
             assert plain["tumor"][late] < treated["tumor"][late] < ido["tumor"][late]
-            assert plain["car_t"][late] > treated["car_t"][late] > ido["car_t"][late]
+            assert plain["car_t_body"][late] > treated["car_t_body"][late] > ido["car_t_body"][late]
         regained = (ido["tumor"] - treated["tumor"]) / (ido["tumor"] - plain["tumor"])
         assert (regained[SHORT >= 8] > 0.85).all()
 
@@ -150,13 +150,13 @@ class TestDosing:
 
     def test_every_infused_cell_takes_part(self):
         table = reference("barros2021", "2 million")
-        just_after = solve(REGIMENS["2 million cells"])["car_t"][DAYS == 42.1]
+        just_after = solve(REGIMENS["2 million cells"])["car_t_body"][DAYS == 42.1]
         assert just_after == pytest.approx(1e6 * (table["C"] + table["M"])[42.1], rel=1e-5)
 
     @slow
     def test_biomodels_sets_the_cells_on_day_45_where_the_paper_adds_them_on_day_42(self):
         paper, biomodels = (solve(REGIMENS[name]) for name in ("2 million cells", "BioModels"))
-        assert biomodels["car_t"][DAYS <= 45].max() == 0
+        assert biomodels["car_t_body"][DAYS <= 45].max() == 0
         assert biomodels["tumor"][DAYS == 45] == pytest.approx(2.54e7, rel=0.01)
         assert paper["tumor"][DAYS == 45] < 1
         assert biomodels.extinct["tumor"] - paper.extinct["tumor"] == pytest.approx(3, abs=2)
