@@ -138,9 +138,10 @@ def fit(
         atomic.write(out / "summary.csv", result.summary().to_csv())
         atomic.write_figure(out / "fit.png", result.plot(), dpi=130)
     if as_json:
-        verdict = {"ok": result.ok, "troubles": result.verdict.troubles}
+        told = ("grade", "ok", "troubles", "doubts", "notes")
+        verdict = {name: getattr(result.verdict, name) for name in told}
         table = json.loads(result.summary().to_json(orient="index"))
-        typer.echo(json.dumps({**verdict, "notes": result.verdict.notes, "summary": table}))
+        typer.echo(json.dumps({**verdict, "summary": table}))
     else:
         typer.echo(repr(result))
     if not result.ok:

@@ -628,6 +628,12 @@ class PopulationModel:
         return self.endpoints[self.analyte]
 
     @property
+    def residual_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters of the residual models."""
+        each = [self.population.residual_names(output) for output in self.endpoints.values()]
+        return tuple(dict.fromkeys(name for names in each for name in names.values()))
+
+    @property
     def patients(self) -> tuple[str, ...]:
         return () if self.individual is None else tuple(self.individual.patients)
 

@@ -17,8 +17,10 @@ Reference: Rosner (1983) Technometrics 25:165-172, doi:10.1080/00401706.1983.104
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -38,6 +40,7 @@ FEWEST = 8  # samples, or patients, to say anything of one of them or of two gro
 SPLITS = (499, 9999)  # of as many normal patients, whose best split is compared: a few, then many
 RARE = 0.05  # p above which the few are enough
 LEVEL = 0.3  # residual SDs by which curves and levels must differ in the mean
+FACTOR = math.log(1.25)  # between patients or groups on a log or logit scale, to be worth a word
 WIDE = 1.5  # lowest measured value over its LLOQ, below which no limit was mistaken
 NAMED = 5  # of a kind, at most
 
@@ -71,31 +74,56 @@ def _effects(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, Fo
         eta = np.asarray(samples[eta_name(name)])
         common = eta.mean(1, keepdims=True)  # moves with a typical value that is hardly known
         mean, own = eta.mean(0), float((eta - common).var(0).mean())
-        on_log = bound.bounds(name) == (0.0, np.inf)
-
-        def fact(away: float, sds: float, p: float, name: str = name, log: bool = on_log) -> Any:
-            ratio = {"ratio": float(np.exp(np.clip(away, -50, 50)))} if log else {}
-            counted = float(min(p * len(names), 1.0))
-            return {"parameter": name, "sds": float(sds), "p": counted} | ratio
-
+        fact = partial(_fact, bound, name, len(names))
         t = mean.mean() / max(np.sqrt((mean.var(ddof=1) + own) / size), 1e-300)
-        found["shift"].append(fact(mean.mean(), t, 2 * scipy.stats.t.sf(abs(t), size - 1)))
+        p = 2 * scipy.stats.t.sf(abs(t), size - 1)
+        found["shift"].append(fact(mean.mean(), t, p, 1))
         level, labels = _levels(bound, name)
         lone = [
-            {"patient": bound.patients[i]} | fact(away, t, p)
+            {"patient": bound.patients[i]} | fact(away, t, p, size)
             for i, away, t, p in _distant(mean, own, level)
         ]
-        lone = [each for each in lone if each["p"] < NOTED]
         found["effects"] += lone
-        if not lone and size >= FEWEST:
+        if size >= FEWEST and not any(_told(each) for each in lone):
             few, away, sds, p = _two_groups(mean + _of_levels(bound, samples, name), level)
             who = [{"patient": bound.patients[i], "of": labels[level[i]]} for i in few]
             if who:
-                found["groups"].append(fact(away, sds, p) | {"patients": who})
+                found["groups"].append(fact(away, sds, p, 1) | {"patients": who})
+    return {kind: sorted(filter(_told, facts), key=_p) for kind, facts in found.items()}
+
+
+def _fact(
+    bound: PopulationModel, name: str, parameters: int, away: float, sds: float, p: float, of: int
+) -> dict[str, Any]:
+    """What is told of a parameter's random effects; p counts `parameters`, and `of` is counted."""
+    on_log = bound.bounds(name) == (0.0, np.inf)
+    ratio = {"ratio": float(np.exp(np.clip(away, -50, 50)))} if on_log else {}
+    looked = [f"{of} patients"] * (of > 1) + [f"{parameters} parameters"] * (parameters > 1)
+    used = bound.population.covariates.get(name, ())
     return {
-        kind: sorted((each for each in facts if each["p"] < NOTED), key=_p)
-        for kind, facts in found.items()
-    }
+        "parameter": name,
+        "away": float(away),
+        "bounded": bool(np.isfinite(bound.bounds(name)).any()),
+        "sds": float(sds),
+        "p": float(min(p * parameters, 1.0)),
+        "looked": " and ".join(looked),
+        "fixed": bool(bound.population.fixed),
+        "columns": _unused(bound, used),
+    } | ratio
+
+
+def _unused(bound: PopulationModel, used: Iterable[str]) -> list[str]:
+    """Columns of the patients table that differ between patients and are no covariate yet."""
+    table = bound.data.patients.drop(columns="patient")
+    return [str(c) for c in table if c not in set(used) and table[c].nunique() > 1]
+
+
+def _told(fact: Mapping[str, Any]) -> bool:
+    """Whether a difference is rare by chance, and large enough to matter.
+
+    On a logarithmic or logit scale that is a factor of 1.25, of bioequivalence.
+    """
+    return fact["p"] < NOTED and (abs(fact["away"]) > FACTOR or not fact["bounded"])
 
 
 def _levels(bound: PopulationModel, name: str) -> tuple[np.ndarray, list[str]]:
@@ -251,6 +279,18 @@ def _scores(bound: PopulationModel, samples: Mapping[str, Any]) -> tuple[np.ndar
     return tuple(np.asarray(x) for x in quickly(lambda s: jax.lax.map(one, s))(samples))
 
 
+def _analytes(bound: PopulationModel) -> str:
+    """What p values of analytes count, in words; nothing of one."""
+    size = len(bound.individual.analytes)
+    return f"{size} analytes" if size > 1 else ""
+
+
+def _sigma(bound: PopulationModel, analyte: str) -> str:
+    """The parameters of an analyte's residual model, in words."""
+    names = bound.population.residual_names(bound.endpoints[analyte])
+    return " and ".join(names.values()) or "the residual error"
+
+
 def _gap(bound: PopulationModel) -> tuple[dict[int, float], np.ndarray]:
     """Lowest measured value over its LLOQ by analyte, and that times every LLOQ, (P, T)."""
     a = bound.individual
@@ -280,7 +320,9 @@ def _offset(bound: PopulationModel, expected: np.ndarray) -> Found:
         t = mean.mean() / max(mean.std(ddof=1) / np.sqrt(len(mean)), 1e-300)
         p = 2 * scipy.stats.t.sf(abs(t), len(mean) - 1) * len(a.analytes)
         if p < NOTED and abs(mean.mean()) > LEVEL:
-            found.append({"analyte": analyte, "sds": float(mean.mean()), "p": float(p)})
+            fact = {"analyte": analyte, "sds": float(mean.mean()), "p": float(p)}
+            fact |= {"looked": _analytes(bound), "fixed": bool(bound.population.fixed)}
+            found.append(fact | {"sigma": _sigma(bound, analyte)})
     return found
 
 
@@ -298,7 +340,9 @@ def _residuals(bound: PopulationModel, score: np.ndarray) -> dict[str, Found]:
     odd = measured & (p < NOTED)
     for i, j in zip(*np.nonzero(odd), strict=True):
         fact = {"patient": bound.patients[i], "day": float(a.time[i, j])}
-        fact |= {"value": float(a.value[i, j]), "analyte": a.analytes[a.analyte[i, j]]}
+        analyte = a.analytes[a.analyte[i, j]]
+        fact |= {"value": float(a.value[i, j]), "analyte": analyte, "normal": True}
+        fact |= {"looked": f"{count} samples", "sigma": _sigma(bound, analyte)}
         samples.append(fact | {"sds": float(t[i, j]), "p": float(p[i, j])})
     people = []
     n, sums = (measured & ~odd).sum(1), np.where(odd, 0.0, square).sum(1)
@@ -313,7 +357,8 @@ def _residuals(bound: PopulationModel, score: np.ndarray) -> dict[str, Found]:
         ratio = np.mean(own**2) / max((sums.sum() - sums[i]) / others, 1e-300)
         p = scipy.stats.f.sf(ratio, len(own), others) * len(bound.patients)
         if p < NOTED:
-            people.append({"patient": name, "times": float(np.sqrt(ratio)), "p": float(p)})
+            fact = {"patient": name, "times": float(np.sqrt(ratio)), "p": float(p)}
+            people.append(fact | {"looked": f"{len(bound.patients)} patients"})
     told = {fact["patient"] for fact in people}
     samples = [fact for fact in samples if fact["patient"] not in told]
     return {"samples": sorted(samples, key=_p), "scatter": sorted(people, key=_p)}
@@ -328,18 +373,21 @@ def _limits(bound: PopulationModel, below: np.ndarray, gap: np.ndarray) -> dict[
         here = a.mask & (a.analyte == i) & (a.lloq > NEVER)
         if i in lowest and lowest[i] > WIDE:
             each = gap[:, here]
-            p = float(np.mean(np.exp(np.sum(np.log1p(-np.minimum(each, 1 - 1e-12)), axis=1))))
+            none = np.exp(np.sum(np.log1p(-np.minimum(each, 1 - 1e-12)), axis=1))
+            p = float(np.mean(none)) * len(a.analytes)
             if p < NOTED:
                 limit, upper = float(np.median(a.lloq[here])), lowest[i]
                 fact = {"analyte": analyte, "lloq": limit, "lowest": limit * upper}
+                fact |= {"looked": _analytes(bound)}
                 missing.append(fact | {"expected": float(each.sum(1).mean()), "p": p})
         if here.any():
             share = below[:, here].mean(0)
             seen, expected = int((a.censored[here] == 1).sum()), float(share.sum())
             sd = float(np.sqrt(np.sum(share * (1 - share)))) + 0.5  # of whole numbers
-            p = 2 * float(scipy.stats.norm.sf(abs(seen - expected) / sd))
+            p = 2 * float(scipy.stats.norm.sf(abs(seen - expected) / sd)) * len(a.analytes)
             if p < NOTED:
                 fact = {"analyte": analyte, "seen": seen, "expected": expected}
+                fact |= {"looked": _analytes(bound)}
                 shares.append(fact | {"of": int(here.sum()), "p": p})
     return {"gap": missing, "below": shares}
 

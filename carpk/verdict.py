@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.stats
 import xarray as xr
 
 from carpk._arviz import PARETO_K, az
+from carpk.advice import (
+    BUT,
+    GRADES,
+    OK,
+    WRONG,
+    Finding,
+    Grade,
+    chance,
+    doubt,
+    note,
+    number,
+    surprising,
+    trouble,
+    unit_of,
+)
 from carpk.effects import CORRELATION
 from carpk.importance import POINTS
 from carpk.laplace import DECREMENT
@@ -21,7 +38,9 @@ ESS_MIN = 400
 EBFMI_MIN = 0.3
 UNINFORMED = 0.9  # posterior SD over prior SD, on the estimation scale
 SAME_MODE = 0.1  # difference of ln density
-CONFLICT = 3.0  # prior SDs between the medians of prior and posterior
+CONFLICT = 3.0  # SDs of their difference between the prior and what the data say by themselves
+MOVED = 0.5  # posterior SDs by which a prior must move a parameter, for its conflict to be a doubt
+MOVED_SPREAD = 1.0  # the same, of SDs: omegas and those of residuals
 AT_BOUND = 0.01  # share of a range
 PRIOR_ALONE = 0.05  # 1 - (SD ratio)^2 below which a posterior does not tell data from prior
 HELD = 0.5  # the same, above which the prior hardly holds it
@@ -30,8 +49,6 @@ MASS = 0.05  # share of the posterior below which another mode is not told
 EVEN = 0.8  # effective share of draws that weights for the solver's error leave, to be told below
 SWAPPED = 0.1  # relative difference of two values that have changed places
 FEW_POINTS = 5  # effective ones for a patient's random effects, to be told below
-DOUBTED = 1e-3  # p of a surprise below which the fit is not to be trusted
-UNITS = {1e3: "mL and µL, or mg and µg, say", 1e6: "L and µL, or g and µg, say"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,44 +56,102 @@ class Verdict:
     """Whether a fit can be trusted.
 
     Attributes:
-        ok: False on any doubt about the draws themselves.
-        troubles: one sentence each, with what to do; empty if and only if `ok`.
-        notes: what the reader must know although the draws are sound, above all the parameters
-            that the data say nothing about.
+        findings: what there is to say, each with the grade that it gives the fit by itself.
         numbers: the diagnostics behind it.
     """
 
-    ok: bool
-    troubles: tuple[str, ...]
-    notes: tuple[str, ...]
+    findings: tuple[Finding, ...]
     numbers: Mapping[str, float]
 
+    @property
+    def grade(self) -> Grade:
+        """The worst of the findings.
+
+        "OK"; "OK, BUT": the draws are sound, and the model or the data raise a doubt that the
+        reader must see; "DO NOT TRUST": the numbers themselves may be wrong.
+        """
+        return max((f.grade for f in self.findings), key=GRADES.index, default=OK)
+
+    @property
+    def ok(self) -> bool:
+        """False where the numbers themselves may be wrong: "DO NOT TRUST"."""
+        return self.grade != WRONG
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Why the numbers may be wrong, one sentence each, with what to do."""
+        return self._of(WRONG)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What in the model or the data must be looked at although the draws are sound."""
+        return self._of(BUT)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else the reader may want to know."""
+        return self._of(OK)
+
+    def _of(self, grade: Grade) -> tuple[str, ...]:
+        return tuple(f.text for f in self.findings if f.grade == grade)
+
     def __str__(self) -> str:
-        head = "OK" if self.ok else "DO NOT TRUST"
-        troubles = [f"  {i}. {text}" for i, text in enumerate(self.troubles, 1)]
+        advice = [f"  {i}. {text}" for i, text in enumerate((*self.troubles, *self.doubts), 1)]
         notes = [f"  Note: {text}" for text in self.notes]
-        return "\n".join([f"{head}: {self._numbers}.", *troubles, *notes])
+        return "\n".join([f"{self.head}: {self._numbers}.", *advice, *notes])
+
+    @property
+    def head(self) -> str:
+        """The grade, and the number and kinds of doubts where it is "OK, BUT"."""
+        if self.grade != BUT:
+            return self.grade
+        kinds = [f.kind for f in self.findings if f.grade == BUT]
+        many = "1 doubt" if len(kinds) == 1 else f"{len(kinds)} doubts"
+        return f"{BUT} {many} ({'; '.join(dict.fromkeys(kinds))})"
 
     @property
     def _numbers(self) -> str:
         n = self.numbers
         if "decrement" in n:
-            where = f"the mode, which is {math.sqrt(n['decrement']):.1g} posterior SDs away at most"
-            if n["settled"] and not n["decrement"] < DECREMENT:
-                where = "a centre found by importance sampling"
-            patients = (
-                f"; {n['patients_at_mode']:.0f} of {n['patients']:.0f} patients at their modes"
-            )
-            patients = patients if n["patients"] else ""
-            if "k_hat" in n:
-                patients += (
-                    f"; {n['ess']:.0f} draws count by exact density (k-hat {n['k_hat']:.2f})"
-                )
-            return f"normal approximation around {where}{patients}"
-        return (
-            f"R-hat at most {n['rhat_max']:.3f}, effective draws at least {n['ess_min']:.0f}, "
-            f"{n['divergences']:.0f} divergences, E-BFMI at least {n['ebfmi_min']:.2f}"
+            return _numbers_of_mode(n)
+        if not n:
+            return "no diagnostics"
+        return ", ".join(
+            [
+                _limit("R-hat at most", n["rhat_max"], ".3f"),
+                _limit("effective draws at least", n["ess_min"], ".0f"),
+                _divergent(int(n["divergences"])),
+                _limit("E-BFMI at least", n["ebfmi_min"], ".2f"),
+            ]
         )
+
+
+def _limit(what: str, x: float, form: str) -> str:
+    """A diagnostic and its worst value, if it has one."""
+    if math.isnan(x):
+        return f"{what.split(' at ')[0]} cannot be computed"
+    return f"{what} {number(x, form)}"
+
+
+def _numbers_of_mode(n: Mapping[str, float]) -> str:
+    away = math.sqrt(max(n["decrement"], 0.0)) if math.isfinite(n["decrement"]) else math.nan
+    where = f"the mode, which is {number(away, '.1g')} posterior SDs away at most"
+    if math.isnan(away):
+        where = "a point whose distance from the mode is not known"
+    if n["settled"] and not n["decrement"] < DECREMENT:
+        where = "a centre found by importance sampling"
+    patients = f"; {n['patients_at_mode']:.0f} of {n['patients']:.0f} patients at their modes"
+    patients = patients if n["patients"] else ""
+    if "k_hat" in n:
+        patients += (
+            f"; by exact density {number(n['ess'], '.0f')} draws count "
+            f"(Pareto k-hat {number(n['k_hat'], '.2f')})"
+        )
+    return f"normal approximation around {where}{patients}"
+
+
+def _divergent(count: int) -> str:
+    return f"{count} divergent transition{'' if count == 1 else 's'}"
 
 
 def judge(
@@ -87,57 +162,115 @@ def judge(
     settings: Mapping[str, Any],
     pointwise: xr.Dataset | None = None,
 ) -> Verdict:
-    """The verdict on a set of draws; `pointwise` are the log-likelihoods of observations."""
-    troubles, surprising = _surprising(settings.get("surprises", {}))
-    nonfinite = [str(k) for k in posterior if not np.isfinite(posterior[k].values).all()]
-    if nonfinite:
-        troubles.append(
-            f"{', '.join(nonfinite)} has draws that are not finite: look for impossible data or "
-            "priors without bounds."
-        )
+    """The verdict on a set of draws; `pointwise` are the log-likelihoods of observations.
+
+    Of `settings` it reads method, chains, draws, modes, mode, importance, ends, solver, surprises,
+    interrupted and cure: {"told": what was done after the planned draws, in a sentence; "agree":
+    two runs agree within Monte Carlo error; "divergences": of the first and of the second run}.
+    """
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of what is not finite, which is told
+        return _judged(posterior, stats, prior, bound, settings, pointwise)
+
+
+def _judged(
+    posterior: xr.Dataset,
+    stats: xr.Dataset,
+    prior: xr.Dataset,
+    bound: PopulationModel,
+    settings: Mapping[str, Any],
+    pointwise: xr.Dataset | None,
+) -> Verdict:
+    found = _not_finite(posterior)
     modes = _of_modes(settings)
+    found += modes
     if settings["method"] == "nuts":
-        more, numbers = _of_chains(posterior, stats, bool(modes))
+        more, numbers = _of_chains(posterior, stats, bound, settings, bool(modes))
     else:
         more, numbers = _of_mode(bound, settings)
-    against, pulled = _against_the_prior(posterior, prior, bound)
-    troubles += against
-    troubles += modes + more + _of_levels(posterior, pointwise, bound, settings)
-    notes = surprising + pulled + _of_weights(settings) + _of_points(bound, settings)
-    notes += _of_coordinates(settings)
-    notes += [
-        f"{name} = {value:g} for everybody, the model file's reference: the data have no column "
-        f"{name!r}."
+    found += more + _of_levels(posterior, pointwise, settings)
+    surprises = settings.get("surprises", {})
+    found += _against_the_prior(posterior, prior, bound) + surprising(surprises)
+    found += _of_weights(settings) + _of_points(bound, settings)
+    if not modes:  # whose distance is no spread
+        held = [fact["parameter"] for fact in surprises.get("shift", ())]
+        found += _uninformed(posterior, prior, bound, settings, held)
+    found += _of_coordinates(settings) + _of_data(bound)
+    return Verdict(tuple(sorted(found, key=lambda f: -GRADES.index(f.grade))), numbers)
+
+
+def _not_finite(posterior: xr.Dataset) -> list[Finding]:
+    names = [str(k) for k in posterior if not np.isfinite(posterior[k].values).all()]
+    if not names:
+        return []
+    have = "has" if len(names) == 1 else "have"
+    return [
+        trouble(
+            "draws that are not finite",
+            f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} {have} draws that are not "
+            "finite: look for impossible data or priors without bounds.",
+        )
+    ]
+
+
+def _of_data(bound: PopulationModel) -> list[Finding]:
+    """What was taken for everybody, and the share below the LLOQ."""
+    found = [
+        note(
+            "reference value",
+            f"{name} = {value:g} for everybody, the model file's reference: the data have no "
+            f"column {name!r}.",
+        )
         for name, value in bound.at_reference.items()
     ]
-    ratio = {k: posterior_over_prior(bound, posterior, prior, k).max() for k in bound.priors}
-    held = [fact["parameter"] for fact in settings.get("surprises", {}).get("shift", ())]
-    uninformed = [k for k, x in ratio.items() if x > UNINFORMED and k not in held]
-    if uninformed and not modes:  # whose distance is no spread
-        notes.append(
-            "the data say next to nothing about "
-            + ", ".join(uninformed)
-            + f": the posterior is as wide as the prior (SD ratio above {UNINFORMED})."
-        )
-    if settings["method"] != "map" and not modes:
-        notes += _open_together(posterior, prior, bound, uninformed)
     if bound.individual is not None:
         censored = bound.individual.censored[bound.individual.mask] == 1
         if censored.any():
-            notes.append(
-                f"{censored.mean():.0%} of the observations are below the LLOQ (M3 likelihood)."
+            found.append(
+                note(
+                    "below the LLOQ",
+                    f"{censored.mean():.0%} of the observations are below the LLOQ (M3 "
+                    "likelihood).",
+                )
             )
-    return Verdict(not troubles, tuple(troubles), tuple(notes), numbers)
+    return found
+
+
+def _uninformed(
+    posterior: xr.Dataset,
+    prior: xr.Dataset,
+    bound: PopulationModel,
+    settings: Mapping[str, Any],
+    held: Sequence[str],
+) -> list[Finding]:
+    """Parameters, and combinations of them, of which the data say nothing.
+
+    Args:
+        held: parameters that the prior holds away from the data, which is another matter.
+    """
+    ratio = {k: posterior_over_prior(bound, posterior, prior, k).max() for k in bound.priors}
+    alone = [k for k, x in ratio.items() if x > UNINFORMED and k not in held]
+    found = []
+    if alone:
+        found.append(
+            doubt(
+                "parameter without information",
+                "The data say next to nothing about "
+                + ", ".join(alone)
+                + f": the posterior is as wide as the prior (SD ratio above {UNINFORMED}), and "
+                "what is reported of it is the prior.",
+            )
+        )
+    return found + (
+        _open_together(posterior, prior, bound, alone) if settings["method"] != "map" else []
+    )
 
 
 def _of_levels(
-    posterior: xr.Dataset,
-    pointwise: xr.Dataset | None,
-    bound: PopulationModel,
-    settings: Mapping[str, Any],
-) -> list[str]:
-    """Patients without levels, and a solver that changed the answer."""
-    troubles = []
+    posterior: xr.Dataset, pointwise: xr.Dataset | None, settings: Mapping[str, Any]
+) -> list[Finding]:
+    """Patients without levels, a solver that changed the answer, a fit that was stopped."""
+    found = []
     lost: dict[str, int] = {}
     for each in [] if pointwise is None else pointwise.data_vars.values():
         failing = ~np.isfinite(each.values)
@@ -148,54 +281,66 @@ def _of_levels(
     if lost:
         total = posterior.sizes["chain"] * posterior.sizes["draw"]
         named = ", ".join(f"{k} in {n} of {total}" for k, n in list(lost.items())[:5])
-        troubles.append(
-            f"The likelihood of {len(lost)} patients is not finite in some draws ({named}): the "
-            "equations have no solution there. Use narrower priors, or look at the patients' doses "
-            "and units."
+        of = "1 patient" if len(lost) == 1 else f"{len(lost)} patients"
+        found.append(
+            trouble(
+                "likelihood that is not finite",
+                f"The likelihood of {of} is not finite in some draws ({named}): the equations have "
+                "no solution there. Use narrower priors, or look at the patients' doses and units.",
+            )
         )
     solver = settings.get("solver")
     if solver is not None and not solver["ok"]:
-        troubles.append(
-            f"The solver changed the posterior (Pareto k-hat {solver['k_hat']:.2f} above 0.7 over "
-            f"{solver['draws']} draws solved again, ln likelihood off by up to "
-            f"{solver['spread']:.2g} between them, {solver['failed']} without a solution): fit "
-            "again with Population(..., rtol=1e-6)."
+        found.append(
+            trouble(
+                "solver",
+                "The solver changed the posterior (Pareto k-hat "
+                f"{number(solver['k_hat'], '.2f')}, to be below {PARETO_K}, over "
+                f"{solver['draws']} draws solved again, ln likelihood off by up to "
+                f"{number(solver['spread'], '.2g')} between them, {solver['failed']} without a "
+                "solution): fit again with Population(..., rtol=1e-6).",
+            )
         )
     if settings.get("interrupted"):
-        troubles.append(
-            "The fit was stopped before its last draw: what is here may be used for a look. The "
-            "same call with the same `folder` goes on from there."
+        found.append(
+            trouble(
+                "interrupted",
+                "The fit was stopped before its last draw: what is here may be used for a look. "
+                "The same call with the same `folder` goes on from there.",
+            )
         )
-    return troubles
+    return found
 
 
-def _of_units(bound: PopulationModel, prior: xr.Dataset) -> str:
-    """How far the measured levels lie from those of a typical patient of the prior."""
+def _levels_over_prior(bound: PopulationModel, prior: xr.Dataset) -> float:
+    """Measured levels over those of a typical patient of the prior, in the median; 1 if none."""
     if bound.individual is None:
-        return ""
+        return 1.0
     shared = {name: np.zeros(len(bound.clusters)) for name in bound.shared}
     theta = {k: np.median(prior[k].values, axis=(0, 1)) for k in bound.priors} | shared
     a, levels = bound.individual, np.asarray(bound.population_levels(theta))
     measured = a.mask & (a.censored == 0)
     ratio = float(np.exp(np.median(np.log(a.value / levels)[measured]))) if measured.any() else 1.0
-    if not np.isfinite(ratio) or 0.1 < ratio < 10:
-        return ""
-    return f" The levels are {ratio:.3g} times those that it expects{unit_of(ratio)}."
+    return ratio if np.isfinite(ratio) else 1.0
 
 
-def _of_weights(settings: Mapping[str, Any]) -> list[str]:
+def _of_weights(settings: Mapping[str, Any]) -> list[Finding]:
     """Whether the solver's error is small enough, but not so small as to be forgotten."""
     solver = settings.get("solver")
     if solver is None or not solver["ok"] or solver.get("ess", 1.0) > EVEN:
         return []
     return [
-        f"the solver's error (levels off by up to {solver['error']:.2g} of their value) moves the "
-        f"posterior: {solver['ess']:.0%} of the draws remain after weighting. Weight them "
-        "(checks.solver(fit).log_weights), or fit again with Population(..., rtol=1e-6)."
+        doubt(
+            "solver error",
+            f"The solver's error (levels off by up to {number(solver['error'], '.2g')} of their "
+            f"value) moves the posterior: {solver['ess']:.0%} of the draws remain after weighting. "
+            "Weight them (checks.solver(fit).log_weights), or fit again with "
+            "Population(..., rtol=1e-6).",
+        )
     ]
 
 
-def _of_coordinates(settings: Mapping[str, Any]) -> list[str]:
+def _of_coordinates(settings: Mapping[str, Any]) -> list[Finding]:
     """How far "nuts" centred the random effects."""
     told = []
     for level, each in settings.get("mode", {}).get("held", {}).items():
@@ -203,223 +348,150 @@ def _of_coordinates(settings: Mapping[str, Any]) -> list[str]:
         told.append(f"{level}s' {middle:.0%} ({low:.0%} to {high:.0%})")
     if settings["method"] != "nuts" or not told:
         return []
-    return [f"random effects were sampled as far centred as data hold them: {', '.join(told)}."]
+    return [
+        note(
+            "centring",
+            f"random effects were sampled partly centred: {', '.join(told)}, where 100% is centred "
+            "and 0% non-centred.",
+        )
+    ]
 
 
-def _of_points(bound: PopulationModel, settings: Mapping[str, Any]) -> list[str]:
+def _of_points(bound: PopulationModel, settings: Mapping[str, Any]) -> list[Finding]:
     """Patients over whose random effects "laplace" integrates badly."""
     points = settings.get("importance", {}).get("points")
     pairs = zip(bound.patients, points, strict=True) if points else ()
     few = [f"{patient} {n}" for patient, n in pairs if n < FEW_POINTS]
     if not few:
         return []
+    of = "1 patient" if len(few) == 1 else f"{len(few)} patients"
     return [
-        f"the random effects of {len(few)} patients are far from normal given the population (of "
-        f"{POINTS} points over them, few count: {', '.join(few[:5])}), and what they say of the "
-        'population is rough: use method="nuts".'
+        doubt(
+            "rough integral",
+            f"The random effects of {of} are far from normal given the population (of {POINTS} "
+            f"points over them, few count: {', '.join(few[:5])}), and what they say of the "
+            'population is rough: use method="nuts".',
+        )
     ]
+
+
+def _structural(bound: PopulationModel, name: str) -> bool:
+    """Whether a parameter is one of the model, or an effect on one: neither omega nor sigma."""
+    return not (name.startswith("omega_") or name in bound.residual_parameters)
 
 
 def _against_the_prior(
     posterior: xr.Dataset, prior: xr.Dataset, bound: PopulationModel
-) -> tuple[list[str], list[str]]:
-    """Parameters that lie far outside their prior, or at the end of their range; and notes.
-
-    That a prior holds a parameter away from the data rests on a normal likelihood far from where
-    the draws are: a note, not a trouble.
-    """
-    troubles, held = [], []
+) -> list[Finding]:
+    """Parameters whose prior the data contradict, or that lie at the end of their range."""
+    found = []
     for name in bound.priors:
-        if name == CORRELATION:
+        if name == CORRELATION or not np.isfinite(posterior[name].values).all():
             continue
-        forward = bound.scale(name).forward
-        after, before = (np.asarray(forward(x[name].values)) for x in (posterior, prior))
-        axes = (0, 1)
-        middle, before_it = np.median(after, axes), np.median(before, axes)
-        away = (middle - before_it) / before.std(axes)
-        told = 1 - (after.std(axes) / before.std(axes)) ** 2  # 1: all is known from the data
-        pull = away / np.sqrt(np.maximum(told, PRIOR_ALONE))
-        i = int(np.argmax(np.abs(pull)))
-        if np.max(np.abs(away)) > CONFLICT:
-            inverse = bound.scale(name).inverse
-            there, centre = (
-                float(np.ravel(np.asarray(inverse(x)))[i]) for x in (middle, before_it)
+        ends = _at_bound(posterior, prior, bound, name)
+        conflict = _conflict(posterior, prior, bound, name)
+        found += ends + [f for f in conflict if f.grade == WRONG or not ends]
+    return found
+
+
+def _conflict(
+    posterior: xr.Dataset, prior: xr.Dataset, bound: PopulationModel, name: str
+) -> list[Finding]:
+    """What prior and data say of a parameter, where they contradict each other.
+
+    On the estimation scale, with normal distributions: what the data say by themselves follows from
+    prior and posterior, and the distance between it and the prior has a known SD. How far the prior
+    moves the answer is told in posterior SDs: a prior that the data overrule is no doubt, unless
+    its distance is that between two units.
+    """
+    scale = bound.scale(name)
+    after, before = (np.asarray(scale.forward(x[name].values)) for x in (posterior, prior))
+    middle, centre = (np.atleast_1d(np.median(x, (0, 1))) for x in (after, before))
+    sd, wide = (np.atleast_1d(x.std((0, 1))) for x in (after, before))
+    told = np.maximum(1 - (sd / wide) ** 2, PRIOR_ALONE)  # 1: all is known from the data
+    away = (middle - centre) / wide
+    pull = np.abs(away) / np.sqrt(told)
+    moves = np.abs(away) * np.sqrt(np.maximum(1 - told, 0.0)) / told
+    clear = (told > PRIOR_ALONE) | (np.abs(away) > CONFLICT)
+    if not (np.isfinite(pull).all() and (clear & (pull > CONFLICT)).any()):
+        return []
+    i = int(np.argmax(np.where(clear, pull, 0.0)))
+    data = centre[i] + (middle[i] - centre[i]) / told[i]
+    here, there, alone = (
+        number(float(np.ravel(np.asarray(scale.inverse(np.full(middle.shape, x))))[i]))
+        for x in (centre[i], middle[i], data)
+    )
+    strength = chance(float(2 * scipy.stats.norm.sf(pull[i])))
+    told_of = (
+        f"its posterior ({there}) lies {number(abs(away[i]), '.1f')} prior SDs from the middle of "
+        f"the prior ({here}){strength}"
+    )
+    model = _structural(bound, name)
+    ratio = _levels_over_prior(bound, prior) if model else 1.0
+    far = not 0.1 < ratio < 10
+    levels = f" The levels are {number(ratio)} times those that it expects{unit_of(ratio)}."
+    levels = levels if far else ""
+    if unit_of(ratio):
+        text = f"Data and prior disagree about {name}: {told_of}.{levels} Look at units and doses "
+        return [trouble("unit", text + "first, then at the prior, then at the model.")]
+    if moves[i] > (MOVED if model else MOVED_SPREAD) or levels:
+        if told[i] < HELD:
+            told_of = (
+                f"the prior is so narrow that it holds {name} near {there}, but the data by "
+                f"themselves would put it near {alone}, {number(pull[i], '.1f')} SDs away from "
+                f"the prior{strength}"
             )
-            troubles.append(
-                f"Data and prior disagree about {name}: its posterior ({there:.3g}) lies "
-                f"{np.max(np.abs(away)):.1f} prior SDs from the middle of the prior "
-                f"({centre:.3g}).{_of_units(bound, prior)} Look at "
-                + ("single patients" if name.startswith("omega_") else "units and doses")
-                + " first, then at the prior, then at the model."
+        else:
+            told_of += f", which moves it by {number(float(moves[i]), '.1f')} posterior SDs"
+        return [
+            doubt(
+                "prior against data",
+                f"Data and prior disagree about {name}: {told_of}.{levels} Widen the prior, or "
+                f"find out why these data differ from it: {_suspects(bound, name)}.",
             )
-        elif PRIOR_ALONE < np.ravel(told)[i] < HELD and np.max(np.abs(pull)) > CONFLICT:
-            alone = bound.scale(name).inverse(before_it + (middle - before_it) / told)
-            held.append(
-                f"data and prior disagree about {name}: the prior is so narrow that it holds "
-                f"{name} near {float(np.ravel(bound.scale(name).inverse(middle))[i]):.3g}, but the "
-                f"data by themselves would put it near {float(np.ravel(alone)[i]):.2g}, "
-                f"{np.max(np.abs(pull)):.1f} SDs away from the prior. Widen the prior, or find out "
-                "why these data differ: units, assay, patients, then the model."
-            )
-        low, high = bound.bounds(name)
-        if math.isfinite(low) and math.isfinite(high):
-            places = [(x[name].values - low) / (high - low) for x in (posterior, prior)]
-            at, before_at = [np.mean((x < AT_BOUND) | (x > 1 - AT_BOUND)) for x in places]
-            if at > 0.5 and at > 2 * before_at:
-                troubles.append(
-                    f"{name} lies at the end of its range ({low:g} to {high:g}) in {at:.0%} of the "
-                    "draws: fix it there, or choose a model without it."
-                )
-    return troubles, held
-
-
-def _surprising(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
-    """(troubles, notes) about samples, patients and limits; see `surprises`."""
-    troubles: list[str] = []
-    notes: list[str] = []
-    for kind, say in SURPRISES.items():
-        for fact in found.get(kind, ()):
-            (troubles if fact["p"] < DOUBTED else notes).append(say(fact))
-    return troubles, notes
-
-
-def _side(number: float) -> str:
-    return "above" if number > 0 else "below"
-
-
-def unit_of(ratio: float) -> str:
-    """What a factor looks like, in brackets; empty where it is none between units."""
-    for factor, what in UNITS.items():
-        for one in (factor, 1 / factor):
-            if one / 3 < ratio < one * 3:
-                return f" (a factor near {one:g} is that between {what})"
-    return ""
-
-
-def _times_theirs(x: Mapping[str, Any]) -> str:
-    """The factor between these and the others, where there is one."""
-    return f", {x['ratio']:.3g} times theirs{unit_of(x['ratio'])}" if "ratio" in x else ""
-
-
-def _say_tied(x: Mapping[str, Any]) -> str:
-    return (
-        f"{x['count']} measured values of {x['analyte']} are exactly {x['value']:g}, the lowest of "
-        "all: this looks like a limit of quantification in place of values. Give these rows "
-        f"censored = 1 and lloq = {x['value']:g} (of half the limit: twice that), and fit again."
-    )
-
-
-def _say_under(x: Mapping[str, Any]) -> str:
-    return (
-        f"{x['count']} measured values of {x['analyte']} lie below {x['lloq']:g}, the lowest LLOQ "
-        f"of the censored ones (the smallest is {x['value']:.3g}): the LLOQ is too high, or in "
-        "another unit. Look at column lloq."
-    )
-
-
-def _say_gap(x: Mapping[str, Any]) -> str:
-    return (
-        f"No measured value of {x['analyte']} lies between the LLOQ, {x['lloq']:.3g}, and "
-        f"{x['lowest']:.3g}, where {x['expected']:.0f} are expected: the LLOQ is rather near "
-        f"{x['lowest']:.2g}. Look at column lloq, its unit above all."
-    )
-
-
-def _say_below(x: Mapping[str, Any]) -> str:
-    what = "Too many" if x["seen"] > x["expected"] else "Too few"
-    return (
-        f"{what} samples of {x['analyte']} are below the LLOQ: {x['seen']} of {x['of']}, where "
-        f"{x['expected']:.1f} are expected from the fitted curves. Look at column lloq, at rows "
-        "that were left out or filled in, then at the model (checks.vpc)."
-    )
-
-
-def _say_sample(x: Mapping[str, Any]) -> str:
-    return (
-        f"The sample of patient {x['patient']} on day {x['day']:g} ({x['analyte']} "
-        f"{x['value']:.3g}) lies {abs(x['sds']):.1f} SDs of the other residuals "
-        f"{_side(x['sds'])} the patient's own curve, and widens sigma for everybody. Look at its "
-        "unit and at swapped samples; if it is right, fit without it too and report both."
-    )
-
-
-def _say_scatter(x: Mapping[str, Any]) -> str:
-    return (
-        f"The samples of patient {x['patient']} lie {x['times']:.1f} times as far from the curve "
-        "as those of the others: the model does not describe this patient. Look at the data "
-        "(plot.individual_fits): doses, days, a second infusion; then at what else may vary."
-    )
-
-
-def _say_effect(x: Mapping[str, Any]) -> str:
-    times = _times_theirs(x)
-    return (
-        f"Patient {x['patient']} is unlike the others: {x['parameter']} lies {abs(x['sds']):.1f} "
-        f"SDs of the others {_side(x['sds'])} their mean{times}, and widens "
-        f"omega_{x['parameter']} for everybody. Look at the unit, the dose and swapped samples "
-        "(plot.individual_fits); if all is right, fit without the patient too and report both."
-    )
-
-
-def _say_shift(x: Mapping[str, Any]) -> str:
-    times = f", {x['ratio']:.3g} times it in the mean" if "ratio" in x else ""
-    return (
-        f"The patients' {x['parameter']} is not around its typical value{times} "
-        f"({abs(x['sds']):.1f} standard errors {_side(x['sds'])} it): the prior of "
-        f"{x['parameter']}, or a value in `fixed`, holds the typical value away from the data, and "
-        f"omega_{x['parameter']} makes up for it. Widen the prior, or find out why these data "
-        "differ from it: units, assay, patients, then the model."
-    )
-
-
-def _say_offset(x: Mapping[str, Any]) -> str:
-    return (
-        f"The levels of {x['analyte']} lie {_side(x['sds'])} the fitted curves in the mean, by "
-        f"{abs(x['sds']):.1f} residual SDs: a prior or a value in `fixed` holds the curves away "
-        "from them, and sigma makes up for it. Widen the prior, or find out why these data differ "
-        "from it: units, assay, patients, then the model."
-    )
-
-
-def _say_groups(x: Mapping[str, Any]) -> str:
-    times = _times_theirs(x)
-    far = f"{abs(x['sds']):.1f} SDs within a group"
-    told = [
-        each["patient"] + (f" ({each['of']})" if each["of"] else "") for each in x["patients"][:8]
-    ]
-    named = ", ".join(told) + (", ..." if len(x["patients"]) > 8 else "")
-    parameter = x["parameter"]
-    if any(each["of"] for each in x["patients"]):
-        return (
-            f"By {parameter} the patients fall into two groups, {far} apart, and some are not with "
-            f"their own: {named}. Look at swapped labels of cohorts or arms first, then at units; "
-            f"if all is right, {parameter} needs another covariate. The effects of those that it "
-            "has are too small as it is."
+        ]
+    if not model:
+        return []
+    return [
+        note(
+            "prior overruled",
+            f"the data overrule the prior of {name}: {told_of}, which moves it by "
+            f"{number(moves[i], '.1f')} posterior SDs only.{levels}",
         )
-    return (
-        f"The patients fall into two groups by {parameter}: that of {named} lies {far} "
-        f"{_side(x['sds'])} the others{times}. Look at units and doses; if all is right, a "
-        f"covariate of {parameter} is missing."
-    )
+    ]
 
 
-SURPRISES = {  # in the order in which they are told
-    "tied": _say_tied,
-    "under": _say_under,
-    "gap": _say_gap,
-    "below": _say_below,
-    "shift": _say_shift,
-    "offset": _say_offset,
-    "effects": _say_effect,
-    "groups": _say_groups,
-    "samples": _say_sample,
-    "scatter": _say_scatter,
-}
+def _suspects(bound: PopulationModel, name: str) -> str:
+    """Where the reason may lie for what the data say of a parameter."""
+    if name.startswith("omega_"):
+        return "single patients first, then the model"
+    if name in bound.residual_parameters:
+        return "single samples first, then the model, which may not follow the curves"
+    return "units, assay, patients, then the model"
+
+
+def _at_bound(
+    posterior: xr.Dataset, prior: xr.Dataset, bound: PopulationModel, name: str
+) -> list[Finding]:
+    low, high = bound.bounds(name)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return []
+    places = [(x[name].values - low) / (high - low) for x in (posterior, prior)]
+    at, before = [np.mean((x < AT_BOUND) | (x > 1 - AT_BOUND)) for x in places]
+    if not (at > 0.5 and at > 2 * before):
+        return []
+    return [
+        doubt(
+            "parameter at its bound",
+            f"{name} lies at the end of its range ({low:g} to {high:g}) in {at:.0%} of the draws: "
+            "fix it there, or choose a model without it.",
+        )
+    ]
 
 
 def _open_together(
     posterior: xr.Dataset, prior: xr.Dataset, bound: PopulationModel, alone: Sequence[str]
-) -> list[str]:
+) -> list[Finding]:
     """Combinations of parameters that the data leave open though each of them looks informed.
 
     In units of the prior SDs, a direction in which the posterior is as wide as the prior.
@@ -428,6 +500,7 @@ def _open_together(
         name
         for name in bound.priors
         if name != CORRELATION and name not in alone and posterior[name].ndim == 2
+        if np.isfinite(posterior[name].values).all()
     ]
     if len(names) < 2:
         return []
@@ -439,7 +512,7 @@ def _open_together(
     cov = np.cov(columns(posterior) / columns(prior).std(axis=1, keepdims=True))
     if not np.isfinite(cov).all():
         return []
-    notes = []
+    found = []
     values, vectors = np.linalg.eigh(cov)
     for value, vector in zip(values, vectors.T, strict=True):
         parts = [(n, x) for n, x in zip(names, vector, strict=True) if abs(x) > TOGETHER / 2]
@@ -450,15 +523,18 @@ def _open_together(
         same = ", ".join(n for n, x in parts if np.sign(x) == first)
         other = ", ".join(n for n, x in parts if np.sign(x) != first)
         moves = f"{same} up and {other} down" if other else f"{same} up or down together"
-        notes.append(
-            f"the data do not tell {', '.join(n for n, _ in parts)} apart: {moves} fits them as "
-            "well, as far as the prior allows. Fix one of them, or report only what they have in "
-            "common, such as their product or ratio (checks.identifiability)."
+        found.append(
+            doubt(
+                "parameters not told apart",
+                f"The data do not tell {', '.join(n for n, _ in parts)} apart: {moves} fits them "
+                "as well, as far as the prior allows. Fix one of them, or report only what they "
+                "have in common, such as their product or ratio (checks.identifiability).",
+            )
         )
-    return notes
+    return found
 
 
-def _of_modes(settings: Mapping[str, Any]) -> list[str]:
+def _of_modes(settings: Mapping[str, Any]) -> list[Finding]:
     """Several modes that count, in words; and whether they are one with names exchanged."""
     modes = [m for m in settings.get("modes", ()) if m["share"] > MASS]
     if len(modes) < 2:
@@ -479,21 +555,27 @@ def _of_modes(settings: Mapping[str, Any]) -> list[str]:
     if swapped:
         pairs = " and ".join(f"{a} with {b}" for a, b in swapped)
         others = [k for k in moved if k not in sum(swapped, ())]
-        also = "".join(f", as {k} goes from {first[k]:.3g} to {second[k]:.3g}" for k in others[:2])
-        return [
+        also = "".join(
+            f", as {k} goes from {number(first[k])} to {number(second[k])}" for k in others[:2]
+        )
+        text = (
             f"Exchanging {pairs} changes nothing that the data can tell{also}: the posterior is "
             f"there twice, and {mixed}. Say which is the larger, by priors that do not overlap or "
             "by a ratio between 0 and 1 in place of the smaller one (as beta_alpha in 'piecewise')."
-        ]
+        )
+        return [trouble("exchangeable parameters", text)]
     told = "; ".join(
         f"{m['share']:.0%} around "
-        + ", ".join(f"{k} {m['theta'][k]:.3g}" for k in (moved or list(first))[:4])
+        + ", ".join(f"{k} {number(m['theta'][k])}" for k in (moved or list(first))[:4])
         for m in modes[:3]
     )
     return [
-        f"The posterior has {len(modes)} modes ({told}), and {mixed}. Say which one can be true "
-        "with a prior (or a parameter fixed to its known value), and report the other if none can "
-        "be ruled out."
+        trouble(
+            "several modes",
+            f"The posterior has {len(modes)} modes ({told}), and {mixed}. Say which one can be "
+            "true with a prior (or a parameter fixed to its known value), and report the other if "
+            "none can be ruled out.",
+        )
     ]
 
 
@@ -504,79 +586,131 @@ def _near(one: float, other: float) -> bool:
 
 def _of_mode(
     bound: PopulationModel, settings: Mapping[str, Any]
-) -> tuple[list[str], dict[str, float]]:
+) -> tuple[list[Finding], dict[str, float]]:
     """What there is to say of a mode."""
-    mode = settings["mode"]
+    mode, weights = settings["mode"], settings.get("importance", {})
     patients = len(getattr(bound, "patients", ()))
     lost = mode["unconverged"]
-    troubles = []
-    settled = settings.get("importance", {}).get("settled", mode["converged"])
-    missed, flat = not mode["decrement"] < DECREMENT, mode["flat"]
-    if not settled and missed:
-        troubles.append(
-            f"The mode was not found: by the curvature it is {math.sqrt(mode['decrement']):.2g} "
-            'posterior SDs away. Use method="nuts", or narrower priors.'
-        )
-    if not settled and flat:
-        troubles.append(
-            f"The posterior is flat or bends upwards in {flat} directions, which are given "
-            'the spread of the prior or more: use method="nuts", or fix a parameter that the data '
-            "cannot tell (checks.identifiability names them)."
-        )
-    if not (settled or missed or flat or lost):
-        troubles.append(
-            "Importance sampling around the mode does not settle: the posterior is far from normal "
-            'there. Use method="nuts", or narrower priors.'
-        )
+    settled = bool(weights.get("settled", mode["converged"]))
     draws = settings["chains"] * settings["draws"]
-    k_hat, ess = (settings.get("importance", {}).get(key, math.nan) for key in ("k_hat", "ess"))
-    if k_hat > PARETO_K:
-        troubles.append(
-            f"The posterior is far from normal around its mode (Pareto k-hat {k_hat:.2f} above "
-            f'{PARETO_K}): intervals are too narrow, or lopsided. Use method="nuts".'
-        )
-    elif ess < ESS_MIN <= draws:
-        troubles.append(
-            f"Only {ess:.0f} draws count, below {ESS_MIN}, after weighting by their density: raise "
-            'draws, or use method="nuts".'
-        )
+    found = [] if settled else _unsettled(mode)
+    if "k_hat" in weights:
+        found += _of_density(weights["k_hat"], weights["ess"], draws)
     if lost:
         named = ", ".join(bound.patients[i] for i in lost[:5])
-        troubles.append(
-            f"The random effects of {len(lost)} patients have no mode ({named}): look at their "
-            "data (plot.individual_fits), at units and doses first."
+        of = "1 patient have" if len(lost) == 1 else f"{len(lost)} patients have"
+        found.append(
+            trouble(
+                "patients without a mode",
+                f"The random effects of {of} no mode ({named}): look at their data "
+                "(plot.individual_fits), at units and doses first.",
+            )
         )
     if settings["method"] == "laplace" and draws < ESS_MIN:
-        troubles.append(
-            f"Too few draws ({draws}, below {ESS_MIN}): medians and intervals change with the "
-            "seed. Raise draws to 1000, which costs next to nothing here."
+        found.append(
+            trouble(
+                "too few draws",
+                f"Too few draws ({draws}, below {ESS_MIN}): medians and intervals change with the "
+                "seed. Raise draws to 1000, which costs next to nothing here.",
+            )
         )
     if settings["method"] == "map":
-        troubles.append(
-            'A mode has no intervals: use method="laplace" or method="nuts" before you conclude.'
-        )
-        ends = settings["ends"]
-        near = sum(ends[0] - x < SAME_MODE for x in ends)
-        if near < 2 <= len(ends):
-            troubles.append(
-                f"Only one of {len(ends)} starts ended at the best mode (the next lies "
-                f"{ends[0] - ends[1]:.2g} lower in ln density): there may be a better one. Raise "
-                "`starts`, or use narrower priors."
-            )
+        found += _of_ends(settings["ends"])
     numbers = {
         "decrement": mode["decrement"],
         "settled": float(settled),
         "patients": float(patients),
         "patients_at_mode": float(patients - len(lost)),
     }
-    if math.isfinite(k_hat):
-        numbers |= {"k_hat": k_hat, "ess": ess}
-    return troubles, numbers
+    return found, numbers | {k: weights[k] for k in ("k_hat", "ess") if k in weights}
+
+
+def _unsettled(mode: Mapping[str, Any]) -> list[Finding]:
+    """Why a normal approximation is not one of the posterior."""
+    found = []
+    if not mode["decrement"] < DECREMENT:
+        away = math.sqrt(max(mode["decrement"], 0.0))
+        by = f"it is {number(away, '.2g')} posterior SDs away"
+        by = by if math.isfinite(away) else "its distance is not finite"
+        found.append(
+            trouble(
+                "mode not found",
+                f'The mode was not found: by the curvature {by}. Use method="nuts", or narrower '
+                "priors.",
+            )
+        )
+    if mode["flat"]:
+        where = "1 direction, which is" if mode["flat"] == 1 else f"{mode['flat']} directions,"
+        where += "" if mode["flat"] == 1 else " which are"
+        found.append(
+            trouble(
+                "flat posterior",
+                f"The posterior is flat or bends upwards in {where} given the spread of the prior "
+                'or more: use method="nuts", or fix a parameter that the data cannot tell '
+                "(checks.identifiability names them).",
+            )
+        )
+    if not (found or mode["unconverged"]):
+        found.append(
+            trouble(
+                "far from normal",
+                "Importance sampling around the mode does not settle: the posterior is far from "
+                'normal there. Use method="nuts", or narrower priors.',
+            )
+        )
+    return found
+
+
+def _of_density(k_hat: float, ess: float, draws: int) -> list[Finding]:
+    """Whether draws around a mode may be weighted by their exact density."""
+    if not k_hat <= PARETO_K:
+        return [
+            trouble(
+                "far from normal",
+                "The posterior is far from normal around its mode (Pareto k-hat "
+                f"{number(k_hat, '.2f')}, to be below {PARETO_K}): intervals are too narrow, or "
+                'lopsided. Use method="nuts".',
+            )
+        ]
+    if draws >= ESS_MIN and not ess >= ESS_MIN:
+        return [
+            trouble(
+                "too few draws",
+                f"Only {number(ess, '.0f')} draws count, below {ESS_MIN}, after weighting by their "
+                'density: raise draws, or use method="nuts".',
+            )
+        ]
+    return []
+
+
+def _of_ends(ends: Sequence[float]) -> list[Finding]:
+    """What a mode alone leaves open, and whether other starts ended there too."""
+    found = [
+        trouble(
+            "a mode alone",
+            'A mode has no intervals: use method="laplace" or method="nuts" before you conclude.',
+        )
+    ]
+    near = sum(ends[0] - x < SAME_MODE for x in ends)
+    if near < 2 <= len(ends):
+        found.append(
+            trouble(
+                "uncertain mode",
+                f"Only one of {len(ends)} starts ended at the best mode (the next lies "
+                f"{number(ends[0] - ends[1], '.2g')} lower in ln density): there may be a better "
+                "one. Raise `starts`, or use narrower priors.",
+            )
+        )
+    return found
 
 
 def _of_chains(
-    posterior: xr.Dataset, stats: xr.Dataset, several: bool
-) -> tuple[list[str], dict[str, float]]:
+    posterior: xr.Dataset,
+    stats: xr.Dataset,
+    bound: PopulationModel,
+    settings: Mapping[str, Any],
+    several: bool,
+) -> tuple[list[Finding], dict[str, float]]:
     """What there is to say of chains; `several` modes of the posterior are known."""
     rhat, ess = mixing(posterior)
     energy = stats["energy"].values
@@ -586,44 +720,38 @@ def _of_chains(
     deep = float(stats["reached_max_treedepth"].values.mean())
     worst_rhat = max(rhat, key=lambda k: rhat[k] if math.isfinite(rhat[k]) else math.inf)
     worst_ess = min(ess, key=lambda k: ess[k] if math.isfinite(ess[k]) else -math.inf)
-    troubles = []
+    found = []
     if posterior.sizes["chain"] < 2:
-        troubles.append(
-            "There is one chain only, and nothing to compare it with: a chain that stays in one "
-            "place looks like one that has seen all. Use chains=4."
-        )
-    if not rhat[worst_rhat] <= RHAT_MAX:
-        troubles.append(
-            f"The chains disagree (R-hat of {worst_rhat} is {rhat[worst_rhat]:.3f}, above "
-            f"{RHAT_MAX}{_by_chain(posterior, worst_rhat)}): "
-            + (
-                "they stay at different modes, which no number of draws mends."
-                if several
-                else "sample longer (tune=2000, draws=2000); if they still disagree, the posterior "
-                "has several modes: use narrower priors."
+        found.append(
+            trouble(
+                "one chain",
+                "There is one chain only, and nothing to compare it with: a chain that stays in "
+                "one place looks like one that has seen all. Use chains=4.",
             )
         )
+    elif not rhat[worst_rhat] <= RHAT_MAX:
+        found.append(_disagreement(posterior, worst_rhat, rhat[worst_rhat], several))
     if not ess[worst_ess] >= ESS_MIN and not (several and rhat[worst_rhat] > RHAT_MAX):
-        troubles.append(
-            f"Too few effective draws ({ess[worst_ess]:.0f} of {worst_ess}, below {ESS_MIN}): "
-            "raise draws; if that takes too long, fix what the data cannot tell "
-            "(checks.identifiability names it) or give it a narrower prior."
+        found.append(
+            trouble(
+                "too few effective draws",
+                f"Too few effective draws ({number(ess[worst_ess], '.0f')} of {worst_ess}, below "
+                f"{ESS_MIN}): raise draws; if that takes too long, fix what the data cannot tell "
+                "(checks.identifiability names it) or give it a narrower prior.",
+            )
         )
-    if divergences:
-        troubles.append(
-            f"{divergences} divergent transitions: the sampler missed a narrow region. Raise "
-            "target_accept to 0.95 or 0.99; if that does not help, a spread (omega) is close to "
-            "0: leave that parameter out of `varies`."
-        )
-    if ebfmi.min() < EBFMI_MIN:
-        troubles.append(
-            f"The energy hardly mixes (E-BFMI {ebfmi.min():.2f}, below {EBFMI_MIN}): a heavy tail; "
-            "use narrower priors for the omegas."
-        )
+    cure = settings.get("cure", {})
+    found += [note("cure", cure["told"])] if cure.get("told") else []
+    found += _of_divergences(posterior, bound, divergences, cure) if divergences else []
+    if posterior.sizes["draw"] > 1 and not ebfmi.min() >= EBFMI_MIN:
+        found.append(_slow_energy(bound, float(ebfmi.min())))
     if deep > 0.05:
-        troubles.append(
-            f"{deep:.0%} of the draws reached the largest tree depth: parameters are strongly "
-            "correlated; fix one of them, or give it a prior."
+        found.append(
+            note(
+                "tree depth",
+                f"{deep:.0%} of the draws reached the largest tree depth, which costs time and "
+                "not accuracy: parameters are strongly correlated (checks.identifiability).",
+            )
         )
     numbers = {
         "rhat_max": rhat[worst_rhat],
@@ -632,7 +760,67 @@ def _of_chains(
         "ebfmi_min": float(ebfmi.min()),
         "max_treedepth_share": deep,
     }
-    return troubles, numbers
+    return found, numbers
+
+
+def _disagreement(posterior: xr.Dataset, name: str, rhat: float, several: bool) -> Finding:
+    advice = (
+        "they stay at different modes, which no number of draws mends."
+        if several
+        else "sample longer (tune=2000, draws=2000); if they still disagree, the posterior has "
+        "several modes: use narrower priors."
+    )
+    how = f"is {number(rhat, '.3f')}, above {RHAT_MAX}"
+    how = how if not math.isnan(rhat) else "cannot be computed: the chains do not move"
+    return trouble(
+        "chains disagree",
+        f"The chains disagree (R-hat of {name} {how}{_by_chain(posterior, name)}): {advice}",
+    )
+
+
+def _of_divergences(
+    posterior: xr.Dataset, bound: PopulationModel, count: int, cure: Mapping[str, Any]
+) -> list[Finding]:
+    """What divergent transitions mean, before or after a second run with smaller steps."""
+    many = _divergent(count)
+    if cure.get("agree"):
+        return [
+            note(
+                "divergences",
+                f"{many} left, but two runs with different steps agree within Monte Carlo error "
+                "in every reported quantity.",
+            )
+        ]
+    smaller = (
+        "Raise target_accept to 0.95 or 0.99; if that does not help, "
+        if len(cure.get("divergences", ())) < 2
+        else "A smaller step did not help: "
+    )
+    spreads = {k: float(np.median(posterior[k].values)) for k in bound.priors if k[:6] == "omega_"}
+    least = min(spreads, key=lambda k: spreads[k], default="")
+    advice = (
+        f"a spread may be close to 0 ({least} is the smallest, {number(spreads[least])}): leave "
+        "that parameter out of `varies`, or give its omega a narrower prior."
+        if least
+        else "use narrower priors for what the data hardly tell (checks.identifiability)."
+    )
+    return [
+        trouble(
+            "divergences",
+            f"{many}: the sampler missed a narrow region. {smaller}{advice}",
+        )
+    ]
+
+
+def _slow_energy(bound: PopulationModel, ebfmi: float) -> Finding:
+    omegas = any(name.startswith("omega_") for name in bound.priors)
+    return doubt(
+        "slow energy",
+        f"The energy changes slowly from draw to draw (E-BFMI {number(ebfmi, '.2f')}, to be above "
+        f"{EBFMI_MIN}): the posterior has heavy tails, and the ends of intervals are less exact "
+        f"than R-hat and effective draws say. Use narrower priors"
+        f"{' for the omegas' if omegas else ''}.",
+    )
 
 
 def _by_chain(posterior: xr.Dataset, name: str) -> str:
@@ -640,7 +828,7 @@ def _by_chain(posterior: xr.Dataset, name: str) -> str:
     if name not in posterior:
         return ""
     medians = np.median(posterior[name].values, axis=1)
-    return "; medians by chain: " + ", ".join(f"{x:.3g}" for x in medians)
+    return "; medians by chain: " + ", ".join(number(float(x)) for x in medians)
 
 
 def mixing(posterior: xr.Dataset) -> tuple[dict[str, float], dict[str, float]]:

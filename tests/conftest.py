@@ -15,6 +15,7 @@ import xarray as xr
 
 import carpk as ck  # switches JAX to float64 before any test makes an array
 from carpk._arviz import to_idata
+from carpk.advice import note, trouble
 from carpk.verdict import Verdict
 
 mpl.use("Agg")
@@ -65,7 +66,8 @@ def known_fit():
 
     idata = to_idata({"posterior": group(1.0), "prior": group(3.0)})
     numbers = {"rhat_max": 2.0, "ess_min": 3.0, "divergences": 0.0, "ebfmi_min": 1.0}
-    verdict = Verdict(False, ("The draws are made up: sample them.",), ("A note.",), numbers)
+    findings = trouble("made up", "The draws are made up: sample them."), note("a note", "A note.")
+    verdict = Verdict(findings, numbers)
     settings = {"method": "nuts", "chains": 2, "draws": 10, "seed": 0}
     data = ck.load_study("zuma1_moffitt").dataset()
     return ck.Fit(population, data, idata, verdict, settings)

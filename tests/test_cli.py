@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import carpk as ck
 from carpk import cli
+from carpk.advice import doubt
 from carpk.verdict import Verdict
 
 
@@ -136,11 +137,23 @@ def test_a_fit_that_cannot_be_trusted_is_shown_and_ends_with_exit_code_3(asked, 
 
 
 def test_a_fit_that_can_be_trusted_ends_with_exit_code_0(asked, known_fit, shell):
-    verdict = Verdict(True, (), (), known_fit.verdict.numbers)
+    verdict = Verdict((), known_fit.verdict.numbers)
     asked["answer"] = dataclasses.replace(known_fit, verdict=verdict)
     code, out, _ = shell("fit", "zuma1_moffitt", "--model", "piecewise", "--json")
     assert code == 0
     assert json.loads(out)["ok"] is True
+    assert json.loads(out)["grade"] == "OK"
+
+
+def test_a_doubt_about_the_data_is_told_and_ends_with_exit_code_0(asked, known_fit, shell):
+    verdict = Verdict((doubt("LLOQ", "Look at lloq."),), known_fit.verdict.numbers)
+    asked["answer"] = dataclasses.replace(known_fit, verdict=verdict)
+    code, out, _ = shell("fit", "zuma1_moffitt", "--model", "piecewise", "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["grade"] == "OK, BUT"
+    assert answer["ok"] is True
+    assert answer["doubts"] == ["Look at lloq."]
 
 
 def test_the_options_reach_the_fit(asked, shell):

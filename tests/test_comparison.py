@@ -16,6 +16,7 @@ import xarray as xr
 import carpk as ck
 from carpk import comparison
 from carpk._arviz import to_idata
+from carpk.advice import trouble
 from carpk.comparison import compare, published, virtual
 from carpk.comparison.arms import Plan
 from carpk.comparison.caveats import about_arms
@@ -102,10 +103,10 @@ def known_fit(effect_sd=0.0, tmax_sd=0.1, ok=True, unit="cells/µL"):
         return xr.Dataset(values)
 
     idata = to_idata({"posterior": group(False), "prior": group(True)})
-    troubles = () if ok else ("The draws are made up: sample them.",)
+    found = () if ok else (trouble("made up", "The draws are made up: sample them."),)
     settings = {"method": "nuts", "chains": 2, "draws": 100, "seed": 0}
     numbers = {"rhat_max": 1.0, "ess_min": 900.0, "divergences": 0.0, "ebfmi_min": 1.0}
-    return ck.Fit(population, data, idata, Verdict(ok, troubles, (), numbers), settings)
+    return ck.Fit(population, data, idata, Verdict(found, numbers), settings)
 
 
 FLU = {"Flu": {"conditioning": "Flu"}, "Flu/Cy": {"conditioning": "Flu/Cy"}}

@@ -16,6 +16,7 @@ import xarray as xr
 from numpyro.infer.util import log_density
 
 from carpk import _arviz, evidence
+from carpk.advice import trouble
 from carpk.checks.powers import WIDE, distance, power_scaling
 from carpk.errors import DatasetError, FitError
 from carpk.evidence import likelihoods
@@ -310,7 +311,7 @@ def made_up():
         prior[name] = (dims[:2], rng.uniform(-2, 2, shape[:2]))
     idata = _arviz.to_idata({"posterior": xr.Dataset(posterior), "prior": xr.Dataset(prior)})
     numbers = {"rhat_max": 2.0, "ess_min": 3.0, "divergences": 0.0, "ebfmi_min": 1.0}
-    verdict = Verdict(False, ("The draws are made up: sample them.",), (), numbers)
+    verdict = Verdict((trouble("made up", "The draws are made up: sample them."),), numbers)
     settings = {"draws": 500, "tune": 0, "chains": 2, "seed": 0}
     return evidence.Evidence(TABLE, bound, idata, verdict, settings)
 

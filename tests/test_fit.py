@@ -134,7 +134,7 @@ class TestFit:
 
     def test_says_first_whether_it_can_be_trusted(self, fit):
         first = repr(fit).splitlines()[0]
-        assert first.startswith("OK:" if fit.ok else "DO NOT TRUST:")
+        assert first.startswith(f"{fit.verdict.head}: ")
         assert "R-hat" in first
         assert fit.ok == (not fit.verdict.troubles)
 
@@ -199,7 +199,7 @@ class TestFit:
         data = ck.load_study("zuma1_moffitt")  # no figure before day 7
         pop = ck.Population(ck.load_model("piecewise"), varies=["cmax"])
         quick = ck.fit(pop, data, draws=150, tune=200, chains=2, starts=1, progress=False)
-        assert "t_double" in " ".join(quick.verdict.notes)
+        assert "t_double" in " ".join(quick.verdict.doubts)
 
 
 class TestPublishedPriors:

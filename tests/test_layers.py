@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "carpk"
 LAYERS = (  # a module imports from layers before its own only
-    ("errors", "models", "compiled"),
+    ("errors", "models", "compiled", "advice"),
     ("body", "atomic"),
     ("params", "dosing", "nca", "assay", "disposition"),
     ("structural",),

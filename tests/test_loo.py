@@ -16,6 +16,7 @@ from scipy.special import logsumexp
 import carpk as ck
 from carpk import checks
 from carpk._arviz import INFERENCE_DATA, az, pareto_smoothed
+from carpk.advice import trouble
 from carpk.checks import leave_out
 from carpk.checks.marginal import marginal, proposal
 
@@ -316,7 +317,7 @@ class TestVerdict:
         assert "p0 (error of elpd above 0.1): raise `points`, 32 now" in repr(rough)
 
     def test_a_fit_that_is_not_trusted_makes_no_trusted_prediction(self, fit):
-        verdict = dataclasses.replace(fit.verdict, ok=False, troubles=("x",))
+        verdict = dataclasses.replace(fit.verdict, findings=(trouble("x", "x"),))
         result = left_out(dataclasses.replace(fit, verdict=verdict), "observation")
         assert not result.ok
         assert "fit itself" in repr(result)

@@ -13,6 +13,7 @@ import carpk as ck
 from carpk import storage
 from carpk._arviz import FEWEST, pareto_smoothed, to_idata
 from carpk.accuracy import SolverCheck
+from carpk.advice import trouble
 from carpk.levels import SolvedLevels
 from carpk.posterior import Posterior
 from carpk.solver import Solver, solve_many
@@ -61,7 +62,7 @@ def kimmel_fit():
     )
     assert set(centre) == set(bound.priors)
     numbers = {"rhat_max": 2.0, "ess_min": 3.0, "divergences": 0.0, "ebfmi_min": 1.0}
-    verdict = Verdict(False, ("Made up.",), (), numbers)
+    verdict = Verdict((trouble("made up", "Made up."),), numbers)
     settings = {"method": "nuts", "chains": 2, "draws": 20, "seed": 0}
     fit = ck.Fit(population, data, to_idata({"posterior": posterior}), verdict, settings)
     fit.__dict__["bound"] = bound  # the mesh is chosen once for all tests of this file

@@ -16,6 +16,7 @@ import xarray as xr
 
 import carpk as ck
 from carpk._arviz import to_idata
+from carpk.advice import trouble
 from carpk.checks import residuals, visual
 from carpk.replicates import new_people
 from carpk.verdict import Verdict
@@ -104,7 +105,7 @@ def known(data, population=POP, truth=TRUTH, **effects):
     for name, x in effects.items():
         values[name] = (("chain", "draw", "patient"), np.reshape(x, (1, 1, -1)))
     posterior = xr.Dataset(values, coords={"patient": list(bound.patients)})
-    verdict = Verdict(False, ("Known, not sampled.",), (), {})
+    verdict = Verdict((trouble("made up", "Known, not sampled."),), {})
     fit = ck.Fit(population, data, to_idata({"posterior": posterior}), verdict, {"seed": 0})
     vars(fit)["bound"] = bound  # in place of another one, which would be compiled again
     return fit

@@ -110,6 +110,8 @@ def about_parameters(
     if isinstance(source, Fit):
         if not source.ok:
             yield f"The fit cannot be trusted: {' '.join(source.verdict.troubles)}"
+        elif source.verdict.doubts:
+            yield f"The fit is {source.verdict.head}: see `fit.verdict`."
         yield from _about_priors(source, plans, theta, data)
     elif theta:
         known = [name for name, info in source.params.info().items() if not info.is_covariate]

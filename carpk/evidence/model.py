@@ -64,6 +64,7 @@ class Model(NamedTuple):
     # What `judge` asks of a bound population model.
     at_reference: Mapping[str, float] = {}
     individual: None = None
+    residual_parameters: tuple[str, ...] = ()
     random: RandomEffects = RandomEffects({})
 
     def bounds(self, name: str) -> tuple[float, float]:

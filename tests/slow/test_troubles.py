@@ -156,14 +156,14 @@ def shown(section, fit):
 
 
 def said(fit):
-    return "\n".join((*fit.verdict.troubles, *fit.verdict.notes))
+    return "\n".join(f.text for f in fit.verdict.findings)
 
 
 def clean(fit, *, censored=False):
     """Ok, and nothing to say but the share below the LLOQ, and how far NUTS centred effects."""
     usual = ["were sampled as far centred"] + ["M3 likelihood"] * censored
     notes = [n for n in fit.verdict.notes if not any(words in n for words in usual)]
-    assert fit.ok, fit.verdict
+    assert fit.verdict.grade == "OK", fit.verdict
     assert not notes, fit.verdict
 
 
@@ -190,7 +190,7 @@ class TestTwoModes:
 
     def test_laplace_names_both(self):
         fit = ck.fit(self.POP, self.DATA, **QUIET)
-        assert not fit.ok
+        assert fit.verdict.grade == "DO NOT TRUST"
         assert re.search(r"2 modes \(\d+% around .*volume .*; \d+% around", said(fit))
         assert "holds for one of the two" in said(fit)
         assert "with a prior" in said(fit)
@@ -198,7 +198,7 @@ class TestTwoModes:
 
     def test_chains_are_said_to_stay_at_different_modes(self):
         fit = ck.fit(self.POP, self.DATA, draws=150, tune=200, seed=1, progress=False)
-        assert not fit.ok
+        assert fit.verdict.grade == "DO NOT TRUST"
         assert "2 modes" in said(fit)
         assert "medians by chain" in said(fit)
         assert "no number of draws mends" in said(fit)
@@ -239,7 +239,7 @@ class TestLimits:
     def test_a_limit_ten_fold_too_low_leaves_a_gap(self):
         low = changed(changed(self.DATA, lloq=0.3), below(self.DATA), value=0.3)
         fit = ck.fit(POP, low, **QUIET)
-        assert not fit.ok
+        assert fit.verdict.grade == "OK, BUT"
         assert "No measured value of car_t lies between the LLOQ, 0.3, and 3.15" in said(fit)
         assert "Look at column lloq" in said(fit)
         shown(3, fit)
@@ -249,7 +249,7 @@ class TestLimits:
         high = changed(self.DATA, lloq=np.nan)
         high = changed(high, below(self.DATA), value=30.0, lloq=30.0)
         fit = ck.fit(POP, high, **QUIET)
-        assert not fit.ok
+        assert fit.verdict.grade == "OK, BUT"
         assert "values of car_t lie below 30" in said(fit)
         shown(3, fit)
         with pytest.raises(ck.DatasetError, match="below its LLOQ"):
@@ -263,7 +263,7 @@ class TestLimits:
     def test_limits_in_place_of_values_repeat(self, share):
         filled = changed(self.DATA, below(self.DATA), value=3.0 * share)
         fit = ck.fit(POP, changed(filled, censored=0, lloq=np.nan), **QUIET)
-        assert not fit.ok
+        assert fit.verdict.grade == "OK, BUT"
         assert f"values of car_t are exactly {3 * share:g}, the lowest of all" in said(fit)
         assert "censored = 1" in said(fit)
         if share == 1:
@@ -278,8 +278,8 @@ class TestUnits:
 
     def test_of_all_data_disagrees_with_the_prior(self):
         fit = ck.fit(POP, changed(sound(), value=lambda t: 1000 * t["value"]), **QUIET)
-        assert not fit.ok
-        assert "Data and prior disagree about base" in fit.verdict.troubles[0]
+        assert fit.verdict.grade == "DO NOT TRUST"
+        assert "Data and prior disagree about base" in said(fit)
         assert "factor near 1000" in said(fit)
         assert "Look at units and doses first" in said(fit)
         shown(4, fit)
@@ -287,8 +287,8 @@ class TestUnits:
     def test_of_one_patient_names_the_patient(self):
         wrong = changed(sound(), of(sound(), "p3"), value=lambda t: 1000 * t["value"])
         fit = ck.fit(POP, wrong, **QUIET)
-        assert not fit.ok
-        assert "Patient p3 is unlike the others" in fit.verdict.troubles[0]
+        assert fit.verdict.grade == "DO NOT TRUST"
+        assert "Patient p3 is unlike the others" in said(fit)
         assert "factor near 1000" in said(fit)
         assert "Look at the unit" in said(fit)
         assert "Patient p4" not in said(fit)
@@ -298,14 +298,14 @@ class TestUnits:
         """Each widens the spread in which the other could hide."""
         both = of(sound(), "p3") | of(sound(), "p8")
         fit = ck.fit(POP, changed(sound(), both, value=lambda t: 1000 * t["value"]), **QUIET)
-        assert not fit.ok
+        assert fit.verdict.grade == "DO NOT TRUST"
         assert {"p3", "p8"} <= set(re.findall(r"p\d+", said(fit)))
 
     def test_of_one_sample_names_the_day(self):
         one = of(sound(), "p2") & (sound().observations["time"] == 14.0)
         fit = ck.fit(POP, changed(sound(), one, value=lambda t: 1000 * t["value"]), **QUIET)
-        assert not fit.ok
-        assert "The sample of patient p2 on day 14" in fit.verdict.troubles[0]
+        assert fit.verdict.grade == "OK, BUT"
+        assert "The sample of patient p2 on day 14" in said(fit)
         shown(4, fit)
 
     def test_the_right_unit_leaves_nothing_to_say(self):
@@ -320,7 +320,7 @@ class TestOnePatient:
         wave = np.exp(1.5 * np.where(days.isin([3.0, 14.0]), 1.0, -1.0))
         data = changed(sound(), of(sound(), "p5"), value=lambda t: t["value"] * wave)
         fit = ck.fit(POP, data, **QUIET)
-        assert not fit.ok
+        assert fit.verdict.grade == "OK, BUT"
         assert "The samples of patient p5" in said(fit)
         assert "plot.individual_fits" in said(fit)
         shown(5, fit)
@@ -335,7 +335,7 @@ class TestSwapped:
     def test_are_named_where_the_arms_are_far_apart(self):
         fit = ck.fit(ARMS, swapped(arms(3.2), [f"p{i}" for i in range(6)]), **QUIET)
         text = said(fit)
-        assert not fit.ok
+        assert fit.verdict.grade == "OK, BUT"
         assert "p0 (cohort c1), p1 (cohort c0), p2 (cohort c1), p3 (cohort c0)" in text
         assert "p6" not in text
         assert "Look at swapped labels" in text
@@ -362,19 +362,19 @@ class TestFewDraws:
 
     def test_of_chains(self):
         fit = ck.fit(POP, sound(), draws=25, tune=150, chains=2, progress=False)
-        assert not fit.ok
+        assert fit.verdict.grade == "DO NOT TRUST"
         assert "Too few effective draws" in said(fit)
         assert "raise draws" in said(fit)
 
     def test_of_one_chain(self):
         fit = ck.fit(POP, sound(), draws=500, tune=150, chains=1, progress=False)
-        assert not fit.ok
+        assert fit.verdict.grade == "DO NOT TRUST"
         assert "one chain only" in said(fit)
         assert "chains=4" in said(fit)
 
     def test_of_a_normal_approximation(self):
         fit = ck.fit(POP, sound(), draws=5, chains=1, **QUIET)
-        assert not fit.ok
+        assert fit.verdict.grade == "DO NOT TRUST"
         assert "Raise draws to 1000" in said(fit)
 
     def test_enough_are_enough(self):
@@ -402,7 +402,7 @@ class TestSolver:
 
     def test_a_coarse_mesh_changes_the_posterior(self):
         fit = self.fit(0.3)
-        assert not fit.ok
+        assert fit.verdict.grade == "DO NOT TRUST"
         assert "The solver changed the posterior" in said(fit)
         assert "Population(..., rtol=1e-6)" in said(fit)
         shown(8, fit)
@@ -413,7 +413,7 @@ class TestSolver:
     def test_patients_without_levels_are_named(self):
         data = curves(LATE, {"last": 28.3}, "base", SHORT, residual=1.0)
         fit = ck.fit(ck.Population(LATE, varies=["base"]), data, **QUIET)
-        assert not fit.ok
+        assert fit.verdict.grade == "DO NOT TRUST"
         assert "not finite in some draws (p0 in" in said(fit)
         assert "narrower priors" in said(fit)
 
@@ -430,7 +430,7 @@ class TestConflict:
     def test_a_narrow_prior_that_wins_is_named(self):
         """The typical value stays at the prior's, and omega takes the blame."""
         fit = ck.fit(self.prior(10, 0.05), self.DATA, **QUIET)
-        assert not fit.ok
+        assert fit.verdict.grade == "OK, BUT"
         assert "patients' base is not around its typical value" in said(fit)
         assert "Widen the prior" in said(fit)
         assert 9 < fit.summary().loc["base", "median"] < 12
@@ -442,19 +442,19 @@ class TestConflict:
             self.DATA,
             **QUIET,
         )
-        assert not fit.ok
+        assert fit.verdict.grade == "OK, BUT"
         assert "levels of car_t lie above the fitted curves" in said(fit)
 
     def test_a_prior_that_loses_is_named(self):
         fit = ck.fit(self.prior(1, 0.8), self.DATA, **QUIET)
-        assert not fit.ok
+        assert fit.verdict.grade == "OK, BUT"
         assert "Data and prior disagree about base" in said(fit)
         shown(9, fit)
 
     @pytest.mark.parametrize(("median", "sd"), [(10.0, 1.0), (29.0, 0.05)])
     def test_a_prior_that_holds_leaves_nothing_to_say(self, median, sd):
         fit = ck.fit(self.prior(median, sd), self.DATA, **QUIET)
-        assert fit.ok
+        assert fit.verdict.grade == "OK"
         assert "disagree" not in said(fit)
         assert "typical value" not in said(fit)
 
@@ -466,7 +466,7 @@ class TestLabels:
 
     def test_are_named_in_pairs(self):
         fit = ck.fit(ck.Population(PHASES), self.DATA, **QUIET)
-        assert not fit.ok
+        assert fit.verdict.grade == "DO NOT TRUST"
         assert "Exchanging a with b and k_a with k_b changes nothing" in said(fit)
         assert "a ratio between 0 and 1" in said(fit)
         shown(10, fit)
@@ -491,5 +491,5 @@ def test_a_file_keeps_what_was_found(tmp_path):
     wrong = changed(sound(), of(sound(), "p3"), value=lambda t: 1000 * t["value"])
     fit = ck.fit(POP, wrong, **QUIET)
     back = ck.load_fit(fit.save(tmp_path / "fit.nc"), population=POP)
-    assert not back.ok
+    assert back.verdict.grade == "DO NOT TRUST"
     assert str(back.verdict) == str(fit.verdict)

@@ -1,0 +1,270 @@
+"""Findings about a fit: how far each one goes, what it says and what to do.
+
+A finding has the grade that it gives the fit by itself. The surprises that `surprises` counted in
+patients' data are put into sentences here; what the draws, the prior and the solver say is put into
+sentences in `verdict`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+Grade = Literal["OK", "OK, BUT", "DO NOT TRUST"]
+OK: Grade = "OK"
+BUT: Grade = "OK, BUT"
+WRONG: Grade = "DO NOT TRUST"
+GRADES: tuple[Grade, ...] = (OK, BUT, WRONG)  # from best to worst
+
+DOUBTED = 1e-3  # p of a surprise below which it is a doubt, and not a note
+UNITS = {1e3: "mL and µL, or mg and µg, say", 1e6: "L and µL, or g and µg, say"}
+MANY = 1e4  # SDs, or times, above which a number is not told exactly
+SURE = 1e-12  # p below which it is not told exactly
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One statement of a verdict.
+
+    Attributes:
+        grade: of a fit of which nothing worse is found; "OK" for a note.
+        kind: in a few words, such as "outlying sample".
+        text: a sentence or two, with what to do.
+    """
+
+    grade: Grade
+    kind: str
+    text: str
+
+
+def note(kind: str, text: str) -> Finding:
+    """What the reader may want to know; no doubt."""
+    return Finding(OK, kind, text)
+
+
+def doubt(kind: str, text: str) -> Finding:
+    """The draws are sound; the model or the data raise a question."""
+    return Finding(BUT, kind, text)
+
+
+def trouble(kind: str, text: str) -> Finding:
+    """The numbers themselves may be wrong."""
+    return Finding(WRONG, kind, text)
+
+
+def number(x: float, form: str = ".3g") -> str:
+    """A number in words: never "inf" or "nan", and no more digits than it deserves."""
+    if math.isnan(x):
+        return "an unknown number"
+    if abs(x) > MANY and form[-1] == "f":
+        form = ".1e"
+    return f"{x:{form}}" if math.isfinite(x) else ("more than 1e300" if x > 0 else "below -1e300")
+
+
+def chance(p: float, looked: str = "") -> str:
+    """Strength of a test in brackets: its p value, and what it was multiplied by."""
+    value = f"p = {p:.1g}" if p > SURE else f"p < {SURE:g}"
+    return f" ({value}, corrected for {looked})" if looked else f" ({value})"
+
+
+def unit_of(ratio: float) -> str:
+    """What a factor looks like, in brackets; empty where it is none between units."""
+    for factor, what in UNITS.items():
+        for one in (factor, 1 / factor):
+            if one / 3 < ratio < one * 3:
+                return f" (a factor near {one:g} is that between {what})"
+    return ""
+
+
+def surprising(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Finding]:
+    """Findings about samples, patients and limits of quantification; see `surprises`."""
+    findings = []
+    for kind, (name, say) in SURPRISES.items():
+        for fact in found.get(kind, ()):
+            grade = OK if fact["p"] >= DOUBTED else BUT
+            if grade == BUT and _by_units(kind, fact):
+                findings.append(trouble("unit", say(fact)))
+            else:
+                findings.append(Finding(grade, name, say(fact)))
+    return findings
+
+
+def _by_units(kind: str, fact: Mapping[str, Any]) -> bool:
+    """Whether patients differ by a factor as between units, from each other or from the prior."""
+    swapped = any(each["of"] for each in fact.get("patients", ()))
+    return (
+        kind in ("shift", "effects", "groups")
+        and not swapped
+        and bool(unit_of(fact.get("ratio", 1.0)))
+    )
+
+
+def _side(x: float) -> str:
+    return "above" if x > 0 else "below"
+
+
+def _sds(x: Mapping[str, Any]) -> str:
+    return number(abs(x["sds"]), ".1f")
+
+
+def _times_theirs(x: Mapping[str, Any]) -> str:
+    """The factor between these and the others, where there is one."""
+    return f", {number(x['ratio'])} times theirs{unit_of(x['ratio'])}" if "ratio" in x else ""
+
+
+def _strength(x: Mapping[str, Any]) -> str:
+    return chance(x["p"], x["looked"])
+
+
+def _held_by(x: Mapping[str, Any]) -> str:
+    """What may hold a typical value or the curves away from the data."""
+    return "a prior, or a value in `fixed`," if x["fixed"] else "a prior"
+
+
+def _say_tied(x: Mapping[str, Any]) -> str:
+    return (
+        f"{x['count']} measured values of {x['analyte']} are exactly {x['value']:g}, the lowest of "
+        "all: this looks like a limit of quantification in place of values. Give these rows "
+        f"censored = 1 and lloq = {x['value']:g} (of half the limit: twice that), and fit again."
+    )
+
+
+def _say_under(x: Mapping[str, Any]) -> str:
+    lie = "1 measured value lies" if x["count"] == 1 else f"{x['count']} measured values lie"
+    return (
+        f"{lie} below {x['lloq']:g}, the lowest LLOQ of the censored samples of {x['analyte']} "
+        f"(the smallest is {x['value']:.3g}): the LLOQ is too high, or in another unit. Look at "
+        "column lloq."
+    )
+
+
+def _say_gap(x: Mapping[str, Any]) -> str:
+    return (
+        f"No measured value of {x['analyte']} lies between the LLOQ, {x['lloq']:.3g}, and "
+        f"{x['lowest']:.3g}, where {x['expected']:.0f} are expected{_strength(x)}: the LLOQ is "
+        f"rather near {x['lowest']:.2g}. Look at column lloq, its unit above all."
+    )
+
+
+def _say_below(x: Mapping[str, Any]) -> str:
+    what = "Too many" if x["seen"] > x["expected"] else "Too few"
+    return (
+        f"{what} samples of {x['analyte']} are below the LLOQ: {x['seen']} of {x['of']}, where "
+        f"{x['expected']:.1f} are expected from the fitted curves{_strength(x)}. Look at column "
+        "lloq, at rows that were left out or filled in, then at the model (checks.vpc)."
+    )
+
+
+def _say_sample(x: Mapping[str, Any]) -> str:
+    away = (
+        f"The sample of patient {x['patient']} on day {x['day']:g} ({x['analyte']} "
+        f"{x['value']:.3g}) lies {_sds(x)} SDs of the other residuals {_side(x['sds'])} the "
+        f"patient's own curve{_strength(x)}"
+    )
+    if not x["normal"]:
+        return (
+            f"{away}, which is far even for the residual model. Look at its unit and at swapped "
+            "samples."
+        )
+    return (
+        f"{away}, and widens {x['sigma']} for everybody. Look at its unit and at swapped samples; "
+        "if it is right, fit without it too and report both, or use a residual with heavy tails, "
+        "residual=ck.StudentT()."
+    )
+
+
+def _say_tails(x: Mapping[str, Any]) -> str:
+    return (
+        f"The residuals of {x['analyte']} have heavier tails than a normal distribution: a Student "
+        f"t with {x['df']:g} degrees of freedom makes the {x['count']} of them together "
+        f"more likely by {number(x['gain'], '.1f')} in ln likelihood{_strength(x)}. Use "
+        f"residual=ck.StudentT(df={x['df']:g}), and compare the estimates."
+    )
+
+
+def _say_scatter(x: Mapping[str, Any]) -> str:
+    return (
+        f"The samples of patient {x['patient']} lie {number(x['times'], '.1f')} times as far from "
+        f"the curve as those of the others{_strength(x)}: the model does not describe this "
+        "patient. Look at the data (plot.individual_fits): doses, days, a second infusion; then "
+        "at what else may vary."
+    )
+
+
+def _say_effect(x: Mapping[str, Any]) -> str:
+    return (
+        f"Patient {x['patient']} is unlike the others: {x['parameter']} lies {_sds(x)} "
+        f"SDs of the others {_side(x['sds'])} their mean{_times_theirs(x)}{_strength(x)}, and "
+        f"widens omega_{x['parameter']} for everybody. Look at the unit, the dose and swapped "
+        "samples (plot.individual_fits); if all is right, fit without the patient too and report "
+        "both."
+    )
+
+
+def _say_shift(x: Mapping[str, Any]) -> str:
+    times = f", {number(x['ratio'])} times it in the mean" if "ratio" in x else ""
+    times += unit_of(x.get("ratio", 1.0))
+    return (
+        f"The patients' {x['parameter']} is not around its typical value{times}"
+        f", {_sds(x)} standard errors {_side(x['sds'])} it{_strength(x)}: the prior of "
+        f"{x['parameter']}{', or a value in `fixed`,' if x['fixed'] else ''} holds the typical "
+        f"value away from the data, and omega_{x['parameter']} makes up for it. Widen the prior, "
+        "or find out why these data differ from it: units, assay, patients, then the model."
+    )
+
+
+def _say_offset(x: Mapping[str, Any]) -> str:
+    return (
+        f"The levels of {x['analyte']} lie {_side(x['sds'])} the fitted curves in the mean, by "
+        f"{_sds(x)} residual SDs{_strength(x)}: {_held_by(x)} holds the curves away from them, and "
+        f"{x['sigma']} makes up for it. Widen the prior, or find out why these data differ from "
+        "it: units, assay, patients, then the model."
+    )
+
+
+def _named(x: Mapping[str, Any]) -> str:
+    told = [
+        each["patient"] + (f" ({each['of']})" if each["of"] else "") for each in x["patients"][:8]
+    ]
+    return ", ".join(told) + (", ..." if len(x["patients"]) > 8 else "")
+
+
+def _say_groups(x: Mapping[str, Any]) -> str:
+    parameter, far = x["parameter"], f"{_sds(x)} SDs within a group"
+    if any(each["of"] for each in x["patients"]):
+        return (
+            f"By {parameter} the patients fall into two groups, {far} apart{_strength(x)}, and "
+            f"some are not with their own: {_named(x)}. Look at swapped labels of cohorts or arms "
+            f"first, then at units; if all is right, {parameter} needs another covariate"
+            f"{_columns(x)}. The effects of those that it has are too small as it is."
+        )
+    return (
+        f"The patients fall into two groups by {parameter}: that of {_named(x)} lies {far} "
+        f"{_side(x['sds'])} the others{_times_theirs(x)}{_strength(x)}. Look at units and doses; "
+        f"if all is right, a covariate of {parameter} is missing{_columns(x)}."
+    )
+
+
+def _columns(x: Mapping[str, Any]) -> str:
+    """The columns of the data that are not used as a covariate of the parameter."""
+    if not x["columns"]:
+        return ", which the data do not have"
+    return f" (the data have {', '.join(x['columns'][:5])})"
+
+
+Say = Callable[[Mapping[str, Any]], str]
+SURPRISES: dict[str, tuple[str, Say]] = {  # kind and sentence, in the order in which they are told
+    "tied": ("LLOQ", _say_tied),
+    "under": ("LLOQ", _say_under),
+    "gap": ("LLOQ", _say_gap),
+    "below": ("LLOQ", _say_below),
+    "shift": ("prior against data", _say_shift),
+    "offset": ("prior against data", _say_offset),
+    "effects": ("outlying patient", _say_effect),
+    "groups": ("two groups of patients", _say_groups),
+    "samples": ("outlying sample", _say_sample),
+    "scatter": ("patient off the model", _say_scatter),
+    "tails": ("heavy-tailed residuals", _say_tails),
+}

@@ -1,0 +1,400 @@
+"""What a verdict says, and which grade each statement gives: on made-up draws and settings."""
+
+import re
+import warnings
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+from hierarchies import LINEAR, decaying
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import carpk as ck
+import carpk.verdict
+from carpk.advice import BUT, OK, SURPRISES, WRONG, chance, doubt, note, number, trouble
+from carpk.verdict import Verdict, judge
+
+POP = ck.Population(LINEAR, varies=["base"])
+BOUND = POP.bind(decaying(patients=8, cohorts=1))
+PRIOR = {"base": (10.0, 1.5), "halve": (10.0, 1.5), "omega_base": (0.5, 0.5), "sigma": (0.5, 0.5)}
+PRIOR["eta_base"] = (0.0, 1.0)
+FOUND = {"base": (10.0, 0.1), "halve": (10.0, 0.1), "omega_base": (0.5, 0.2), "sigma": (0.4, 0.1)}
+FOUND["eta_base"] = (0.0, 0.2)
+MODE = {"decrement": 1e-9, "converged": True, "flat": 0, "unconverged": []}
+
+
+def drawn(values, seed, chains=4, draws=500, **kept):
+    """Normal draws on the estimation scale of everything in `BOUND`, name -> (middle, SD)."""
+    rng = np.random.default_rng(seed)
+    table = {}
+    for name, (middle, sd) in values.items():
+        shape = (chains, draws, 8) if name.startswith("eta_") else (chains, draws)
+        dims = ("chain", "draw", "patient")[: len(shape)]
+        z = middle + sd * rng.standard_normal(shape)
+        if not name.startswith("eta_"):
+            z = middle * np.exp(sd * rng.standard_normal(shape))
+        table[name] = (dims, kept.get(name, z))
+    return xr.Dataset(table)
+
+
+def sampled(chains=4, draws=500, divergences=0, deep=0.0, energy=None):
+    """Sampler statistics of chains without a fault, but for those asked for."""
+    shape = (chains, draws)
+    diverging = np.zeros(shape, bool)
+    diverging.flat[:divergences] = True
+    full = np.zeros(shape, bool)
+    full.flat[: int(deep * full.size)] = True
+    energy = np.random.default_rng(0).standard_normal(shape) if energy is None else energy
+    each = {"diverging": diverging, "reached_max_treedepth": full, "energy": energy}
+    return xr.Dataset({k: (("chain", "draw"), x) for k, x in each.items()})
+
+
+def judged(found=None, *, bound=BOUND, prior=None, stats=None, pointwise=None, **told):
+    """The verdict on draws that have no fault but for what is changed."""
+    told = {"method": "nuts", "chains": 4, "draws": 500} | told
+    if told["method"] != "nuts":
+        told = {"mode": MODE, "importance": {"settled": True}} | told
+    posterior = found if isinstance(found, xr.Dataset) else drawn(FOUND | (found or {}), 1)
+    before = drawn(PRIOR | (prior or {}), 2, chains=1, draws=4000)
+    if stats is None:
+        stats = sampled(posterior.sizes["chain"], posterior.sizes["draw"])
+    return judge(posterior, stats, before, bound, told, pointwise)
+
+
+def apart():
+    """Chains at different places."""
+    return drawn(FOUND, 1, base=np.arange(4)[:, None] + np.random.default_rng(0).random((4, 500)))
+
+
+def open_together():
+    """Base and half-life whose product alone is known."""
+    rng = np.random.default_rng(0)
+    one, other = (rng.standard_normal((4, 500)), 0.1 * rng.standard_normal((4, 500)))
+    return drawn(FOUND, 1, base=10 * np.exp(one), halve=10 * np.exp(other - one))
+
+
+def likelihoods(bad):
+    """Log-likelihoods of the samples, that of one patient not finite in some draws."""
+    each = np.zeros((4, 500, 2))
+    each[0, :bad, 1] = -np.inf
+    coords = {"patient_car_t": ("obs", ["p0", "p1"])}
+    return xr.Dataset({"car_t": (("chain", "draw", "obs"), each)}, coords=coords)
+
+
+FACTS = {
+    "tied": {"count": 5, "analyte": "car_t", "value": 3.0},
+    "under": {"count": 5, "analyte": "car_t", "value": 3.0, "lloq": 30.0},
+    "gap": {"analyte": "car_t", "lloq": 0.3, "lowest": 3.0, "expected": 20.0},
+    "below": {"analyte": "car_t", "seen": 15, "of": 60, "expected": 7.8},
+    "shift": {"parameter": "base", "ratio": 3.0, "sds": 7.0, "fixed": False},
+    "offset": {"analyte": "car_t", "sds": 0.7, "fixed": False, "sigma": "sigma"},
+    "effects": {"patient": "p3", "parameter": "base", "sds": 8.0, "ratio": 20.0},
+    "groups": {"parameter": "base", "sds": 6.0, "ratio": 20.0, "columns": []},
+    "samples": {"patient": "p3", "day": 7.0, "analyte": "car_t", "value": 3.0, "sds": 9.0},
+    "scatter": {"patient": "p3", "times": 4.0},
+    "tails": {"analyte": "car_t", "df": 4.0, "count": 60, "gain": 9.0},
+}
+FACTS["samples"] |= {"normal": True, "sigma": "sigma"}
+FACTS["groups"] |= {"patients": [{"patient": "p1", "of": ""}, {"patient": "p2", "of": ""}]}
+
+
+def fact(kind, p=1e-6, **changes):
+    looked = FACTS[kind] | {"p": p, "looked": "8 patients"}
+    return {"surprises": {kind: [looked | changes]}}
+
+
+def look(mode=(), **importance):
+    """A normal approximation around a mode."""
+    return LAPLACE | {"mode": MODE | dict(mode), "importance": {"settled": True} | importance}
+
+
+def moved(name, middle, sd, before, wide):
+    """Posterior and prior of one parameter."""
+    return {"found": {name: (middle, sd)}, "prior": {name: (before, wide)}}
+
+
+SOLVER = {"ok": True, "k_hat": 0.2, "draws": 100, "spread": 0.1, "failed": 0, "error": 1e-3}
+TWO = [{"share": 0.7, "theta": {"base": 1.0, "halve": 5.0}}]
+NUTS, LAPLACE, MAP = ({"method": name} for name in ("nuts", "laplace", "map"))
+SWAPPED = [*TWO, {"share": 0.3, "theta": {"base": 5.0, "halve": 1.0}}]
+OTHER = [*TWO, {"share": 0.3, "theta": {"base": 9.0, "halve": 50.0}}]
+DIVERGENT = {"stats": sampled(divergences=3)}
+CURED = {"told": "Went on.", "unresolved": False, "agree": True, "divergences": [9, 3]}
+SWITCHED = [{"patient": "p1", "of": "cohort a"}, {"patient": "p2", "of": "cohort b"}]
+SLOW = np.cumsum(np.ones((4, 500)), 1)
+NOWHERE = drawn(FOUND, 1, base=np.full((4, 500), np.inf))
+TABLE = [  # kind of message, grade, words of it, what brings it about
+    (
+        "draws that are not finite",
+        WRONG,
+        "base has draws",
+        {"found": NOWHERE},
+    ),
+    ("several modes", WRONG, "70% around base 1", {"modes": OTHER}),
+    ("several modes", WRONG, "holds for one of the two", LAPLACE | {"modes": OTHER}),
+    ("exchangeable parameters", WRONG, "Exchanging base with halve", {"modes": SWAPPED}),
+    ("one chain", WRONG, "chains=4", {"found": drawn(FOUND, 1, chains=1, draws=2000)}),
+    ("chains disagree", WRONG, "medians by chain", {"found": apart()}),
+    ("chains disagree", WRONG, "no number of draws", {"found": apart(), "modes": OTHER}),
+    ("too few effective draws", WRONG, "below 400", {"found": drawn(FOUND, 1, draws=50)}),
+    ("divergences", WRONG, "3 divergent transitions: .*omega_base", DIVERGENT),
+    ("divergences", WRONG, "smaller step did not", DIVERGENT | {"cure": CURED | {"agree": False}}),
+    ("divergences", OK, "two runs .* agree", DIVERGENT | {"cure": CURED}),
+    ("cure", OK, "Went on.", {"cure": CURED}),
+    ("slow energy", BUT, "E-BFMI 0.0", {"stats": sampled(energy=SLOW)}),
+    ("tree depth", OK, "10% of the draws", {"stats": sampled(deep=0.1)}),
+    (
+        "mode not found",
+        WRONG,
+        "3 posterior SDs",
+        look({"decrement": 9.0}, settled=False),
+    ),
+    (
+        "flat posterior",
+        WRONG,
+        "in 2 directions",
+        look({"flat": 2}, settled=False),
+    ),
+    ("far from normal", WRONG, "does not settle", look(settled=False)),
+    (
+        "far from normal",
+        WRONG,
+        "k-hat 0.90",
+        look(k_hat=0.9, ess=900.0),
+    ),
+    (
+        "too few draws",
+        WRONG,
+        "Only 50 draws",
+        look(k_hat=0.3, ess=50.0),
+    ),
+    ("too few draws", WRONG, "Raise draws to 1000", LAPLACE | {"draws": 20}),
+    (
+        "patients without a mode",
+        WRONG,
+        "p1, p2",
+        look({"unconverged": [1, 2]}),
+    ),
+    (
+        "rough integral",
+        BUT,
+        "p1 3",
+        look(points=[60, 3] + [60] * 6),
+    ),
+    ("a mode alone", WRONG, "no intervals", MAP | {"ends": [0.0, 0.0]}),
+    ("uncertain mode", WRONG, "Only one of 2", MAP | {"ends": [0.0, -3.0]}),
+    ("likelihood that is not finite", WRONG, "p1 in 7 of 2000", {"pointwise": likelihoods(7)}),
+    ("solver", WRONG, "k-hat 1.50", {"solver": SOLVER | {"ok": False, "k_hat": 1.5}}),
+    ("solver error", BUT, "50% of the draws", {"solver": SOLVER | {"ess": 0.5}}),
+    ("interrupted", WRONG, "same `folder`", {"interrupted": True}),
+    ("unit", WRONG, "factor near 0.001 ", moved("base", 1e4, 0.1, 2e4, 0.1)),
+    (
+        "prior against data",
+        BUT,
+        "holds base near",
+        moved("base", 13.0, 0.04, 10.0, 0.05),
+    ),
+    (
+        "prior against data",
+        BUT,
+        "single patients first",
+        moved("omega_base", 2.0, 0.3, 0.5, 0.4),
+    ),
+    (
+        "prior against data",
+        BUT,
+        "single samples first",
+        moved("sigma", 2.0, 0.3, 0.5, 0.4),
+    ),
+    (
+        "prior overruled",
+        OK,
+        "data overrule the prior of base",
+        moved("base", 30.0, 0.01, 10.0, 0.3),
+    ),
+    (
+        "parameter without information",
+        BUT,
+        "nothing about halve",
+        moved("halve", 10.0, 1.5, 10.0, 1.5),
+    ),
+    ("parameters not told apart", BUT, "base up and halve down", {"found": open_together()}),
+    ("centring", OK, "patients' 70%", {"mode": {"held": {"patient": [0.6, 0.7, 0.8]}}}),
+    ("LLOQ", BUT, "exactly 3", fact("tied", 0.0)),
+    ("LLOQ", BUT, "5 measured values lie below 30", fact("under", 0.0)),
+    ("LLOQ", BUT, "1 measured value lies below 30", fact("under", 0.0, count=1)),
+    ("LLOQ", BUT, "No measured value", fact("gap")),
+    ("LLOQ", BUT, "Too many samples", fact("below")),
+    ("LLOQ", OK, "Too few samples", fact("below", 0.002, seen=0)),
+    ("prior against data", BUT, "the prior of base holds the", fact("shift")),
+    ("prior against data", BUT, "or a value in `fixed`", fact("shift", fixed=True)),
+    ("unit", WRONG, "factor near 1000", fact("shift", ratio=900.0)),
+    ("prior against data", BUT, "a prior holds the curves", fact("offset")),
+    ("outlying patient", BUT, "Patient p3 is unlike", fact("effects")),
+    ("outlying patient", OK, "Patient p3 is unlike", fact("effects", 0.002)),
+    ("unit", WRONG, "factor near 1000", fact("effects", ratio=1100.0)),
+    ("two groups of patients", BUT, "missing, which the data do not have", fact("groups")),
+    ("two groups of patients", BUT, "data have kg", fact("groups", columns=["kg"])),
+    (
+        "two groups of patients",
+        BUT,
+        "p1 .cohort a., p2 .cohort b.",
+        fact("groups", patients=SWITCHED),
+    ),
+    ("unit", WRONG, "factor near 1e-06", fact("groups", ratio=1e-6)),
+    ("outlying sample", BUT, "residual=ck.StudentT", fact("samples")),
+    ("outlying sample", BUT, "even for the residual model", fact("samples", normal=False)),
+    ("patient off the model", BUT, "4.0 times as far", fact("scatter")),
+    ("heavy-tailed residuals", BUT, "StudentT.df=4", fact("tails")),
+]
+
+
+@pytest.mark.parametrize(("kind", "grade", "words", "how"), TABLE)
+def test_each_message_has_its_grade_and_is_brought_about(kind, grade, words, how):
+    verdict = judged(**how)
+    found = [f for f in verdict.findings if f.kind == kind and re.search(words, f.text)]
+    assert [f.grade for f in found] == [grade], str(verdict)
+
+
+def test_the_table_holds_every_kind_of_message():
+    source = Path(carpk.verdict.__file__).read_text(encoding="utf-8")
+    named = set(re.findall(r'\b(?:note|doubt|trouble)\(\s*"([^"]+)"', source))
+    named |= {kind for kind, _ in SURPRISES.values()}
+    elsewhere = {"below the LLOQ", "reference value", "parameter at its bound"}  # other models
+    assert named - elsewhere == {kind for kind, *_ in TABLE}
+
+
+def test_draws_without_a_fault_are_ok_and_nothing_is_said():
+    for verdict in (judged(), judged(**LAPLACE)):
+        assert verdict.grade == "OK"
+        assert not verdict.findings, str(verdict)
+        assert str(verdict).startswith("OK: ")
+
+
+class TestGrades:
+    def test_the_worst_finding_decides(self):
+        found = note("a", "A."), doubt("b", "B."), doubt("b", "C."), trouble("d", "D.")
+        grades = [Verdict(found[:i], {}).grade for i in (0, 1, 2, 4)]
+        assert grades == ["OK", "OK", "OK, BUT", "DO NOT TRUST"]
+        assert [Verdict(found[:i], {}).ok for i in (0, 1, 2, 4)] == [True, True, True, False]
+
+    def test_the_first_line_counts_doubts_and_names_their_kinds(self):
+        found = doubt("LLOQ", "B."), doubt("LLOQ", "C."), doubt("outlying sample", "D.")
+        assert str(Verdict(found, {})).startswith("OK, BUT 3 doubts (LLOQ; outlying sample): ")
+        assert str(Verdict(found[:1], {})).startswith("OK, BUT 1 doubt (LLOQ): ")
+
+    def test_advice_is_numbered_through_and_notes_come_last(self):
+        lines = str(Verdict((note("a", "A."), doubt("b", "B."), trouble("c", "C.")), {}))
+        assert [x[:5] for x in lines.splitlines()[1:]] == ["  1. ", "  2. ", "  Not"]
+        assert "1. C." in lines
+
+
+class TestPrior:
+    """A prior is in doubt where it moves the answer, and not where the data overrule it."""
+
+    def test_a_precise_assay_is_no_reason_for_distrust(self):
+        verdict = judged({"sigma": (0.04, 0.05)})
+        assert not verdict.findings, str(verdict)
+
+    def test_a_prior_that_moves_the_answer_is_told_with_its_strength(self):
+        text = judged({"base": (14.0, 0.1)}, prior={"base": (10.0, 0.12)}).doubts[0]
+        assert re.search(r"\(p = \de-\d+\)", text)
+
+    def test_units_are_named_only_where_levels_are_far_off(self):
+        near = judged({"base": (13.0, 0.04)}, prior={"base": (10.0, 0.05)})
+        assert "levels are" not in str(near)
+        far = judged({"base": (1e4, 0.1)}, prior={"base": (1e5, 0.15)})
+        assert "levels are" in str(far)
+
+    def test_nothing_is_said_of_omega_where_nothing_varies(self):
+        alone = ck.Population(LINEAR).bind(decaying(patients=8, cohorts=1))
+        posterior = drawn(FOUND, 1).drop_vars(["omega_base", "eta_base"])
+        verdict = judged(
+            posterior,
+            bound=alone,
+            stats=sampled(divergences=2, energy=SLOW),
+        )
+        assert [f.kind for f in verdict.findings] == ["divergences", "slow energy"]
+        assert "omega" not in str(verdict)
+
+
+class Share(ck.Params):
+    share: ck.Scalar = ck.param(0.5, "1", "share", "assumed", bounds=(0.0, 1.0))
+    weight: ck.Scalar = ck.covariate(70.0, "kg", "body weight", "assumed")
+
+
+def test_a_bound_a_reference_and_the_share_below_the_lloq_are_told():
+    model = ck.ClosedForm(
+        name="share",
+        params=Share,
+        outputs={"car_t": lambda t, p: 10 * p.share * jnp.exp(-t * p.weight / 700)},
+        units={"car_t": "cells/µL"},
+    )
+    bound = ck.Population(model).bind(decaying(patients=8, cohorts=1, lloq=3.0))
+    rng = np.random.default_rng(0)
+    near = xr.Dataset(
+        {
+            "share": (("chain", "draw"), 1 - 0.005 * rng.random((4, 500))),
+            "sigma": (("chain", "draw"), 0.4 * np.exp(0.1 * rng.standard_normal((4, 500)))),
+        }
+    )
+    before = drawn({"sigma": (0.5, 0.5)}, 2, chains=1, draws=4000)
+    before["share"] = (("chain", "draw"), rng.random((1, 4000)))
+    verdict = judge(near, sampled(), before, bound, {"method": "nuts"})
+    assert "share lies at the end of its range (0 to 1)" in verdict.doubts[0]
+    assert verdict.notes[0].startswith("weight = 70 for everybody")
+    assert "below the LLOQ (M3 likelihood)" in verdict.notes[1]
+
+
+class TestWords:
+    @given(
+        middle=st.floats(allow_nan=True, allow_infinity=True),
+        energy=st.floats(allow_nan=True, allow_infinity=True),
+        ratio=st.floats(allow_nan=True, allow_infinity=True),
+        sds=st.floats(allow_nan=True, allow_infinity=True),
+        p=st.sampled_from([0.0, 1e-300, 1e-4, 0.002]),
+    )
+    @settings(max_examples=40, deadline=None)
+    def test_extreme_numbers_warn_of_nothing_and_are_said_in_words(
+        self, middle, energy, ratio, sds, p
+    ):
+        changes = {"ratio": ratio, "sds": sds, "times": ratio, "gain": sds}
+        surprises = {
+            kind: [
+                each
+                | {"p": p, "looked": "8 patients"}
+                | {k: v for k, v in changes.items() if k in each}
+            ]
+            for kind, each in FACTS.items()
+        }
+        values = drawn(FOUND, 1, draws=20, base=np.full((4, 20), middle))
+        solver = SOLVER | {"ok": False, "k_hat": ratio, "spread": ratio}
+        lost = MODE | {"decrement": ratio, "converged": False}
+        weights = {"settled": False, "k_hat": ratio, "ess": sds}
+        modes = [*TWO, {"share": 0.3, "theta": {"base": ratio, "halve": sds}}]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for how in (
+                {"stats": sampled(draws=20, energy=np.full((4, 20), energy)), "modes": modes},
+                LAPLACE | {"mode": lost, "importance": weights, "modes": modes},
+                MAP | {"ends": [sds, ratio]},
+            ):
+                verdict = judged(values, surprises=surprises, solver=solver, **how)
+                text = str(verdict)
+                assert not re.search(r"\b(inf|nan)\b", text), text
+                assert max(map(len, re.findall(r"\d+", text))) < 13, text
+
+    def test_numbers_keep_the_digits_that_they_deserve(self):
+        assert [number(x, ".1f") for x in (12.34, 1e9, float("inf"), float("nan"))] == [
+            "12.3",
+            "1.0e+09",
+            "more than 1e300",
+            "an unknown number",
+        ]
+
+    def test_the_strength_of_a_test_is_told_with_what_it_was_multiplied_by(self):
+        assert chance(2e-5, "48 samples") == " (p = 2e-05, corrected for 48 samples)"
+        assert chance(0.0) == " (p < 1e-12)"
