@@ -107,6 +107,9 @@ def fit(
     draws: Draws = 1000,
     tune: Tune = 1000,
     chains: Chains = 4,
+    max_draws: Annotated[
+        int | None, typer.Option(min=1, help="Draws per chain in all; unset: 4 times --draws.")
+    ] = None,
     target_accept: Annotated[float, typer.Option(min=0.5, max=0.999)] = 0.8,
     as_json: AsJson = False,
 ) -> None:
@@ -129,6 +132,7 @@ def fit(
         draws=draws,
         tune=tune,
         chains=chains,
+        max_draws=max_draws,
         seed=seed,
         target_accept=target_accept,
         folder=draws_in,

@@ -158,10 +158,10 @@ def test_a_doubt_about_the_data_is_told_and_ends_with_exit_code_0(asked, known_f
 
 def test_the_options_reach_the_fit(asked, shell):
     options = "--draws 7 --tune 8 --chains 2 --seed 9 --target-accept 0.95 --varies cmax,tmax"
-    options += " --method laplace --draws-in here"
+    options += " --method laplace --draws-in here --max-draws 21"
     shell("fit", "eliana_ensign", *options.split(), "--covariate", "cmax:response")
     expected = {"draws": 7, "tune": 8, "chains": 2, "seed": 9, "target_accept": 0.95}
-    expected |= {"method": "laplace", "folder": Path("here")}
+    expected |= {"method": "laplace", "folder": Path("here"), "max_draws": 21}
     assert {k: asked[k] for k in expected} == expected
     assert asked["population"].model.name == "stein2019"
     assert asked["population"].varies == ["cmax", "tmax"]
