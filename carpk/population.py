@@ -21,6 +21,7 @@ from numpyro.distributions import constraints
 
 from carpk.assay import LogNormal, Residual, log_likelihood
 from carpk.dataset import Dataset
+from carpk.dataset.facts import SAMPLED, proportion_bounds
 from carpk.dataset.units import between
 from carpk.dosing import Regimen
 from carpk.effects import (
@@ -37,7 +38,7 @@ from carpk.errors import FitError, ModelError
 from carpk.levels import ClosedLevels, Predictor, chosen, solved
 from carpk.params import ParamInfo, Params, Transform, transform_for
 from carpk.structural import ClosedForm, ODEModel
-from carpk.summaries import NEEDS_SAMPLING, CohortLikelihood, Fact
+from carpk.summaries import CohortLikelihood, Fact
 
 FLOOR = 1e-30  # levels below this, in any unit, are taken as this: their logs stay finite
 PEAK_BY = 60.0  # day; peaks of published cohorts are looked for until then
@@ -413,8 +414,8 @@ class PopulationModel:
 
     `priors` holds the prior of every population parameter, in the order of the results;
     `predictors` what gives the levels behind the likelihood, of the individual patients (under
-    None) and of each cohort. `endpoints` are analytes of the data -> outputs of the model; cohort
-    facts are of the first, whose names are `analyte` and `output`.
+    None) and of each cohort. `endpoints` are analytes of the data -> outputs of the model; the
+    names of the first, of which there are cohort facts if of any, are `analyte` and `output`.
     """
 
     population: Population
@@ -435,21 +436,16 @@ class PopulationModel:
         data = data.in_units({a: population.model.units[o] for a, o in endpoints.items()})
         observed = [a for a in endpoints if a in set(data.observations["analyte"])]
         individual = data.arrays(observed) if observed else None
-        published = {a: of for a in endpoints if (of := cohort_facts(data, a))}
+        facts = cohort_facts(data, endpoints)
+        published = {fact.output for rows in facts.values() for fact in rows}
         for analyte in endpoints:
-            if analyte not in observed and analyte not in published:
+            if analyte not in observed and endpoints[analyte] not in published:
                 raise FitError(
                     f"{data.name}: there is nothing to fit for {analyte!r}: no observation and no "
                     'published fact with use "fit" or "value".'
                 )
-        if len(published) > 1:
-            raise FitError(
-                f"{data.name} has published facts of {' and '.join(published)}; those of one "
-                'analyte can be fitted at a time. Set the `use` of the others to "check".'
-            )
-        first = next(iter(published), next(iter(endpoints)))
+        first = next((a for a in endpoints if endpoints[a] in published), next(iter(endpoints)))
         endpoints = {first: endpoints[first], **endpoints}
-        facts = published.get(first, {})
         forms = forms_of(population)
         info = population.model.params.info()
         own = [n for n in population.model.params.covariates() if n not in population.fixed]
@@ -480,7 +476,7 @@ class PopulationModel:
             cohort: CohortLikelihood(
                 facts=tuple(rows),
                 sampling=sampling_days(data, rows),
-                residual=population.residual_of(endpoints[first]),
+                residuals={f.output: population.residual_of(f.output) for f in rows},
                 virtual_patients=population.virtual_patients,
                 random_effects=population.random.size(infusions[cohort]),
                 dependence=population.summary_dependence,
@@ -506,7 +502,13 @@ class PopulationModel:
             clusters=clusters,
         )
         predictors: dict[str | None, Predictor] = {
-            cohort: bound.cohort_predictor(cohort, likelihood.days, smooth=True)
+            cohort: bound.cohort_predictor(
+                cohort,
+                likelihood.days,
+                outputs=likelihood.outputs,
+                which=likelihood.which,
+                smooth=True,
+            )
             for cohort, likelihood in likelihoods.items()
         }
         if individual is not None:
@@ -546,11 +548,22 @@ class PopulationModel:
             which=which,
         )
 
-    def cohort_predictor(self, cohort: str, days: Any, *, smooth: bool = False) -> Predictor:
-        """Levels of any number of patients of a cohort at `days`."""
-        model = self.population.model
+    def cohort_predictor(
+        self,
+        cohort: str,
+        days: Any,
+        *,
+        outputs: Sequence[str] | None = None,
+        which: Any = None,
+        smooth: bool = False,
+    ) -> Predictor:
+        """Levels of any number of patients of a cohort at `days`.
+
+        `which` of several outputs is wanted on each day; `output` unless given.
+        """
+        model, outputs = self.population.model, tuple(outputs or (self.output,))
         if isinstance(model, ClosedForm):
-            return ClosedLevels(model, (self.output,), days, smooth=smooth)
+            return ClosedLevels(model, outputs, days, smooth=smooth, which=which)
         if cohort not in self.population.regimens:
             raise FitError(
                 f"{self.data.name}: an ODE model needs to know what cohort {cohort!r} was given; "
@@ -565,12 +578,13 @@ class PopulationModel:
 
         return solved(
             model,
-            (self.output,),
+            outputs,
             [self.population.regimens[cohort]],
             days,
             reference,
             rtol=self.population.rtol,
             labels=[cohort],
+            which=which,
         )
 
     def _reference(
@@ -619,7 +633,7 @@ class PopulationModel:
 
     @property
     def analyte(self) -> str:
-        """The analyte of the cohort facts; the first where there are none."""
+        """The first analyte with cohort facts; the first of all where there are none."""
         return next(iter(self.endpoints))
 
     @property
@@ -736,10 +750,16 @@ class PopulationModel:
         return {
             cohort: likelihood.log_likelihoods(
                 jnp.maximum(self.predictors[cohort](self.virtual_patients(theta, cohort)), FLOOR),
-                self.population.residual_theta(theta, self.output),
+                self.residual_thetas(theta, likelihood.outputs),
             )
             for cohort, likelihood in self.cohorts.items()
         }
+
+    def residual_thetas(
+        self, theta: Mapping[str, Any], outputs: Sequence[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Output -> parameters of its residual model."""
+        return {output: self.population.residual_theta(theta, output) for output in outputs}
 
     def individual_levels(self, params: Params) -> Any:
         """True levels at the observations, shape (P, T); leaves (P,) or (P, K)."""
@@ -958,31 +978,44 @@ def match_analytes(population: Population, data: Dataset) -> dict[str, str]:
 
 
 def cohort_facts(
-    data: Dataset, analyte: str, uses: Sequence[str] = ("fit", "value")
+    data: Dataset, outputs: Mapping[str, str], uses: Sequence[str] = ("fit", "value")
 ) -> dict[str, list[Fact]]:
-    """The facts of each cohort with one of these uses, those of the likelihood by default."""
+    """The facts of each cohort with one of these uses, those of the likelihood by default.
+
+    `outputs` are the analytes wanted and the output of the model that each is fitted to.
+    """
     facts: dict[str, list[Fact]] = {}
     if data.summaries is None or data.summaries.empty:
         return facts
     rows = data.summaries
-    rows = rows[(rows["analyte"] == analyte) & rows["use"].isin(list(uses))]
+    rows = rows[rows["analyte"].isin(list(outputs)) & rows["use"].isin(list(uses))]
+    several = rows["analyte"].nunique() > 1
     for row in rows.to_dict("records"):
-        alone = row["use"] == "value"
         day = "" if np.isnan(row["time"]) else f" day {row['time']:g}"
+        what = f"{row['analyte']} {row['metric']}" if several else row["metric"]
         fact = Fact(
             metric=row["metric"],
             time=float(row["time"]),
             statistic=row["statistic"],
             value=float(row["value"]),
-            low=float("nan") if alone else float(row["low"]),
-            high=float("nan") if alone else float(row["high"]),
-            interval="" if alone else row["interval"],
-            spread=float("nan") if alone else float(row["spread"]),
+            low=float(row["low"]),
+            high=float(row["high"]),
+            interval=row["interval"],
+            spread=float(row["spread"]),
             n=int(row["n"]),
             lloq=float(row["lloq"]),
             use=row["use"],
-            label=f"{data.name}, cohort {row['cohort']!r}, {row['metric']}{day}",
+            label=f"{data.name}, cohort {row['cohort']!r}, {what}{day}",
+            output=outputs[row["analyte"]],
         )
+        if row["use"] == "value":
+            fact = fact._replace(low=np.nan, high=np.nan, interval="", spread=np.nan)
+        if row["metric"] == "detectable" and np.isfinite(row["threshold"]):
+            fact = fact._replace(lloq=float(row["threshold"]))
+        if row["statistic"] in ("proportion", "percentage"):
+            low, high = proportion_bounds(fact.value, row["statistic"])
+            value = fact.value / (100 if row["statistic"] == "percentage" else 1)
+            fact = fact._replace(statistic="proportion", value=value, low=low, high=high)
         facts.setdefault(str(row["cohort"]), []).append(fact)
     return facts
 
@@ -995,7 +1028,7 @@ def sampling_days(data: Dataset, facts: Sequence[Fact]) -> tuple[float, ...]:
     """
     days = tuple(t for t in data.sampling or () if t >= 0)
     metrics = {f.metric for f in facts}
-    if not metrics & set(NEEDS_SAMPLING):
+    if not metrics & set(SAMPLED):
         return ()
     if "t_half" in metrics:
         return days

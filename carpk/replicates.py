@@ -7,7 +7,7 @@ scores.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +16,12 @@ import numpy as np
 
 from carpk import nca
 from carpk.compiled import stacked
+from carpk.dataset.facts import CONFIDENCE, METRICS, WITH_ENDS, percent_of
 from carpk.effects import COHORT, eta_name, omega_name
+from carpk.levels import chosen
 from carpk.params import Params
 from carpk.population import PopulationModel
-from carpk.summaries import CohortLikelihood, Fact
+from carpk.summaries import CohortLikelihood, Fact, end_ranks, t_quantile
 
 
 def with_cohorts(
@@ -48,16 +50,13 @@ def simulated(
     values: dict[str, np.ndarray] = {}
     *rngs, of_people = np.random.default_rng(seed).spawn(len(bound.cohorts) + 1)
     for rng, (cohort, likelihood) in zip(rngs, bound.cohorts.items(), strict=True):
-        sampling = np.asarray(likelihood.sampling)
-        days = np.unique([f.time for f in likelihood.facts if f.metric in ("level", "detectable")])
-        size = max(f.n for f in likelihood.facts)
-        _, y = cohort_levels(bound, cohort, theta, np.concatenate([days, sampling]), 0, size, rng)
-        level, sampled = np.split(np.asarray(y), [len(days)], axis=2)
-        rows = []
-        for fact in likelihood.facts:
-            x = patient_values(fact, days, level, sampling, sampled)
-            assert x is not None
-            rows.append(_printed_again(fact, x[:, : fact.n]))
+        rows = [
+            _printed_again(fact, x)
+            for fact, x in cohort_values(
+                bound, cohort, theta, likelihood.facts, likelihood.sampling, rng
+            )
+            if x is not None
+        ]
         values[cohort] = np.stack(rows, axis=1)
     people = None
     if bound.individual is not None:
@@ -117,35 +116,75 @@ def with_facts(likelihood: CohortLikelihood, values: Any) -> CohortLikelihood:
     return dataclasses.replace(likelihood, facts=facts)
 
 
+def cohort_values(
+    bound: PopulationModel,
+    cohort: str,
+    theta: Mapping[str, Any],
+    facts: Sequence[Fact],
+    sampling: Sequence[float],
+    rng: np.random.Generator,
+) -> list[tuple[Fact, np.ndarray | None]]:
+    """Each fact with the quantity behind it in its n replicated patients, (draw, n).
+
+    Facts of one cohort, of one output or several, come from the same patients. None where the
+    quantity cannot be had from these sampling days.
+    """
+    outputs = tuple(dict.fromkeys(fact.output for fact in facts))
+    sampled = np.asarray(sampling, float)
+    level_days = [
+        np.unique([f.time for f in facts if f.output == o and f.metric in ("level", "detectable")])
+        for o in outputs
+    ]
+    each = [np.concatenate([days, sampled]) for days in level_days]
+    which = np.repeat(np.arange(len(outputs)), [len(days) for days in each])
+    size = max(fact.n for fact in facts)
+    y = cohort_levels(bound, cohort, theta, np.concatenate(each), size, rng, outputs, which)
+    found = []
+    for fact in facts:
+        i = outputs.index(fact.output)
+        at_levels, at_samples = np.split(y[:, :, which == i], [len(level_days[i])], axis=2)
+        x = patient_values(fact, level_days[i], at_levels, sampled, at_samples)
+        found.append((fact, None if x is None else x[:, : fact.n]))
+    return found
+
+
 def cohort_levels(
     bound: PopulationModel,
     cohort: str,
     theta: Mapping[str, Any],
     days: np.ndarray,
-    grid: int,
     size: int,
     rng: np.random.Generator,
-) -> tuple[Any, Any]:
-    """Measured levels of replicated cohorts: (draw, patient, grid) and (draw, patient, days).
+    outputs: Sequence[str],
+    which: np.ndarray | None = None,
+    *,
+    once: bool = False,
+) -> np.ndarray:
+    """Measured levels of replicated cohorts at `days`, (draw, patient, day).
 
-    On the grid what the assay adds is the same all along a patient's curve.
+    Args:
+        outputs: the model's outputs, of which `which` is measured on each day.
+        once: what the assay adds is the same all along a patient's curve.
     """
     design = bound.cohort_design[cohort]
-    residual = bound.population.residual_of(bound.output)
-    levels = bound.cohort_predictor(cohort, days)
+    which = np.zeros(len(days), int) if which is None else which
+    levels = bound.cohort_predictor(cohort, days, outputs=outputs, which=which)
     draws, infusions = len(next(iter(theta.values()))), bound.cohort_infusions(cohort)
 
-    def one(theta: Mapping[str, Any], z: Any, once: Any, each: Any) -> Any:
+    def one(theta: Mapping[str, Any], z: Any, noise: Any) -> Any:
         f = levels(bound.params_from_scores(theta, design, z))
-        own = bound.population.residual_theta(theta, bound.output)
-        curves = residual.sample(once, f[:, :grid], own)
-        return curves, residual.sample(each, f[:, grid:], own)
+        measured = [
+            bound.population.residual_of(o).sample(
+                noise, f, bound.population.residual_theta(theta, o)
+            )
+            for o in outputs
+        ]
+        return chosen(measured, which)
 
     theta = {k: jnp.asarray(v) for k, v in theta.items()}
     z = rng.standard_normal((draws, size, infusions, len(bound.random.columns)))
-    once = rng.standard_normal((draws, size, 1))
-    each = rng.standard_normal((draws, size, len(days) - grid))
-    return jax.jit(lambda *x: jax.lax.map(lambda x: one(*x), x))(theta, z, once, each)
+    noise = rng.standard_normal((draws, size, 1 if once else len(days)))
+    return np.asarray(jax.jit(lambda *x: jax.lax.map(lambda x: one(*x), x))(theta, z, noise))
 
 
 def patient_values(
@@ -158,7 +197,9 @@ def patient_values(
     """The quantity behind a fact, for every replicated patient: shape (draw, patient)."""
     if fact.metric in ("level", "detectable"):
         y = y_level[:, :, np.flatnonzero(level_days == fact.time)[0]]
-        return (y >= fact.lloq).astype(float) if fact.metric == "detectable" else y
+        if fact.metric == "level":
+            return y
+        return (y >= fact.lloq).astype(float) if np.isfinite(fact.lloq) else None
     if not sampling.size:
         return None
     lloq = fact.lloq if np.isfinite(fact.lloq) else 0.0
@@ -181,39 +222,84 @@ def patient_values(
 
 
 def printed_numbers(fact: Fact) -> list[tuple[str, float, Any]]:
-    """(name, printed number, function of the patients' values) of one fact."""
+    """(name, printed number, function of the patients' values) of one fact.
+
+    A quantile below the LLOQ has the LLOQ as its number, and says so in its name.
+    """
     day = f" day {fact.time:g}" if fact.metric in ("level", "detectable") else ""
     day = f" 0-{fact.time:g}d" if fact.metric == "auc" else day
     name = f"{fact.metric}{day}"
-    if fact.statistic == "count":
+    kind, interval = fact.statistic, fact.interval
+    if kind == "count":
         return [(f"{name}, patients", fact.value, np.sum)]
-    centre = {
-        "median": np.median,
-        "geometric mean": lambda v: np.exp(np.mean(np.log(v))),
-        "mean": np.mean,
-    }[fact.statistic]
-    rows = [(f"{name}, {fact.statistic}", fact.value, centre)]
-    ends = {"IQR": ("quartile", 0.25, 0.75), "range": ("extreme", 0.0, 1.0)}
-    if fact.interval in ends:
-        word, p, q = ends[fact.interval]
-        rows.append((f"{name}, lower {word}", fact.low, lambda v: np.quantile(v, p)))
-        rows.append((f"{name}, upper {word}", fact.high, lambda v: np.quantile(v, q)))
-    elif fact.interval == "CV%":
-        rows.append((f"{name}, geometric CV %", fact.spread, geometric_cv))
-    elif fact.interval == "SD":
-        rows.append((f"{name}, SD", fact.spread, lambda v: np.std(v, ddof=1)))
+    if kind == "proportion":
+        return [(f"{name}, proportion", fact.value, np.mean)]
+
+    def censored(name: str, x: Any) -> tuple[str, Any]:
+        below = METRICS[fact.metric] == "level" and x < fact.lloq
+        return (f"{name}, below {fact.lloq:g}", fact.lloq) if below else (name, x)
+
+    rows = [(*censored(f"{name}, {kind}", fact.value), centre_of(kind))]
+    if interval in WITH_ENDS:
+        word = {"IQR": "quartile", "range": "extreme"}.get(interval, f"end of the {interval}")
+        for i, side, printed in ((0, "lower", fact.low), (1, "upper", fact.high)):
+            label, number = f"{name}, {side} {word}", printed
+            if interval not in CONFIDENCE or kind == "median":
+                label, number = censored(label, printed)
+            rows.append((label, number, lambda v, i=i: ends_of(v, kind, interval)[i]))
+    elif interval:
+        geometric = "geometric " if interval == "CV%" and kind == "geometric mean" else ""
+        word = {"CV%": f"{geometric}CV %", "GSD": "geometric SD"}.get(interval, interval)
+        rows.append((f"{name}, {word}", fact.spread, lambda v: spread_of(v, kind, interval)))
     return rows
 
 
-def geometric_cv(values: Any) -> float:
-    """Geometric coefficient of variation [percent]."""
-    return float(100 * np.sqrt(np.expm1(np.var(np.log(values), ddof=1))))
+def centre_of(statistic: str) -> Any:
+    """The function of patients' values that a statistic is."""
+    percent = percent_of(statistic)
+    if percent is not None:
+        return lambda v: np.quantile(v, percent / 100)
+    return {
+        "median": np.median,
+        "geometric mean": lambda v: np.exp(np.mean(np.log(v))),
+        "mean": np.mean,
+    }[statistic]
+
+
+def ends_of(values: np.ndarray, statistic: str, interval: str) -> tuple[float, float]:
+    """Both ends of an interval, as a paper prints them."""
+    if interval in ("IQR", "range"):
+        low, high = np.quantile(values, (0.25, 0.75) if interval == "IQR" else (0, 1))
+        return float(low), float(high)
+    n = len(values)
+    if statistic == "median":
+        first, last = end_ranks(interval, n)
+        inside = np.sort(values)[[max(int(first), 1) - 1, min(int(last), n) - 1]]
+        return float(inside[0]), float(inside[1])
+    x = np.log(values) if statistic == "geometric mean" else values
+    half = t_quantile(interval, n) * np.std(x, ddof=1) / np.sqrt(n)
+    ends = np.array([x.mean() - half, x.mean() + half])
+    low, high = np.exp(ends) if statistic == "geometric mean" else ends
+    return float(low), float(high)
+
+
+def spread_of(values: np.ndarray, statistic: str, interval: str) -> float:
+    """SD, SE, CV [percent] or geometric SD, as a paper prints it."""
+    if interval == "GSD":
+        return float(np.exp(np.std(np.log(values), ddof=1)))
+    if interval == "CV%" and statistic == "geometric mean":
+        return float(100 * np.sqrt(np.expm1(np.var(np.log(values), ddof=1))))
+    sd = float(np.std(values, ddof=1))
+    return {"SD": sd, "SE": sd / np.sqrt(len(values)), "CV%": 100 * sd / np.mean(values)}[interval]
 
 
 def _printed_again(fact: Fact, x: np.ndarray) -> np.ndarray:
     """value, low, high, spread of a fact from patients' values (simulation, patient)."""
     numbers = [[f(v[np.isfinite(v)]) for _, _, f in printed_numbers(fact)] for v in x]
     out = np.full((len(x), 4), np.nan)
-    columns = {"IQR": [0, 1, 2], "range": [0, 1, 2], "CV%": [0, 3], "SD": [0, 3]}
-    out[:, columns.get(fact.interval, [0])] = np.array(numbers, float)
+    columns = [0, 1, 2] if fact.interval in WITH_ENDS else [0, 3] if fact.interval else [0]
+    out[:, columns] = np.array(numbers, float)
+    if fact.statistic == "proportion":  # unrounded: this count and no other
+        half = 0.5 / fact.n
+        out[:, 1], out[:, 2] = out[:, 0] - half, out[:, 0] + half
     return out

@@ -6,33 +6,47 @@ is flatter than any patient's. The population is represented by S virtual patien
 quasi-random positions (Sobol) in the space of random effects and assay noise, so the likelihood is
 smooth and repeatable.
 
-**Margins.** With F the population's distribution of the quantity:
+**Margins.** With F the population's distribution of the quantity, n patients, and every statistic
+and interval of `carpk.dataset.facts.LIKELIHOODS` (all others are refused when they are read):
 
-- quantiles (median, quartiles, range): order statistics of n draws. U_k = F(y_k) has a Dirichlet
+- median, quartiles, percentiles, range: order statistics of n draws. U_k = F(y_k) has a Dirichlet
   density with ranks r_k = 1 + p_k (n - 1) (quantiles as R's type 7, the default of most software;
   where a quantile lies between two patients, its true SD is a few percent smaller: 4 % at n = 8).
   For a level at a day F is the mixture F(y) = mean_s Phi((ln y - ln f_s) / sigma), exact given the
   virtual patients; for the highest of several samples the product of such terms; for other
-  quantities a smoothed distribution of the virtual patients' values.
-- geometric mean and geometric CV: mean and variance of n logs; normal, and chi-square with degrees
-  of freedom adjusted for the population's kurtosis.
-- mean and SD: of n draws from a log-normal, whose logarithm has the population's mean and SD; the
-  joint distribution of (ln mean, ln sqrt(ln(1 + SD²/mean²))) is tabulated by simulation once per n.
-- counts: binomial; median Tmax: the probability that the middle patients peak on that sampling day.
+  quantities a smoothed distribution of the virtual patients' values. The confidence interval of a
+  median ends at the order statistics with the binomial ranks (exact, distribution-free).
+- a median, percentile, quartile or end of a range below the LLOQ is censored: it enters by the
+  probability that this order statistic lies below the LLOQ, given those above it.
+- geometric mean and log-SD (geometric CV, geometric SD, or from the confidence interval and the t
+  quantile): mean and variance of n logs; normal, and chi-square with degrees of freedom adjusted
+  for the population's kurtosis.
+- mean and SD (or SE, CV, confidence interval and t quantile, which are that SD): of n draws from a
+  log-normal, whose logarithm has the population's mean and SD. The joint distribution of
+  (ln mean, ln sqrt(ln(1 + SD²/mean²))) is tabulated by simulation once per n. An SD or CV beside a
+  median, and an SD beside a geometric mean, are conditioned on it by the same table.
+- mean or geometric mean with quartiles or range: the joint density of the two order statistics,
+  times that of the mean given them: the other patients are independent draws from F between, below
+  and above the two, and their sum is taken as normal (of logs) or log-normal (of levels).
+- counts: binomial in F at the threshold, or else the LLOQ; a proportion is the sum over all counts
+  that are printed so.
+- Tmax lies on a sampling day. Median, and median with range: exact multinomial probabilities; mean
+  and SD (SE, CV, confidence interval): normal, with the moments of the days of the peak.
 
 **Dependence.** Statistics of one cohort come from the same patients, so their product would count
 these patients several times. The statistics are therefore tied by a Gaussian copula: each is a
 mean over patients of a function of the patient's normal score, with known Hermite coefficients c,
 so the correlation of statistics a and b is sum_m c_am c_bm rho^m (Mehler), rho being the
 correlation of the two quantities between virtual patients, times sqrt(n_small / n_large) where
-one was reported for fewer patients. Counts and Tmax are taken as independent of the rest.
+one was reported for fewer patients; the quantities may be of several analytes. Counts, Tmax and
+censored statistics are taken as independent of the rest.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -45,6 +59,7 @@ import scipy.special
 import scipy.stats
 
 from carpk.assay import Residual, Theta
+from carpk.dataset.facts import SAMPLED, no_likelihood, percent_of
 from carpk.errors import FitError
 
 HERMITE_ORDER = 10
@@ -61,15 +76,18 @@ class Fact(NamedTuple):
     Attributes:
         metric: level, cmax, tmax, auc, t_half or detectable.
         time: day of a level, last day of an AUC; nan otherwise.
-        statistic: "median", "geometric mean", "mean" or "count".
-        value: the statistic.
-        low, high: the interval, where `interval` is "IQR" or "range".
-        interval: "IQR", "range", "CV%", "SD" or "".
-        spread: geometric CV in percent, or SD.
+        statistic: "median", "geometric mean", "mean", "p10" and other percentiles, "count" or
+            "proportion".
+        value: the statistic; 0 stands for "below the LLOQ".
+        low, high: the ends of the interval, where `interval` is "IQR", "range", "95% CI" or
+            "90% CI"; of a proportion, what is rounded to it.
+        interval: one of `carpk.dataset.facts.INTERVALS`, or "".
+        spread: of an SD, SE, CV% (geometric beside a geometric mean) or GSD.
         n: patients.
-        lloq: lower limit of quantification, nan where unknown.
+        lloq: lower limit of quantification, nan where unknown; for counts the threshold.
         use: "fit", "value" (without its interval) or "check" (outside the likelihood).
         label: for messages.
+        output: the model's output that it is about.
     """
 
     metric: str
@@ -84,10 +102,43 @@ class Fact(NamedTuple):
     lloq: float
     use: str
     label: str
+    output: str = ""
 
 
-SUPPORTED = ("level", "cmax", "tmax", "auc", "t_half", "detectable")
-NEEDS_SAMPLING = ("cmax", "tmax", "auc", "t_half")
+CONFIDENCE = {"95% CI": 0.95, "90% CI": 0.90}
+
+
+def t_quantile(interval: str, n: int) -> float:
+    """Of Student's t with n - 1 degrees of freedom: half the width of a CI over the SE."""
+    return float(scipy.stats.t.ppf((1 + CONFIDENCE[interval]) / 2, n - 1))
+
+
+def end_ranks(interval: str, n: int) -> tuple[float, float]:
+    """Ranks, among n, of the lower and upper end of an interval made of order statistics."""
+    if interval in CONFIDENCE:  # of the median
+        k = float(scipy.stats.binom.ppf((1 - CONFIDENCE[interval]) / 2, n, 0.5))
+        return k, n + 1 - k
+    return {"IQR": (1 + 0.25 * (n - 1), 1 + 0.75 * (n - 1)), "range": (1.0, float(n))}[interval]
+
+
+def sample_sd(fact: Fact) -> Any:
+    """SD between the n patients, from whatever was printed with a mean or a median."""
+    if fact.interval in CONFIDENCE:
+        half = (fact.high - fact.low) / 2
+        return half / t_quantile(fact.interval, fact.n) * math.sqrt(fact.n)
+    if fact.interval == "CV%":
+        return fact.spread / 100 * fact.value
+    return fact.spread * (math.sqrt(fact.n) if fact.interval == "SE" else 1.0)
+
+
+def sample_log_sd(fact: Fact) -> Any:
+    """SD of the n logs, from whatever was printed with a geometric mean."""
+    if fact.interval in CONFIDENCE:
+        half = jnp.log(fact.high / fact.low) / 2
+        return half / t_quantile(fact.interval, fact.n) * math.sqrt(fact.n)
+    if fact.interval == "GSD":
+        return jnp.log(fact.spread)
+    return jnp.sqrt(jnp.log1p((fact.spread / 100) ** 2))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -237,7 +288,7 @@ def quantity(
     if metric == "t_half":
         x, weight = log_half_life(curves, lloq)
         return Quantity(x, weight, None)
-    raise FitError(f"The metric {metric!r} has no likelihood; known are {', '.join(SUPPORTED)}.")
+    raise FitError(f"The metric {metric!r} has no likelihood.")
 
 
 def moments(q: Quantity) -> tuple[Any, Any, Any]:
@@ -342,30 +393,97 @@ def order_hermite(rank: tuple[float, ...], n: int) -> np.ndarray:
     return np.linalg.solve(np.linalg.cholesky(cov), c)
 
 
-def quantiles(fact: Fact, q: Quantity) -> Margin:
-    """Median, alone or with quartiles or range."""
-    ends = {"IQR": (0.25, 0.75), "range": (0.0, 1.0)}.get(fact.interval)
-    p = (0.5,) if ends is None else (ends[0], 0.5, ends[1])
-    y = [fact.value] if ends is None else [fact.low, fact.value, fact.high]
-    u = population_distribution(q, jnp.stack([jnp.asarray(v, float) for v in y]))
-    rank = ranks(p, fact.n)
+def log_beta_cdf(x: Any, a: float, b: float) -> Any:
+    """ln P(Beta(a, b) <= x), by its leading term where the probability underflows."""
+    x = jnp.clip(x, TINY, 1.0)
+    cdf = jsp.betainc(a, b, x)
+    seen = cdf > 1e-250
+    ln_b = scipy.special.betaln(a, b)
+    leading = a * jnp.log(x) + b * jnp.log1p(-jnp.minimum(x, 0.5)) - math.log(a) - ln_b
+    return jnp.where(seen, jnp.log(jnp.where(seen, cdf, 1.0)), leading)
+
+
+def order_block(q: Quantity, y: Any, rank: np.ndarray, n: int, lloq: float) -> tuple[Margin, Any]:
+    """Order statistics y (K,) of n draws, those below the LLOQ censored, and how many those are.
+
+    U_k = F(y_k). The highest censored one has P(U_j < F(LLOQ) | U_{j+1}), a beta probability; the
+    lower ones say nothing beside it. Whether a value is censored may depend on data that are
+    replaced (`with_facts`): then every number of censored ones is worked out, and one chosen.
+    """
+    if not math.isfinite(lloq):
+        return _order_block(q, y, rank, n, 0), 0
+    below = y < lloq
+    y = jnp.where(below, lloq, y)
+    if not isinstance(y, jax.core.Tracer):
+        censored = int(np.sum(np.asarray(below)))
+        return _order_block(q, y, rank, n, censored), censored
+    j = jnp.sum(below)
+    each = [_order_block(q, y, rank, n, k) for k in range(len(rank) + 1)]
+    return jax.tree.map(lambda *x: jax.lax.select_n(j, *x), *each), j
+
+
+def _order_block(q: Quantity, y: Any, rank: np.ndarray, n: int, censored: int) -> Margin:
+    """The same with the lowest `censored` of them at the LLOQ."""
+    u = population_distribution(q, y)
+    k = len(rank)
+    log_prob, scores, hermite = jnp.zeros(()), jnp.zeros(k), np.zeros((k, HERMITE_ORDER))
+    if censored:
+        above = rank[censored] if censored < k else n + 1.0
+        ln_share = u.cdf[censored - 1] - (u.cdf[censored] if censored < k else 0.0)
+        highest = rank[censored - 1]
+        log_prob = log_beta_cdf(jnp.exp(jnp.minimum(ln_share, 0.0)), highest, above - highest)
+    if censored < k:
+        exact = Distribution(*(part[censored:] for part in u))
+        log_prob = log_prob + log_order_statistics(exact, rank[censored:], n)
+        scores = scores.at[censored:].set(order_scores(exact, rank[censored:], n))
+        hermite[censored:] = order_hermite(tuple(rank[censored:].tolist()), n)
+    return Margin(log_prob, scores, jnp.asarray(hermite))
+
+
+def stacked(parts: Sequence[Any]) -> Any:
+    """Numbers, some of them traced, as one vector."""
+    return jnp.stack([jnp.asarray(x, float) for x in parts])
+
+
+def joined(first: Margin, *, log_prob: Any, score: Any, hermite: Any) -> Margin:
+    """A block with one more statistic, whose score is independent of those before it."""
     return Margin(
-        log_order_statistics(u, rank, fact.n),
-        order_scores(u, rank, fact.n),
-        order_hermite(tuple(rank.tolist()), fact.n),
+        first.log_prob + log_prob,
+        jnp.concatenate([first.scores, score[None]]),
+        jnp.concatenate([jnp.asarray(first.hermite), hermite[None]]),
     )
 
 
+def quantiles(fact: Fact, q: Quantity) -> Margin:
+    """A median, alone or with an interval, or a percentile."""
+    n = fact.n
+    percent = percent_of(fact.statistic)
+    middle = ranks([0.5 if percent is None else percent / 100], n)
+    if fact.interval in ("", "SD", "CV%"):
+        block, _ = order_block(q, stacked([fact.value]), middle, n, fact.lloq)
+        if not fact.interval:
+            return block
+        table, x = moment_table(n), ln_tau(q)
+        return with_spread(block, fact, q, MEDIAN, block.scores[0], at(table.hermite, x)[MEDIAN])
+    low, high = end_ranks(fact.interval, n)
+    rank = np.array([low, middle[0], high])
+    block, _ = order_block(q, stacked([fact.low, fact.value, fact.high]), rank, n, fact.lloq)
+    return block
+
+
 def log_moments(fact: Fact, q: Quantity) -> Margin:
-    """Geometric mean, alone or with its geometric CV: mean and variance of n logs."""
+    """Geometric mean, alone or with an interval: mean and variance of n logs."""
+    if fact.interval in ("IQR", "range"):
+        return given_ends(fact, q, log=True)
     mean, var, kurtosis = moments(q)
     n = fact.n
     z = (jnp.log(fact.value) - mean) / jnp.sqrt(var / n)
     hermite = np.eye(2, HERMITE_ORDER)
     of_mean = jst.norm.logpdf(z) - 0.5 * jnp.log(var / n)
-    if fact.interval != "CV%":
-        return Margin(of_mean, z[None], hermite[:1])
-    s2 = jnp.log1p((fact.spread / 100) ** 2)
+    if fact.interval in ("", "SD"):
+        block = Margin(of_mean, z[None], hermite[:1])
+        return with_spread(block, fact, q, LOGS, z, hermite[0]) if fact.interval else block
+    s2 = sample_log_sd(fact) ** 2
     kurtosis = jnp.clip(kurtosis, -1.5, 30.0)
     nu = 2 / (2 / (n - 1) + kurtosis / n)  # Var(s²) = var² (2/(n-1) + kurtosis/n)
     scaled = s2 / var
@@ -380,17 +498,21 @@ def log_moments(fact: Fact, q: Quantity) -> Margin:
     return Margin(of_mean + of_var, jnp.stack([z, score]), hermite)
 
 
-class MomentTable(NamedTuple):
-    """Sampling distribution of (a, b) = (ln mean - mu, ln tau-hat) of n draws exp(mu + tau Z).
+MEAN, CV, SD, LOGS, MEDIAN = range(5)  # columns of `MomentTable`
+LN_TAU = np.linspace(math.log(0.05), math.log(3.0), 40)  # its rows
 
-    tau-hat = sqrt(ln(1 + SD²/mean²)). Columns follow ln tau.
+
+class MomentTable(NamedTuple):
+    """Joint sampling distribution of five statistics of n draws exp(mu + tau Z), by ln tau.
+
+    They are ln mean - mu, ln tau-hat - ln tau with tau-hat = sqrt(ln(1 + SD²/mean²)), ln SD - mu,
+    and the normal scores of the mean of the logs and of the median.
     """
 
-    ln_tau: np.ndarray
-    mean: np.ndarray  # (grid, 2); the second less ln tau
-    sd: np.ndarray  # (grid, 2)
-    corr: np.ndarray  # (grid,)
-    hermite: np.ndarray  # (grid, 2, HERMITE_ORDER)
+    mean: np.ndarray  # (grid, 5)
+    sd: np.ndarray  # (grid, 5)
+    corr: np.ndarray  # (grid, 5, 5)
+    hermite: np.ndarray  # (grid, 5, HERMITE_ORDER)
 
 
 @lru_cache(maxsize=64)
@@ -404,51 +526,152 @@ def moment_table(n: int, replicates: int = 4000) -> MomentTable:
             for m in range(1, 5)
         ]
     )
-    ln_tau = np.linspace(math.log(0.05), math.log(3.0), 40)
-    mean, sd, corr, hermite = [], [], [], np.zeros((len(ln_tau), 2, HERMITE_ORDER))
-    for g, tau in enumerate(np.exp(ln_tau)):
+    (rank,) = ranks([0.5], n)
+    below = scipy.stats.norm.cdf(np.median(z, axis=1))
+    median = scipy.stats.norm.ppf(scipy.stats.beta.cdf(below, rank, n + 1 - rank))
+    mean, sd, corr, hermite = [], [], [], np.zeros((len(LN_TAU), 5, HERMITE_ORDER))
+    for g, tau in enumerate(np.exp(LN_TAU)):
         x = np.exp(tau * z)
-        m, s = x.mean(1), x.std(1, ddof=1)
-        ab = np.stack([np.log(m), np.log(np.sqrt(np.log1p((s / m) ** 2)))])
-        mean.append([ab[0].mean(), ab[1].mean() - np.log(tau)])
-        sd.append(ab.std(1))
-        corr.append(np.corrcoef(ab)[0, 1])
-        hermite[g, :, :4] = np.corrcoef(ab, h)[:2, 2:]
-    return MomentTable(ln_tau, np.array(mean), np.array(sd), np.array(corr), hermite)
+        m, s = x.mean(1), x.std(1, ddof=1) if n > 1 else np.ones(replicates)
+        cv = np.log(np.sqrt(np.log1p((s / m) ** 2)) / tau)
+        every = np.stack([np.log(m), cv, np.log(s), h[0], median])
+        mean.append(every.mean(1))
+        sd.append(every.std(1))
+        with np.errstate(invalid="ignore"):
+            both = np.nan_to_num(np.corrcoef(every, h))
+        corr.append(both[:5, :5])
+        hermite[g, :, :4] = both[:5, 5:]
+    return MomentTable(np.array(mean), np.array(sd), np.array(corr), hermite)
+
+
+def ln_tau(q: Quantity) -> Any:
+    """ln SD of the log quantity between patients, as far as the table goes."""
+    return jnp.clip(0.5 * jnp.log(moments(q)[1]), LN_TAU[0], LN_TAU[-1])
+
+
+def at(columns: np.ndarray, x: Any) -> Any:
+    """Entries (grid, ...) of a `MomentTable` at one ln tau, by linear interpolation."""
+    place = (x - LN_TAU[0]) / (LN_TAU[1] - LN_TAU[0])
+    i = jnp.clip(jnp.floor(place).astype(int), 0, len(LN_TAU) - 2)
+    share = place - i
+    known = jnp.asarray(columns)
+    return (1 - share) * known[i] + share * known[i + 1]
+
+
+def with_spread(
+    block: Margin, fact: Fact, q: Quantity, centre: int, score: Any, hermite: Any
+) -> Margin:
+    """A block whose first statistic is the centre, and the SD or CV beside it.
+
+    Given the score of the centre, the log of the SD, or of tau-hat where that is known, is normal
+    with what the table says of a log-normal population.
+    """
+    mu, var, _ = moments(q)
+    table, x = moment_table(fact.n), ln_tau(q)
+    relative = fact.interval == "CV%" or centre == MEAN
+    column = CV if relative else SD
+    sd = sample_sd(fact)
+    if relative:
+        observed = 0.5 * jnp.log(jnp.log1p((sd / fact.value) ** 2)) - 0.5 * jnp.log(var)
+    else:
+        observed = jnp.log(sd) - mu
+    r, scale = at(table.corr, x)[centre, column], at(table.sd, x)[column]
+    rest = jnp.sqrt(1 - r**2)
+    z = ((observed - at(table.mean, x)[column]) / scale - r * score) / rest
+    return joined(
+        block,
+        log_prob=jst.norm.logpdf(z) - jnp.log(scale * rest),
+        score=z,
+        hermite=(at(table.hermite, x)[column] - r * hermite) / rest,
+    )
 
 
 def raw_moments(fact: Fact, q: Quantity) -> Margin:
-    """Mean, alone or with its SD, of a quantity that is about log-normal between patients."""
+    """Mean, alone or with an interval, of a quantity that is about log-normal between patients."""
+    if fact.interval in ("IQR", "range"):
+        return given_ends(fact, q, log=False)
+    table, x = moment_table(fact.n), ln_tau(q)
+    scale, hermite = at(table.sd, x)[MEAN], at(table.hermite, x)[MEAN]
+    z = (jnp.log(fact.value) - moments(q)[0] - at(table.mean, x)[MEAN]) / scale
+    block = Margin(jst.norm.logpdf(z) - jnp.log(scale), z[None], hermite[None])
+    return with_spread(block, fact, q, MEAN, z, hermite) if fact.interval else block
+
+
+def given_ends(fact: Fact, q: Quantity, *, log: bool) -> Margin:
+    """Mean or geometric mean with quartiles or range: order statistics, and the mean given them."""
+    n, rank = fact.n, np.array(end_ranks(fact.interval, fact.n))
+    ends = stacked([fact.low, fact.high])
+    block, censored = order_block(q, ends, rank, n, fact.lloq)
+    if n == len(rank):  # nobody else: the mean follows from the ends
+        return block
+    if isinstance(censored, int):
+        mean, sd = mean_given(q, ends[censored:], rank[censored:], n, fact.value, log)
+    else:
+        each = [mean_given(q, ends[j:], rank[j:], n, fact.value, log) for j in range(3)]
+        mean, sd = jax.tree.map(lambda *x: jax.lax.select_n(censored, *x), *each)
+    z = -mean / sd
+    x = ln_tau(q)
+    own = jnp.eye(1, HERMITE_ORDER)[0] if log else at(moment_table(n).hermite, x)[MEAN]
+    hermite = jnp.asarray(block.hermite)
+    own = own - (hermite @ own) @ hermite
+    own = own / jnp.maximum(jnp.linalg.norm(own), 0.2)
+    log_prob = jst.norm.logpdf(z) - jnp.log(sd)
+    return joined(block, log_prob=log_prob, score=z, hermite=own)
+
+
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)
+REACH = 7.0  # SDs of the log quantity
+
+
+def mean_given(
+    q: Quantity, ends: Any, rank: np.ndarray, n: int, value: Any, log: bool
+) -> tuple[Any, Any]:
+    """Mean and SD of ln(mean / value), arithmetic or geometric, given the order statistics `ends`.
+
+    Of the n patients K have the values `ends`; the others are independent draws from F below,
+    between and above these. Their moments are integrals over ln y.
+    """
     mu, var, _ = moments(q)
-    table = moment_table(fact.n)
-    ln_tau = 0.5 * jnp.log(var)
-    x = jnp.clip(ln_tau, table.ln_tau[0], table.ln_tau[-1])
+    sd, ln_ends = jnp.sqrt(var), jnp.log(ends)
+    first = mu - REACH * sd
+    last = mu + REACH * sd
+    if len(rank):
+        first, last = jnp.minimum(first, ln_ends[0] - sd), jnp.maximum(last, ln_ends[-1] + sd)
+    edge = jnp.concatenate([first[None], ln_ends, last[None]])
+    half = jnp.diff(edge)[:, None] / 2
+    ln_y = (edge[:-1, None] + half) + half * NODES  # (groups, nodes)
+    u = population_distribution(q, jnp.exp(ln_y.ravel()))
+    weight = jax.nn.softmax(u.pdf.reshape(ln_y.shape) + ln_y + np.log(WEIGHTS), axis=1)
 
-    def at(column: np.ndarray) -> Any:
-        return jnp.interp(x, table.ln_tau, column)
+    def of(ln_y: Any) -> Any:
+        x = ln_y - jnp.log(value)
+        return x if log else jnp.exp(jnp.minimum(x, 50.0))
 
-    sd_a = at(table.sd[:, 0])
-    za = (jnp.log(fact.value) - mu - at(table.mean[:, 0])) / sd_a
-    of_mean = jst.norm.logpdf(za) - jnp.log(sd_a)
-    hermite_a = jnp.stack([at(table.hermite[:, 0, m]) for m in range(HERMITE_ORDER)])
-    if fact.interval != "SD":
-        return Margin(of_mean, za[None], hermite_a[None])
-    observed = 0.5 * jnp.log(jnp.log1p((fact.spread / fact.value) ** 2))
-    r, sd_b = at(table.corr), at(table.sd[:, 1])
-    rest = jnp.sqrt(1 - r**2)
-    zb = ((observed - ln_tau - at(table.mean[:, 1])) / sd_b - r * za) / rest
-    of_sd = jst.norm.logpdf(zb) - jnp.log(sd_b * rest)
-    hermite_b = jnp.stack([at(table.hermite[:, 1, m]) for m in range(HERMITE_ORDER)])
-    hermite = jnp.stack([hermite_a, (hermite_b - r * hermite_a) / rest])
-    return Margin(of_mean + of_sd, jnp.stack([za, zb]), hermite)
+    others = np.maximum(np.diff(np.concatenate([[0.0], rank, [n + 1.0]])) - 1, 0)
+    mean = jnp.sum(weight * of(ln_y), axis=1)
+    spread = jnp.sum(weight * (of(ln_y) - mean[:, None]) ** 2, axis=1)
+    mean = (jnp.sum(of(ln_ends)) + others @ mean) / n
+    variance = others @ spread / n**2 + 1e-10
+    if log:
+        return mean, jnp.sqrt(variance)
+    s2 = jnp.log1p(variance / mean**2)
+    return jnp.log(mean) - s2 / 2, jnp.sqrt(s2)
 
 
 def count(fact: Fact, q: Quantity) -> Any:
-    """ln probability that `value` of n patients are at or above the LLOQ on that day."""
+    """ln probability that `value` of n patients are at or above the limit on that day.
+
+    Of a proportion: that the count is one of those which are rounded to it.
+    """
     at_limit = population_distribution(q, jnp.asarray([fact.lloq], float))
-    k, n = fact.value, fact.n
+    n = fact.n
+    k = fact.value if fact.statistic == "count" else np.arange(n + 1.0)
     constant = jsp.gammaln(n + 1.0) - jsp.gammaln(k + 1.0) - jsp.gammaln(n - k + 1.0)
-    return constant + k * at_limit.sf[0] + (n - k) * at_limit.cdf[0]
+    ln_prob = constant + k * at_limit.sf[0] + (n - k) * at_limit.cdf[0]
+    if fact.statistic == "count":
+        return ln_prob
+    share = k / n
+    return jsp.logsumexp(ln_prob, where=(share >= fact.low) & (share <= fact.high))
 
 
 def peak_day_shares(f: Any, residual: Residual, theta: Theta) -> Any:
@@ -476,47 +699,123 @@ def peak_day_shares(f: Any, residual: Residual, theta: Theta) -> Any:
     return share / jnp.sum(share)
 
 
-def median_peak_day(fact: Fact, days: np.ndarray, f: Any, residual: Residual, theta: Theta) -> Any:
-    """ln probability that the median of n observed peak days is the published one.
+def peak_day(fact: Fact, days: np.ndarray, f: Any, residual: Residual, theta: Theta) -> Any:
+    """ln probability of what was published of the days of n observed peaks."""
+    share = jnp.maximum(peak_day_shares(f, residual, theta), TINY)
+    if fact.statistic == "mean":
+        return mean_peak_day(fact, days, share)
+    return median_peak_day(fact, days, share)
+
+
+def mean_peak_day(fact: Fact, days: np.ndarray, share: Any) -> Any:
+    """ln density of the mean of n peak days, and of their SD: normal, of (mean, ln variance)."""
+    n = fact.n
+    mean = share @ days
+    second, third, fourth = (share @ (days - mean) ** m for m in (2, 3, 4))
+    z = (fact.value - mean) / jnp.sqrt(second / n)
+    of_mean = jst.norm.logpdf(z) - 0.5 * jnp.log(second / n)
+    if not fact.interval:
+        return of_mean
+    var = (fourth / second**2 - (n - 3) / (n - 1)) / n  # of s², over its square
+    cov = third / second**1.5 / n
+    r = jnp.clip(cov / jnp.sqrt(var / n), -0.99, 0.99)
+    scale = jnp.sqrt(var * (1 - r**2))
+    observed = 2 * jnp.log(sample_sd(fact)) - jnp.log(second)
+    z_var = (observed - r * jnp.sqrt(var) * z) / scale
+    return of_mean + jst.norm.logpdf(z_var) - jnp.log(scale)
+
+
+def median_peak_day(fact: Fact, days: np.ndarray, share: Any) -> Any:
+    """ln probability that the median of n observed peak days, and their range, are as published.
 
     A peak is observed on a sampling day. So the median is a sampling day, unless n is even and it
     lies halfway between two: then as many patients peaked up to the one as from the other on. A
-    number that is neither stands for the sampling day next to it.
+    number that is neither stands for the sampling day next to it, as the ends of the range do.
     """
-    share = jnp.maximum(peak_day_shares(f, residual, theta), TINY)
-    distance = jnp.abs(days - fact.value)
-    nearest = distance <= jnp.min(distance) + SAME_DAY
-    parts = [
-        jnp.log(jnp.sum(jnp.where(where, share, 0.0)) + TINY)
-        for where in (~nearest & (days < fact.value), nearest, ~nearest & (days > fact.value))
-    ]
-    half = np.arange((fact.n - 1) // 2 + 1.0)  # fewer than half are below the median, and above
-    under, over = half[:, None], half[None, :]
-    at = fact.n - under - over
-    ways = scipy.special.gammaln(fact.n + 1) - sum(
-        scipy.special.gammaln(k + 1) for k in (under, at, over)
+    n, ranged = fact.n, fact.interval == "range"
+    first = next_to(days, fact.low) if ranged else np.ones(len(days), bool)
+    last = next_to(days, fact.high) if ranged else np.ones(len(days), bool)
+    if ranged and n == 2:
+        same = jnp.all(first == last)
+        return jnp.where(same, 0.0, math.log(2)) + ln_sum(share, first) + ln_sum(share, last)
+    median = next_to(days, fact.value)
+    below = ~median & (days < fact.value)
+    above = ~median & (days > fact.value)
+    half = np.arange((n - 1) // 2 + 1.0)  # fewer than half are below the median, and above
+    if ranged:
+        under = within(share, first, below & (days > fact.low), half, jnp.any(first & median))
+        over = within(share, last, above & (days < fact.high), half, jnp.any(last & median))
+    else:
+        under, over = half * ln_sum(share, below), half * ln_sum(share, above)
+    same_day = n - half[:, None] - half[None, :]
+    ways = scipy.special.gammaln(n + 1) - sum(
+        scipy.special.gammaln(k + 1) for k in (half[:, None], same_day, half[None, :])
     )
-    terms = ways + under * parts[0] + at * parts[1] + over * parts[2]
-    day = jsp.logsumexp(terms)
-    if fact.n % 2:
-        return day
-    m = fact.n // 2
-    upto, since = jnp.log(jnp.cumsum(share)), jnp.log(jnp.cumsum(share[::-1])[::-1])
-
-    def with_next(x: Any) -> Any:
-        """ln (e^{m x_i} - e^{m x_{i-1}}), x rising from -inf: m of m up to i, not all before it."""
-        before = jnp.concatenate([jnp.full(1, 2 * math.log(TINY)), x[:-1]])
-        return m * x + log1mexp(m * (before - x))
-
-    halves = with_next(upto)[:-1] + with_next(since[::-1])[::-1][1:]
-    ways_of_halves = scipy.special.gammaln(fact.n + 1) - 2 * scipy.special.gammaln(m + 1)
+    on_a_day = jsp.logsumexp(
+        ways + under[:, None] + same_day * ln_sum(share, median) + over[None, :]
+    )
+    if n % 2:
+        return on_a_day
+    m = n // 2
+    if ranged:
+        lower = up_to(share, first, jnp.asarray(days > fact.low) & ~first, m)
+        upper = up_to(share[::-1], last[::-1], (jnp.asarray(days < fact.high) & ~last)[::-1], m)
+    else:
+        lower, upper = up_to(share, None, None, m), up_to(share[::-1], None, None, m)
+    halves = lower[:-1] + upper[::-1][1:]
+    ways_of_halves = scipy.special.gammaln(n + 1) - 2 * scipy.special.gammaln(m + 1)
     between = jnp.abs((days[1:] + days[:-1]) / 2 - fact.value) <= SAME_DAY
     found = jnp.any(between)
     split = ways_of_halves + jsp.logsumexp(halves, where=between | ~found)
-    return jnp.where(found, split, day)
+    return jnp.where(found, split, on_a_day)
 
 
-MARGINS = {"median": quantiles, "geometric mean": log_moments, "mean": raw_moments}
+def next_to(days: np.ndarray, day: Any) -> Any:
+    """Which sampling day, or which two, are the nearest to a day."""
+    distance = jnp.abs(days - day)
+    return distance <= jnp.min(distance) + SAME_DAY
+
+
+def ln_sum(share: Any, where: Any) -> Any:
+    """ln of the share of some days."""
+    return jnp.log(jnp.sum(jnp.where(where, share, 0.0)) + TINY)
+
+
+def within(share: Any, end: Any, inside: Any, k: np.ndarray, at_median: Any) -> Any:
+    """ln P(k patients peak between the end of a range and the median, some of them at the end).
+
+    Where the end is the median itself, nobody may peak beyond it: k = 0.
+    """
+    inner = ln_sum(share, inside & ~end)
+    every = jnp.logaddexp(ln_sum(share, end), inner)
+    some = k * every + log1mexp(jnp.maximum(k, 1) * (inner - every))
+    never = -1e6
+    return jnp.where(k == 0, jnp.where(at_median, 0.0, never), jnp.where(at_median, never, some))
+
+
+def up_to(share: Any, first: Any, after: Any, m: int) -> Any:
+    """ln P(m of m patients peak up to each day, some on it), and some on the first of a range."""
+
+    def before(x: Any) -> Any:
+        return jnp.concatenate([jnp.zeros(1), jnp.cumsum(x)[:-1]])
+
+    if first is None:
+        every, less = jnp.log(jnp.cumsum(share)), jnp.log(before(share) + TINY**2)
+        return m * every + log1mexp(m * (jnp.maximum(less, 2 * math.log(TINY)) - every))
+    at_first, later = jnp.where(first, share, 0.0), jnp.where(after, share, 0.0)
+    here = jnp.maximum(jnp.where(first | after, share, TINY), TINY)
+    inner = before(later)
+    a, every = jnp.sum(at_first), jnp.sum(at_first) + inner + here
+    both = 1 - ((inner + here) / every) ** m - ((a + inner) / every) ** m + (inner / every) ** m
+    leading = math.log(max(m * (m - 1), 1)) + jnp.log(a) + jnp.log(here) - 2 * jnp.log(every)
+    seen = both > 1e-9
+    apart = m * jnp.log(every) + jnp.where(seen, jnp.log(jnp.where(seen, both, 1.0)), leading)
+    if m == 1:  # one patient cannot be on two days
+        apart = jnp.full_like(apart, -1e6)
+    return jnp.where(first, m * jnp.log(here), jnp.where(after, apart, -1e6))
+
+
+MARGINS = {"geometric mean": log_moments, "mean": raw_moments}  # others are quantiles
 
 
 # ---------------------------------------------------------------------------------------------
@@ -526,12 +825,12 @@ MARGINS = {"median": quantiles, "geometric mean": log_moments, "mean": raw_momen
 
 @dataclasses.dataclass(frozen=True)
 class CohortLikelihood:
-    """Joint likelihood of everything published about one cohort and one analyte.
+    """Joint likelihood of everything published about one cohort.
 
     Attributes:
-        facts: the statistics.
+        facts: the statistics, of one output or several.
         sampling: nominal sampling days behind Cmax, Tmax, AUC and half-life.
-        residual: residual model.
+        residuals: residual model of each output.
         virtual_patients: S; a power of two.
         random_effects: R.
         dependence: False multiplies the margins as if every statistic had its own patients
@@ -540,7 +839,7 @@ class CohortLikelihood:
 
     facts: tuple[Fact, ...]
     sampling: tuple[float, ...]
-    residual: Residual
+    residuals: Mapping[str, Residual]
     virtual_patients: int
     random_effects: int
     dependence: bool = True
@@ -550,43 +849,63 @@ class CohortLikelihood:
             check_fact(fact, self.sampling)
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs that the facts are about, in their order."""
+        return tuple(dict.fromkeys(fact.output for fact in self.facts))
+
+    def days_of(self, output: str) -> np.ndarray:
+        """Every day at which the curves of an output are needed, ascending."""
+        facts = [f for f in self.facts if f.output == output]
+        level = [f.time for f in facts if f.metric in ("level", "detectable")]
+        sampled = self.sampling if any(f.metric in SAMPLED for f in facts) else ()
+        return np.unique(np.array([*level, *sampled], float))
+
+    @property
     def days(self) -> np.ndarray:
-        """Every day at which the curves of the virtual patients are needed, ascending."""
-        level = [f.time for f in self.facts if f.metric in ("level", "detectable")]
-        return np.unique(np.array([*level, *self.sampling], float))
+        """The days at which levels are needed (T,): those of each output, one after the other."""
+        return np.concatenate([self.days_of(output) for output in self.outputs])
+
+    @property
+    def which(self) -> np.ndarray:
+        """The output, by its number, of each of `days` (T,)."""
+        return np.repeat(np.arange(len(self.outputs)), [len(self.days_of(o)) for o in self.outputs])
 
     def normals(self) -> tuple[np.ndarray, np.ndarray]:
-        """Standard-normal random effects (S, R) and assay noise (S, days)."""
+        """Standard-normal random effects (S, R) and assay noise (S, T)."""
         dims = self.random_effects + len(self.days)
         z = virtual_normals(self.virtual_patients, dims)
         return z[:, : self.random_effects], z[:, self.random_effects :]
 
-    def log_likelihoods(self, f: Any, theta: Theta) -> Any:
+    def log_likelihoods(self, f: Any, theta: Mapping[str, Theta]) -> Any:
         """ln likelihood of each fact as if alone, and last the term of their dependence.
 
         Args:
-            f: true levels of the virtual patients at `days`, shape (S, days).
-            theta: parameters of the residual model.
+            f: true levels of the virtual patients at `days`, of the outputs `which`, shape (S, T).
+            theta: parameters of the residual model of each output.
 
         Returns:
             Shape (facts + 1,); the sum is the joint ln likelihood.
         """
-        days = self.days
-        y = self.residual.sample(self.normals()[1], f, theta)
-        everything = Curves(days, f, y)
-        sampled = np.isin(days, self.sampling)
-        scheduled = Curves(days[sampled], f[:, sampled], y[:, sampled])
+        noise, every = self.normals()[1], {}
+        for i, output in enumerate(self.outputs):
+            here, days = self.which == i, self.days_of(output)
+            true = f[:, here]
+            y = self.residuals[output].sample(noise[:, here], true, theta[output])
+            sampled = np.isin(days, self.sampling)
+            scheduled = Curves(days[sampled], true[:, sampled], y[:, sampled])
+            every[output] = Curves(days, true, y), scheduled
         terms, margins, values, sizes = [], [], [], []
         for fact in self.facts:
-            curves = scheduled if fact.metric in NEEDS_SAMPLING else everything
+            curves = every[fact.output][fact.metric in SAMPLED]
+            residual, own = self.residuals[fact.output], theta[fact.output]
             if fact.metric == "tmax":
-                terms.append(median_peak_day(fact, curves.t, curves.f, self.residual, theta))
+                terms.append(peak_day(fact, curves.t, curves.f, residual, own))
                 continue
-            q = quantity(fact.metric, fact.time, fact.lloq, curves, self.residual, theta)
-            if fact.statistic == "count":
+            q = quantity(fact.metric, fact.time, fact.lloq, curves, residual, own)
+            if fact.metric == "detectable":
                 terms.append(count(fact, q))
                 continue
-            margin = MARGINS[fact.statistic](fact, q)
+            margin = MARGINS.get(fact.statistic, quantiles)(fact, q)
             terms.append(margin.log_prob)
             margins.append(margin)
             values.append(q)
@@ -639,28 +958,21 @@ def log_copula(margins: Sequence[Margin], values: Sequence[Quantity], sizes: Seq
 
 def check_fact(fact: Fact, sampling: Sequence[float]) -> None:
     """Refuse a fact that has no likelihood, naming what to do about it."""
-    advice = 'Set its `use` to "check" to keep it out of the fit and compare it afterwards.'
-    if fact.metric not in SUPPORTED:
+    why = no_likelihood(fact.metric, fact.statistic, fact.interval)
+    if why:
         raise FitError(
-            f"{fact.label}: the metric {fact.metric!r} has no likelihood; known are "
-            f"{', '.join(SUPPORTED)}. {advice}"
-        )
-    if (fact.statistic == "count") != (fact.metric == "detectable"):
-        raise FitError(
-            f"{fact.label}: a count is of patients with a detectable level, but this is the "
-            f"{fact.statistic} of {fact.metric!r}. {advice}"
+            f'{fact.label}: {why}. Set its `use` to "check" to keep it out of the fit and compare '
+            "it afterwards."
         )
     if fact.metric == "detectable" and not math.isfinite(fact.lloq):
-        raise FitError(f"{fact.label}: a count of detectable patients needs an `lloq`.")
-    if fact.metric == "tmax" and fact.statistic != "median":
         raise FitError(
-            f"{fact.label}: Tmax has a likelihood for its median only, not for its "
-            f"{fact.statistic}. {advice}"
+            f"{fact.label}: a count of detectable patients needs an `lloq` or a `threshold`."
         )
-    if fact.metric in NEEDS_SAMPLING and len(sampling) < 3:
+    if fact.metric in SAMPLED and len(sampling) < 3:
         raise FitError(
             f"{fact.label}: {fact.metric} depends on when samples were taken; give the nominal "
-            "sampling days of the study (`sampling`), at least three, and say if they are assumed."
+            "sampling days of the study (`sampling`), at least three from the infusion on, and say "
+            "if they are assumed."
         )
     if fact.metric == "auc" and not any(math.isclose(fact.time, t) for t in sampling):
         raise FitError(

@@ -39,7 +39,9 @@ def test_facts_outside_the_likelihood_are_compared_too():
 
 def test_geometric_cv_is_that_of_a_log_normal():
     x = np.exp(np.random.default_rng(0).normal(0, 0.8, 200_000))
-    assert replicates.geometric_cv(x) == pytest.approx(100 * np.sqrt(np.expm1(0.64)), rel=0.01)
+    assert replicates.spread_of(x, "geometric mean", "CV%") == pytest.approx(
+        100 * np.sqrt(np.expm1(0.64)), rel=0.01
+    )
 
 
 def test_recovery_counts_what_it_covers():

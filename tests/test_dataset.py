@@ -3,6 +3,8 @@
 All patients here are simulated.
 """
 
+import itertools
+import re
 import warnings
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carpk.dataset import Dataset, load_dataset, units
+from carpk.dataset import Dataset, facts, load_dataset, units
 from carpk.errors import CarpkWarning, DatasetError
 
 FOLDER = Path(__file__).parent / "reference" / "dataset" / "simulated"
@@ -230,7 +232,7 @@ BAD_SUMMARIES = {
     "n of two": (0, "n", 2, ["needs n of at least 3"]),
     "n of one": (1, "n", 1, ["needs n of at least 2"]),
     "count of all": (3, "value", 11, ["count 11 exceeds n = 9"]),
-    "share": (3, "value", 0.78, ["whole number", "not a share"]),
+    "share": (3, "value", 0.78, ["whole number", "'proportion'"]),
     "count with interval": (3, "low", 5, ["a count has no low"]),
     "mean of detectable": (3, "statistic", "mean", ["counted"]),
     "zero": (1, "value", -2, ["must be positive"]),
@@ -481,7 +483,7 @@ def test_the_unit_of_an_area_is_read_in_any_order(unit):
 def test_times_become_days_and_folds_have_no_unit():
     table = summaries().iloc[[0, 0]].reset_index(drop=True)
     table = table.assign(metric=["tmax", "fold"], value=[240.0, 3900.0], low=[168.0, 100.0])
-    table = table.assign(high=[336.0, 9000.0], unit=["hour", "fold"])
+    table = table.assign(high=[336.0, 9000.0], unit=["hour", "fold"], use="check", note="an IQR")
     found = dataset(summaries=table).summaries
     assert found["value"].tolist() == [10, 3900]
     assert found["unit"].tolist() == ["day", "1"]
@@ -499,12 +501,147 @@ def test_a_range_may_start_at_nothing_only_with_a_limit():
 def test_a_mean_may_lie_above_the_upper_quartile_but_a_median_may_not():
     table = at(summaries(), 0, "value", 1e5)
     assert "low <= value <= high" in refusal(summaries=table)
-    assert len(dataset(summaries=at(table, 0, "statistic", "mean")).summaries) == 4
+    with pytest.warns(CarpkWarning, match="outside its IQR"):
+        found = dataset(summaries=at(table, 0, "statistic", "mean")).summaries
+    assert len(found) == 4
 
 
-def test_a_count_of_detectable_patients_without_a_limit_warns():
-    with pytest.warns(CarpkWarning, match="neither lloq nor threshold"):
-        dataset(summaries=at(summaries(), 3, "lloq", None))
+def test_a_count_of_detectable_patients_without_a_limit_is_refused():
+    message = refusal(summaries=at(summaries(), 3, "lloq", None))
+    assert "neither lloq nor threshold" in message
+    assert len(
+        dataset(summaries=at(at(summaries(), 3, "lloq", None), 3, "threshold", 20)).summaries
+    )
+
+
+def row_of(**changes):
+    """One fact: the median of 10 levels on day 28."""
+    row = {"cohort": "a", "analyte": "car_t", "metric": "level", "time": 28.0, "value": 20.0}
+    row |= {"statistic": "median", "n": 10, "unit": "cells/µL", "use": "fit", "source": "Table 1"}
+    return pd.DataFrame([row | changes])
+
+
+def ends(interval, low, high, **more):
+    return {"interval": interval, "low": low, "high": high, **more}
+
+
+IMPOSSIBLE = {
+    "median of two": (ends("range", 10, 90, n=2), "value", "of 2 values from 10 to 90 is 50"),
+    "mean of its range": (
+        ends("range", 10, 90, statistic="mean", value=85),
+        "value",
+        "between 18 and 82",
+    ),
+    "outside its range": (ends("range", 30, 90), "low", "low <= value <= high"),
+    "outside its IQR": (ends("IQR", 1, 9), "high", "low <= value <= high"),
+    "bounds not ordered": (ends("IQR", 30, 9), "low", "low <= value <= high"),
+    "equal numbers": (ends("IQR", 20, 30), "low", "equal"),
+    "IQR as one number": ({"interval": "IQR", "spread": 12}, "spread", "as one number"),
+    "one patient, an SD": ({"interval": "SD", "spread": 5, "n": 1}, "n", "at least 2"),
+    "CI of a median of five": (ends("95% CI", 9, 40, n=5), "n", "at least 6"),
+    "no SD": ({"interval": "SD", "spread": 0}, "spread", "must be positive"),
+    "SD of no positive levels": (
+        {"statistic": "mean", "interval": "SD", "spread": 90},
+        "spread",
+        "their SD is at most 63.2",
+    ),
+    "geometric SD below 1": (
+        {"statistic": "geometric mean", "interval": "GSD", "spread": 0.6},
+        "spread",
+        "a factor above 1",
+    ),
+    "CI of a mean, not symmetric": (
+        ends("95% CI", 15, 60, statistic="mean"),
+        "low",
+        "not symmetric",
+    ),
+    "n missing": ({"n": None}, "n", "number is missing"),
+    "zero without a limit": ({"value": 0}, "value", "give the lloq too"),
+    "BLQ without a limit": ({"value": "BLQ"}, "value", "give the lloq too"),
+    "two limits": ({"value": "<5", "lloq": 2}, "value", "Give one limit"),
+    "mean below the limit": (
+        {"statistic": "mean", "lloq": 25},
+        "value",
+        "stood for levels below the LLOQ",
+    ),
+    "threshold without a count": ({"threshold": 5}, "threshold", "counts nobody"),
+    "threshold below the limit": (
+        {"metric": "detectable", "statistic": "count", "value": 7, "lloq": 5, "threshold": 2},
+        "threshold",
+        "below the lloq",
+    ),
+    "no whole number": (
+        {"metric": "detectable", "statistic": "percentage", "value": 75, "lloq": 5},
+        "value",
+        "7 are 70, 8 are 80",
+    ),
+    "percentage as proportion": (
+        {"metric": "detectable", "statistic": "proportion", "value": 70, "lloq": 5},
+        "value",
+        "between 0 and 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_numbers_that_contradict_each_other_are_refused(case):
+    changes, column, words = IMPOSSIBLE[case]
+    with pytest.raises(DatasetError, match=re.escape(words)) as refused:
+        Dataset.from_frames(summaries=row_of(**changes), sampling=[7, 14, 28])
+    assert f"summaries, row 0, column `{column}`, cohort 'a'" in str(refused.value)
+
+
+def test_rounded_numbers_are_not_taken_for_contradictions():
+    """The middle of 2.1 and 4.0 is printed as 3.1, a CI may be rounded, and 2 of 3 are 67 %."""
+    two = ends("range", 2.1, 4.0, n=2, value=3.1)
+    mean = ends("95% CI", 15.3, 24.8, statistic="mean", value=20)
+    geometric = ends("95% CI", 15, 27, statistic="geometric mean")
+    share = {"metric": "detectable", "statistic": "percentage", "value": 67, "lloq": 5, "n": 3}
+    for changes in (two, mean, geometric, share):
+        assert len(Dataset.from_frames(summaries=row_of(**changes)).summaries) == 1
+
+
+def test_a_cv_below_3_percent_is_asked_about():
+    with pytest.warns(CarpkWarning, match="if it is a fraction, write 60"):
+        Dataset.from_frames(summaries=row_of(interval="CV%", spread=0.6))
+
+
+@pytest.mark.parametrize("entry", ["<5", "< 5", "≤5", "BLQ", "nd", "<LLOQ", 0])
+def test_statistics_below_the_limit_are_kept_as_censored(entry):
+    limit = {} if str(entry)[-1] == "5" else {"lloq": 5}
+    data = Dataset.from_frames(summaries=row_of(value=entry, **limit))
+    assert data.summaries[["value", "lloq"]].to_numpy().tolist() == [[0, 5]]
+    assert entry == 0 or any("censored statistic" in note for note in data.notes)
+
+
+def test_every_cell_of_the_table_is_accepted_or_refused_by_name():
+    """Metric x statistic x interval: what has no likelihood is refused where a fit would use it."""
+    spreads = {"SD": 9, "SE": 3, "CV%": 60, "GSD": 1.9}
+    units_of = {"level": "cells/µL", "area": "day*cells/µL", "count": "count", "ratio": "1"}
+    accepted = 0
+    for metric, statistic, kind in itertools.product(
+        facts.METRICS, (*facts.STATISTICS, "p10"), facts.INTERVALS
+    ):
+        counted = facts.METRICS[metric] == "count"
+        row = {"metric": metric, "statistic": statistic, "interval": kind, "lloq": 1.0}
+        row["value"] = {"count": 7, "proportion": 0.7, "percentage": 70}.get(statistic, 20.0)
+        if kind in facts.WITH_ENDS:
+            row |= {"low": 16.0, "high": 25.0 if "geo" in statistic else 24.0}
+        elif kind:
+            row["spread"] = spreads[kind]
+        row["unit"] = units_of.get(facts.METRICS[metric], "day")
+        row["time"] = 28.0 if metric in facts.TIMED else None
+        why = facts.no_likelihood(metric, statistic, kind)
+        if not why:
+            assert len(Dataset.from_frames(summaries=row_of(**row), sampling=[7, 14, 28]).summaries)
+            accepted += 1
+            continue
+        with pytest.raises(DatasetError) as refused:
+            Dataset.from_frames(summaries=row_of(**row), sampling=[7, 14, 28])
+        assert "summaries, row 0, column `" in str(refused.value), row
+        contradiction = counted != (statistic in facts.COUNTED) or (counted and kind)
+        assert contradiction or why in str(refused.value), row
+    assert accepted == 4 * 24 + 8 + 3  # of levels, Cmax, areas, half-lives; of Tmax; of counts
 
 
 def test_statistics_and_observations_of_an_analyte_share_its_unit():

@@ -1,5 +1,6 @@
 """The likelihood of published summaries, against exact and simulated sampling distributions."""
 
+import dataclasses
 import math
 
 import jax
@@ -11,6 +12,8 @@ import scipy.stats
 import carpk as ck
 from carpk import summaries as s
 from carpk.assay import Combined, LogNormal
+from carpk.dataset.facts import likelihoods_of, proportion_bounds
+from carpk.replicates import with_facts
 
 NAN = math.nan
 DAY = 7.0
@@ -27,14 +30,14 @@ def fact(metric="level", statistic="median", value=20.0, n=22, **more):
 
 
 def cohort(*facts, size=1024, sampling=(), dependence=True):
-    return s.CohortLikelihood(tuple(facts), tuple(sampling), LogNormal(), size, 1, dependence)
+    return s.CohortLikelihood(tuple(facts), tuple(sampling), {"": LogNormal()}, size, 1, dependence)
 
 
 def log_likelihood(likelihood, centre=CENTRE, omega=OMEGA, sigma=SIGMA):
     """Of a population whose level on every day is exp(centre + omega z)."""
     z = jnp.asarray(likelihood.normals()[0][:, 0])
     f = jnp.exp(centre + omega * z)[:, None] * jnp.ones(len(likelihood.days))
-    return likelihood.log_likelihoods(f, {"sigma": sigma})
+    return likelihood.log_likelihoods(f, {"": {"sigma": sigma}})
 
 
 def exact_order_statistics(y, rank, n):
@@ -103,8 +106,8 @@ class TestMoments:
         a = np.log(x.mean(1))
         b = 0.5 * np.log(np.log1p((x.std(1, ddof=1) / x.mean(1)) ** 2))
         table = s.moment_table(n)
-        row = int(np.argmin(np.abs(np.exp(table.ln_tau) - tau)))
-        shift = math.log(tau) - table.ln_tau[row]
+        row = int(np.argmin(np.abs(np.exp(s.LN_TAU) - tau)))
+        shift = math.log(tau) - s.LN_TAU[row]
         assert abs(a.mean() - table.mean[row, 0]) < 0.2 * a.std() + abs(shift)
         assert abs((b - math.log(tau)).mean() - table.mean[row, 1]) < 0.2 * b.std()
         assert a.std() == pytest.approx(table.sd[row, 0], rel=0.15)
@@ -231,17 +234,38 @@ class TestQuantities:
         total = 0.0
         for day in [*self.T, *halves]:
             one = fact("tmax", value=day, n=n, time=NAN)
-            ours = math.exp(float(s.median_peak_day(one, self.T, f, LogNormal(), theta)))
+            ours = math.exp(float(s.peak_day(one, self.T, f, LogNormal(), theta)))
             assert ours == pytest.approx(np.mean(medians == day), abs=0.005), day
             total += ours
         assert total == pytest.approx(1.0, abs=0.02)  # less what skips a day, such as 8 and 12
+
+    @pytest.mark.parametrize("n", [2, 3, 9, 10])
+    def test_the_range_of_peak_days_has_its_simulated_probability(self, n):
+        f, theta, draws = self.curves(size=100).f, {"sigma": 0.5}, 200_000
+        share = np.asarray(s.peak_day_shares(f, LogNormal(), theta))
+        days = np.random.default_rng(8).choice(self.T, (draws, n), p=share)
+        printed = np.stack([days.min(1), np.median(days, axis=1), days.max(1)], axis=1)
+        kinds, seen = np.unique(printed, axis=0, return_counts=True)
+        adjacent = {*self.T, *(self.T[1:] + self.T[:-1]) / 2}
+        for (low, value, high), k in sorted(
+            zip(kinds.tolist(), seen, strict=True), key=lambda x: -x[1]
+        )[:12]:
+            if value not in adjacent:
+                continue
+            one = fact("tmax", "median", value, n, interval="range", low=low, high=high, time=NAN)
+            ours = math.exp(float(s.peak_day(one, self.T, f, LogNormal(), theta)))
+            assert ours == pytest.approx(k / draws, abs=5 * math.sqrt(k) / draws), (
+                low,
+                value,
+                high,
+            )
 
     def test_a_peak_day_beside_the_schedule_stands_for_the_next_sampling_day(self):
         f = self.curves(size=100).f
 
         def ours(day, n):
             one = fact("tmax", value=day, n=n, time=NAN)
-            return float(s.median_peak_day(one, self.T, f, LogNormal(), {"sigma": 0.5}))
+            return float(s.peak_day(one, self.T, f, LogNormal(), {"sigma": 0.5}))
 
         assert ours(9.83, 60) == ours(10.0, 60) != ours(9.0, 60)
         assert ours(9.0, 9) > max(ours(8.0, 9), ours(10.0, 9))  # of 9, either of the two days
@@ -251,7 +275,7 @@ class TestQuantities:
 
         def ours(sigma, day, n):
             one = fact("tmax", value=day, n=n, time=NAN)
-            return s.median_peak_day(one, self.T, f, LogNormal(), {"sigma": sigma})
+            return s.peak_day(one, self.T, f, LogNormal(), {"sigma": sigma})
 
         for day, n in ((148.0, 60), (133.0, 60), (148.0, 9)):
             value, slope = jax.value_and_grad(ours)(0.2, day, n)
@@ -271,41 +295,197 @@ class TestQuantities:
             assert ours == pytest.approx(p, abs=0.03)
 
 
+SAMPLING = (3.0, 7.0, 10.0, 14.0, 21.0, 28.0)
+PRINTED = {  # of a level, in its unit
+    "": {},
+    "IQR": {"low": 9.0, "high": 44.0},
+    "range": {"low": 4.0, "high": 95.0},
+    "95% CI": {"low": 15.0, "high": 26.0},
+    "90% CI": {"low": 16.0, "high": 24.5},
+    "SD": {"spread": 15.0},
+    "SE": {"spread": 5.0},
+    "CV%": {"spread": 60.0},
+    "GSD": {"spread": 1.9},
+}
+OF_TMAX = {
+    "": {},
+    "range": {"low": 7.0, "high": 21.0},
+    "95% CI": {"low": 8.0, "high": 12.0},
+    "90% CI": {"low": 8.5, "high": 11.5},
+    "SD": {"spread": 4.0},
+    "SE": {"spread": 1.2},
+    "CV%": {"spread": 40.0},
+}
+OF_METRIC = {"level": (7.0, 20.0), "cmax": (NAN, 30.0), "auc": (28.0, 400.0), "t_half": (NAN, 11.0)}
+
+
+def cell(metric, statistic, interval, n):
+    """A statistic of every kind that is accepted, with believable numbers."""
+    if metric == "tmax":
+        return fact(metric, statistic, 10.0, n, interval=interval, time=NAN, **OF_TMAX[interval])
+    if metric == "detectable":
+        near = {"low": 6.5 / n, "high": 7.5 / n} if statistic == "proportion" else {}
+        value = 7 / n if near else 7.0
+        return fact(metric, statistic, value, n, time=14.0, lloq=12.0, **near)
+    time, value = OF_METRIC[metric]
+    printed = {
+        k: v if interval in ("CV%", "GSD") else v * value / 20 for k, v in PRINTED[interval].items()
+    }
+    name = {"percentile": "p25"}.get(statistic, statistic)
+    return fact(metric, name, value, n, interval=interval, time=time, **printed)
+
+
+def moved(one, name):
+    """The same statistic with another number in one place."""
+    if one.metric == "detectable":
+        up = one.value + (1 / one.n if one.statistic == "proportion" else 1)
+        return one._replace(value=up, low=one.low + 1 / one.n, high=one.high + 1 / one.n)
+    next_day = {7.0: 10.0, 10.0: 14.0, 21.0: 28.0}
+    number = getattr(one, name)
+    ranks_only = one.metric == "tmax" and one.statistic == "median"
+    return one._replace(**{name: next_day[number] if ranks_only else 1.1 * number})
+
+
+def of_curves(likelihood, p):
+    """ln likelihood of all facts of curves that peak on day 8."""
+    days = jnp.asarray(likelihood.days)
+    z = jnp.asarray(likelihood.normals()[0][:, 0])
+    f = jnp.exp(p[0] + p[1] * z)[:, None] * jnp.exp(-p[2] * jnp.abs(days - 8.0))
+    return likelihood.log_likelihoods(f, {"": {"sigma": p[3]}})
+
+
+POINT = jnp.array([3.1, 0.6, 0.08, 0.4])
+
+
+@pytest.mark.parametrize("metric", ["level", "tmax", "detectable"])
+def test_every_number_of_an_accepted_statistic_moves_the_likelihood(metric):
+    """All of `likelihoods_of`; Cmax, areas and half-lives have the margins of levels."""
+    for statistic, kinds in likelihoods_of(metric).items():
+        if statistic == "percentage":
+            continue  # a proportion by then
+        for kind in kinds:
+            one = cell(metric, statistic, kind, 9)
+            changed = [
+                moved(one, name)
+                for name in ("value", "low", "high", "spread")
+                if math.isfinite(getattr(one, name)) and (metric != "detectable" or name == "value")
+            ]
+            every = cohort(one, *changed, size=32, sampling=SAMPLING, dependence=False)
+            terms = np.asarray(of_curves(every, POINT))[:-1]
+            place = (metric, statistic, kind, terms)
+            assert np.isfinite(terms).all(), place
+            assert len(changed) == 1 + len(PRINTED[kind]), place
+            assert (abs(terms[1:] - terms[0]) > 1e-4).all(), place
+
+
 @pytest.mark.slow
-def test_gradients_of_every_kind_of_statistic_equal_finite_differences():
+@pytest.mark.parametrize("metric", ["level", "cmax", "auc", "t_half", "tmax", "detectable"])
+@pytest.mark.parametrize("n", [6, 21])
+def test_gradients_of_every_kind_of_statistic_equal_finite_differences(metric, n):
+    for statistic, kinds in likelihoods_of(metric).items():
+        if statistic == "percentage":
+            continue
+        for kind in kinds:
+            one = cohort(cell(metric, statistic, kind, n + (metric == "detectable") * 3), size=64)
+            one = dataclasses.replace(one, sampling=SAMPLING)
+            of = jax.jit(lambda p, one=one: jnp.sum(of_curves(one, p)))
+            gradient = jax.jit(jax.grad(of))(POINT)
+            for i in range(4):
+                step = jnp.zeros(4).at[i].set(1e-5)
+                difference = float(of(POINT + step) - of(POINT - step)) / 2e-5
+                close = pytest.approx(difference, rel=5e-4, abs=1e-3)
+                assert float(gradient[i]) == close, (metric, statistic, kind, i)
+
+
+@pytest.mark.slow
+def test_gradients_of_statistics_tied_to_each_other_equal_finite_differences():
     facts = [
         fact(value=20.0, low=9.0, high=40.0, interval="IQR"),
-        fact(time=14.0, value=20.0, low=2.0, high=140.0, interval="range"),
+        fact(time=14.0, value=20.0, low=2.0, high=140.0, interval="range", lloq=3.0),
+        fact("level", "mean", 12.0, low=0.0, high=60.0, interval="range", time=21.0, lloq=1.0),
         fact("cmax", "geometric mean", 40.0, interval="CV%", spread=90.0, time=NAN),
         fact("cmax", "mean", 60.0, interval="SD", spread=50.0, time=NAN),
         fact("auc", "geometric mean", 700.0, interval="CV%", spread=90.0, time=28.0),
         fact("tmax", "median", 9.0, time=NAN),
         fact("detectable", "count", 15.0, time=14.0, lloq=12.0),
     ]
-    likelihood = cohort(*facts, size=128, sampling=(3, 7, 10, 14, 21, 28))
-    days = jnp.asarray(likelihood.days)
-    z = jnp.asarray(likelihood.normals()[0][:, 0])
-
-    def total(p):
-        f = jnp.exp(p[0] + p[1] * z)[:, None] * jnp.exp(-p[2] * jnp.abs(days - 8.0))
-        return jnp.sum(likelihood.log_likelihoods(f, {"sigma": p[3]}))
-
-    p = jnp.array([3.5, 0.7, 0.08, 0.5])
-    gradient = jax.jit(jax.grad(total))(p)
+    likelihood = cohort(*facts, size=128, sampling=SAMPLING)
+    total = jax.jit(lambda p: jnp.sum(of_curves(likelihood, p)))
+    gradient = jax.jit(jax.grad(total))(POINT)
     for i in range(4):
         step = jnp.zeros(4).at[i].set(1e-5)
-        difference = (total(p + step) - total(p - step)) / 2e-5
-        assert float(gradient[i]) == pytest.approx(float(difference), rel=2e-4, abs=1e-3)
+        difference = float(total(POINT + step) - total(POINT - step)) / 2e-5
+        assert float(gradient[i]) == pytest.approx(difference, rel=2e-4, abs=1e-3)
+
+
+class TestBelowTheLimit:
+    def test_a_median_below_the_limit_has_the_probability_that_it_is(self):
+        n, lloq = 9, 18.0
+        p = scipy.stats.norm.cdf(math.log(lloq), CENTRE, TOTAL)
+        exact = scipy.stats.binom.logsf(4, n, p)  # five or more are below
+        for value in (0.0, 17.0):
+            ours = log_likelihood(cohort(fact(value=value, n=n, lloq=lloq)))[0]
+            assert float(ours) == pytest.approx(exact, abs=0.02)
+
+    def test_a_range_that_starts_below_the_limit_has_its_joint_probability(self):
+        """P(smallest below, median and largest at y), of n = 5: 5! / 1! 1! u1 (u3-u1).. by hand."""
+        n, lloq, y = 5, 8.0, np.array([21.0, 60.0])
+        one = fact(value=y[0], low=0.0, high=y[1], interval="range", n=n, lloq=lloq)
+        at = (np.log([lloq, *y]) - CENTRE) / TOTAL
+        u = scipy.stats.norm.cdf(at)
+        # of the two below the median one at least lies below the limit; one between median and top
+        pairs = u[1] ** 2 - (u[1] - u[0]) ** 2
+        density = scipy.stats.norm.pdf(at[1:]) / TOTAL / y
+        exact = math.log(math.factorial(5) / 2 * pairs * (u[2] - u[1]) * density.prod())
+        assert float(log_likelihood(cohort(one))[0]) == pytest.approx(exact, abs=0.02)
+
+    def test_replaced_data_are_censored_as_given_data_are(self):
+        """`with_facts` under jit does not know which of the numbers are below the limit."""
+        one = fact(value=20.0, low=9.0, high=40.0, interval="range", lloq=10.0)
+        other = fact("level", "mean", 25.0, low=9.0, high=60.0, interval="range", lloq=10.0)
+        likelihood = cohort(one, other)
+
+        @jax.jit
+        def of(values):
+            return log_likelihood(with_facts(likelihood, values))
+
+        for low, value in ((9.0, 20.0), (12.0, 20.0), (0.0, 8.0)):
+            given = cohort(
+                one._replace(low=low, value=value), other._replace(low=low, value=value + 5)
+            )
+            values = np.array([[value, low, 40.0, NAN], [value + 5, low, 60.0, NAN]])
+            assert np.asarray(of(values)) == pytest.approx(
+                np.asarray(log_likelihood(given)), rel=1e-9
+            )
+
+    def test_an_impossible_statistic_below_the_limit_is_improbable_and_has_a_gradient(self):
+        one = cohort(fact(value=0.0, lloq=0.001, n=80))
+        value, slope = jax.value_and_grad(lambda c: log_likelihood(one, centre=c)[0])(CENTRE)
+        assert value < -500
+        assert np.isfinite(slope)
+        assert slope < 0
+
+
+class TestProportions:
+    def test_a_proportion_is_any_of_the_counts_that_are_printed_so(self):
+        """77 % of 300 are 230, 231 or 232 patients."""
+        low, high = proportion_bounds(77.0, "percentage")
+        one = fact("detectable", "proportion", 0.77, n=300, lloq=10.0, low=low, high=high)
+        p = scipy.stats.norm.sf(math.log(10.0), CENTRE, TOTAL)
+        exact = math.log(scipy.stats.binom.pmf([230, 231, 232], 300, p).sum())
+        assert float(log_likelihood(cohort(one))[0]) == pytest.approx(exact, abs=0.02)
 
 
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
         (fact("tlast", "median", 100.0), "no likelihood"),
-        (fact("tmax", "mean", 9.0), "median only"),
+        (fact("tmax", "geometric mean", 9.0), "no likelihood"),
         (fact("cmax", "median", 9.0, time=NAN), "sampling"),
         (fact("detectable", "count", 3.0), "lloq"),
         (fact("level", "count", 3.0), "count"),
+        (fact("tmax", "median", 9.0, interval="IQR", low=7.0, high=10.0), "IQR"),
+        (fact(statistic="mean", interval="GSD", spread=2.0), "GSD"),
     ],
 )
 def test_a_statistic_without_likelihood_is_refused_with_advice(bad, words):

@@ -17,7 +17,7 @@ from carpk.inference import INTERVAL, Fit
 from carpk.population import Population, PopulationModel, cohort_facts
 from carpk.replicates import (
     cohort_levels,
-    patient_values,
+    cohort_values,
     printed_numbers,
     with_cohorts,
 )
@@ -35,7 +35,7 @@ class Predictive:
         kind: "prior" or "posterior".
         bound: the population model and its data.
         curves: cohort -> DataArray (draw, quantile, time): quartiles of the measured levels of a
-            replicated cohort.
+            replicated cohort, of the fit's first output.
         facts: one row per published statistic: observed, and median and 90 % interval of its
             replicates; `p` is the share of replicates below the observed value.
         observations: DataArray (draw, obs_id) of replicated individual observations, or None.
@@ -100,25 +100,23 @@ def _predict(
     curves, rows = {}, []
     rngs = np.random.default_rng(seed).spawn(len(bound.cohorts))
     for rng, cohort in zip(rngs, bound.cohorts, strict=True):
-        likelihood = bound.cohorts[cohort]
         facts = all_facts(bound, cohort)
         last = max([90.0, *(f.time for f in facts if f.metric == "level")])
         grid = np.linspace(0.0, 1.1 * last, 200) if days is None else np.asarray(days, float)
-        size = max(f.n for f in likelihood.facts)
-        sampling = np.array([t for t in bound.data.sampling or () if t >= 0], float)
-        level_days = np.unique([f.time for f in facts if f.metric in ("level", "detectable")])
-        every = np.concatenate([grid, level_days, sampling])
-        f, y_days = cohort_levels(bound, cohort, theta, every, len(grid), size, rng)
-        quartiles = jnp.nanquantile(f, jnp.array(QUANTILES), axis=1).transpose(1, 0, 2)
+        size = max(f.n for f in facts)
+        sampling = [t for t in bound.data.sampling or () if t >= 0]
+        f = cohort_levels(bound, cohort, theta, grid, size, rng, (bound.output,), once=True)
+        quartiles = np.nanquantile(f, QUANTILES, axis=1).transpose(1, 0, 2)
         curves[cohort] = xr.DataArray(
-            np.asarray(quartiles),
+            quartiles,
             dims=("draw", "quantile", "time"),
             coords={"quantile": list(QUANTILES), "time": grid},
             attrs={"units": bound.population.model.units[bound.output], "patients": size},
         )
-        y_level, y_sampled = np.split(np.asarray(y_days), [len(level_days)], axis=2)
-        for fact in facts:
-            rows += _fact_rows(cohort, fact, level_days, y_level, sampling, y_sampled)
+        several = len({fact.output for fact in facts}) > 1
+        for fact, values in cohort_values(bound, cohort, theta, facts, sampling, rng):
+            if values is not None:
+                rows += _fact_rows(cohort, fact, values, f"{fact.output} " if several else "")
     table = pd.DataFrame(
         rows, columns=["cohort", "statistic", "n", "observed", "median", "low", "high", "p", "use"]
     )
@@ -127,26 +125,15 @@ def _predict(
 
 def all_facts(bound: PopulationModel, cohort: str) -> list[Fact]:
     """Everything published about a cohort that can be compared, fitted or not."""
-    return cohort_facts(bound.data, bound.analyte, ("fit", "value", "check")).get(cohort, [])
+    return cohort_facts(bound.data, bound.endpoints, ("fit", "value", "check")).get(cohort, [])
 
 
-def _fact_rows(
-    cohort: str,
-    fact: Fact,
-    level_days: np.ndarray,
-    y_level: np.ndarray,
-    sampling: np.ndarray,
-    y_sampled: np.ndarray,
-) -> list[tuple[Any, ...]]:
-    """Rows of the table of facts: each printed number against its replicates.
+def _fact_rows(cohort: str, fact: Fact, values: np.ndarray, of: str) -> list[tuple[Any, ...]]:
+    """Rows of the table of facts: each printed number against its replicates, from `values`.
 
     A replicate in which the statistic is not defined (no patient with a half-life, say) is left
     out; with fewer than 20 left the row is.
     """
-    values = patient_values(fact, level_days, y_level, sampling, y_sampled)
-    if values is None:
-        return []
-    values = values[:, : fact.n]
     rows = []
     for name, observed, statistic in printed_numbers(fact):
         patients_of = [v[np.isfinite(v)] for v in values]
@@ -157,7 +144,7 @@ def _fact_rows(
             continue
         low, mid, high = np.quantile(replicate, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
         share = float(np.mean(replicate < observed))
-        rows.append((cohort, name, fact.n, observed, mid, low, high, share, fact.use))
+        rows.append((cohort, of + name, fact.n, observed, mid, low, high, share, fact.use))
     return rows
 
 

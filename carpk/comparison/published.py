@@ -12,10 +12,14 @@ import xarray as xr
 
 from carpk.comparison.caveats import CONDITIONING, denominator, differing, listing
 from carpk.dataset import Dataset
+from carpk.dataset.facts import CONFIDENCE, COUNTED
 from carpk.errors import CarpkError, DatasetError
 from carpk.studies import Study
+from carpk.summaries import Fact, end_ranks, sample_log_sd, sample_sd
 
 DRAWS = 4000  # of a published statistic
+NUMBERS = ("statistic", "value", "low", "high", "interval", "spread", "n", "lloq", "use")
+NOT_NEEDED: dict[str, Any] = {"metric": "", "time": math.nan, "label": ""}
 DATES = ("tmax", "tlast", "tbql")  # metrics that are days: compared by difference
 
 
@@ -74,7 +78,7 @@ def cohorts(
             if drawn is None or row["use"] != "fit":
                 remarks.setdefault((str(outcome), note), []).append(name)
         one = of[arms[reference]]
-        counted = one["statistic"] == "count"
+        counted = one["statistic"] in COUNTED
         attrs = {
             "units": "1" if counted else one["unit"],
             "contrast": "difference" if counted or one["metric"] in DATES else "ratio",
@@ -160,36 +164,41 @@ def population_value(
     distribution) and for medians with quartiles or range, for the logs of these shift and scale
     with mu and sigma; close for a mean with SD. A median's and a geometric mean's population value
     is exp(mu), a mean's exp(mu + sigma²/2). Where the lower end is below the limit of
-    quantification, the upper half alone gives the spread. Counts are binomial, with a flat prior.
+    quantification, the upper half alone gives the spread. An SE is the SD it was made of, and a
+    confidence interval that of Student's t, or of a median the order statistics with the binomial
+    ranks. Counts are binomial, with a flat prior.
 
     Args:
         row: of `Dataset.summaries`: statistic, value, low, high, interval, spread, n, lloq, use;
             with use "value" the interval is not used.
     """
-    n, value = int(row["n"]), float(row["value"])
-    if row["statistic"] == "count":
+    n, value, kind, interval = int(row["n"]), float(row["value"]), row["statistic"], row["interval"]
+    if kind in COUNTED:
+        value *= {"count": 1, "proportion": n, "percentage": n / 100}[kind]
         return rng.beta(value + 1, n - value + 1, draws)
-    if row["use"] == "value" or not row["interval"] or value <= 0:
+    if row["use"] == "value" or not interval or value <= 0:
         return None
     z = rng.standard_normal(((draws + 1) // 2, n))
     z = np.concatenate([z, -z])[:draws]  # antithetic: the median draw is the printed figure
-    kind = row["statistic"]
     center = np.median(z, axis=1) if kind == "median" else z.mean(axis=1)
-    if row["interval"] in ("IQR", "range"):
-        low, high = np.quantile(z, (0.25, 0.75) if row["interval"] == "IQR" else (0, 1), axis=1)
-        limit = max(0.0, 0.0 if math.isnan(row["lloq"]) else row["lloq"])
-        if row["low"] <= limit:
+    row = {**row, "lloq": 0.0 if math.isnan(row["lloq"]) else row["lloq"]}
+    fact = Fact(**{key: row[key] for key in NUMBERS}, **NOT_NEEDED)
+    if interval in ("IQR", "range") or (interval in CONFIDENCE and kind == "median"):
+        first, last = end_ranks(interval, n)
+        low, high = np.quantile(z, ((first - 1) / (n - 1), (last - 1) / (n - 1)), axis=1)
+        if row["low"] <= row["lloq"]:
             if row["high"] <= value:
                 return None
             sigma = math.log(row["high"] / value) / (high - center)
         else:
             sigma = math.log(row["high"] / row["low"]) / (high - low)
-    elif row["interval"] == "CV%" and kind == "geometric mean":
-        sigma = math.sqrt(math.log1p((row["spread"] / 100) ** 2)) / z.std(axis=1, ddof=1)
+    elif kind == "geometric mean" and interval not in ("SD", "SE"):
+        sigma = float(sample_log_sd(fact)) / z.std(axis=1, ddof=1)
+    elif interval == "GSD":
+        sigma = math.log(row["spread"]) / z.std(axis=1, ddof=1)
     else:
-        relative = row["spread"] / 100 if row["interval"] == "CV%" else row["spread"] / value
-        over_mean = row["interval"] == "CV%" or kind == "mean"
-        sigma = _sigma_of(z, relative, None if over_mean else center)
+        over_mean = interval == "CV%" or kind == "mean"
+        sigma = _sigma_of(z, sample_sd(fact) / value, None if over_mean else center)
     if kind == "mean":
         return value / np.exp(sigma[:, None] * z).mean(axis=1) * np.exp(sigma**2 / 2)
     return value * np.exp(-sigma * center)

@@ -59,7 +59,7 @@ def _scores(
         return jnp.maximum(bound.predictors[cohort](patients), FLOOR)
 
     def log_likelihood(f: Any, u: Any, value: Any) -> Any:
-        own = bound.population.residual_theta(theta_of(columns, u), bound.output)
+        own = bound.residual_thetas(theta_of(columns, u), likelihood.outputs)
         return jnp.sum(with_facts(likelihood, value).log_likelihoods(f, own))
 
     run = moved(levels, point)

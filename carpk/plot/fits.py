@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from carpk.checks import Predictive, posterior_predictive, prior_predictive
 from carpk.checks.observed import Observed, middle
+from carpk.dataset.facts import WITH_ENDS
 from carpk.inference import PRIOR_DRAWS, Fit
 from carpk.plot.style import (
     BLUE,
@@ -28,6 +29,7 @@ from carpk.plot.style import (
 )
 from carpk.sampler import prior_draws
 from carpk.structural import ClosedForm
+from carpk.summaries import Fact, sample_log_sd
 from carpk.verdict import SAME_MODE
 
 
@@ -94,30 +96,40 @@ def predictive(checks: Sequence[Predictive]) -> Figure:
 
 def _published(axis: Any, check: Predictive, cohort: str) -> None:
     """Published levels by day; else the published peak at the published time of the peak."""
-    facts = [f for f in check.bound.cohorts[cohort].facts]
+    own = check.bound.output
+    facts = [f for f in check.bound.cohorts[cohort].facts if f.output == own]
     levels = [f for f in facts if f.metric == "level"]
     bar = {"fmt": "o", "color": INK, "ms": 5, "capsize": 3, "lw": 1.2, "zorder": 5}
     if levels:
-        y = np.array([f.value for f in levels])
-        ends = np.array([[f.value - f.low, f.high - f.value] for f in levels]).T
-        label = f"published: {levels[0].statistic}, {levels[0].interval}"
-        axis.errorbar([f.time for f in levels], y, yerr=np.nan_to_num(ends), label=label, **bar)
+        y = np.array([max(f.value, f.lloq if f.value < f.lloq else 0.0) for f in levels])
+        ends = np.abs(np.array([interval_ends(f) for f in levels]) - y[:, None]).T
+        kinds = dict.fromkeys(f"{f.statistic}, {f.interval}".rstrip(", ") for f in levels)
+        axis.errorbar(
+            [f.time for f in levels], y, yerr=ends, label=f"published: {'; '.join(kinds)}", **bar
+        )
         return
     peaks = [f for f in facts if f.metric == "cmax"]
     times = [f for f in facts if f.metric == "tmax"]
     if not (peaks and times):
         return
     peak, time = peaks[0], times[0]
-    if peak.interval == "CV%":
-        factor = math.exp(math.sqrt(math.log1p((peak.spread / 100) ** 2)))
-        ends = np.array([[peak.value - peak.value / factor], [peak.value * factor - peak.value]])
-        what = "geometric mean and SD of Cmax"
-    else:
-        spread = peak.spread if peak.interval == "SD" else 0.0
-        ends = np.array([[min(spread, 0.9 * peak.value)], [spread]])
-        what = "mean and SD of Cmax"
-    label = f"published: {what}, at the median Tmax"
+    ends = np.abs(np.array([interval_ends(peak)]) - peak.value).T
+    what = f"{peak.statistic} of Cmax" + (f" ({peak.interval})" if peak.interval else "")
+    label = f"published: {what}, at the {time.statistic} Tmax"
     axis.errorbar([time.value], [peak.value], yerr=ends, label=label, **bar)
+
+
+def interval_ends(fact: Fact) -> tuple[float, float]:
+    """Where the error bar of a published statistic begins and ends; the value without interval."""
+    if fact.interval in WITH_ENDS:
+        return max(fact.low, 0.1 * fact.value), fact.high
+    if not fact.interval:
+        return fact.value, fact.value
+    if fact.statistic == "geometric mean" and fact.interval in ("CV%", "GSD"):
+        factor = math.exp(sample_log_sd(fact))
+        return fact.value / factor, fact.value * factor
+    half = fact.spread / 100 * fact.value if fact.interval == "CV%" else fact.spread
+    return max(fact.value - half, 0.1 * fact.value), fact.value + half
 
 
 def facts(check: Predictive) -> Figure:
