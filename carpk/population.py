@@ -963,9 +963,7 @@ def match_analytes(population: Population, data: Dataset) -> dict[str, str]:
         )
     for analyte, output in wanted.items():
         unit = data.units.get(analyte, "")
-        observed = analyte in set(data.observations["analyte"])
-        same = unit == model.units[output]
-        if unit and not (same or (observed and between(unit, model.units[output]))):
+        if unit and between(unit, model.units[output]) is None:
             raise FitError(
                 f"{data.name}: {analyte} is in {unit}, but {output!r} of {model.name!r} is in "
                 f"{model.units[output]}. Convert the data (copies/µg and cells/µL convert only "

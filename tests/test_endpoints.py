@@ -11,6 +11,7 @@ import scipy.stats
 
 import carpk as ck
 from carpk.inference import pointwise
+from carpk.replicates import cohort_values
 from carpk.storage import decode_population, encode_population
 
 DAYS = {"cells": [1.0, 4.0, 9.0], "host": [-1.0, 2.0, 9.0, 20.0]}
@@ -198,3 +199,89 @@ class TestDosesPerSize:
     def test_are_refused_where_half_of_the_size_is_missing(self):
         with pytest.raises(ck.ModelError, match="give WT but not 'BSA'"):
             ck.simulate(MODEL, self.REGIMEN, [-1.0, 5.0], covariates={"WT": 20.0})
+
+
+class TestFactsOfSeveralAnalytes:
+    """Cohort `all` with facts of both endpoints, `late` with those of host cells alone."""
+
+    REGIMEN = ck.Regimen([ck.Bolus(0.0, 1e6), ck.Bolus(-2.0, 100.0, "drug", unit="mg")])
+
+    def facts(self, rows=((4.0, "cells", 3.0), (9.0, "host", 50.0)), **columns):
+        every = [("all", *row) for row in rows] + [("late", 20.0, "host", 40.0)]
+        table = pd.DataFrame(every, columns=["cohort", "time", "analyte", "value"])
+        table = table.assign(metric="level", statistic="median", n=15, unit="cells/µL", use="fit")
+        return table.assign(source="made up", **columns)
+
+    @pytest.fixture(scope="class")
+    def alone(self):
+        return self.bound(ck.Dataset.from_frames(summaries=self.facts()))
+
+    def bound(self, data):
+        both = ck.Population(
+            MODEL,
+            varies=["grow", "kill"],
+            analytes=["cells", "host"],
+            regimens={"all": self.REGIMEN, "late": self.REGIMEN},
+            virtual_patients=64,
+        )
+        return both.bind(data)
+
+    def test_enter_one_likelihood_each_with_its_own_residual_model(self, alone):
+        bound = alone
+        theta = THETA | {"omega_kill": 0.3}
+        assert set(bound.priors) == set(theta)
+        of = jax.jit(bound.summary_log_likelihoods)
+        each = of(theta)
+        for name, moves in {"sigma_cells": [0], "sigma_host": [1], "kill": [1]}.items():
+            change = np.asarray(of(theta | {name: 1.5 * theta[name]})["all"] - each["all"])
+            assert np.flatnonzero(abs(change[:2]) > 1e-6).tolist() == moves, name
+        assert {k: len(x) for k, x in each.items()} == {"all": 3, "late": 2}
+        for cohort, i, output, day, value in (
+            ("all", 0, "cells", 4.0, 3.0),
+            ("all", 1, "host", 9.0, 50.0),
+            ("late", 0, "host", 20.0, 40.0),
+        ):
+            patients = bound.virtual_patients(theta, cohort)
+            at = bound.cohort_predictor(cohort, np.array([day]), outputs=(output,))
+            f = np.asarray(at(patients))[:, 0]
+            sigma = theta[f"sigma_{output}"]
+            u = scipy.stats.norm.cdf(np.log(value / f) / sigma).mean()
+            pdf = scipy.stats.lognorm.pdf(value, sigma, scale=f).mean()
+            exact = scipy.stats.beta.logpdf(u, 8, 8) + np.log(pdf)
+            assert float(each[cohort][i]) == pytest.approx(exact, abs=1e-3)
+
+    def test_enter_beside_the_patients_of_another_endpoint(self):
+        data = dataset(("cells",), summaries=self.facts(rows=((9.0, "host", 50.0),)))
+        bound = self.bound(data)
+        assert bound.analyte == "host"
+        assert set(bound.endpoints) == {"cells", "host"}
+        assert bound.individual.analytes == ("cells",) or list(bound.individual.analytes) == [
+            "cells"
+        ]
+        assert set(bound.cohorts) == {"all", "late"}
+
+    def test_are_replicated_by_endpoint(self, alone):
+        bound = alone
+        theta = {k: np.full(1, v) for k, v in (THETA | {"omega_kill": 0.3}).items()}
+        theta |= {"sigma_cells": np.full(1, 0.01), "sigma_host": np.full(1, 0.02)}
+        found = cohort_values(
+            bound, "all", theta, bound.cohorts["all"].facts, (), np.random.default_rng(1)
+        )
+        assert [x.shape for _, x in found] == [(1, 15), (1, 15)]
+        check = ck.checks.prior_predictive(bound.population, bound.data, draws=30, seed=1)
+        names = check.facts.index.get_level_values("statistic")
+        assert list(names)[:2] == ["cells level day 4, median", "host level day 9, median"]
+        assert list(names)[2:] == ["level day 20, median"]
+
+    def test_are_converted_to_the_unit_of_the_model_with_the_observations(self):
+        observed = dataset(("host",))
+        table = self.facts(rows=((9.0, "host", 0.05),), interval="SD", spread=0.02, lloq=0.001)
+        table = table.assign(unit="1e9/L", value=[0.05, 0.04])
+        data = ck.Dataset.from_frames(summaries=table, doses=observed.doses)
+        kept = data.in_units({"host": "cells/µL"}).summaries
+        assert kept["value"].tolist() == pytest.approx([50, 40])
+        assert kept["spread"].tolist() == pytest.approx([20, 20])
+        assert kept["lloq"].tolist() == [1, 1]
+        assert set(kept["unit"]) == {"cells/µL"}
+        other = ck.Dataset.from_frames(summaries=table.assign(analyte="crp", unit="ng/mL"))
+        assert other.in_units({"crp": "pg/mL"}).summaries["value"].tolist() == [50, 40]

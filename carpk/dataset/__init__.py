@@ -237,13 +237,13 @@ class Dataset:
         return {a: found.get(a, units.KNOWN_ANALYTES.get(a, "")) for a in self.analytes}
 
     def in_units(self, wanted: Mapping[str, str]) -> "Dataset":
-        """The observations of some analytes in other units (analyte -> unit), with a note."""
-        observations, notes = self.observations, list(self.notes)
+        """Observations and summaries of some analytes in other units (analyte -> unit), noted."""
+        observations, summaries, notes = self.observations, self.summaries, list(self.notes)
         for analyte, unit in wanted.items():
             here = (observations["analyte"] == analyte).to_numpy()
             own = self.units.get(analyte, unit)
             factor = units.between(own, unit)
-            if unit == own or not here.any():
+            if unit == own or analyte not in self.analytes:
                 continue
             if factor is None:
                 raise DatasetError(
@@ -254,8 +254,9 @@ class Dataset:
             for column in ("value", "lloq", "limit"):
                 observations.loc[here, column] *= factor
             observations.loc[here, "unit"] = unit
+            summaries = facts.converted(summaries, analyte, unit, factor)
             notes.append(f"{analyte} converted from {own} to {unit} (factor {factor:g}).")
-        return replace(self, observations=observations, notes=tuple(notes))
+        return replace(self, observations=observations, summaries=summaries, notes=tuple(notes))
 
     @property
     def infusions(self) -> pd.DataFrame:

@@ -632,6 +632,25 @@ def _unit_of(
     return name, factor, factor
 
 
+def converted(summaries: pd.DataFrame, analyte: str, unit: str, factor: float) -> pd.DataFrame:
+    """The statistics with those of one analyte in another unit of its levels."""
+    kind = summaries["metric"].map(METRICS)
+    own = summaries["analyte"] == analyte
+    level, area = own & (kind == "level"), own & (kind == "area")
+    limits = own & (
+        kind.isin(["level", "area"]) | ((kind == "count") & (summaries["unit"] != "count"))
+    )
+    out = summaries.copy()
+    for column in ("value", "low", "high"):
+        out.loc[level | area, column] *= factor
+    out.loc[(level | area) & summaries["interval"].isin(["SD", "SE"]), "spread"] *= factor
+    for column in ("lloq", "threshold"):
+        out.loc[limits, column] *= factor
+    out.loc[limits & ~area, "unit"] = unit
+    out.loc[area, "unit"] = f"day*{unit}"
+    return out
+
+
 def level_units(summaries: pd.DataFrame) -> dict[str, str]:
     """Analyte -> unit of its levels, as far as the statistics tell."""
     found: dict[str, str] = {}
