@@ -28,10 +28,11 @@ from carpk.errors import (  # noqa: E402
     SaveError,
 )
 from carpk.exposure import exposure  # noqa: E402
-from carpk.inference import Fit, fit, load_fit  # noqa: E402
+from carpk.inference import Fit, fit  # noqa: E402
 from carpk.library import list_models, list_studies, load_model, load_study  # noqa: E402
 from carpk.params import Params, Scalar, covariate, param  # noqa: E402
 from carpk.population import Population  # noqa: E402
+from carpk.saved import load_fit  # noqa: E402
 from carpk.simulation import Simulation, simulate  # noqa: E402
 from carpk.solver import Solution, solve  # noqa: E402
 from carpk.structural import ClosedForm, ODEModel, States, Target, state  # noqa: E402

@@ -27,6 +27,7 @@ import jax
 import numpy as np
 
 from carpk import atomic
+from carpk.encoding import differing
 from carpk.errors import CarpkWarning, FitError, SaveError
 
 try:
@@ -97,7 +98,7 @@ class Blocks:
                 f"fit: {str(path)!r} is damaged ({error}); choose another folder, or remove "
                 "this one to start again."
             ) from error
-        different = _differences(there, wanted)
+        different = differing(there, wanted)
         if different:
             raise FitError(
                 f"fit: the folder {str(self.folder)!r} holds draws of another fit: "
@@ -196,18 +197,6 @@ class Blocks:
 
 def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Where two manifests differ, as `population.priors.cmax`."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        keys = {**one, **other}
-        return [
-            place
-            for k in keys
-            for place in _differences(one.get(k), other.get(k), f"{path}.{k}" if path else k)
-        ]
-    return [] if one == other else [path]
 
 
 def _locked(folder: Path) -> Any:

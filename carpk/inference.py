@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,8 +26,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from carpk import atomic
-from carpk._arviz import group, groups, idata_of, netcdf, to_idata
+from carpk._arviz import group, to_idata
 from carpk.accuracy import solver_check
 from carpk.blocks import Blocks
 from carpk.compiled import beside, compiled, quickly
@@ -43,15 +41,7 @@ from carpk.population import Population, PopulationModel
 from carpk.posterior import Conditional, Levels, Posterior
 from carpk.ridges import Ridge, backward, forward, ridges_of
 from carpk.sampler import Nuts, Target, in_threads, prior_draws
-from carpk.storage import (
-    data_hash,
-    decode_data,
-    decode_population,
-    encode_data,
-    encode_population,
-    identity,
-    version_of,
-)
+from carpk.storage import data_hash, encode_population, identity, version_of
 from carpk.surprises import surprises
 from carpk.verdict import Verdict, judge, mixing
 
@@ -59,6 +49,7 @@ INTERVAL = 0.9  # equal-tailed, everywhere
 PRIOR_DRAWS = 4000
 METHODS = ("nuts", "laplace", "map")
 ASKED = ("method", "draws", "tune", "chains", "max_draws", "seed", "target_accept", "starts")
+DRAWN_BY = ("carpk", "jax", "jaxlib", "numpyro", "numpy", "scipy", "diffrax")  # draws depend on it
 STARTS = {"nuts": 4, "laplace": 3, "map": 10}  # from which modes are looked for
 VERDICT_DRAWS = 100  # that are solved again, and compared with the data, for the verdict
 ATTEMPTS = 30  # to find a finite starting point of a chain
@@ -100,6 +91,16 @@ class Fit:
         return self.population.bind(self.data)
 
     @property
+    def model_name(self) -> str:
+        """Name of the structural model."""
+        return self.population.model.name
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters of the population and its cohorts."""
+        return (*self.bound.priors, *self.bound.shared)
+
+    @property
     def posterior(self) -> xr.Dataset:
         """Draws of every parameter, dims (chain, draw, ...)."""
         return group(self.idata, "posterior")
@@ -111,7 +112,7 @@ class Fit:
 
         Those of the population and its cohorts; with `effects` the patients' random effects too.
         """
-        names = [*self.bound.priors, *self.bound.shared]
+        names = list(self.parameters)
         names = [str(name) for name in self.posterior.data_vars] if effects else names
         stacked = {
             str(n): self.posterior[n].values.reshape(-1, *self.posterior[n].shape[2:])
@@ -153,16 +154,17 @@ class Fit:
 
     def save(self, path: str | Path) -> Path:
         """Write everything to one NetCDF file that ArviZ and xarray can open."""
-        return atomic.write(path, netcdf({k: group(self.idata, k) for k in groups(self.idata)}))
+        from carpk import saved
+
+        return saved.save(self, path)
 
     def __repr__(self) -> str:
-        p, s = self.population, self.settings
+        s = self.settings
         sizes = self.posterior.sizes
         how = f"{sizes['chain']} chains of {sizes['draw']} draws"
         how = {"map": "the mode alone"}.get(s["method"], how)
-        what = (
-            f"Fit of {p.model.name!r} to {self.data.name} ({s['method']}, {how}, seed {s['seed']})"
-        )
+        how = f"{s['method']}, {how}, seed {s['seed']}"
+        what = f"Fit of {self.model_name!r} to {self.data.name} ({how})"
         table = self.summary().to_string(float_format="{:.3g}".format, na_rep="")
         return f"{self.verdict}\n{what}; median and 90 % equal-tailed interval:\n{table}"
 
@@ -259,12 +261,15 @@ def fit_bound(
     settings = {k: settings[k] for k in ASKED} | {
         "float64": bool(jnp.zeros(0).dtype == jnp.float64),
         "machine": platform.machine(),
-        "versions": {name: version_of(name) for name in ("carpk", "jax", "numpyro", "arviz")},
+        "versions": {name: version_of(name) for name in DRAWN_BY},
         "data_sha256": data_hash(data),
     }
     if folder is None:
         return _fit_bound(bound, settings, None, label, progress)
-    told = {"model": identity(population.model), "population": encode_population(population)}
+    told = {
+        "model": identity(population.model),
+        "population": encode_population(population, bound.priors),
+    }
     told |= {k: v for k, v in settings.items() if k != "max_draws"}  # which only ends the cure
     with Blocks(folder, told) as blocks:
         return _fit_bound(bound, settings, blocks, label, progress)
@@ -559,10 +564,6 @@ def assemble(
         settings = {**settings, **solver_settings(bound, few), "surprises": surprising.result()}
     groups = {"posterior": posterior, "sample_stats": sampler, "prior": prior, **each}
     groups["log_prior"] = xr.Dataset(log_prior, attrs={"density": "on the estimation scale"})
-    posterior.attrs["carpk"] = json.dumps(
-        {"population": encode_population(bound.population), "data": encode_data(bound.data)}
-        | {"settings": settings}
-    )
     verdict = judge(posterior, sampler, prior, bound, settings, groups.get("log_likelihood"))
     result = Fit(bound.population, bound.data, to_idata(groups), verdict, settings)
     vars(result)["bound"] = bound  # as `Fit.bound` would find it, and not bound a second time
@@ -578,40 +579,6 @@ def solver_settings(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -
     share = check.ess / max(check.error.size, 1)
     found = {"k_hat": check.k_hat, "spread": check.spread, "failed": check.failed, "ok": check.ok}
     return {"solver": found | {"draws": len(check.solved), "error": largest, "ess": share}}
-
-
-def load_fit(path: str | Path, population: Population | None = None) -> Fit:
-    """Read a fit that `Fit.save` wrote.
-
-    Args:
-        path: NetCDF file.
-        population: needed only where the file cannot hold it: a structural model that was not
-            loaded with `load_model`, or a prior whose arguments are not plain numbers.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FitError(f"load_fit: there is no file {str(path)!r}.")
-    try:
-        idata = idata_of(path.read_bytes())
-    except (OSError, ValueError, KeyError) as error:
-        raise FitError(
-            f"load_fit: {str(path)!r} is not a readable NetCDF file ({error}); it may be "
-            "damaged or cut off: fit again."
-        ) from error
-    stored = group(idata, "posterior").attrs.get("carpk") if "posterior" in groups(idata) else None
-    if stored is None:
-        raise FitError(
-            f"load_fit: {str(path)!r} was not written by carpk's Fit.save; open it with ArviZ."
-        )
-    spec = json.loads(stored)
-    population = population or decode_population(spec["population"])
-    data = decode_data(spec["data"])
-    bound = population.bind(data)
-    posterior, stats, prior = (group(idata, g) for g in ("posterior", "sample_stats", "prior"))
-    settings = spec["settings"]
-    each = group(idata, "log_likelihood") if "log_likelihood" in groups(idata) else None
-    verdict = judge(posterior, stats, prior, bound, settings, each)
-    return Fit(population, data, idata, verdict, settings)
 
 
 def labelled(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> xr.Dataset:

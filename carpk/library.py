@@ -96,36 +96,72 @@ def options_of(name_or_path: str | os.PathLike[str]) -> dict[str, tuple[Any, ...
     if text not in list_models():
         path = Path(text).expanduser().resolve()
         is_code = text.endswith(".py") and path.is_file()
-        module = _run(path, path.read_text(encoding="utf-8")) if is_code else None
+        source = _source(path) if is_code else ""
+        module = _run(path, source, digest_of(files_of(path, source))) if is_code else None
     else:
         module = importlib.import_module(f"carpk.models.{text}")
     build = getattr(module, "build", None)
     return {} if build is None else _choices(build)
 
 
-def model_again(origin: Mapping[str, Any], digest: str, changes: Mapping[str, Any]) -> Any:
+def model_again(
+    origin: Mapping[str, Any], digest: str, files: Mapping[str, str], changes: Mapping[str, Any]
+) -> Any:
     """A pickled model: loaded by its origin, with what was changed since.
 
+    Args:
+        files: the texts behind it, where they were no longer those on disk; else none.
+
     Raises:
-        ModelError: its files are not those that it was loaded from.
+        ModelError: its files are others here than where it was pickled.
     """
-    model = load_model(origin["name"], **origin["options"])
+    model = (
+        model_of_files(origin, files) if files else load_model(origin["name"], **origin["options"])
+    )
     if digest_of(model.files) != digest:
         raise ModelError(
-            f"Model {origin['name']!r}: its file, or one that it imports, has changed since the "
-            "model was loaded. Load it again with ck.load_model."
+            f"Model {origin['name']!r}: its file, or one that it imports, is another one here than "
+            "where the model was loaded. Load it again with ck.load_model."
         )
     return dataclasses.replace(model, **changes) if changes else model
+
+
+def pickled(model: StructuralModel) -> tuple[Any, ...]:
+    """Arguments of `model_again`."""
+    assert model.origin is not None
+    plain = _plain(model.origin, model.files)
+    on_disk = _digest_on_disk(model.origin) == digest_of(model.files)
+    return (
+        model.origin,
+        digest_of(model.files),
+        {} if on_disk else model.files,
+        _changes(model, plain),
+    )
 
 
 def changes_of(model: StructuralModel) -> dict[str, Any]:
     """Fields in which a loaded model differs from what its files give, as by `replace`."""
     assert model.origin is not None
-    plain = load_model(model.origin["name"], **model.origin["options"])
-    if plain.files != model.files:
-        plain = model_of_files(model.origin, model.files)
+    return _changes(model, _plain(model.origin, model.files))
+
+
+def _changes(model: StructuralModel, plain: StructuralModel) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(model)]
     return {n: getattr(model, n) for n in names if getattr(model, n) != getattr(plain, n)}
+
+
+def _plain(origin: Mapping[str, Any], files: Mapping[str, str]) -> Any:
+    """The model as these files give it."""
+    if _digest_on_disk(origin) == digest_of(files):
+        return load_model(origin["name"], **origin["options"])
+    return model_of_files(origin, files)
+
+
+def _digest_on_disk(origin: Mapping[str, Any]) -> str:
+    try:
+        return digest_of(load_model(origin["name"], **origin["options"]).files)
+    except ModelError:
+        return "gone"
 
 
 def digest_of(files: Mapping[str, str]) -> str:
@@ -148,12 +184,18 @@ def model_of_files(origin: Mapping[str, Any], files: Mapping[str, str]) -> Any:
         from carpk import sbml  # needs an extra
 
         return _finish(sbml.read(path, files[path.name]), name, origin, files, None)
-    with _installed(files):
+    module = _of_texts(name, tuple(files.items()))
+    return _finish(_model_of(module, name, options), name, origin, files, module.__doc__)
+
+
+@lru_cache(maxsize=16)
+def _of_texts(name: str, files: tuple[tuple[str, str], ...]) -> types.ModuleType:
+    """The module that these texts make: run once, so that code compiled for it is used again."""
+    with _installed(dict(files)):
+        path = Path(name)
         if path.suffix == ".py":
-            module = _run(path, files[path.name])
-        else:
-            module = importlib.import_module(f"carpk.models.{name}")
-        return _finish(_model_of(module, name, options), name, origin, files, module.__doc__)
+            return _run(path, dict(files)[path.name], digest_of(dict(files)))
+        return importlib.import_module(f"carpk.models.{name}")
 
 
 class _Texts(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
@@ -257,7 +299,7 @@ def _named_in(path: Path, source: str) -> Iterator[Path]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            is_name = len(node.value) < 200 and re.fullmatch(r"[\w./-]+\.\w+", node.value)
+            is_name = len(node.value) < 200 and re.fullmatch(r"[\w.-][\w./-]*\.\w+", node.value)
             if is_name and (path.parent / node.value).is_file():
                 yield (path.parent / node.value).resolve()
         for name in names:
@@ -341,12 +383,13 @@ def _load_file(path: Path, options: dict[str, Any]) -> Any:
         raise ModelError(_missing(path))
     source = _source(path)
     try:
-        module = _run(path, source)
+        files = files_of(path, source)
+        module = _run(path, source, digest_of(files))
         model = _finish(
             _model_of(module, str(path), options),
             str(path),
             {"name": str(path), "options": options},
-            files_of(path, source),
+            files,
             module.__doc__,
         )
         if isinstance(model, ODEModel):
@@ -371,11 +414,15 @@ def _source(path: Path) -> str:
 
 
 @lru_cache(maxsize=64)
-def _run(path: Path, source: str) -> types.ModuleType:
-    """The module of a file with this text: run once, so that code compiled for it is used again."""
+def _run(path: Path, source: str, digest: str) -> types.ModuleType:
+    """The module of a file with this text: run once, so that code compiled for it is used again.
+
+    Args:
+        digest: of its text and of those of the files that it imports.
+    """
     linecache.checkcache(str(path))
-    digest = hashlib.sha256(f"{path}\n{source}".encode()).hexdigest()[:12]
-    module = types.ModuleType(f"carpk_user_{path.stem}_{digest}")
+    short = hashlib.sha256(f"{path}\n{digest}".encode()).hexdigest()[:12]
+    module = types.ModuleType(f"carpk_user_{path.stem}_{short}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses and annotations look here
     try:

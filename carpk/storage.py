@@ -1,4 +1,4 @@
-"""Populations and data as plain text, for files that hold a fit."""
+"""Populations, structural models and data as plain JSON, for files and folders that hold a fit."""
 
 from __future__ import annotations
 
@@ -8,24 +8,37 @@ import json
 import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-import pandas as pd
 
 from carpk import assay, dosing
+from carpk.assay import Residual
 from carpk.dataset import Dataset
-from carpk.dosing import Regimen
-from carpk.errors import FitError
-from carpk.library import load_model
+from carpk.encoding import Codec, Unreadable, Untrusted
+from carpk.library import (
+    SBML,
+    changes_of,
+    digest_of,
+    list_models,
+    load_model,
+    model_of_files,
+)
 from carpk.population import Population
-from carpk.structural import ClosedForm, ODEModel
+from carpk.structural import ClosedForm, DoseEffect, ODEModel
 
 TABLES = ("patients", "doses", "observations", "summaries", "cohorts")
+EVENTS = (dosing.Bolus, dosing.Infusion, dosing.Reset, dosing.Replace, dosing.Multiply)
+RESIDUALS = [c for c in vars(assay).values() if isinstance(c, type) and issubclass(c, Residual)]
+CODEC = Codec(
+    {c.__name__: c for c in (*EVENTS, dosing.Regimen, DoseEffect, *RESIDUALS)},
+    (Residual, dist.Distribution, dist.transforms.Transform),
+)
+DATA_CODEC = dataclasses.replace(CODEC, texts=True)
 
 
 def version_of(package: str) -> str:
@@ -35,67 +48,38 @@ def version_of(package: str) -> str:
         return "unknown"
 
 
+# -- data -------------------------------------------------------------------------------------
+
+
 def encode_data(data: Dataset) -> dict[str, Any]:
-    tables = {t: getattr(data, t) for t in TABLES}
-    return {
-        "name": data.name,
-        "sampling": data.sampling,
-        "about": json.loads(json.dumps(dict(data.about), default=str)),
-        "notes": list(data.notes),
-        "tables": {
-            t: None if x is None else json.loads(x.to_json(orient="table", index=False))
-            for t, x in tables.items()
-        },
-    }
+    """Every field, the tables exactly."""
+    fields = {f.name: getattr(data, f.name) for f in dataclasses.fields(data)}
+    encoded: dict[str, Any] = DATA_CODEC.encode(fields)
+    return encoded
 
 
 def decode_data(spec: Mapping[str, Any]) -> Dataset:
-    tables: dict[str, Any] = {
-        t: None if x is None else pd.read_json(StringIO(json.dumps(x)), orient="table")
-        for t, x in spec["tables"].items()
-    }
-    sampling = spec["sampling"]
-    return Dataset(
-        name=spec["name"],
-        sampling=None if sampling is None else tuple(sampling),
-        about=spec["about"],
-        notes=tuple(spec["notes"]),
-        **tables,
-    )
+    return Dataset(**DATA_CODEC.decode(dict(spec)))
 
 
 def data_hash(data: Dataset) -> str:
     """SHA-256 of the tables, so that a result can be tied to its data."""
-    return hashlib.sha256(
-        json.dumps(encode_data(data)["tables"], sort_keys=True).encode()
-    ).hexdigest()
+    values = {}
+    for name in TABLES:
+        columns = DATA_CODEC.encode_table(getattr(data, name))["columns"]
+        values[name] = [(c["name"], c["values"], c.get("categories")) for c in columns]
+    return _sha256(json.dumps(values, sort_keys=True))
 
 
-def encode_prior(prior: dist.Distribution) -> dict[str, Any]:
-    """Name and arguments of a NumPyro distribution; only its text where these are not numbers."""
-    names = list(type(prior).arg_constraints)
-    plain = getattr(dist, type(prior).__name__, None) is type(prior) and names
-    if plain and all(np.ndim(getattr(prior, n)) == 0 for n in names):
-        arguments = {n: float(getattr(prior, n)) for n in names}
-        return {"distribution": type(prior).__name__, "arguments": arguments}
-    return {"text": repr(prior)}
-
-
-def decode_prior(name: str, spec: Mapping[str, Any]) -> dist.Distribution:
-    if "distribution" not in spec:
-        raise FitError(
-            f"load_fit: the prior of {name!r} ({spec['text']}) cannot be rebuilt from the file; "
-            "define the population again and use load_fit(path, population=pop)."
-        )
-    return getattr(dist, spec["distribution"])(**spec["arguments"])
+# -- structural models ------------------------------------------------------------------------
 
 
 def identity(model: ClosedForm | ODEModel) -> dict[str, Any]:
     """Hashes of what a structural model is: of its files, and of the equations that they gave."""
-    each = {n: hashlib.sha256(text.encode()).hexdigest() for n, text in model.files.items()}
+    each = {n: _sha256(text) for n, text in model.files.items()}
     options = {} if model.origin is None else dict(model.origin["options"])
-    equations = hashlib.sha256(_equations(model).encode()).hexdigest()
-    parameters = hashlib.sha256(repr(model.params.info()).encode()).hexdigest()
+    equations = _sha256(_equations(model))
+    parameters = _sha256(repr(model.params.info()))
     return {
         "name": model.name,
         "options": json.loads(json.dumps(options, default=repr)),
@@ -131,72 +115,136 @@ def _equations(model: ClosedForm | ODEModel) -> str:
     return "\n".join([re.sub("0x[0-9a-f]+", "", str(traced.jaxpr)), more, *constants])
 
 
-def encode_regimen(regimen: Regimen) -> list[dict[str, Any]]:
-    """The events of a regimen, each with its class and fields."""
-    return [
-        {"event": type(e).__name__} | {f.name: getattr(e, f.name) for f in dataclasses.fields(e)}
-        for e in regimen.events
-    ]
-
-
-def decode_regimen(spec: list[dict[str, Any]]) -> Regimen:
-    return Regimen(
-        tuple(
-            getattr(dosing, e["event"])(**{k: v for k, v in e.items() if k != "event"})
-            for e in spec
-        )
-    )
-
-
-def encode_residual(residual: assay.Residual) -> dict[str, Any]:
-    return {"class": type(residual).__name__} | dataclasses.asdict(residual)
-
-
-def decode_residual(spec: Mapping[str, Any]) -> assay.Residual:
-    return getattr(assay, spec["class"])(**{k: v for k, v in spec.items() if k != "class"})
-
-
-def encode_population(p: Population) -> dict[str, Any]:
-    effect = getattr(p.model, "dose_effect", None)
+def encode_model(model: ClosedForm | ODEModel) -> dict[str, Any]:
+    """How a structural model is made again: its origin and the texts of its files; and hashes."""
+    changed = [] if model.origin is None else [*changes_of(model)]
     return {
-        "model": None if p.model.origin is None else dict(p.model.origin),
-        "dose_effect": None if effect is None else dataclasses.asdict(effect),
-        "varies": {k: list(v) for k, v in p.levels.items()},
-        "correlated": list(p.correlated),
-        "covariates": {k: p.forms(k) for k in p.covariates},
-        "residual": (
-            {output: encode_residual(r) for output, r in p.residual.items()}
-            if isinstance(p.residual, Mapping)
-            else encode_residual(p.residual)
-        ),
-        "priors": {k: encode_prior(v) for k, v in p.priors.items()},
-        "fixed": dict(p.fixed),
-        "analytes": p.outputs_of,
-        "virtual_patients": p.virtual_patients,
-        "summary_dependence": p.summary_dependence,
-        "regimens": {k: encode_regimen(v) for k, v in p.regimens.items()},
-        "rtol": p.rtol,
+        "identity": identity(model),
+        "origin": None if model.origin is None else CODEC.encode(dict(model.origin)),
+        "files": dict(model.files),
+        "dose_effect": CODEC.encode(getattr(model, "dose_effect", None)),
+        "changed": [name for name in changed if name != "dose_effect"],
+        "units": dict(model.units),
     }
 
 
-def decode_population(spec: Mapping[str, Any]) -> Population:
-    fields = dict(spec)
-    origin = fields.pop("model")
-    if origin is None:
-        raise FitError(
-            "load_fit: the structural model was not loaded with ck.load_model, so the file does "
-            "not hold it; define the population again and use load_fit(path, population=pop)."
+def decode_model(spec: Mapping[str, Any], *, trust: bool = False) -> Any:
+    """The model that was fitted.
+
+    One of the library is loaded where its files are those of the fit. The texts that were kept are
+    run only if `trust` says so; SBML is not code.
+
+    Raises:
+        Untrusted: it is made by code that is in the file alone.
+        Unreadable: it was not loaded from a file, or was changed since.
+    """
+    name = spec["identity"]["name"]
+    if spec["origin"] is None or spec["changed"]:
+        why = "was not loaded with ck.load_model"
+        if spec["changed"]:
+            why = f"was changed after it was loaded ({', '.join(spec['changed'])})"
+        raise Unreadable(f"the structural model {name!r} {why}: give it, `model=`")
+    origin, files = CODEC.decode(spec["origin"]), spec["files"]
+    source = str(origin["name"])
+    if source in list_models():
+        model = load_model(source, **origin["options"])
+        if digest_of(model.files) != digest_of(files):
+            if not trust:
+                raise Untrusted(
+                    f"the model {source!r} of this version of carpk is another one "
+                    f"({different_files(files, model.files)}): `model=ck.load_model({source!r})` "
+                    "takes it, `trust=True` runs the text kept in the file"
+                )
+            model = model_of_files(origin, files)
+    elif Path(source).suffix.lower() in SBML or trust:
+        model = model_of_files(origin, files)
+    else:
+        raise Untrusted(
+            f"the model is the code of {source!r} ({_on_disk(source, files)}): `trust=True` runs "
+            f"the text kept in the file, `model=ck.load_model({source!r})` takes the file on disk"
         )
-    model = load_model(origin["name"], **origin["options"])
-    effect = fields.pop("dose_effect")
-    if effect is not None:
-        model = model.with_dose_effect(effect["exponent"], effect["reference"], effect["parameter"])
-    residual = fields["residual"]
-    fields["residual"] = (
-        decode_residual(residual)
-        if "class" in residual
-        else {output: decode_residual(r) for output, r in residual.items()}
+    effect = CODEC.decode(spec["dose_effect"])
+    if effect is None:
+        return model
+    return model.with_dose_effect(effect.exponent, effect.reference, effect.parameter)
+
+
+def different_files(kept: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Which files differ, in words."""
+    words = []
+    for name in {**kept, **now}:
+        if kept.get(name) != now.get(name):
+            how = "is gone" if name not in now else "is new" if name not in kept else "differs"
+            words.append(f"{name} {how}")
+    return ", ".join(words) or "no file differs"
+
+
+def _on_disk(source: str, files: Mapping[str, str]) -> str:
+    path = Path(source)
+    try:
+        same = path.read_bytes() == files[path.name].encode()
+    except OSError:
+        return "which is not there any more"
+    return "still as it was" if same else "which has changed since"
+
+
+# -- populations ------------------------------------------------------------------------------
+
+
+def encode_population(
+    p: Population, priors: Mapping[str, dist.Distribution] | None = None
+) -> dict[str, Any]:
+    """Everything but the structural model.
+
+    Args:
+        priors: of every parameter, as a bound population has them; without them those that do not
+            depend on data.
+    """
+    fields = {f.name: getattr(p, f.name) for f in dataclasses.fields(p) if f.name != "model"}
+    fields |= {"varies": p.levels, "analytes": p.outputs_of, "priors": dict(p.priors)}
+    fields["covariates"] = {name: p.forms(name) for name in p.covariates}
+    effects = [name for name in priors or () if name.startswith("beta_")]
+    default = {k: v for k, v in p.all_priors(effects).items() if k not in p.priors}
+    encoded: dict[str, Any] = CODEC.encode(fields)
+    return encoded | {"default_priors": CODEC.encode(default)}
+
+
+def decode_population(spec: Mapping[str, Any], model: Any, *, trust: bool = False) -> Population:
+    """The population, around this structural model.
+
+    Priors that were defaults and would be others today are given as they were.
+
+    Raises:
+        Untrusted: a residual model or prior is code of the user's own.
+        Unreadable: a part could be kept as text only.
+    """
+    fields = {k: v for k, v in spec.items() if k not in ("priors", "default_priors")}
+    decoded = {k: _named(k, v, trust) for k, v in fields.items()}
+    given, default = (
+        {k: _named(f"the prior of {k!r}", v, trust) for k, v in spec[part].items()}
+        for part in ("priors", "default_priors")
     )
-    fields["priors"] = {k: decode_prior(k, v) for k, v in fields["priors"].items()}
-    fields["regimens"] = {k: decode_regimen(v) for k, v in fields["regimens"].items()}
-    return Population(model, **fields)
+    population = Population(model, **decoded, priors=given)
+    now = population.all_priors([name for name in default if name.startswith("beta_")])
+    changed = {
+        k: v for k, v in default.items() if CODEC.encode(now.get(k)) != spec["default_priors"][k]
+    }
+    return dataclasses.replace(population, priors=given | changed) if changed else population
+
+
+def _named(what: str, spec: Any, trust: bool) -> Any:
+    try:
+        return CODEC.decode(spec, trust=trust)
+    except Untrusted as trouble:
+        raise Untrusted(
+            f"{what}: {trouble}: `trust=True` runs the text kept in the file, `population=pop` "
+            "takes a population of yours"
+        ) from trouble
+    except Unreadable as trouble:
+        raise Unreadable(
+            f"{what}: {trouble}: define the population again, `population=pop`"
+        ) from trouble
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

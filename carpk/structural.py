@@ -173,9 +173,9 @@ class StructuralModel:
         """Pickled as its origin and what differs from it: functions in a file have no name."""
         if self.origin is None:
             return super().__reduce__()
-        from carpk.library import changes_of, digest_of, model_again
+        from carpk.library import model_again, pickled
 
-        return model_again, (self.origin, digest_of(self.files), changes_of(self))
+        return model_again, pickled(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)

@@ -9,7 +9,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "carpk"
 LAYERS = (  # a module imports from layers before its own only
     ("errors", "models", "compiled", "advice"),
-    ("body", "atomic"),
+    ("body", "atomic", "custom"),
+    ("encoding",),
     ("params", "dosing", "nca", "assay", "disposition"),
     ("structural",),
     ("events",),
@@ -30,7 +31,7 @@ LAYERS = (  # a module imports from layers before its own only
     ("verdict",),
     ("cure",),
     ("inference",),
-    ("information",),
+    ("information", "saved"),
     ("simulation", "checks"),
     ("evidence",),
     ("comparison",),

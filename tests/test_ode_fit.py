@@ -169,7 +169,7 @@ class TestPopulation:
         regimen = ck.Regimen((ck.Reset(1.0), ck.Multiply(2.0, 0.1, "N"), ck.Replace(3.0, 1.0, "C")))
         regimen = regimen + DOSE + ck.Regimen.lymphodepletion("Flu")
         population = ck.Population(KIMMEL, varies=["KC"], regimens={"moffitt": regimen}, rtol=1e-5)
-        again = storage.decode_population(storage.encode_population(population))
+        again = storage.decode_population(storage.encode_population(population), KIMMEL)
         assert again.rtol == 1e-5
         assert again.regimens["moffitt"].describe().equals(regimen.describe())
 
