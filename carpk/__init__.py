@@ -13,7 +13,7 @@ with warnings.catch_warnings():  # in a notebook, about bars that carpk does not
     import numpyro  # noqa: F401
 
 from carpk import assay, body, checks, dosing, evidence, nca, plot  # noqa: E402
-from carpk.assay import Combined, LogNormal, Proportional  # noqa: E402
+from carpk.assay import Combined, LogNormal, Proportional, StudentT  # noqa: E402
 from carpk.comparison import Comparison, compare  # noqa: E402
 from carpk.dataset import Dataset, load_dataset  # noqa: E402
 from carpk.disposition import Disposition  # noqa: E402
@@ -67,6 +67,7 @@ __all__ = [
     "Simulation",
     "Solution",
     "States",
+    "StudentT",
     "Study",
     "Target",
     "assay",

@@ -168,10 +168,10 @@ def _say_sample(x: Mapping[str, Any]) -> str:
             f"{away}, which is far even for the residual model. Look at its unit and at swapped "
             "samples."
         )
+    tails = ", or use residual=ck.StudentT(), in which it counts for less" if x["on_log"] else ""
     return (
         f"{away}, and widens {x['sigma']} for everybody. Look at its unit and at swapped samples; "
-        "if it is right, fit without it too and report both, or use a residual with heavy tails, "
-        "residual=ck.StudentT()."
+        f"if it is right, fit without it too and report both{tails}."
     )
 
 

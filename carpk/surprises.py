@@ -41,6 +41,8 @@ SPLITS = (499, 9999)  # of as many normal patients, whose best split is compared
 RARE = 0.05  # p above which the few are enough
 LEVEL = 0.3  # residual SDs by which curves and levels must differ in the mean
 FACTOR = math.log(1.25)  # between patients or groups on a log or logit scale, to be worth a word
+HEAVY = (3.0, 4.0, 6.0, 10.0)  # degrees of freedom that are tried in place of a normal residual
+MANY = 20  # samples, to say anything of their tails
 WIDE = 1.5  # lowest measured value over its LLOQ, below which no limit was mistaken
 NAMED = 5  # of a kind, at most
 
@@ -341,8 +343,10 @@ def _residuals(bound: PopulationModel, score: np.ndarray) -> dict[str, Found]:
     for i, j in zip(*np.nonzero(odd), strict=True):
         fact = {"patient": bound.patients[i], "day": float(a.time[i, j])}
         analyte = a.analytes[a.analyte[i, j]]
-        fact |= {"value": float(a.value[i, j]), "analyte": analyte, "normal": True}
+        fact |= {"value": float(a.value[i, j]), "analyte": analyte}
         fact |= {"looked": f"{count} samples", "sigma": _sigma(bound, analyte)}
+        residual = bound.population.residual_of(bound.endpoints[analyte])
+        fact |= {"normal": not residual.heavy, "on_log": residual.on_log}
         samples.append(fact | {"sds": float(t[i, j]), "p": float(p[i, j])})
     people = []
     n, sums = (measured & ~odd).sum(1), np.where(odd, 0.0, square).sum(1)
@@ -361,7 +365,41 @@ def _residuals(bound: PopulationModel, score: np.ndarray) -> dict[str, Found]:
             people.append(fact | {"looked": f"{len(bound.patients)} patients"})
     told = {fact["patient"] for fact in people}
     samples = [fact for fact in samples if fact["patient"] not in told]
-    return {"samples": sorted(samples, key=_p), "scatter": sorted(people, key=_p)}
+    return {
+        "samples": sorted(samples, key=_p),
+        "scatter": sorted(people, key=_p),
+        "tails": _tails(bound, score, measured & ~odd),
+    }
+
+
+def _tails(bound: PopulationModel, score: np.ndarray, which: np.ndarray) -> Found:
+    """Analytes whose residuals are rather Student t than normal, by their likelihood ratio.
+
+    The normal distribution is the end of the range of df, so that p is half of that of a chi-square
+    with one degree of freedom (Self and Liang 1987, doi:10.1080/01621459.1987.10478472).
+    """
+    a, found = bound.individual, []
+    for i, analyte in enumerate(a.analytes):
+        residual = bound.population.residual_of(bound.endpoints[analyte])
+        z = score[which & (a.analyte == i)]
+        if len(z) < MANY or residual.heavy or not residual.on_log or not z.any():
+            continue
+        normal = scipy.stats.norm.logpdf(z, scale=np.sqrt(np.mean(z**2))).sum()
+        gains = {df: _student(z, df) - normal for df in HEAVY}
+        df = max(gains, key=gains.__getitem__)
+        p = 0.5 * scipy.stats.chi2.sf(2 * max(gains[df], 0.0), 1) * len(a.analytes)
+        if p < NOTED:
+            fact = {"analyte": analyte, "df": df, "count": len(z), "gain": float(gains[df])}
+            found.append(fact | {"p": float(p), "looked": _analytes(bound)})
+    return found
+
+
+def _student(z: np.ndarray, df: float) -> float:
+    """ln likelihood of scores (N,) from a Student t distribution around 0, at its best scale."""
+    square = np.mean(z**2)
+    for _ in range(100):
+        square = np.mean((df + 1) / (df + z**2 / square) * z**2)
+    return float(scipy.stats.t.logpdf(z, df, scale=np.sqrt(square)).sum())
 
 
 def _limits(bound: PopulationModel, below: np.ndarray, gap: np.ndarray) -> dict[str, Found]:

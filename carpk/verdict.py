@@ -291,16 +291,7 @@ def _of_levels(
         )
     solver = settings.get("solver")
     if solver is not None and not solver["ok"]:
-        found.append(
-            trouble(
-                "solver",
-                "The solver changed the posterior (Pareto k-hat "
-                f"{number(solver['k_hat'], '.2f')}, to be below {PARETO_K}, over "
-                f"{solver['draws']} draws solved again, ln likelihood off by up to "
-                f"{number(solver['spread'], '.2g')} between them, {solver['failed']} without a "
-                "solution): fit again with Population(..., rtol=1e-6).",
-            )
-        )
+        found.append(_of_solver(solver))
     if settings.get("interrupted"):
         found.append(
             trouble(
@@ -310,6 +301,25 @@ def _of_levels(
             )
         )
     return found
+
+
+def _of_solver(solver: Mapping[str, Any]) -> Finding:
+    """A solver whose error is too large for the posterior, or that fails where another does not."""
+    if math.isfinite(solver["k_hat"]) and math.isfinite(solver["spread"]):
+        how = (
+            f"Pareto k-hat {number(solver['k_hat'], '.2f')}, to be below {PARETO_K}, over "
+            f"{solver['draws']} draws solved again adaptively, ln likelihood off by up to "
+            f"{number(solver['spread'], '.2g')} between them, {solver['failed']} without a solution"
+        )
+    else:
+        how = (
+            f"of {solver['draws']} draws solved again adaptively, some have a finite likelihood "
+            "there and none here, or the other way round"
+        )
+    return trouble(
+        "solver",
+        f"The solver changed the posterior ({how}): fit again with Population(..., rtol=1e-6).",
+    )
 
 
 def _levels_over_prior(bound: PopulationModel, prior: xr.Dataset) -> float:

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "carpk"
 LAYERS = (  # a module imports from layers before its own only
     ("errors", "models", "compiled", "advice"),
-    ("body", "atomic", "custom"),
+    ("body", "atomic", "custom", "student"),
     ("encoding",),
     ("params", "dosing", "nca", "assay", "disposition"),
     ("structural",),

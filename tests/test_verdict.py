@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from hierarchies import LINEAR, decaying
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import carpk as ck
@@ -97,7 +97,7 @@ FACTS = {
     "scatter": {"patient": "p3", "times": 4.0},
     "tails": {"analyte": "car_t", "df": 4.0, "count": 60, "gain": 9.0},
 }
-FACTS["samples"] |= {"normal": True, "sigma": "sigma"}
+FACTS["samples"] |= {"normal": True, "on_log": True, "sigma": "sigma"}
 FACTS["groups"] |= {"patients": [{"patient": "p1", "of": ""}, {"patient": "p2", "of": ""}]}
 
 
@@ -188,6 +188,7 @@ TABLE = [  # kind of message, grade, words of it, what brings it about
     ("uncertain mode", WRONG, "Only one of 2", MAP | {"ends": [0.0, -3.0]}),
     ("likelihood that is not finite", WRONG, "p1 in 7 of 2000", {"pointwise": likelihoods(7)}),
     ("solver", WRONG, "k-hat 1.50", {"solver": SOLVER | {"ok": False, "k_hat": 1.5}}),
+    ("solver", WRONG, "none here", {"solver": SOLVER | {"ok": False, "k_hat": np.inf}}),
     ("solver error", BUT, "50% of the draws", {"solver": SOLVER | {"ess": 0.5}}),
     ("interrupted", WRONG, "same `folder`", {"interrupted": True}),
     ("unit", WRONG, "factor near 0.001 ", moved("base", 1e4, 0.1, 2e4, 0.1)),
@@ -357,7 +358,7 @@ class TestWords:
         sds=st.floats(allow_nan=True, allow_infinity=True),
         p=st.sampled_from([0.0, 1e-300, 1e-4, 0.002]),
     )
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40, deadline=None, phases=(Phase.explicit, Phase.generate))
     def test_extreme_numbers_warn_of_nothing_and_are_said_in_words(
         self, middle, energy, ratio, sds, p
     ):

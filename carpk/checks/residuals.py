@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from carpk.assay import LogNormal
 from carpk.checks.observed import Observed, bound_of, middle, population_draws
 from carpk.effects import PATIENT, eta_name, omega_name
 from carpk.errors import FitError
@@ -104,11 +103,11 @@ def npde(
     one is the prediction distribution error, and its normal score the NPDE: standard normal,
     without any trend, if the model is right. NPD are the same without decorrelation.
 
-    With a log-normal residual model this is done on the log scale, where covariances describe
-    what is skewed on the natural one. Levels below the LLOQ are treated as by Nguyen et al. (2012,
-    doi:10.1007/s10928-012-9264-2): the prediction discrepancy is drawn uniformly between 0 and the
-    predicted probability of a level below the LLOQ, the level follows from the replicates'
-    distribution, and replicates below the LLOQ are drawn anew in the same way.
+    With a residual model on the log scale (`LogNormal`, `StudentT`) this is done there, where
+    covariances describe what is skewed on the natural one. Levels below the LLOQ are treated as by
+    Nguyen et al. (2012, doi:10.1007/s10928-012-9264-2): the prediction discrepancy is drawn
+    uniformly between 0 and the predicted probability of a level below the LLOQ, the level follows
+    from the replicates' distribution, and replicates below the LLOQ are drawn anew in the same way.
 
     Args:
         fit: a fit; or a population model bound to data (`population.bind(data)`), whose prior is
@@ -129,7 +128,7 @@ def npde(
         )
     rng = np.random.default_rng(seed)
     value, y, imputed = impute(seen, y, rng)
-    if isinstance(seen.bound.population.residual_of(seen.output), LogNormal):
+    if seen.bound.population.residual_of(seen.output).on_log:
         value, y = np.log(value), np.log(y)
     discrepancy = np.where(np.isfinite(imputed), imputed, np.mean(y < value, axis=0))
     error = np.empty(len(value))

@@ -112,9 +112,10 @@ def standardized(
     def score(factors: Mapping[str, Any]) -> Any:
         return residual.standardize(above, f, {n: theta[n] * x for n, x in factors.items()})[0]
 
+    of_mean, of_sd = (float(np.sqrt(x)) for x in residual.efficiency(theta))
     by_sd = jax.jacfwd(score)({name: 1.0 for name in residual.names})
-    mean = -np.asarray(residual.standardize(middle, near, theta)[0])
-    return mean, {n: -x for n, x in by_sd.items()}, residual.standardize(lloq, f, theta)[0]
+    mean = -of_mean * np.asarray(residual.standardize(middle, near, theta)[0])
+    return mean, {n: -of_sd * x for n, x in by_sd.items()}, residual.standardize(lloq, f, theta)[0]
 
 
 def _refuse(who: Sampled, bad: np.ndarray, what: str) -> None:
