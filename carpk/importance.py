@@ -2,10 +2,13 @@
 
 Laplace's approximation takes every patient's random effects as normal. They are not quite, and what
 is left of every patient adds up: with many patients the mode of the approximation lies a posterior
-SD or so beside that of the density. At quasi-random points x (scrambled Sobol points, shifted for
-each patient) of the patients' coordinates of `posterior`, in which they are about standard normal,
+SD or so beside that of the density. At quasi-random points (scrambled Sobol points, shifted for
+each patient) of the random effects z,
 
-    p(y_i | u) = mean over x of p(y_i, x | u) / t(x).
+    p(y_i | u) = mean over z of p(y_i, z | u) / q(z),
+
+where q is a mixture of a t distribution of the patients' coordinates x of `posterior`, in which
+they are about standard normal, and of the distribution of z itself, in case that they are not.
 
 A parabola through this density at the centre and one posterior SD to either side, along each
 principal axis, gives a centre and spreads anew. Without patients the density of u is at hand, and
@@ -15,19 +18,29 @@ draws around its mode are weighted (PSIS).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.special
 import scipy.stats
 
 from carpk._arviz import PARETO_K, pareto_smoothed
-from carpk.laplace import Engine, Mode
+from carpk.laplace import POINTS, Engine, Mode
+from carpk.posterior import Conditional, Levels, log_normal
 
-POINTS = 128
+OF_PRIOR = 4  # one of so many points is from the distribution of z, in case that x misses a part
 FREEDOM = 5  # degrees of freedom of the points' t distribution: tails may be heavier than normal
-PASSES = 6
+ROUNDS = ((1, 1.0), (2, 0.8), (4, 0.7))  # of passes: `POINTS` times this, and share of a step taken
+PASSES = 8  # in a round, until they settle; the next one begins where they ended
 FARTHEST = 2.0  # way along an axis in one pass, posterior SDs
 BENDS = (0.25, 4.0)  # curvature along an axis over that assumed, as far as one pass follows it
 SETTLED = 0.3  # way along every axis in the last pass, at most
+REGRESSED, REGRESSIONS = 512, 2  # points of a regression, and how often they are drawn anew
+POOR = 0.3  # share of the points of x that count, below which a patient's are found by regression
+FEWEST = 40  # points that count in a regression, at least
+IMPOSSIBLE = -1e9  # ln likelihood where it is not finite
+HALVINGS = 30  # in search of the power of weights with which that many do
 EVEN = (0.5, 2.0)  # ratio of curvatures in the last pass
 COUNTING = 0.1  # share of draws that must count for weights to be relied on
 
@@ -60,18 +73,34 @@ def refined(engine: Engine, mode: Mode, seed: int) -> Refined:
     """
     if mode.conditional is None:
         return Refined(mode, 0.0, mode.converged, np.zeros(0))
-    size, m = mode.z.shape
-    points, looked = quasi_random(size, m, seed)
+    variances, axes = np.linalg.eigh(mode.covariance)
+    axes, new = axes * np.sqrt(variances), mode
+    for more, damping in ROUNDS:
+        new = regressed(engine, new, seed)
+        new, settled, ess = _climbed(engine, new, seed, more * POINTS, damping)
+        if settled:
+            away = np.linalg.solve(axes, new.u - mode.u)
+            return Refined(new, float(np.abs(away).max()), True, ess)
+    return Refined(regressed(engine, mode, seed), 0.0, False, ess)
+
+
+def _climbed(
+    engine: Engine, mode: Mode, seed: int, size: int, damping: float
+) -> tuple[Mode, bool, np.ndarray]:
+    """A number of passes; whether the last one settled; and how many points count at the end."""
+    conditional = mode.conditional
+    assert conditional is not None
+    points = Points.quasi_random(mode.z.shape, seed, size)
 
     def density(u: np.ndarray) -> tuple[float, np.ndarray]:
-        every = np.broadcast_to(u, (POINTS, u.size))
-        _, c, scores = engine.places(every, points, mode.conditional)
-        log_f = engine.batched(c)
-        value, ess = engine.weighed(u, log_f, scores - looked, engine.values)
-        return float(value), np.asarray(ess)
+        every = np.broadcast_to(u, (size, u.size))
+        c, rest, _ = points.proposed(engine, every, conditional)
+        outer, each = engine.weights_of(u, engine.batched(c), rest)
+        total = np.sum(scipy.special.logsumexp(each, axis=0) - np.log(size))
+        return float(outer + total), effective(each)
 
     variances, directions = np.linalg.eigh(mode.covariance)
-    axes = factor = directions * np.sqrt(variances)
+    factor = directions * np.sqrt(variances)
     u, settled = mode.u, False
     value, ess = density(u)
     for _ in range(PASSES):
@@ -82,16 +111,13 @@ def refined(engine: Engine, mode: Mode, seed: int) -> Refined:
         followed = np.clip(bend, *BENDS)
         step = 0.5 * (ends[:, 0] - ends[:, 1]) / followed
         settled = bool(np.abs(step).max() < SETTLED and (np.clip(bend, *EVEN) == bend).all())
-        u = u + factor @ np.clip(step, -FARTHEST, FARTHEST)
+        u = u + damping * factor @ np.clip(step, -FARTHEST, FARTHEST)
         factor = factor / np.sqrt(followed)
         value, ess = density(u)
         if settled:
             break
-    if not settled:
-        return Refined(mode, 0.0, False, ess)
-    away = np.linalg.solve(axes, u - mode.u)
     new = dataclasses.replace(mode, u=u, covariance=factor @ factor.T, log_density=value)
-    return Refined(new, float(np.abs(away).max()), True, ess)
+    return new, settled, ess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,12 +194,132 @@ def resampled(log_weights: np.ndarray) -> tuple[np.ndarray | None, float, float]
     return np.searchsorted(share / share[-1], places), k_hat, ess
 
 
-def quasi_random(size: int, m: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """t-distributed points of every patient, (POINTS, P, m), and their ln density, (POINTS, P)."""
-    points = scipy.stats.qmc.Sobol(m + 1, rng=seed).random(POINTS)[:, None]
-    shifts = np.random.default_rng(seed).random((size, m + 1))
-    p = np.clip((points + shifts) % 1.0, 1e-9, 1 - 1e-9)
-    scale = np.sqrt(FREEDOM / scipy.stats.chi2.ppf(p[..., m], FREEDOM))
-    x = scipy.stats.norm.ppf(p[..., :m]) * scale[..., None]
-    looked = scipy.stats.multivariate_t(np.zeros(m), df=FREEDOM).logpdf(x)
-    return x, looked.reshape(POINTS, size)
+class Points(NamedTuple):
+    """Where the random effects of patients are looked at, a mixture of two distributions.
+
+    Attributes:
+        x: t-distributed coordinates, (N, P, m).
+        z: standard scores, (N, P, m).
+        by_x: whether a point is given by x, else by z, (N,).
+    """
+
+    x: np.ndarray
+    z: np.ndarray
+    by_x: np.ndarray
+
+    @classmethod
+    def quasi_random(cls, shape: tuple[int, ...], seed: int, points: int) -> Points:
+        """Scrambled Sobol points, shifted for each patient; shape (P, m)."""
+        size, m = shape
+        sobol = scipy.stats.qmc.Sobol(m + 1, rng=seed).random(points)[:, None]
+        shifts = np.random.default_rng(seed).random((size, m + 1))
+        p = np.clip((sobol + shifts) % 1.0, 1e-9, 1 - 1e-9)
+        z = scipy.stats.norm.ppf(p[..., :m])
+        scale = np.sqrt(FREEDOM / scipy.stats.chi2.ppf(p[..., m:], FREEDOM))
+        return cls(z * scale, z, np.arange(points) >= points // OF_PRIOR)
+
+    def proposed(
+        self, engine: Engine, u: np.ndarray, conditional: Conditional
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The points at outer coordinates (N, n).
+
+        Returns:
+            Coordinates of levels, (N, P, c); ln density of the random effects less that from which
+            they come, the mixture, or that of x alone, both (N, P).
+        """
+        c, z, x, slope = engine.proposals(u, self.x, self.z, self.by_x, conditional)
+        prior = log_normal(z).sum(-1)
+        t = scipy.stats.multivariate_t(np.zeros(x.shape[-1]), df=FREEDOM)
+        by_x = t.logpdf(x.reshape(-1, x.shape[-1])).reshape(prior.shape) - slope
+        share = 1 / OF_PRIOR
+        mixture = np.logaddexp(np.log(share) + prior, np.log1p(-share) + by_x)
+        return c, prior - mixture, prior - by_x
+
+
+def regressed(engine: Engine, mode: Mode, seed: int) -> Mode:
+    """The mode, with coordinates that describe patients over all of the posterior.
+
+    `Conditional` is right in a small place around the mode. A sample near a peak, or few of them,
+    leave a patient a posterior with corners and several peaks. There ln levels f are regressed on
+    their coordinates c over weighted points of the posterior around the mode, f = f0 + J (c - c0)
+    with residual variance v, and their information W becomes W / (1 + W v) (statistical linear
+    regression; García-Fernández et al. 2015, doi:10.1109/TSP.2015.2454485). The points are drawn
+    anew from what has been found, as often as `REGRESSIONS` says.
+
+    Patients whose coordinates describe them well keep them.
+    """
+    conditional = mode.conditional
+    if conditional is None:
+        return mode
+    poor = np.ones(len(mode.z), bool)
+    factor = np.linalg.cholesky(mode.covariance)
+    for again in range(REGRESSIONS):
+        points = Points.quasi_random(mode.z.shape, seed + again, REGRESSED)
+        rng = np.random.default_rng(seed + again)
+        u = mode.u + rng.standard_normal((REGRESSED, mode.u.size)) @ factor.T
+        c, rest, alone = points.proposed(engine, u, conditional)
+        log_f = engine.batched(c)
+        value, slope, bent = engine.measurements(u, log_f)
+        possible = np.isfinite(value.sum(-1) + c.sum(-1) + rest + alone)
+        likelihood = np.where(possible, value.sum(-1), IMPOSSIBLE)
+        rest, alone = np.where(possible, rest, 0.0), np.where(possible, alone, 0.0)
+        if not again:
+            of_x = points.by_x
+            poor = effective((likelihood + alone)[of_x]) < POOR * of_x.sum()
+            if not poor.any():
+                return mode
+        weight = tempered(likelihood + rest, FEWEST)
+        points_of = [np.where(possible[..., None], x, 0.0) for x in (c, log_f, slope, bent)]
+        conditional = _regression(conditional, poor, weight, points_of)
+    return dataclasses.replace(mode, conditional=conditional)
+
+
+def _regression(
+    old: Conditional, poor: np.ndarray, weight: np.ndarray, points: Sequence[np.ndarray]
+) -> Conditional:
+    """One regression, of the patients that are `poor` (P,), by weights (N, P)."""
+    c, log_f, slope, bent = points
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return np.einsum("np,np...->p...", weight, x)
+
+    at, level = mean(c), mean(log_f)
+    away, rise = c - at, log_f - level
+    spread = np.einsum("np,npi,npj->pij", weight, away, away)
+    spread += 1e-9 * np.eye(at.shape[1])
+    first = np.linalg.solve(spread, np.einsum("np,npi,npt->pit", weight, away, rise))
+    left = mean((rise - np.einsum("npi,pit->npt", away, first)) ** 2)
+    information = mean(np.maximum(-bent, 0.0))
+    shrunk = 1 / (1 + information * left)
+    levels = Levels(at, level, first.transpose(1, 0, 2), np.zeros_like(old.levels.second))
+
+    def chosen(new: Any, old: Any, axis: int = 0) -> np.ndarray:
+        mask = np.ones(np.ndim(new), int)
+        mask[axis] = -1
+        return np.where(poor.reshape(mask), new, old)
+
+    kept = [chosen(*each) for each in zip(levels, old.levels, (0, 0, 1, 2), strict=True)]
+    slope, information = mean(slope) * shrunk, information * shrunk
+    return Conditional(
+        Levels(*kept), chosen(slope, old.slope), chosen(information, old.weight), old.scale
+    )
+
+
+def effective(log_weights: np.ndarray) -> np.ndarray:
+    """How many points (N, P) count, (P,)."""
+    return 1 / np.sum(_weights(log_weights) ** 2, axis=0)
+
+
+def tempered(log_weights: np.ndarray, fewest: float) -> np.ndarray:
+    """Weights (N, P) that sum to 1, to a power up to 1 with which `fewest` points count."""
+    low, high = np.zeros(log_weights.shape[1]), np.ones(log_weights.shape[1])
+    low = np.where(effective(log_weights) >= fewest, 1.0, low)
+    for _ in range(HALVINGS):
+        middle = 0.5 * (low + high)
+        enough = effective(middle * log_weights) >= fewest
+        low, high = np.where(enough, middle, low), np.where(enough, high, middle)
+    return _weights(low * log_weights)
+
+
+def _weights(log_weights: np.ndarray) -> np.ndarray:
+    return scipy.special.softmax(log_weights, axis=0)

@@ -35,7 +35,7 @@ from carpk.dataset import Dataset
 from carpk.dataset.arrays import NEVER
 from carpk.effects import COHORT, CORRELATION, INFUSION, PATIENT, eta_name, omega_name
 from carpk.errors import FitError
-from carpk.importance import POINTS, around, refined
+from carpk.importance import POINTS, around, refined, regressed
 from carpk.laplace import DECREMENT, PLACED, Engine, Mode
 from carpk.population import Population, PopulationModel
 from carpk.posterior import Conditional, Levels, Posterior
@@ -306,7 +306,7 @@ def _fit_bound(
             }
             return from_mode(engine, better.mode, settings)
     posterior = engine.posterior
-    standard = Standard.of(found[0], ridges_of(engine, found[0]))
+    standard = Standard.around(engine, found[0], seed)
     centres = [standard.within(mode.u) for mode in found]
     rngs = np.random.default_rng(seed)
 
@@ -353,6 +353,13 @@ def compilations(engine: Engine, method: str, draws: int) -> list[Callable[[], A
         (engine.glance, u, z, levels, values),
         (engine.expansion, u, z, levels, values),
     ]
+    if method != "map":
+        many = numbers(PLACED, people, m)
+        by_x = jax.ShapeDtypeStruct((PLACED,), bool)
+        calls += [
+            (engine.proposed, numbers(PLACED, n), many, many, by_x, conditional, values),
+            (engine.measured, numbers(PLACED, n), numbers(PLACED, *seen), values),
+        ]
     if method == "laplace":
         some = numbers(PLACED, n), numbers(PLACED, people, m), conditional, values
         one = jax.eval_shape(posterior.sample_of, u, z, conditional)
@@ -399,6 +406,13 @@ class Standard(NamedTuple):
     @classmethod
     def of(cls, mode: Mode, ridges: tuple[Ridge, ...] = ()) -> Standard:
         return cls(mode.u, np.linalg.cholesky(mode.covariance), mode.conditional, ridges)
+
+    @classmethod
+    def around(cls, engine: Engine, mode: Mode, seed: int) -> Standard:
+        """Those of a mode, with its ridges; where patients are far from normal, by points."""
+        if regressed(engine, mode, seed) is mode:
+            return cls.of(mode, ridges_of(engine, mode))
+        return cls.of(refined(engine, mode, seed).mode)
 
     def coordinates(
         self, posterior: Posterior, position: Mapping[str, Any]

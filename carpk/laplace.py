@@ -33,6 +33,7 @@ from carpk.posterior import Conditional, Levels, Posterior, with_derivatives
 LEVEL_STEP = 1e-3  # of the differences of levels, on the estimation scale
 LANES = 4096  # patients whose levels are computed side by side
 PLACED = 32  # points of all patients that are placed at once: as many as stay in the cache
+POINTS = 128  # of a patient's random effects that are weighed at once
 ROWS = 256  # points at once where there are no patients
 INNER_STEPS = 30
 INNER_TOLERANCE = 1e-10  # of the decrement g' H^-1 g of a patient
@@ -50,6 +51,7 @@ HIGHER = 0.05  # ln joint density that patients gain by it, from which another d
 NEWTON_STEPS = 3  # after that, each with a Hessian
 DECREMENT = 1e-3  # of the mode: g' H^-1 g, in squared posterior SDs
 STEP = 1e-3  # of the differences of the gradient, in prior SDs of the outer coordinates
+WIDE_STEP = 0.1  # the same where there is no mode, but a corner, say
 ONE_MODE = 4.0  # posterior SDs around a mode within which all is taken to belong to it
 FLATTEST = 0.1  # curvature that any direction is taken to have, where the prior's is about 1
 REACH = 8.0  # how many prior SDs from the start a mode is looked for
@@ -337,6 +339,16 @@ class Engine:
             theta, b, c, scores = posterior.placed(u, x, conditional)
             return posterior.named(theta, b), c, scores
 
+        def proposed(
+            u: Any, x: Any, z: Any, by_x: Any, conditional: Conditional, values: Any
+        ) -> tuple[Any, ...]:
+            return of(values).proposed(u, x, z, by_x, conditional)
+
+        def measured(u: Any, log_f: Any, values: Any) -> tuple[Any, Any, Any]:
+            posterior = of(values)
+            theta = posterior.theta(u)
+            return with_derivatives(lambda x: posterior.of_levels(x, theta), log_f)
+
         def glance(u: Any, z: Any, levels: Levels, values: Any) -> Any:
             return step_by_z(of(values), u, z, levels)
 
@@ -347,16 +359,16 @@ class Engine:
             posterior = of(values)
             theta = posterior.theta(u)
             each = jax.vmap(lambda f: posterior.of_levels(f, theta).sum(1))(log_f) + rest
-            each = jnp.where(jnp.isnan(each), -jnp.inf, each)
-            total = jnp.sum(jax.nn.logsumexp(each, axis=0) - np.log(len(each)))
-            ess = 1 / jnp.sum(jax.nn.softmax(each, axis=0) ** 2, axis=0)
-            return posterior.log_prior(u) + posterior.published(theta) + total, ess
+            outer = posterior.log_prior(u) + posterior.published(theta)
+            return outer, jnp.where(jnp.isnan(each), -jnp.inf, each)
 
         self.coordinates, self.near = jax.jit(coordinates), jax.jit(near)
         self.exact, self.density, self.weights = jax.jit(exact), jax.jit(density), jax.jit(weights)
         self.glance, self.expansion = quickly(glance), quickly(expansion)
         self.placed = quickly(jax.vmap(placed, in_axes=(0, 0, None, None)))
         self.weighed = quickly(weighed)
+        self.proposed = quickly(jax.vmap(proposed, in_axes=(0, 0, 0, 0, None, None)))
+        self.measured = quickly(jax.vmap(measured, in_axes=(0, 0, None)))
 
     def given(self, values: Any) -> Engine:
         """The same compiled functions with other values."""
@@ -401,6 +413,26 @@ class Engine:
             return self.placed(u[i], x[i], conditional, self.values)
 
         return by_rows(some, len(u), PLACED)
+
+    def proposals(
+        self, u: Any, x: Any, z: Any, by_x: Any, conditional: Conditional
+    ) -> tuple[Any, Any, Any, Any]:
+        """`Posterior.proposed` of many points: u (N, n), x and z (N, P, m), by_x (N,)."""
+
+        def some(i: np.ndarray) -> Any:
+            return self.proposed(u[i], x[i], z[i], by_x[i], conditional, self.values)
+
+        return by_rows(some, len(u), PLACED)
+
+    def weights_of(self, u: Any, log_f: Any, rest: Any) -> tuple[float, np.ndarray]:
+        """At one u: ln density without patients; ln likelihood of levels (N, P, T) plus `rest`."""
+        rows = np.arange(len(log_f)).reshape(-1, POINTS)
+        parts = [self.weighed(u, log_f[i], rest[i], self.values) for i in rows]
+        return float(parts[0][0]), np.concatenate([each for _, each in parts])
+
+    def measurements(self, u: Any, log_f: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """ln likelihood at levels (N, P, T), and its first and second derivatives by ln level."""
+        return by_rows(lambda i: self.measured(u[i], log_f[i], self.values), len(u), PLACED)
 
     def densities(self, u: np.ndarray) -> np.ndarray:
         """ln density of many outer coordinates (N, n), of a posterior without random effects."""
@@ -483,6 +515,8 @@ class Engine:
             if not descent(x - step)[0] < value:
                 break
             x = x - step
+        if flat or not decrement < DECREMENT:
+            curvature, vectors, _ = descent.curvature(x, WIDE_STEP)
         u = descent.origin + descent.scale * x
         value, _ = descent(x)
         conditional, lost, held = None, np.zeros(0, int), np.zeros(0)
@@ -588,12 +622,14 @@ class Descent:
         self.u, self.lowest = self.end, np.inf
         return bool(higher[higher > 0].sum() > HIGHER)
 
-    def curvature(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    def curvature(
+        self, x: np.ndarray, distance: float = STEP
+    ) -> tuple[np.ndarray, np.ndarray, int]:
         """Eigenvalues and vectors of the Hessian, and how many were too small and were raised."""
         rows = []
-        for step in STEP * np.eye(x.size):
+        for step in distance * np.eye(x.size):
             ends = [self(x + sign * step)[1] for sign in (1, -1)]
-            rows.append((ends[0] - ends[1]) / (2 * STEP))
+            rows.append((ends[0] - ends[1]) / (2 * distance))
         hessian = np.array(rows)
         values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
         return np.maximum(values, FLATTEST), vectors, int(np.sum(values < FLATTEST))

@@ -364,17 +364,6 @@ class Posterior:
         z = solve_upper(lower, [y + x[:, i] for i, y in enumerate(ahead)])
         return jnp.stack(z, axis=-1), -sum(jnp.log(lower[i][i]) for i in range(self.inner))
 
-    def whitened(
-        self, theta: Mapping[str, Any], mu: Any, conditional: Conditional, z: Any
-    ) -> tuple[Any, Any]:
-        """The coordinates x (P, m) of z, and ln |dz/dx|, (P,): the inverse of `standardized`."""
-        lower, ahead = self._patients_step(theta, mu, conditional)
-        x = [
-            sum(lower[j][i] * z[:, j] for j in range(i, self.inner)) - ahead[i]
-            for i in range(self.inner)
-        ]
-        return jnp.stack(x, axis=-1), -sum(jnp.log(lower[i][i]) for i in range(self.inner))
-
     def _patients_step(
         self, theta: Mapping[str, Any], mu: Any, conditional: Conditional
     ) -> tuple[Any, Any]:
@@ -418,6 +407,23 @@ class Posterior:
             z, log_slope = self.standardized(theta, mu, conditional, x)
         b = z @ self.factor(theta).T
         return theta, b, self.coordinates(mu, b), log_slope + jnp.sum(log_normal(z), axis=1)
+
+    def proposed(
+        self, u: Any, x: Any, z: Any, by_x: Any, conditional: Conditional
+    ) -> tuple[Any, Any, Any, Any]:
+        """Random effects given by their coordinates x (P, m) where `by_x`, else by z (P, m).
+
+        Returns:
+            Coordinates of levels (P, c); z; x; and ln |dz/dx|, (P,).
+        """
+        theta = self.theta(u)
+        mu, inner = self.typical(theta), range(self.inner)
+        lower, ahead = self._patients_step(theta, mu, conditional)
+        by_ahead = solve_upper(lower, [y + x[:, i] for i, y in enumerate(ahead)])
+        z = jnp.where(by_x, jnp.stack(by_ahead, axis=-1), z)
+        back = [sum(lower[j][i] * z[:, j] for j in inner[i:]) - ahead[i] for i in inner]
+        c = self.coordinates(mu, z @ self.factor(theta).T)
+        return c, z, jnp.stack(back, axis=-1), -sum(jnp.log(lower[i][i]) for i in inner)
 
     def log_density(self, u: Any, x: Any, conditional: Conditional | None) -> Any:
         """ln of the joint density of outer coordinates and patients' coordinates.

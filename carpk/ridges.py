@@ -7,7 +7,7 @@ the other: no linear map makes it normal, and NUTS diverges where it is narrow.
 A ridge is traced from the mode of Laplace's approximation, in coordinates v in which the curvature
 there is 1: while one parameter is held at values away from its mode, the conditional mode of all
 other coordinates is found, and r, the signed root of twice the fall of the log density there
-(Barndorff-Nielsen 1986, doi:10.1093/biomet/73.2.307). With c(r) the curve through these points, a
+(Barndorff-Nielsen 1986, Biometrika 73:307). With c(r) the curve through these points, a
 natural cubic spline, and q the unit vector along which the parameter grows,
 
     v = w + c(t) - q t,    t = q' w,    |dv/dw| = q' c'(t).

@@ -29,7 +29,6 @@ from carpk.advice import (
     unit_of,
 )
 from carpk.effects import CORRELATION
-from carpk.importance import POINTS
 from carpk.laplace import DECREMENT
 from carpk.population import PopulationModel
 
@@ -378,8 +377,8 @@ def _of_points(bound: PopulationModel, settings: Mapping[str, Any]) -> list[Find
     return [
         doubt(
             "rough integral",
-            f"The random effects of {of} are far from normal given the population (of {POINTS} "
-            f"points over them, few count: {', '.join(few[:5])}), and what they say of the "
+            f"The random effects of {of} are far from normal given the population (of the "
+            f"points over them few count: {', '.join(few[:5])}), and what they say of the "
             'population is rough: use method="nuts".',
         )
     ]

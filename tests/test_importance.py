@@ -1,0 +1,102 @@
+"""Points over patients' random effects, and coordinates that are found from them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hierarchies import one_dose
+
+import carpk as ck
+from carpk.importance import Points, effective, refined, regressed, tempered
+from carpk.inference import beforehand, centre
+from carpk.laplace import Engine
+from carpk.posterior import Posterior
+
+VISITS = ((0, 3, 0.3), (5, 10, 0.5), (11, 16, 0.8), (19, 23, 0.8), (24, 31, 0.9))
+MODEL = ck.load_model("piecewise", cmax=400.0)
+FIXED = {"fb": 0.0079, "beta_alpha": 0.0142}
+OMEGAS = {"cmax": 1.1, "tmax": 0.2, "t_double": 0.5, "t_alpha": 1.2}
+
+
+def seldom_seen(patients=16, seed=0):
+    """About three samples in visit windows: when the peak was is open in most patients."""
+    rng, rows = np.random.default_rng(seed), []
+    for i in range(patients):
+        days = np.array([float(rng.integers(a, b)) for a, b, p in VISITS if rng.random() < p])
+        p = MODEL.params()
+        for name, omega in OMEGAS.items():
+            p = p.replace(**{name: getattr(p, name) * np.exp(omega * rng.standard_normal())})
+        level = np.asarray(MODEL.level("car_t", days, p))
+        level = level * np.exp(0.9 * rng.standard_normal(days.size))
+        rows += [(f"p{i}", t, y) for t, y in zip(days, level, strict=True)]
+    observations = pd.DataFrame(rows, columns=["patient", "time", "value"])
+    names = list(dict.fromkeys(observations["patient"]))
+    return ck.Dataset.from_frames(
+        doses=one_dose(names),
+        observations=observations.assign(analyte="car_t", unit="cells/µL", censored=0),
+        name="simulated",
+    )
+
+
+@pytest.fixture(scope="module")
+def seldom():
+    """Engine and mode of patients whose random effects are far from normal."""
+    population = ck.Population(MODEL, varies=list(OMEGAS), fixed=FIXED)
+    posterior = Posterior(population.bind(seldom_seen()))
+    engine = Engine(lambda values: posterior)
+    return engine, engine.mode(*centre(beforehand(posterior)))
+
+
+def counting(engine, mode, conditional):
+    """Share of the points of x that count, (P,), and of those of the mixture."""
+    points = Points.quasi_random(mode.z.shape, 7, 512)
+    rng = np.random.default_rng(7)
+    factor = np.linalg.cholesky(mode.covariance)
+    u = mode.u + rng.standard_normal((512, mode.u.size)) @ factor.T
+    c, rest, alone = points.proposed(engine, u, conditional)
+    likelihood = engine.measurements(u, engine.batched(c))[0].sum(-1)
+    by_x = effective((likelihood + alone)[points.by_x]) / points.by_x.sum()
+    return by_x, effective(likelihood + rest) / 512
+
+
+def test_points_of_both_kinds_are_weighed_by_the_density_from_which_they_come(seldom):
+    """The random effects' own density integrates to 1 over them, Jacobian included."""
+    engine, mode = seldom
+    points = Points.quasi_random(mode.z.shape, 3, 4096)
+    every = np.broadcast_to(mode.u, (4096, mode.u.size))
+    _, rest, _ = points.proposed(engine, every, mode.conditional)
+    np.testing.assert_allclose(np.exp(rest).mean(0), 1.0, atol=0.03)
+
+
+def test_regression_finds_coordinates_where_a_newton_step_does_not(seldom):
+    engine, mode = seldom
+    before, _ = counting(engine, mode, mode.conditional)
+    found = regressed(engine, mode, seed=1)
+    after, mixed = counting(engine, mode, found.conditional)
+    poor = before < 0.3
+    assert poor.sum() >= 3
+    assert after[poor].min() > 2 * before[poor].min()
+    assert mixed.min() > 0.05
+    old, new = mode.conditional.levels, found.conditional.levels
+    np.testing.assert_array_equal(
+        np.any(new.at != old.at, axis=1), poor | np.any(new.at != old.at, axis=1)
+    )
+    assert (new.at == old.at).all(1).sum() >= 1  # who is described well is left alone
+
+
+def test_the_centre_is_found_where_laplaces_is_far_off(seldom):
+    engine, mode = seldom
+    found = refined(engine, mode, seed=1)
+    assert found.settled
+    again = refined(engine, mode, seed=2)
+    apart = np.linalg.solve(np.linalg.cholesky(found.mode.covariance), again.mode.u - found.mode.u)
+    assert np.abs(apart).max() < 1.0
+
+
+def test_weights_are_tempered_until_enough_points_count():
+    weights = np.array([[0.0, 0.0], [-1.0, -50.0], [-2.0, -60.0], [-1.5, -70.0]])
+    found = tempered(weights, 2.5)
+    np.testing.assert_allclose(found.sum(0), 1.0)
+    np.testing.assert_allclose(found[:, 0] / found[0, 0], np.exp(weights[:, 0]), rtol=0.4)
+    counted = 1 / np.sum(found**2, axis=0)
+    assert counted[0] >= 2.4
+    assert counted[1] == pytest.approx(2.5, rel=1e-3)
