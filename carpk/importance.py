@@ -11,14 +11,15 @@ where q is a mixture of a t distribution of the patients' coordinates x of `post
 they are about standard normal, and of the distribution of z itself, in case that they are not.
 
 A parabola through this density at the centre and one posterior SD to either side, along each
-principal axis, gives a centre and spreads anew. Without patients the density of u is at hand, and
-draws around its mode are weighted (PSIS).
+principal axis, gives a centre and spreads anew; its values at the corners between the axes then
+turn them, where Laplace's approximation has them wrong. Without patients the density of u is at
+hand, and draws around its mode are weighted (PSIS).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ FEWEST = 40  # points that count in a regression, at least
 IMPOSSIBLE = -1e9  # ln likelihood where it is not finite
 HALVINGS = 30  # in search of the power of weights with which that many do
 EVEN = (0.5, 2.0)  # ratio of curvatures in the last pass
+RIGHT = (0.7, 1.4)  # the same in all passes, where the axes are taken to be right too
 COUNTING = 0.1  # share of draws that must count for weights to be relied on
 
 
@@ -101,7 +103,7 @@ def _climbed(
 
     variances, directions = np.linalg.eigh(mode.covariance)
     factor = directions * np.sqrt(variances)
-    u, settled = mode.u, False
+    u, settled, rough = mode.u, False, False
     value, ess = density(u)
     for _ in range(PASSES):
         ends = np.array([[density(u + sign * axis)[0] for sign in (1, -1)] for axis in factor.T])
@@ -110,14 +112,41 @@ def _climbed(
         bend = 2 * value - ends.sum(1)
         followed = np.clip(bend, *BENDS)
         step = 0.5 * (ends[:, 0] - ends[:, 1]) / followed
+        rough |= bool((np.clip(bend, *RIGHT) != bend).any())
         settled = bool(np.abs(step).max() < SETTLED and (np.clip(bend, *EVEN) == bend).all())
         u = u + damping * factor @ np.clip(step, -FARTHEST, FARTHEST)
         factor = factor / np.sqrt(followed)
         value, ess = density(u)
+        if settled and rough:
+            bends = _bends(lambda u: density(u)[0], u, factor, value)
+            if not np.isfinite(bends).all():
+                settled = False
+                break
+            bend, turned = np.linalg.eigh(bends)
+            factor = factor @ turned / np.sqrt(np.clip(bend, *BENDS))
+            settled = bool((np.clip(bend, *EVEN) == bend).all())
         if settled:
             break
     new = dataclasses.replace(mode, u=u, covariance=factor @ factor.T, log_density=value)
     return new, settled, ess
+
+
+def _bends(
+    density: Callable[[np.ndarray], float], u: np.ndarray, factor: np.ndarray, value: float
+) -> np.ndarray:
+    """Curvature of -ln density between axes that are even by themselves, (n, n), 1 on the diagonal.
+
+    From its values on the two corners of every pair of axes, and on their ends.
+    """
+    size = u.size
+    ends = [[density(u + sign * axis) for sign in (1, -1)] for axis in factor.T]
+    bends = np.eye(size)
+    for i in range(size):
+        for j in range(i):
+            corners = [density(u + sign * (factor[:, i] + factor[:, j])) for sign in (1, -1)]
+            mixed = sum(corners) - sum(ends[i]) - sum(ends[j]) + 2 * value
+            bends[i, j] = bends[j, i] = -0.5 * mixed
+    return bends
 
 
 @dataclasses.dataclass(frozen=True)

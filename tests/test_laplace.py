@@ -14,7 +14,7 @@ import scipy.stats
 from hierarchies import DAYS, LINEAR, PIECEWISE, PRIORS, decaying, peaking
 
 import carpk as ck
-from carpk.importance import POINTS, refined
+from carpk.importance import POINTS, _bends, refined
 from carpk.inference import around_cohorts, beforehand, centre
 from carpk.laplace import Engine, Spectrum
 from carpk.posterior import Posterior, cholesky, solve_lower, solve_upper
@@ -495,3 +495,17 @@ def test_many_patients_do_not_add_up_what_is_not_normal_in_each():
         mine, theirs = (forward(each.posterior[name].values) for each in (ours, nuts))
         assert abs(np.median(mine) - np.median(theirs)) < 0.2 * np.std(theirs), name
         assert np.std(mine) == pytest.approx(np.std(theirs), rel=0.25), name
+
+
+def test_correlations_that_laplace_misses_are_found_between_its_axes():
+    """Axes that are even by themselves, of a normal density with a correlation of 0.8."""
+    precision = np.linalg.inv(np.array([[1.0, 0.8, 0.0], [0.8, 1.0, 0.0], [0.0, 0.0, 4.0]]))
+    factor = np.diag(1 / np.sqrt(np.diag(precision)))
+    centre = np.array([1.0, -2.0, 0.5])
+
+    def density(u):
+        return float(-0.5 * (u - centre) @ precision @ (u - centre))
+
+    bends = _bends(density, centre, factor, density(centre))
+    found = factor @ np.linalg.inv(bends) @ factor
+    np.testing.assert_allclose(found, np.linalg.inv(precision), atol=1e-9)
