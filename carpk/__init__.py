@@ -32,6 +32,7 @@ from carpk.inference import Fit, fit  # noqa: E402
 from carpk.library import list_models, list_studies, load_model, load_study  # noqa: E402
 from carpk.params import Params, Scalar, covariate, param  # noqa: E402
 from carpk.population import Population  # noqa: E402
+from carpk.repetition import rerun  # noqa: E402
 from carpk.saved import load_fit  # noqa: E402
 from carpk.simulation import Simulation, simulate  # noqa: E402
 from carpk.solver import Solution, solve  # noqa: E402
@@ -88,6 +89,7 @@ __all__ = [
     "nca",
     "param",
     "plot",
+    "rerun",
     "simulate",
     "solve",
     "state",

@@ -77,6 +77,13 @@ def write_all(files: Mapping[Any, bytes | memoryview | str]) -> list[Path]:
     return paths
 
 
+def require_folder(folder: str | os.PathLike[str]) -> Path:
+    """Make a folder and see that it takes files, before long work whose result goes there."""
+    probe = write(Path(folder) / f"{PART}{secrets.token_hex(4)}", b"carpk")
+    probe.unlink(missing_ok=True)
+    return Path(folder)
+
+
 def write_figure(path: str | os.PathLike[str], figure: Any, **options: Any) -> Path:
     """Write a Matplotlib figure; the suffix of `path` says the format."""
     content = BytesIO()

@@ -1,6 +1,7 @@
 """`carpk ...`: the main jobs from a shell.
 
-Exit codes: 0 ok; 1 bad input, explained in a sentence; 2 usage; 3 the fit cannot be trusted.
+Exit codes: 0 ok; 1 bad input, explained in a sentence; 2 usage; 3 the fit cannot be trusted,
+or is another one when it is repeated.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import carpk as ck
-from carpk import atomic, catalogue
+from carpk import atomic, catalogue, saved
 
 app = typer.Typer(
     help="CAR-T cellular kinetics: fit expansion curves, compare arms, look at models and studies.",
@@ -125,6 +126,8 @@ def fit(
         covariates=covariates,
         analytes=analytes,
     )
+    if out is not None:
+        atomic.require_folder(out)  # before the draws, not after them
     result = ck.fit(
         population,
         _read(data),
@@ -137,10 +140,6 @@ def fit(
         target_accept=target_accept,
         folder=draws_in,
     )
-    if out is not None:
-        result.save(out / "fit.nc")
-        atomic.write(out / "summary.csv", result.summary().to_csv())
-        atomic.write_figure(out / "fit.png", result.plot(), dpi=130)
     if as_json:
         told = ("grade", "ok", "troubles", "doubts", "notes")
         verdict = {name: getattr(result.verdict, name) for name in told}
@@ -148,6 +147,41 @@ def fit(
         typer.echo(json.dumps({**verdict, "summary": table}))
     else:
         typer.echo(repr(result))
+    if out is not None:
+        saved.save_or_rescue(result, out / "fit.nc")
+        atomic.write(out / "summary.csv", result.summary().to_csv())
+        atomic.write_figure(out / "fit.png", result.plot(), dpi=130)
+    if not result.ok:
+        raise typer.Exit(3)
+
+
+@app.command()
+def rerun(
+    path: Annotated[Path, typer.Argument(help="A saved fit (.nc).")],
+    model: Annotated[
+        str | None, typer.Option(help="In place of the model in the file: a name or a .py file.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Of --model, name:choice; repeat for more.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the code of the model that the file holds.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the repetition, fit.nc.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Repeat a saved fit: is it bit-equal, equal within Monte Carlo error, or different?"""
+    if out is not None:
+        atomic.require_folder(out)
+    given = None if model is None else ck.load_model(model, **_choices(option))
+    result = ck.rerun(path, model=given, trust=trust)
+    if as_json:
+        names = ("grade", "ok", "different", "changed", "distances", "limit")
+        typer.echo(json.dumps({name: getattr(result, name) for name in names}))
+    else:
+        typer.echo(repr(result))
+    if out is not None:
+        saved.save_or_rescue(result.after, out / "fit.nc")
     if not result.ok:
         raise typer.Exit(3)
 
@@ -198,6 +232,8 @@ def compare(
         infusion = ck.Regimen.cells(0, cells, per=None if per is Per.patient else per.value)
         before = {name: ck.Regimen.lymphodepletion(name) for name in arm if name != "none"}
         arms = {name: before[name] + infusion if name in before else infusion for name in arm}
+    if out is not None:
+        atomic.require_folder(out)
     result = ck.compare(
         known,
         arms,
@@ -208,16 +244,16 @@ def compare(
         draws=draws,
         seed=seed,
     )
-    if out is not None:
-        result.save(out / "comparison.nc")
-        result.save(out / "comparison.csv")
-        atomic.write_figure(out / "comparison.png", result.plot(), dpi=130)
     if as_json:
         table = json.loads(result.table.reset_index().to_json(orient="records"))
         head = {"basis": result.basis, "caveats": result.caveats}
         typer.echo(json.dumps({**head, "table": table}))
     else:
         typer.echo(repr(result))
+    if out is not None:
+        result.save(out / "comparison.nc")
+        result.save(out / "comparison.csv")
+        atomic.write_figure(out / "comparison.png", result.plot(), dpi=130)
     if result.doubt:
         raise typer.Exit(3)
 

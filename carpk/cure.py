@@ -214,7 +214,13 @@ def _done(
 
 
 def differences(*runs: xr.Dataset) -> list[str]:
-    """Quantities in which two runs differ by more than Monte Carlo error.
+    """Quantities in which two runs differ by more than Monte Carlo error."""
+    z, limit = distances(*runs)
+    return [name for name, x in z.items() if x > limit]
+
+
+def distances(*runs: xr.Dataset) -> tuple[dict[str, float], float]:
+    """How far two runs are apart: quantity -> Monte Carlo errors; and how far they may be.
 
     Means and the quantiles of `PROBABILITIES` are compared, over all quantities at one level.
     """
@@ -229,8 +235,7 @@ def differences(*runs: xr.Dataset) -> list[str]:
             away = abs(value[0][name] - value[1][name])
             both = math.hypot(error[0][name], error[1][name])
             z[name] = max(z.get(name, 0.0), _ratio(away, both))
-    limit = scipy.stats.norm.isf(LEVEL / 2 / ((1 + len(PROBABILITIES)) * len(z)))
-    return [name for name, x in z.items() if x > limit]
+    return z, float(scipy.stats.norm.isf(LEVEL / 2 / ((1 + len(PROBABILITIES)) * len(z))))
 
 
 def _ratio(away: float, error: float) -> float:

@@ -21,6 +21,7 @@ from carpk.checks import posterior_predictive, prior_predictive
 from carpk.inference import Fit, fit
 from carpk.library import load_model, load_study
 from carpk.population import Population
+from carpk.saved import save_or_rescue
 
 TARGET_ACCEPT = {"zuma1_moffitt": 0.98}  # levels by day make a posterior with sharper corners
 WHY = """\
@@ -61,7 +62,7 @@ def run(
     say: Callable[[str], Any] = print,
 ) -> dict[str, Fit]:
     """Fit every study, write everything to `out`, and return the fits."""
-    out.mkdir(parents=True, exist_ok=True)
+    atomic.require_folder(out)
     fits = {}
     start = time.monotonic()
     for name, population in populations().items():
@@ -78,7 +79,7 @@ def run(
             progress=progress,
         )
         say(f"{result}\n")
-        result.save(out / f"{name}.nc")
+        save_or_rescue(result, out / f"{name}.nc")
         atomic.write(out / f"{name}.csv", result.summary().to_csv())
         figures(result, out, name, seed)
         fits[name] = result

@@ -12,9 +12,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import platform
+import tempfile
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,8 @@ import pandas as pd
 from carpk import atomic, verdict
 from carpk._arviz import group, groups, idata_of, netcdf
 from carpk.encoding import Codec, Unreadable, differing, kept_as_text
-from carpk.errors import CarpkError, CarpkWarning, FitError
-from carpk.inference import Fit
+from carpk.errors import CarpkError, CarpkWarning, FitError, SaveError
+from carpk.inference import DRAWN_BY, Fit
 from carpk.population import Population, PopulationModel
 from carpk.storage import (
     CODEC,
@@ -43,7 +46,7 @@ SCHEMA = 1
 ATTRIBUTE = "carpk"
 SEAL = b"\ncarpk sha256 "
 SEALED = len(SEAL) + 64 + 1  # bytes of the last line
-WRITERS = ("carpk", "jax", "numpyro", "arviz", "xarray", "h5netcdf", "h5py", "numpy", "pandas")
+WRITERS = (*DRAWN_BY, "arviz", "xarray", "h5netcdf", "h5py", "pandas")
 OF_VERDICT = [
     c
     for c in vars(verdict).values()
@@ -73,9 +76,11 @@ class FitWithoutModel(Fit):
 
     Attributes:
         kept: what the file holds beside draws and data.
+        reason: why there is no population model.
     """
 
     kept: Mapping[str, Any]
+    reason: str
 
     def summary(self) -> pd.DataFrame:
         table: pd.DataFrame = VERDICT.decode_table(self.kept["summary"]).set_index("parameter")
@@ -119,8 +124,7 @@ def _spec(fit: Fit) -> dict[str, Any]:
     table = fit.summary()
     return {
         "schema": SCHEMA,
-        "written by": {name: version_of(name) for name in WRITERS}
-        | {"python": platform.python_version()},
+        "written by": written_by(),
         "model": encode_model(fit.population.model),
         "population": encode_population(fit.population, fit.bound.priors),
         "data": encode_data(fit.data),
@@ -132,6 +136,44 @@ def _spec(fit: Fit) -> dict[str, Any]:
         "effects": VERDICT.encode_table(fit.effects()),
         "draws_sha256": digest_of_draws(fit.posterior),
     }
+
+
+def save_or_rescue(fit: Fit, path: str | Path) -> Path:
+    """Write a fit; where that fails, write it to the system's folder for temporary files.
+
+    Raises:
+        SaveError: it is not where it should be; the message says where it is.
+    """
+    try:
+        return save(fit, path)
+    except SaveError as trouble:
+        try:
+            spare = save(fit, Path(tempfile.mkdtemp(prefix="carpk-")) / Path(path).name)
+        except (SaveError, OSError):
+            raise trouble from None
+        raise SaveError(f"{trouble} The fit is in {str(spare)!r}.") from trouble
+
+
+def written_by() -> dict[str, str]:
+    """Versions of what may change a number, carpk's own code, and the computer."""
+    versions = {name: version_of(name) for name in WRITERS}
+    here = {"python": platform.python_version(), "system": platform.platform(), "cpu": _cpu()}
+    return {**versions, **here, "cpus": str(os.cpu_count()), "code of carpk": _digest_of_code()}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+@cache
+def _digest_of_code() -> str:
+    folder = Path(__file__).parent
+    texts = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.py"))}
+    return hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:12]
 
 
 def digest_of_draws(posterior: Any) -> str:
@@ -176,7 +218,7 @@ def load_fit(
     if population is not None and model is not None:
         raise FitError("load_fit: give `population` or `model`; a population has its model.")
     path = Path(path)
-    idata, spec = _read(path)
+    idata, spec = read(path)
     try:
         data = decode_data(spec["data"])
         settings = VERDICT.decode(spec["settings"])
@@ -202,13 +244,13 @@ def load_fit(
             stacklevel=2,
         )
         absent: Any = Absent(reason)
-        return FitWithoutModel(population=absent, kept=spec, **parts)
+        return FitWithoutModel(population=absent, kept=spec, reason=reason, **parts)
     if population is not None or model is not None:
         _tell_differences(spec, known, str(path))
     return Fit(population=known, **parts)
 
 
-def _read(path: Path) -> tuple[Any, dict[str, Any]]:
+def read(path: Path) -> tuple[Any, dict[str, Any]]:
     """(ArviZ object, what carpk wrote beside it) of a file that is as it was written."""
     try:
         content = path.read_bytes()

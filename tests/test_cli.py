@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 import carpk as ck
-from carpk import cli
+from carpk import atomic, cli
 from carpk.advice import doubt
 from carpk.verdict import Verdict
 
@@ -107,7 +109,7 @@ def test_wrong_usage_ends_with_exit_code_2(shell, arguments):
 
 
 def test_help_is_there_for_every_command():
-    for command in ("models", "studies", "fit", "compare", "demo"):
+    for command in ("models", "studies", "fit", "rerun", "compare", "demo"):
         result = run(command, "--help")
         assert result.exit_code == 0
         assert "Usage" in result.stdout
@@ -182,6 +184,41 @@ def test_json_and_files_hold_verdict_and_summary(asked, known_fit, shell, tmp_pa
     assert answer["summary"]["cmax"]["median"] == pytest.approx(table.loc["cmax", "median"])
     assert sorted(p.name for p in out.iterdir()) == ["fit.nc", "fit.png", "summary.csv"]
     assert list(pd.read_csv(out / "summary.csv", index_col=0).index) == list(table.index)
+
+
+def test_a_folder_that_takes_no_files_is_told_before_the_draws(asked, shell, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for command in (
+        ["fit", "zuma1_moffitt", "--model", "piecewise"],
+        ["compare", "eliana_ensign", "--arm", "non_responders", "--arm", "responders"],
+        ["demo"],
+    ):
+        code, out, err = shell(*command, "--out", tmp_path / "file")
+        assert (code, out) == (1, "")
+        assert err.startswith("carpk: ")
+        assert "cannot be written" in err
+    assert not asked
+
+
+def test_a_full_disk_after_the_draws_loses_none(asked, known_fit, shell, tmp_path, monkeypatch):
+    """The table is shown, the fit goes elsewhere, and the sentence says where."""
+    write, out = atomic.write, tmp_path / "out"
+
+    def full(path, content):
+        if Path(path).is_relative_to(out) and not atomic.is_part(Path(path).name):
+            raise ck.SaveError(f"{str(path)!r} cannot be written (No space left on device).")
+        return write(path, content)
+
+    monkeypatch.setattr(atomic, "write", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, text, err = shell("fit", "zuma1_moffitt", "--model", "piecewise", "--out", out)
+    assert code == 1
+    assert text.strip() == repr(known_fit)
+    kept = re.search(r"The fit is in '(.*fit\.nc)'\.", err).group(1)
+    np.testing.assert_array_equal(
+        ck.load_fit(kept, known_fit.population).posterior["cmax"], known_fit.posterior["cmax"]
+    )
+    assert "Traceback" not in err
 
 
 @pytest.mark.slow

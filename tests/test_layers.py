@@ -32,6 +32,7 @@ LAYERS = (  # a module imports from layers before its own only
     ("cure",),
     ("inference",),
     ("information", "saved"),
+    ("repetition",),
     ("simulation", "checks"),
     ("evidence",),
     ("comparison",),

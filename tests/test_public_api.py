@@ -14,7 +14,7 @@ NAMES = [
     *("LogNormal", "StudentT", "Proportional", "Combined"),
     *("Dataset", "Study", "Population", "Fit", "Simulation", "Comparison"),
     *("list_models", "list_studies", "load_model", "load_study", "load_dataset", "load_fit"),
-    *("fit", "simulate", "compare", "exposure"),
+    *("fit", "rerun", "simulate", "compare", "exposure"),
 ]
 MODULES = ["assay", "body", "checks", "dosing", "evidence", "nca", "plot"]
 ERRORS = ["CarpkError", "CarpkWarning", "DatasetError", "FitError", "ModelError", "RegimenError"]

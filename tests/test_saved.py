@@ -577,7 +577,7 @@ def test_a_crafted_file_runs_nothing(content, path, tmp_path):
         lambda s: s["population"]["priors"].update(cmax=prior),
         lambda s: s["population"].update(evil=1),
     ]
-    _, spec = saved._read(path)
+    _, spec = saved.read(path)
     for craft in crafts:
         crafted = copy.deepcopy(spec)
         craft(crafted)
