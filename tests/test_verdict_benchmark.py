@@ -1,0 +1,148 @@
+"""The benchmark of the verdict: its cases are complete and build, and its measures hold."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import carpk as ck
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """The module `benchmarks/verdict.py`."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import verdict
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return verdict
+
+
+def test_there_are_enough_sound_fits_and_bad_ones_of_enough_kinds(bench):
+    cases = bench.cases()
+    assert len({c.name for c in cases}) == len(cases)
+    assert sum(c.sound for c in cases) >= 200
+    kinds = Counter(c.kind for c in cases if not c.sound and not c.of.hidden)
+    assert len(kinds) >= 15
+    assert min(kinds.values()) >= 4
+    assert sum(kinds.values()) >= 60
+    assert {c.kind for c in cases if not c.sound and c.of.hidden} == set(bench.ASKED)
+
+
+def test_a_third_of_every_kind_is_held_out_and_fits_of_one_data_set_stay_together(bench):
+    cases = bench.cases()
+    parts = {}
+    for case in cases:
+        parts.setdefault((case.sound, case.kind, case.of.name), set()).add(case.part)
+    assert all(len(each) == 1 for each in parts.values())
+    kinds = {(sound, kind) for sound, kind, _ in parts}
+    for kind in kinds:
+        of = [each for key, each in parts.items() if key[:2] == kind]
+        assert sum(each == {"held_out"} for each in of) == round(len(of) / 3)
+
+
+def test_every_kind_of_case_builds(bench):
+    """One of each here; `verdict.py` builds the others."""
+    each = {(c.sound, c.kind): c for c in bench.cases() if c.design.cost < 3}
+    for case in each.values():
+        try:
+            population, data = case.of.build()
+        except ck.DatasetError:
+            assert case.kind == "impossible data"
+        else:
+            assert population.estimated
+            assert len(data.observations) + len(data.summaries) > 0
+
+
+def test_the_exact_posterior_is_that_of_a_long_chain(bench):
+    """Against a random walk over the density, written out."""
+    from verdict_designs import DECAY_DAYS, DECAY_PRIORS, decay_data, decay_exact
+
+    data = decay_data(6, 3)
+    y = np.log(data.observations["value"].to_numpy()).reshape(6, -1)
+    names = list(DECAY_PRIORS)
+    median, sd = np.array([DECAY_PRIORS[k] for k in names]).T
+
+    def density(x):
+        base, halve, omega, sigma = x[:, 0], *np.exp(x[:, 1:]).T
+        mean = base[:, None] - np.log(2) * np.array(DECAY_DAYS) / halve[:, None]
+        cov = omega[:, None, None] ** 2 + sigma[:, None, None] ** 2 * np.eye(5)
+        off = y - mean[:, None]
+        square = np.einsum("npi,nij,npj->n", off, np.linalg.inv(cov), off)
+        prior = np.sum(((x - np.log(median)) / sd) ** 2, axis=1)
+        return -0.5 * (square + 6 * np.linalg.slogdet(cov)[1] + prior)
+
+    rng = np.random.default_rng(0)
+    x = np.log(median) + 0.1 * rng.standard_normal((1000, 4))
+    at = density(x)
+    for step in range(250):
+        scale = 0.35 if step % 2 else 0.1
+        new = x + scale * sd * rng.standard_normal(x.shape)
+        there = density(new)
+        moved = np.log(rng.uniform(size=len(x))) < there - at
+        x, at = np.where(moved[:, None], new, x), np.where(moved, there, at)
+    exact = decay_exact(6, 3, size=10_000)
+    for i, name in enumerate(names):
+        one, other = x[:, i], np.log(exact[name])
+        assert abs(one.mean() - other.mean()) < 0.12 * other.std(), name
+        assert 0.9 < one.std() / other.std() < 1.1, name
+
+
+def test_draws_of_one_mode_are_told_from_those_of_both(bench):
+    rng = np.random.default_rng(0)
+    both = {
+        "k": np.where(rng.uniform(size=(4, 2000)) < 0.5, -3.0, 3.0) + rng.normal(size=(4, 2000))
+    }
+    reference = bench.described(both)
+    one = {"k": 3 + rng.normal(size=(4, 1000))}
+    found = bench.unlike(one, reference)
+    assert found["distance"] > found["limit"]
+    again = bench.unlike(both, reference)
+    assert again["distance"] < again["limit"] / 3
+    few = bench.unlike({"k": both["k"][:, :10]}, reference)
+    assert few["distance"] < few["limit"]
+
+
+def test_a_moved_value_is_told_in_posterior_sds(bench):
+    rng = np.random.default_rng(0)
+    reference = bench.described({"k": rng.normal(size=(4, 4000))})
+    far = bench.apart({"k": rng.normal(1.5, size=(4, 1000))}, reference)
+    assert far["far"] == pytest.approx(1.5, abs=0.2)
+    assert far["beyond"] > 1
+    assert bench.apart({"k": rng.normal(size=(4, 1000))}, reference)["beyond"] < bench.CLOSE
+
+
+def test_a_fit_becomes_a_line_that_is_not_run_again_and_a_page(bench, tmp_path, monkeypatch):
+    """A sound fit and a bad one of the cheapest data, from the data to the page."""
+    monkeypatch.setattr(bench, "FITS", tmp_path / "fits.jsonl")
+    monkeypatch.setattr(bench, "REFERENCES", tmp_path / "references.jsonl")
+    names = ["decay 6 patients, data 2; laplace, seed 1", "all over 1,000; decay 8 patients"]
+    for name in names:
+        bench.run(None, name, minutes=1)
+    done = bench.lines(bench.FITS)
+    assert [x["sound"] for x in done] == [True, False]
+    assert done[0]["grade"] in ("OK", "OK, BUT")
+    assert done[1]["grade"] == "DO NOT TRUST"
+    assert done[1]["truth"] == "bad"
+    assert done[1]["alarms"]["data against prior"] > 0
+    assert not list(bench.missing(None, names[0], done))
+    with bench.FITS.open("a") as file:
+        file.write('{"case": "cut')  # killed while it wrote
+    bench.append(bench.FITS, json.loads(json.dumps(done[0])))
+    assert len(bench.lines(bench.FITS)) == 3
+    text = bench.page(done, "two cores")
+    assert "1 of 1 (100.0 %" in text or "0 of 1 (0.0 %" in text
+    assert "the tables are partial" in text
+    bench.figure(done, tmp_path / "roc.png")
+    assert (tmp_path / "roc.png").stat().st_size > 10_000
+
+
+def test_shares_have_exact_binomial_bounds(bench):
+    assert bench.bounds(0, 20) == pytest.approx((0.0, 0.1684), abs=1e-4)
+    assert bench.bounds(1, 200) == pytest.approx((0.000127, 0.02754), abs=1e-4)
