@@ -38,7 +38,7 @@ import carpk as ck
 from carpk._arviz import PARETO_K, az, group
 from carpk.advice import DOUBTED
 from carpk.effects import CORRELATION
-from carpk.verdict import ESS_MIN, RHAT_MAX
+from carpk.verdict import ESS_MIN, MASS, RHAT_MAX
 
 FOLDER = Path(__file__).resolve().parent
 FITS, REFERENCES = FOLDER / "verdict_fits.jsonl", FOLDER / "verdict_references.jsonl"
@@ -59,6 +59,7 @@ UNLIKE = 0.35  # Kolmogorov-Smirnov distance of a chain from the posterior, and 
 CHANCE = 2.69  # ... this over the root of its length: p = 1e-6 for independent draws
 CONFLICT = 3.0  # prior SDs between the medians of prior and posterior
 NONFINITE = 0.05  # share of draws without a likelihood
+LEAST = -9.0  # of the logarithm of a diagnostic over its threshold
 QUIET = {"progress": False}
 
 
@@ -337,6 +338,8 @@ def alarms(fit: ck.Fit) -> dict[str, float]:
         math.log(max(min(tests, default=1.0), 1e-300)), math.log(DOUBTED)
     )
     found["data against prior"] = ratio(conflict(fit), CONFLICT)
+    modes = sorted(mode["share"] for mode in fit.settings.get("modes", ()))
+    found["several modes"] = ratio(modes[-2] if len(modes) > 1 else 0.0, MASS)
     solver = fit.settings.get("solver", {}).get("k_hat")
     if solver is not None:
         found["solver k-hat"] = ratio(solver, PARETO_K)
@@ -344,12 +347,12 @@ def alarms(fit: ck.Fit) -> dict[str, float]:
 
 
 def ratio(value: float, threshold: float) -> float:
-    """ln(value / threshold), at least -9; not finite counts as an alarm."""
+    """ln(value / threshold), at least `LEAST`; not finite counts as an alarm."""
     if not math.isfinite(value) or not math.isfinite(threshold):
-        return 9.0
+        return -LEAST
     if threshold == 0 or value / threshold <= 0:
-        return -9.0
-    return float(np.clip(math.log(value / threshold), -9, 9))
+        return LEAST
+    return float(np.clip(math.log(value / threshold), LEAST, -LEAST))
 
 
 def conflict(fit: ck.Fit) -> float:
@@ -534,10 +537,10 @@ def grades(done: Sequence[Mapping], planned: Sequence[Case], sound: bool) -> str
     return table(["", *GRADES, "neither good nor bad", "not yet run"], rows)
 
 
-def curve(good: Sequence[float], bad: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """False alarms and hits over all thresholds."""
-    cuts = np.sort(np.unique([*good, *bad, -np.inf]))[::-1]
-    return tuple(np.array([np.mean(np.asarray(x) >= c) for c in cuts]) for x in (good, bad))  # type: ignore[return-value]
+def curve(good: Sequence[float], bad: Sequence[float]) -> tuple[list[float], list[float]]:
+    """False alarms and hits over all thresholds, from none to all."""
+    cuts = [np.inf, *np.unique([*good, *bad])[::-1]]
+    return tuple([float(np.mean(np.asarray(x) >= c)) for c in cuts] for x in (good, bad))
 
 
 def figure(done: Sequence[Mapping], path: Path) -> None:
@@ -546,29 +549,33 @@ def figure(done: Sequence[Mapping], path: Path) -> None:
 
     good = [x for x in counted(done) if x["sound"] and "alarms" in x]
     bad = [x for x in counted(done) if not x["sound"] and "alarms" in x]
-    names = list(dict.fromkeys(k for x in good + bad for k in x["alarms"]))
-    fig, axes = plt.subplots(1, 2, figsize=(9.6, 4.4), layout="constrained", sharey=True)
-    for ax, kind in zip(
-        axes, ("draws not from the posterior", "values moved by a fault"), strict=True
-    ):
-        ill = [x for x in bad if bool(x.get("draws_wrong")) == kind.startswith("draws")]
-        ax.set(xlabel="good fits above the threshold", title=f"{kind} (n = {len(ill)})")
-        ax.plot([0, 1], [0, 1], ":", color="0.7")
+    names = sorted({name for x in good + bad for name in x["alarms"]})
+    fig, axes = plt.subplots(1, 2, figsize=(9.6, 5.2), layout="constrained", sharey=True)
+    panels = {
+        "draws not from the posterior": [x for x in bad if x.get("draws_wrong")],
+        "values moved by a fault": [x for x in bad if not x.get("draws_wrong")],
+    }
+    for ax, (title, ill) in zip(axes, panels.items(), strict=True):
+        ax.set(xlabel="good fits above the threshold", title=f"{title} (n = {len(ill)})")
+        ax.plot([0, 1], [0, 1], ":", color="0.7", zorder=0)
+        groups = (good, ill)
         if not good or not ill:
             continue
-        for name in names:
-            if any(name in x["alarms"] for x in ill):
-                each = [[x["alarms"].get(name, -9.0) for x in group] for group in (good, ill)]
-                ax.plot(*curve(*each), lw=1.2, alpha=0.8, label=name)
-        each = [[max(x["alarms"].values()) for x in group] for group in (good, ill)]
+        for i, name in enumerate(names):
+            each = [[x["alarms"].get(name, LEAST) for x in group] for group in groups]
+            ax.plot(*curve(*each), color=f"C{i}", lw=1.4, alpha=0.8, label=name)
+        each = [[max(x["alarms"].values()) for x in group] for group in groups]
         ax.plot(*curve(*each), color="black", lw=2, label="largest of all")
         for grade, marker in (("OK, BUT", "s"), ("DO NOT TRUST", "o")):
             least = GRADES.index(grade)
-            point = [np.mean([GRADES.index(x["grade"]) >= least for x in g]) for g in (good, ill)]
-            ax.plot(*point, marker, color="black", mfc="white", ms=8, label=f"{grade} or worse")
+            point = [np.mean([GRADES.index(x["grade"]) >= least for x in g]) for g in groups]
+            look = {"ls": "", "color": "black", "mfc": "white", "ms": 8, "zorder": 9}
+            ax.plot(*point, marker=marker, clip_on=False, label=f"{grade} or worse", **look)
     axes[0].set_ylabel("bad fits above the threshold")
-    if len(axes[1].lines) > 1:
-        axes[1].legend(fontsize=8, loc="lower right")
+    handles, labels = axes[0].get_legend_handles_labels()
+    if labels:
+        fig.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
+    fig.suptitle(f"Against {len(good)} good fits", fontsize=10)
     fig.savefig(path, dpi=130)
     plt.close(fig)
 
