@@ -20,7 +20,7 @@ from carpk.dataset.facts import CONFIDENCE, METRICS, WITH_ENDS, percent_of
 from carpk.effects import COHORT, eta_name, omega_name
 from carpk.levels import chosen
 from carpk.params import Params
-from carpk.population import PopulationModel
+from carpk.population import FLOOR, PopulationModel
 from carpk.summaries import CohortLikelihood, Fact, end_ranks, t_quantile
 
 
@@ -172,7 +172,7 @@ def cohort_levels(
     draws, infusions = len(next(iter(theta.values()))), bound.cohort_infusions(cohort)
 
     def one(theta: Mapping[str, Any], z: Any, noise: Any) -> Any:
-        f = levels(bound.params_from_scores(theta, design, z))
+        f = jnp.maximum(levels(bound.params_from_scores(theta, design, z)), FLOOR)
         measured = [
             bound.population.residual_of(o).sample(
                 noise, f, bound.population.residual_theta(theta, o)

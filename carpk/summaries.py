@@ -22,12 +22,12 @@ and interval of `carpk.dataset.facts.LIKELIHOODS` (all others are refused when t
   quantile): mean and variance of n logs; normal, and chi-square with degrees of freedom adjusted
   for the population's kurtosis.
 - mean and SD (or SE, CV, confidence interval and t quantile, which are that SD): of n draws from a
-  log-normal, whose logarithm has the population's mean and SD. The joint distribution of
-  (ln mean, ln sqrt(ln(1 + SD²/mean²))) is tabulated by simulation once per n. An SD or CV beside a
-  median, and an SD beside a geometric mean, are conditioned on it by the same table.
+  log-normal, matched to the population where its larger values are (`as_log_normal`). The joint
+  distribution of (ln mean, ln sqrt(ln(1 + SD²/mean²))) is tabulated by simulation once per n. An SD
+  or CV beside a median, and an SD beside a geometric mean, are conditioned on it by the same table.
 - mean or geometric mean with quartiles or range: the joint density of the two order statistics,
   times that of the mean given them: the other patients are independent draws from F between, below
-  and above the two, and their sum is taken as normal (of logs) or log-normal (of levels).
+  and above the two, and the density of their sum is the saddlepoint approximation.
 - counts: binomial in F at the threshold, or else the LLOQ; a proportion is the sum over all counts
   that are printed so.
 - Tmax lies on a sampling day. Median, and median with range: exact multinomial probabilities; mean
@@ -463,7 +463,7 @@ def quantiles(fact: Fact, q: Quantity) -> Margin:
         block, _ = order_block(q, stacked([fact.value]), middle, n, fact.lloq)
         if not fact.interval:
             return block
-        table, x = moment_table(n), ln_tau(q)
+        table, x = moment_table(n), table_place(as_log_normal(q)[1])
         return with_spread(block, fact, q, MEDIAN, block.scores[0], at(table.hermite, x)[MEDIAN])
     low, high = end_ranks(fact.interval, n)
     rank = np.array([low, middle[0], high])
@@ -544,9 +544,27 @@ def moment_table(n: int, replicates: int = 4000) -> MomentTable:
     return MomentTable(np.array(mean), np.array(sd), np.array(corr), hermite)
 
 
-def ln_tau(q: Quantity) -> Any:
-    """ln SD of the log quantity between patients, as far as the table goes."""
-    return jnp.clip(0.5 * jnp.log(moments(q)[1]), LN_TAU[0], LN_TAU[-1])
+TILT = 0.5  # power of the size by which virtual patients are weighted
+
+
+def as_log_normal(q: Quantity) -> tuple[Any, Any]:
+    """mu and ln tau of the log-normal that stands for the population in `MomentTable`.
+
+    Means and SDs follow the patients with high levels. So the mean and the variance of the logs are
+    those weighted by a power a of the level, under which a log-normal has mu + a tau² and tau²: a
+    tail of low levels, long on the scale of logs, hardly enters. With a = 1/2 coverage was best of
+    0, 1/4, 1/2, 3/4, 1 (`docs/summaries.md`): smaller ones feel the low tail, larger ones rest on
+    few of the virtual patients.
+    """
+    share = jax.nn.softmax(jnp.log(q.weight + TINY) + TILT * q.x)
+    middle = share @ q.x
+    var = share @ (q.x - middle) ** 2 + 1e-6
+    return middle - TILT * var, 0.5 * jnp.log(var)
+
+
+def table_place(ln_tau: Any) -> Any:
+    """ln tau as far as the table goes."""
+    return jnp.clip(ln_tau, LN_TAU[0], LN_TAU[-1])
 
 
 def at(columns: np.ndarray, x: Any) -> Any:
@@ -566,13 +584,13 @@ def with_spread(
     Given the score of the centre, the log of the SD, or of tau-hat where that is known, is normal
     with what the table says of a log-normal population.
     """
-    mu, var, _ = moments(q)
-    table, x = moment_table(fact.n), ln_tau(q)
+    mu, ln_tau = as_log_normal(q)
+    table, x = moment_table(fact.n), table_place(ln_tau)
     relative = fact.interval == "CV%" or centre == MEAN
     column = CV if relative else SD
     sd = sample_sd(fact)
     if relative:
-        observed = 0.5 * jnp.log(jnp.log1p((sd / fact.value) ** 2)) - 0.5 * jnp.log(var)
+        observed = 0.5 * jnp.log(jnp.log1p((sd / fact.value) ** 2)) - ln_tau
     else:
         observed = jnp.log(sd) - mu
     r, scale = at(table.corr, x)[centre, column], at(table.sd, x)[column]
@@ -590,9 +608,10 @@ def raw_moments(fact: Fact, q: Quantity) -> Margin:
     """Mean, alone or with an interval, of a quantity that is about log-normal between patients."""
     if fact.interval in ("IQR", "range"):
         return given_ends(fact, q, log=False)
-    table, x = moment_table(fact.n), ln_tau(q)
+    mu, ln_tau = as_log_normal(q)
+    table, x = moment_table(fact.n), table_place(ln_tau)
     scale, hermite = at(table.sd, x)[MEAN], at(table.hermite, x)[MEAN]
-    z = (jnp.log(fact.value) - moments(q)[0] - at(table.mean, x)[MEAN]) / scale
+    z = (jnp.log(fact.value) - mu - at(table.mean, x)[MEAN]) / scale
     block = Margin(jst.norm.logpdf(z) - jnp.log(scale), z[None], hermite[None])
     return with_spread(block, fact, q, MEAN, z, hermite) if fact.interval else block
 
@@ -605,36 +624,35 @@ def given_ends(fact: Fact, q: Quantity, *, log: bool) -> Margin:
     if n == len(rank):  # nobody else: the mean follows from the ends
         return block
     if isinstance(censored, int):
-        mean, sd = mean_given(q, ends[censored:], rank[censored:], n, fact.value, log)
+        log_prob, z = mean_given(q, ends[censored:], rank[censored:], n, fact.value, log)
     else:
         each = [mean_given(q, ends[j:], rank[j:], n, fact.value, log) for j in range(3)]
-        mean, sd = jax.tree.map(lambda *x: jax.lax.select_n(censored, *x), *each)
-    z = -mean / sd
-    x = ln_tau(q)
+        log_prob, z = jax.tree.map(lambda *x: jax.lax.select_n(censored, *x), *each)
+    x = table_place(as_log_normal(q)[1])
     own = jnp.eye(1, HERMITE_ORDER)[0] if log else at(moment_table(n).hermite, x)[MEAN]
     hermite = jnp.asarray(block.hermite)
     own = own - (hermite @ own) @ hermite
     own = own / jnp.maximum(jnp.linalg.norm(own), 0.2)
-    log_prob = jst.norm.logpdf(z) - jnp.log(sd)
     return joined(block, log_prob=log_prob, score=z, hermite=own)
 
 
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(20)
-REACH = 7.0  # SDs of the log quantity
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(32)
+REACH = 0.3  # how much farther than the virtual patients F is looked at, in their distance
 
 
 def mean_given(
     q: Quantity, ends: Any, rank: np.ndarray, n: int, value: Any, log: bool
 ) -> tuple[Any, Any]:
-    """Mean and SD of ln(mean / value), arithmetic or geometric, given the order statistics `ends`.
+    """ln density, and normal score, of an arithmetic or geometric mean given order statistics.
 
-    Of the n patients K have the values `ends`; the others are independent draws from F below,
-    between and above these. Their moments are integrals over ln y.
+    Of the n patients K have the values `ends`, with these ranks; the others are independent draws
+    from F below, between and above these. The density of their sum is that of the saddlepoint
+    (Daniels 1954, Ann Math Stat 25:631-650), the cumulants being integrals over ln y.
     """
-    mu, var, _ = moments(q)
+    mean, var, _ = moments(q)
     sd, ln_ends = jnp.sqrt(var), jnp.log(ends)
-    first = mu - REACH * sd
-    last = mu + REACH * sd
+    smallest, largest = jnp.min(q.x), jnp.max(q.x)
+    first, last = smallest - REACH * (mean - smallest), largest + REACH * (largest - mean)
     if len(rank):
         first, last = jnp.minimum(first, ln_ends[0] - sd), jnp.maximum(last, ln_ends[-1] + sd)
     edge = jnp.concatenate([first[None], ln_ends, last[None]])
@@ -648,14 +666,48 @@ def mean_given(
         return x if log else jnp.exp(jnp.minimum(x, 50.0))
 
     others = np.maximum(np.diff(np.concatenate([[0.0], rank, [n + 1.0]])) - 1, 0)
-    mean = jnp.sum(weight * of(ln_y), axis=1)
-    spread = jnp.sum(weight * (of(ln_y) - mean[:, None]) ** 2, axis=1)
-    mean = (jnp.sum(of(ln_ends)) + others @ mean) / n
-    variance = others @ spread / n**2 + 1e-10
-    if log:
-        return mean, jnp.sqrt(variance)
-    s2 = jnp.log1p(variance / mean**2)
-    return jnp.log(mean) - s2 / 2, jnp.sqrt(s2)
+    total = (0.0 if log else float(n)) - jnp.sum(of(ln_ends))
+    return saddlepoint(of(ln_y), jnp.log(weight), others, total)
+
+
+STEEPEST = 12.0  # asinh of the largest tilt that is looked at
+
+
+def saddlepoint(x: Any, ln_weight: Any, sizes: np.ndarray, total: Any) -> tuple[Any, Any]:
+    """ln density at `total` of a sum of independent draws, and its normal score.
+
+    Args:
+        x, ln_weight: values and ln probabilities of each group, shape (groups, values).
+        sizes: draws from each group.
+        total: the sum.
+    """
+
+    def cumulants(t: Any) -> tuple[Any, Any, Any]:
+        """The cumulant generating function of the sum and its first two derivatives."""
+        tilted = ln_weight + t * x
+        each = jsp.logsumexp(tilted, axis=1)
+        share = jnp.exp(tilted - each[:, None])
+        mean = jnp.sum(share * x, axis=1)
+        var = jnp.sum(share * (x - mean[:, None]) ** 2, axis=1)
+        return sizes @ each, sizes @ mean, sizes @ var + 1e-9
+
+    def halve(_: int, between: tuple[Any, Any]) -> tuple[Any, Any]:
+        low, high = between
+        middle = (low + high) / 2
+        less = cumulants(jnp.sinh(middle))[1] < total
+        return jnp.where(less, middle, low), jnp.where(less, high, middle)
+
+    start = (jnp.asarray(-STEEPEST), jnp.asarray(STEEPEST))
+    t = jnp.sinh(jax.lax.stop_gradient(jax.lax.fori_loop(0, 50, halve, start)[0]))
+    _, mean, var = cumulants(t)
+    t = t + jnp.clip((total - mean) / var, -1.0, 1.0)  # carries the gradient
+    k, _, var = cumulants(t)
+    log_prob = k - t * total - 0.5 * jnp.log(2 * math.pi * var)
+    r = jnp.sign(t) * jnp.sqrt(2 * jnp.maximum(t * total - k, 0.0) + 1e-12)
+    u = t * jnp.sqrt(var)
+    far = jnp.abs(r) > 1e-2
+    correction = jnp.log(jnp.where(far, u / jnp.where(far, r, 1.0), 1.0))
+    return log_prob, r + jnp.where(far, correction / jnp.where(far, r, 1.0), 0.0)
 
 
 def count(fact: Fact, q: Quantity) -> Any:
@@ -709,20 +761,26 @@ def peak_day(fact: Fact, days: np.ndarray, f: Any, residual: Residual, theta: Th
 
 def mean_peak_day(fact: Fact, days: np.ndarray, share: Any) -> Any:
     """ln density of the mean of n peak days, and of their SD: normal, of (mean, ln variance)."""
+    scores, scales = mean_peak_day_scores(fact, days, share)
+    return jnp.sum(jst.norm.logpdf(scores) - jnp.log(scales))
+
+
+def mean_peak_day_scores(fact: Fact, days: np.ndarray, share: Any) -> tuple[Any, Any]:
+    """Independent normal scores of the mean, and of the variance given it, and their scales."""
     n = fact.n
     mean = share @ days
     second, third, fourth = (share @ (days - mean) ** m for m in (2, 3, 4))
-    z = (fact.value - mean) / jnp.sqrt(second / n)
-    of_mean = jst.norm.logpdf(z) - 0.5 * jnp.log(second / n)
+    scale = jnp.sqrt(second / n)
+    z = (fact.value - mean) / scale
     if not fact.interval:
-        return of_mean
+        return z[None], scale[None]
     var = (fourth / second**2 - (n - 3) / (n - 1)) / n  # of s², over its square
     cov = third / second**1.5 / n
     r = jnp.clip(cov / jnp.sqrt(var / n), -0.99, 0.99)
-    scale = jnp.sqrt(var * (1 - r**2))
+    rest = jnp.sqrt(var * (1 - r**2))
     observed = 2 * jnp.log(sample_sd(fact)) - jnp.log(second)
-    z_var = (observed - r * jnp.sqrt(var) * z) / scale
-    return of_mean + jst.norm.logpdf(z_var) - jnp.log(scale)
+    z_var = (observed - r * jnp.sqrt(var) * z) / rest
+    return jnp.stack([z, z_var]), jnp.stack([scale, rest])
 
 
 def median_peak_day(fact: Fact, days: np.ndarray, share: Any) -> Any:
@@ -815,7 +873,11 @@ def up_to(share: Any, first: Any, after: Any, m: int) -> Any:
     return jnp.where(first, m * jnp.log(here), jnp.where(after, apart, -1e6))
 
 
-MARGINS = {"geometric mean": log_moments, "mean": raw_moments}  # others are quantiles
+def margin_of(fact: Fact, q: Quantity) -> Margin:
+    """The block of one fact about a level, Cmax, AUC or half-life."""
+    if fact.statistic == "mean":
+        return raw_moments(fact, q)
+    return log_moments(fact, q) if fact.statistic == "geometric mean" else quantiles(fact, q)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -876,6 +938,18 @@ class CohortLikelihood:
         z = virtual_normals(self.virtual_patients, dims)
         return z[:, : self.random_effects], z[:, self.random_effects :]
 
+    def curves(self, f: Any, theta: Mapping[str, Theta]) -> dict[str, tuple[Curves, Curves]]:
+        """Curves of each output, at all its days and at the sampling days; as `log_likelihoods`."""
+        noise, every = self.normals()[1], {}
+        for i, output in enumerate(self.outputs):
+            here, days = self.which == i, self.days_of(output)
+            true = f[:, here]
+            y = self.residuals[output].sample(noise[:, here], true, theta[output])
+            sampled = np.isin(days, self.sampling)
+            scheduled = Curves(days[sampled], true[:, sampled], y[:, sampled])
+            every[output] = Curves(days, true, y), scheduled
+        return every
+
     def log_likelihoods(self, f: Any, theta: Mapping[str, Theta]) -> Any:
         """ln likelihood of each fact as if alone, and last the term of their dependence.
 
@@ -886,14 +960,7 @@ class CohortLikelihood:
         Returns:
             Shape (facts + 1,); the sum is the joint ln likelihood.
         """
-        noise, every = self.normals()[1], {}
-        for i, output in enumerate(self.outputs):
-            here, days = self.which == i, self.days_of(output)
-            true = f[:, here]
-            y = self.residuals[output].sample(noise[:, here], true, theta[output])
-            sampled = np.isin(days, self.sampling)
-            scheduled = Curves(days[sampled], true[:, sampled], y[:, sampled])
-            every[output] = Curves(days, true, y), scheduled
+        every = self.curves(f, theta)
         terms, margins, values, sizes = [], [], [], []
         for fact in self.facts:
             curves = every[fact.output][fact.metric in SAMPLED]
@@ -905,7 +972,7 @@ class CohortLikelihood:
             if fact.metric == "detectable":
                 terms.append(count(fact, q))
                 continue
-            margin = MARGINS.get(fact.statistic, quantiles)(fact, q)
+            margin = margin_of(fact, q)
             terms.append(margin.log_prob)
             margins.append(margin)
             values.append(q)
