@@ -33,10 +33,18 @@ from carpk.compiled import beside, compiled, quickly
 from carpk.cure import LONGER, cured
 from carpk.dataset import Dataset
 from carpk.dataset.arrays import NEVER
-from carpk.effects import COHORT, CORRELATION, INFUSION, PATIENT, eta_name, omega_name
+from carpk.effects import (
+    COHORT,
+    CORRELATION,
+    INFUSION,
+    LEVELS,
+    PATIENT,
+    eta_name,
+    omega_name,
+)
 from carpk.errors import FitError
 from carpk.importance import POINTS, around, refined, regressed
-from carpk.laplace import DECREMENT, PLACED, Engine, Mode
+from carpk.laplace import DECREMENT, PLACED, Descent, Engine, Mode
 from carpk.population import Population, PopulationModel
 from carpk.posterior import Conditional, Levels, Posterior
 from carpk.ridges import Ridge, backward, forward, ridges_of
@@ -53,6 +61,8 @@ DRAWN_BY = ("carpk", "jax", "jaxlib", "numpyro", "numpy", "scipy", "diffrax")  #
 STARTS = {"nuts": 4, "laplace": 3, "map": 10}  # from which modes are looked for
 VERDICT_DRAWS = 100  # that are solved again, and compared with the data, for the verdict
 ATTEMPTS = 30  # to find a finite starting point of a chain
+EXCHANGED = 20  # exchanges of parameters whose density is looked at
+MOST_EXCHANGES = 1000  # of pairs, that are thought of
 HOPELESS = 20.0  # a mode with a log density this much lower is not worth a chain
 
 
@@ -468,9 +478,59 @@ def modes_from(
         if not near and end.value - ends[0].value < HOPELESS:
             mode = engine.settled(end)
             found += [] if any(other.holds(mode.u) for other in found) else [mode]
+    highest = max(found, key=lambda mode: mode.log_density)
+    for start in exchanges(engine, highest, spread):
+        mode = engine.settled(engine.climb(start, spread))
+        found += [] if any(other.holds(mode.u) for other in found) else [mode]
     found = sorted(found, key=lambda mode: -mode.log_density)
     best = found[0].log_density
     return [m for m in found if best - m.log_density < HOPELESS], [-end.value for end in ends]
+
+
+def exchanges(engine: Engine, mode: Mode, spread: np.ndarray) -> list[np.ndarray]:
+    """Outer coordinates (n,) of a mode with parameters of one unit exchanged, as likely as it.
+
+    Two phases, say, whose amplitudes and rates may change names: a posterior that is there twice,
+    of which starts from the prior find the other one by chance only. Pairs of several units are
+    exchanged one by one and together. Those that the prior excludes cost nothing, `EXCHANGED`
+    others one evaluation each.
+    """
+    posterior = engine.posterior
+    theta = posterior.theta(jnp.asarray(mode.u))
+    prior = jax.jit(posterior.log_prior)
+    allowed = []
+    for pairs in exchangeable(posterior.bound):
+        start = np.asarray(posterior.outer_of(exchanged(theta, pairs)))
+        lower = float(prior(mode.u) - prior(start))
+        if lower < HOPELESS and not mode.holds(start):
+            allowed.append((lower, start))
+    starts = [start for _, start in sorted(allowed, key=lambda x: x[0])[:EXCHANGED]]
+    values = [-Descent(engine, start, spread)(np.zeros(len(start)))[0] for start in starts]
+    return [u for u, x in zip(starts, values, strict=True) if mode.log_density - x < HOPELESS]
+
+
+def exchangeable(bound: PopulationModel) -> list[tuple[tuple[str, str], ...]]:
+    """Pairs of estimated parameters of one unit and range; at most one pair of each unit."""
+    info = bound.population.model.params.info()
+    kinds: dict[Any, list[str]] = {}
+    for name in bound.population.estimated:
+        kinds.setdefault((info[name].unit, info[name].bounds), []).append(name)
+    each = [[None, *itertools.combinations(names, 2)] for names in kinds.values()]
+    every = itertools.islice(itertools.product(*each), 1, MOST_EXCHANGES + 1)
+    return [tuple(pair for pair in pairs if pair is not None) for pairs in every]
+
+
+def exchanged(theta: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Values of population parameters after exchanging these, with their omegas and effects."""
+    other = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
+    out = dict(theta)
+    for a, b in other.items():
+        names = {a: b, eta_name(a, COHORT): eta_name(b, COHORT)}
+        names |= {omega_name(a, level): omega_name(b, level) for level in LEVELS}
+        head = f"beta_{a}_"
+        names |= {k: f"beta_{b}_{k[len(head) :]}" for k in theta if k.startswith(head)}
+        out |= {k: theta[v] for k, v in names.items() if k in theta and v in theta}
+    return out
 
 
 def around_cohorts(

@@ -379,7 +379,8 @@ def _tails(bound: PopulationModel, score: np.ndarray, which: np.ndarray) -> Foun
     with one degree of freedom (Self and Liang 1987, doi:10.1080/01621459.1987.10478472).
     """
     a, found = bound.individual, []
-    for i, analyte in enumerate(a.analytes):
+    varied = bound.random.columns  # without, what differs between patients is in the residuals
+    for i, analyte in enumerate(a.analytes if varied else ()):
         residual = bound.population.residual_of(bound.endpoints[analyte])
         z = score[which & (a.analyte == i)]
         if len(z) < MANY or residual.heavy or not residual.on_log or not z.any():

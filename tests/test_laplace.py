@@ -15,7 +15,7 @@ from hierarchies import DAYS, LINEAR, PIECEWISE, PRIORS, decaying, peaking
 
 import carpk as ck
 from carpk.importance import POINTS, _bends, refined
-from carpk.inference import around_cohorts, beforehand, centre
+from carpk.inference import around_cohorts, beforehand, centre, exchangeable, exchanged
 from carpk.laplace import Engine, Spectrum
 from carpk.posterior import Posterior, cholesky, solve_lower, solve_upper
 
@@ -495,6 +495,42 @@ def test_many_patients_do_not_add_up_what_is_not_normal_in_each():
         mine, theirs = (forward(each.posterior[name].values) for each in (ours, nuts))
         assert abs(np.median(mine) - np.median(theirs)) < 0.2 * np.std(theirs), name
         assert np.std(mine) == pytest.approx(np.std(theirs), rel=0.25), name
+
+
+class Phases(ck.Params):
+    a: ck.Scalar = ck.param(30.0, "cells/µL", "level on day 0 of one phase", "assumed")
+    b: ck.Scalar = ck.param(30.0, "cells/µL", "level on day 0 of the other", "assumed")
+    k_a: ck.Scalar = ck.param(0.1, "1/day", "loss rate of the one", "assumed")
+    k_b: ck.Scalar = ck.param(0.1, "1/day", "loss rate of the other", "assumed")
+
+
+@pytest.mark.parametrize("seed", [1, 5])
+def test_parameters_that_may_change_names_are_found_from_any_start(seed):
+    model = ck.ClosedForm(
+        name="phases",
+        params=Phases,
+        outputs={"car_t": lambda t, p: p.a * jnp.exp(-p.k_a * t) + p.b * jnp.exp(-p.k_b * t)},
+        units={"car_t": "cells/µL"},
+    )
+    data = decaying(patients=6, cohorts=1)
+    level = 40 * np.exp(-0.3 * data.observations["time"]) + 5 * np.exp(
+        -0.02 * data.observations["time"]
+    )
+    noise = np.exp(0.1 * np.random.default_rng(0).standard_normal(len(level)))
+    data = dataclasses.replace(data, observations=data.observations.assign(value=level * noise))
+    fit = ck.fit(ck.Population(model), data, method="laplace", seed=seed, progress=False)
+    assert "Exchanging a with b and k_a with k_b" in str(fit.verdict)
+
+
+def test_what_is_exchanged_are_parameters_of_one_unit_with_their_spreads():
+    pop = ck.Population(ck.load_model("piecewise"), varies=["tmax", "t_alpha"])
+    pairs = exchangeable(pop.bind(peaking(4)))
+    assert (("tmax", "t_alpha"),) in pairs
+    assert (("tmax", "t_double"), ("fb", "beta_alpha")) in pairs
+    assert not any("cmax" in pair for each in pairs for pair in each)
+    theta = {"tmax": 9.0, "t_alpha": 5.0, "omega_tmax": 0.2, "omega_t_alpha": 0.7, "fb": 0.1}
+    swapped = {"tmax": 5.0, "t_alpha": 9.0, "omega_tmax": 0.7, "omega_t_alpha": 0.2, "fb": 0.1}
+    assert exchanged(theta, [("tmax", "t_alpha")]) == swapped
 
 
 def test_correlations_that_laplace_misses_are_found_between_its_axes():
