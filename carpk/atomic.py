@@ -79,7 +79,14 @@ def write_all(files: Mapping[Any, bytes | memoryview | str]) -> list[Path]:
 
 def require_folder(folder: str | os.PathLike[str]) -> Path:
     """Make a folder and see that it takes files, before long work whose result goes there."""
-    probe = write(Path(folder) / f"{PART}{secrets.token_hex(4)}", b"carpk")
+    try:
+        probe = write(Path(folder) / f"{PART}{secrets.token_hex(4)}", b"carpk")
+    except SaveError as trouble:
+        reason = trouble.__cause__
+        raise SaveError(
+            f"The folder {str(folder)!r} cannot be written to "
+            f"({getattr(reason, 'strerror', None) or reason}). Choose another."
+        ) from reason
     probe.unlink(missing_ok=True)
     return Path(folder)
 

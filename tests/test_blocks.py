@@ -250,37 +250,6 @@ def test_ctrl_c_returns_the_draws_so_far(whole, monkeypatch):
 POP = ck.Population(LINEAR, varies=["base"], fixed={"halve": 10.0}, priors=PRIORS)
 
 
-@pytest.mark.slow
-def test_a_killed_process_resumes_and_gives_the_same_draws(tmp_path):
-    """Killed at once, with no time to put anything in order."""
-    script = """
-        import sys
-        sys.path.insert(0, {tests!r})
-        from test_blocks import POP, decaying
-        import carpk as ck
-        ck.fit(POP, decaying(), chains=2, draws=20000, seed=5, folder={folder!r}, progress=False)
-    """
-    folder = tmp_path / "draws"
-    tests = str(__import__("pathlib").Path(__file__).parent)
-    code = textwrap.dedent(script.format(tests=tests, folder=str(folder)))
-    process = subprocess.Popen([sys.executable, "-c", code])
-    try:
-        deadline = time.monotonic() + 240
-        while len(list(folder.glob("chain*_block*.bin"))) < 60 and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.05)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    there = len(list(folder.glob("chain*_block*.bin")))
-    assert 60 <= there < 840
-    how = {"chains": 2, "draws": 20000, "seed": 5, "progress": False}
-    resumed = ck.fit(POP, decaying(), folder=folder, **how)
-    straight = ck.fit(POP, decaying(), **how)
-    for name in straight.posterior.data_vars:
-        np.testing.assert_array_equal(resumed.posterior[name], straight.posterior[name])
-
-
 def test_a_folder_is_that_of_a_model_its_priors_data_and_settings(tmp_path, monkeypatch):
     """Also of two models of one name, made here and not read from a file."""
     monkeypatch.setattr(inference, "_fit_bound", lambda *_: None)  # the folder is looked at first
