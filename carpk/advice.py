@@ -247,6 +247,16 @@ def _say_groups(x: Mapping[str, Any]) -> str:
     )
 
 
+def _say_swapped(x: Mapping[str, Any]) -> str:
+    one, other = (f"{each['patient']} ({each['of']})" for each in x["patients"])
+    return (
+        f"Patients {one} and {other} would fit better with their labels exchanged: by "
+        f"{x['parameter']} each lies with the other's group, {_sds(x)} SDs within a group apart"
+        f"{_strength(x)}. Look at the labels of cohorts or arms, and at swapped samples; if all is "
+        "right, fit without the two as well and report both."
+    )
+
+
 def _columns(x: Mapping[str, Any]) -> str:
     """The columns of the data that are not used as a covariate of the parameter."""
     if not x["columns"]:
@@ -262,6 +272,7 @@ SURPRISES: dict[str, tuple[str, Say]] = {  # kind and sentence, in the order in 
     "below": ("LLOQ", _say_below),
     "shift": ("prior against data", _say_shift),
     "offset": ("prior against data", _say_offset),
+    "swapped": ("swapped patients", _say_swapped),
     "effects": ("outlying patient", _say_effect),
     "groups": ("two groups of patients", _say_groups),
     "samples": ("outlying sample", _say_sample),

@@ -3,7 +3,8 @@
 Everything is judged against the others, so that what is wrong cannot hide behind the spread that it
 causes: a patient's random effect against the SD of the other patients' effects, the most distant
 one after the other (Rosner's extreme studentized deviates); two groups of patients against the best
-split of a normal sample; a sample against the SD of the other residuals; a patient's residuals
+split of a normal sample; two patients of different arms against the best exchange of labels in a
+normal sample; a sample against the SD of the other residuals; a patient's residuals
 against the other patients'. Patients are compared with those of the same cohort, arm or other level
 of a covariate of the parameter. P values count how many were looked at (Bonferroni). What comes out
 are plain numbers, which a file can hold; `verdict` puts them into words.
@@ -17,6 +18,7 @@ Reference: Rosner (1983) Technometrics 25:165-172, doi:10.1080/00401706.1983.104
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -69,7 +71,7 @@ def surprises(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, F
 
 def _effects(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, Found]:
     """Patients, groups of patients, and whole populations whose random effects are not around 0."""
-    found: dict[str, Found] = {"shift": [], "effects": [], "groups": []}
+    found: dict[str, Found] = {"shift": [], "swapped": [], "effects": [], "groups": []}
     names = [name for name in bound.random.at(PATIENT) if eta_name(name) in samples]
     size = len(bound.patients)
     for name in names if size >= 4 else ():
@@ -85,12 +87,22 @@ def _effects(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, Fo
             {"patient": bound.patients[i]} | fact(away, t, p, size)
             for i, away, t, p in _distant(mean, own, level)
         ]
-        found["effects"] += lone
+        x = mean + _of_levels(bound, samples, name)
+        pair, away, sds, p = _swapped_pair(x, level) if size >= FEWEST else ((), 0.0, 0.0, 1.0)
+        swap = fact(away, sds, p, 1)
+        swap["patients"] = [{"patient": bound.patients[i], "of": labels[level[i]]} for i in pair]
+        odd, far = np.zeros(0, int), swap
         if size >= FEWEST and not any(_told(each) for each in lone):
-            few, away, sds, p = _two_groups(mean + _of_levels(bound, samples, name), level)
-            who = [{"patient": bound.patients[i], "of": labels[level[i]]} for i in few]
-            if who:
-                found["groups"].append(fact(away, sds, p, 1) | {"patients": who})
+            odd, away, sds, p = _two_groups(x, level)
+            far = fact(away, sds, p, 1)
+            far["patients"] = [{"patient": bound.patients[i], "of": labels[level[i]]} for i in odd]
+        if _told(swap) and not set(odd) - set(pair):
+            found["swapped"].append(swap)
+            both = {bound.patients[i] for i in pair}
+            found["effects"] += [each for each in lone if each["patient"] not in both]
+        else:
+            found["effects"] += lone
+            found["groups"] += [far] if odd.size else []
     return {kind: sorted(filter(_told, facts), key=_p) for kind, facts in found.items()}
 
 
@@ -213,6 +225,66 @@ def _two_groups(x: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, float, fl
     if odd.size:
         away *= 1.0 if high[odd].mean() > 0.5 else -1.0
     return odd, float(away), float(away / max(np.sqrt(left[0] / (len(x) - 2)), 1e-300)), float(p)
+
+
+def _swapped_pair(x: np.ndarray, level: np.ndarray) -> tuple[tuple[int, ...], float, float, float]:
+    """Two patients of different levels who fit better with their labels exchanged.
+
+    Of all pairs the one whose exchange leaves the least scatter within the levels; p is how often
+    the best pair leaves as little where each level is normal around its mean.
+
+    Returns:
+        Their indices, their difference, the same in SDs within levels, and p; none, with p of 1,
+        of one level.
+    """
+    kinds = np.eye(level.max() + 1)[level]  # (P, L)
+    count = kinds.sum(0)
+    if len(count) < 2:
+        return (), 0.0, 0.0, 1.0
+
+    def within(x: np.ndarray) -> np.ndarray:
+        return np.sum((x - (x @ kinds / count)[:, level]) ** 2, axis=1)
+
+    middle, scatter = (x @ kinds / count)[level], within(x[None])[0]
+    sd = np.sqrt(scatter / max(len(x) - len(count), 1))
+    gain, (pair,) = _best_exchange(x[None], level, kinds)
+    left = 1 - gain[0] / max(scatter, 1e-300)
+    rng = np.random.default_rng(0)
+    for size in SPLITS:
+        noise = rng.standard_normal((size, len(x)))
+        by_chance = middle + sd * (noise - (noise @ kinds / count)[:, level])
+        share = 1 - _best_exchange(by_chance, level, kinds)[0] / np.maximum(
+            within(by_chance), 1e-300
+        )
+        p = float(np.mean(np.append(share <= left, True)))
+        if p > RARE:
+            break
+    away = float(x[pair[0]] - x[pair[1]])
+    inner = np.sqrt(max(scatter - gain[0], 0.0) / max(len(x) - len(count), 1))
+    return tuple(pair), away, away / max(inner, 1e-300), p
+
+
+def _best_exchange(
+    x: np.ndarray, level: np.ndarray, kinds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """By how much exchanging two labels can lower the scatter of each row, (N,); which, (N, 2).
+
+    The gain of a pair is convex in its difference, so that the best has the smallest or the largest
+    of two levels.
+    """
+    rows, sums, count = np.arange(len(x)), x @ kinds, kinds.sum(0)
+    most, who = np.full(len(x), -np.inf), np.zeros((len(x), 2), int)
+    for a, b in itertools.combinations(range(len(count)), 2):
+        of_a, of_b = np.flatnonzero(level == a), np.flatnonzero(level == b)
+        low, high = x[:, of_a].argmin(1), x[:, of_a].argmax(1)
+        ends = (low, x[:, of_b].argmax(1)), (high, x[:, of_b].argmin(1))
+        for i, j in ((of_a[i], of_b[j]) for i, j in ends):
+            d = x[rows, j] - x[rows, i]
+            gain = (2 * sums[:, a] * d + d**2) / count[a] + (d**2 - 2 * sums[:, b] * d) / count[b]
+            more = gain > most
+            most = np.where(more, gain, most)
+            who[more] = np.stack([i, j], axis=1)[more]
+    return most, who
 
 
 def _split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

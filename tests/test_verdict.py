@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import carpk as ck
 import carpk.verdict
 from carpk.advice import BUT, OK, SURPRISES, WRONG, chance, doubt, note, number, trouble
+from carpk.surprises import _swapped_pair
 from carpk.verdict import Verdict, judge
 
 POP = ck.Population(LINEAR, varies=["base"])
@@ -84,6 +85,7 @@ def likelihoods(bad):
     return xr.Dataset({"car_t": (("chain", "draw", "obs"), each)}, coords=coords)
 
 
+SWITCHED = [{"patient": "p1", "of": "cohort a"}, {"patient": "p2", "of": "cohort b"}]
 FACTS = {
     "tied": {"count": 5, "analyte": "car_t", "value": 3.0},
     "under": {"count": 5, "analyte": "car_t", "value": 3.0, "lloq": 30.0},
@@ -98,6 +100,7 @@ FACTS = {
     "tails": {"analyte": "car_t", "df": 4.0, "count": 60, "gain": 9.0},
 }
 FACTS["samples"] |= {"normal": True, "on_log": True, "sigma": "sigma"}
+FACTS["swapped"] = {"parameter": "base", "sds": 6.0, "patients": SWITCHED}
 FACTS["groups"] |= {"patients": [{"patient": "p1", "of": ""}, {"patient": "p2", "of": ""}]}
 
 
@@ -123,7 +126,6 @@ SWAPPED = [*TWO, {"share": 0.3, "theta": {"base": 5.0, "halve": 1.0}}]
 OTHER = [*TWO, {"share": 0.3, "theta": {"base": 9.0, "halve": 50.0}}]
 DIVERGENT = {"stats": sampled(divergences=3)}
 CURED = {"told": "Went on.", "unresolved": False, "agree": True, "divergences": [9, 3]}
-SWITCHED = [{"patient": "p1", "of": "cohort a"}, {"patient": "p2", "of": "cohort b"}]
 SLOW = np.cumsum(np.ones((4, 500)), 1)
 NOWHERE = drawn(FOUND, 1, base=np.full((4, 500), np.inf))
 TABLE = [  # kind of message, grade, words of it, what brings it about
@@ -238,6 +240,7 @@ TABLE = [  # kind of message, grade, words of it, what brings it about
     ("outlying patient", OK, "Patient p3 is unlike", fact("effects", 0.002)),
     ("unit", WRONG, "factor near 1000", fact("effects", ratio=1100.0)),
     ("two groups of patients", BUT, "missing, which the data do not have", fact("groups")),
+    ("swapped patients", BUT, "p1 .cohort a. and p2 .cohort b. would", fact("swapped")),
     ("two groups of patients", BUT, "data have kg", fact("groups", columns=["kg"])),
     (
         "two groups of patients",
@@ -358,7 +361,7 @@ class TestWords:
         sds=st.floats(allow_nan=True, allow_infinity=True),
         p=st.sampled_from([0.0, 1e-300, 1e-4, 0.002]),
     )
-    @settings(max_examples=40, deadline=None, phases=(Phase.explicit, Phase.generate))
+    @settings(max_examples=15, deadline=None, phases=(Phase.explicit, Phase.generate))
     def test_extreme_numbers_warn_of_nothing_and_are_said_in_words(
         self, middle, energy, ratio, sds, p
     ):
@@ -399,3 +402,28 @@ class TestWords:
     def test_the_strength_of_a_test_is_told_with_what_it_was_multiplied_by(self):
         assert chance(2e-5, "48 samples") == " (p = 2e-05, corrected for 48 samples)"
         assert chance(0.0) == " (p < 1e-12)"
+
+
+class TestSwappedPair:
+    """Two patients with each other's arm, on random effects that are known."""
+
+    @staticmethod
+    def effects(seed, swapped=True, size=20, apart=3.2):
+        label = np.arange(size) % 2
+        x = apart * label + 0.5 * np.random.default_rng(seed).standard_normal(size)
+        label = label.copy()
+        label[[0, 1]] = label[[1, 0]] if swapped else label[[0, 1]]
+        return x, label
+
+    def test_is_found_where_arms_are_apart(self):
+        found = [_swapped_pair(*self.effects(seed)) for seed in range(10)]
+        right = [set(pair) == {0, 1} and p < 1e-3 for pair, *_, p in found]
+        assert sum(right) >= 9
+
+    def test_is_no_more_frequent_by_chance_than_its_p_value(self):
+        p = np.array([_swapped_pair(*self.effects(seed, False))[-1] for seed in range(100)])
+        assert (p < 0.05).mean() <= 0.09
+
+    def test_nobody_is_swapped_in_one_arm(self):
+        x, label = self.effects(0)
+        assert _swapped_pair(x, 0 * label) == ((), 0.0, 0.0, 1.0)

@@ -161,7 +161,7 @@ def said(fit):
 
 def clean(fit, *, censored=False):
     """Ok, and nothing to say but the share below the LLOQ, and how far NUTS centred effects."""
-    usual = ["were sampled as far centred"] + ["M3 likelihood"] * censored
+    usual = ["were sampled partly centred"] + ["M3 likelihood"] * censored
     notes = [n for n in fit.verdict.notes if not any(words in n for words in usual)]
     assert fit.verdict.grade == "OK", fit.verdict
     assert not notes, fit.verdict
@@ -250,7 +250,7 @@ class TestLimits:
         high = changed(high, below(self.DATA), value=30.0, lloq=30.0)
         fit = ck.fit(POP, high, **QUIET)
         assert fit.verdict.grade == "OK, BUT"
-        assert "values of car_t lie below 30" in said(fit)
+        assert "values lie below 30" in said(fit)
         shown(3, fit)
         with pytest.raises(ck.DatasetError, match="below its LLOQ"):
             ck.Dataset.from_frames(
@@ -358,24 +358,7 @@ class TestSwapped:
 
 
 class TestFewDraws:
-    """7. Too few draws."""
-
-    def test_of_chains(self):
-        fit = ck.fit(POP, sound(), draws=25, tune=150, chains=2, progress=False)
-        assert fit.verdict.grade == "DO NOT TRUST"
-        assert "Too few effective draws" in said(fit)
-        assert "raise draws" in said(fit)
-
-    def test_of_one_chain(self):
-        fit = ck.fit(POP, sound(), draws=500, tune=150, chains=1, progress=False)
-        assert fit.verdict.grade == "DO NOT TRUST"
-        assert "one chain only" in said(fit)
-        assert "chains=4" in said(fit)
-
-    def test_of_a_normal_approximation(self):
-        fit = ck.fit(POP, sound(), draws=5, chains=1, **QUIET)
-        assert fit.verdict.grade == "DO NOT TRUST"
-        assert "Raise draws to 1000" in said(fit)
+    """7. Too few draws: what is said of them is in tests/test_verdict.py."""
 
     def test_enough_are_enough(self):
         clean(ck.fit(POP, sound(), draws=1000, tune=500, progress=False))
@@ -454,7 +437,7 @@ class TestConflict:
     @pytest.mark.parametrize(("median", "sd"), [(10.0, 1.0), (29.0, 0.05)])
     def test_a_prior_that_holds_leaves_nothing_to_say(self, median, sd):
         fit = ck.fit(self.prior(median, sd), self.DATA, **QUIET)
-        assert fit.verdict.grade == "OK"
+        assert fit.ok
         assert "disagree" not in said(fit)
         assert "typical value" not in said(fit)
 
@@ -479,7 +462,7 @@ class TestLabels:
 # --- no false alarms ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(6))
 def test_data_without_a_fault_give_no_trouble(seed):
     """Every second one with a limit of quantification and with arms."""
     odd = bool(seed % 2)
