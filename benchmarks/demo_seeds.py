@@ -25,11 +25,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from verdict import GRADES, append, code, lines, share, table
 
 import carpk as ck
-from carpk._arviz import group
 from carpk.demo import TARGET_ACCEPT, populations
 
 FOLDER = Path(__file__).resolve().parent
@@ -55,15 +53,14 @@ def record(study: str, seed: int) -> dict[str, Any]:
     )
     seconds = time.perf_counter() - started
     numbers, verdict = fit.verdict.numbers, fit.verdict
-    stats = group(fit.idata, "sample_stats")
     return {
         "study": study,
         "seed": seed,
         "grade": verdict.grade,
         "rhat": round(numbers["rhat_max"], 4),
         "ess": round(numbers["ess_min"]),
-        "divergences": int(np.sum(stats["diverging"].values)),
-        "draws": int(stats["diverging"].size),
+        "divergences": int(numbers["divergences"]),
+        "draws": fit.posterior.sizes["chain"] * fit.posterior.sizes["draw"],
         "seconds": round(seconds, 1),
         "cure": fit.settings.get("cure", {}).get("told", ""),
         "says": str(verdict).splitlines(),

@@ -1,5 +1,6 @@
 """The benchmark of the verdict: its cases are complete and build, and its measures hold."""
 
+import importlib
 import json
 import sys
 from collections import Counter
@@ -14,14 +15,17 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def bench():
-    """The module `benchmarks/verdict.py`."""
+def script():
+    """Name -> module of `benchmarks/`."""
     sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import verdict
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return verdict
+    yield importlib.import_module
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def bench(script):
+    """The module `benchmarks/verdict.py`."""
+    return script("verdict")
 
 
 def test_there_are_enough_sound_fits_and_bad_ones_of_enough_kinds(bench):
@@ -60,18 +64,18 @@ def test_every_kind_of_case_builds(bench):
             assert len(data.observations) + len(data.summaries) > 0
 
 
-def test_the_exact_posterior_is_that_of_a_long_chain(bench):
+def test_the_exact_posterior_is_that_of_a_long_chain(script):
     """Against a random walk over the density, written out."""
-    from verdict_designs import DECAY_DAYS, DECAY_PRIORS, decay_data, decay_exact
-
-    data = decay_data(6, 3)
+    designs = script("verdict_designs")
+    days, priors = np.array(designs.DECAY_DAYS), designs.DECAY_PRIORS
+    data = designs.decay_data(6, 3)
     y = np.log(data.observations["value"].to_numpy()).reshape(6, -1)
-    names = list(DECAY_PRIORS)
-    median, sd = np.array([DECAY_PRIORS[k] for k in names]).T
+    names = list(priors)
+    median, sd = np.array(list(priors.values())).T
 
     def density(x):
         base, halve, omega, sigma = x[:, 0], *np.exp(x[:, 1:]).T
-        mean = base[:, None] - np.log(2) * np.array(DECAY_DAYS) / halve[:, None]
+        mean = base[:, None] - np.log(2) * days / halve[:, None]
         cov = omega[:, None, None] ** 2 + sigma[:, None, None] ** 2 * np.eye(5)
         off = y - mean[:, None]
         square = np.einsum("npi,nij,npj->n", off, np.linalg.inv(cov), off)
@@ -87,7 +91,7 @@ def test_the_exact_posterior_is_that_of_a_long_chain(bench):
         there = density(new)
         moved = np.log(rng.uniform(size=len(x))) < there - at
         x, at = np.where(moved[:, None], new, x), np.where(moved, there, at)
-    exact = decay_exact(6, 3, size=10_000)
+    exact = designs.decay_exact(6, 3, size=10_000)
     for i, name in enumerate(names):
         one, other = x[:, i], np.log(exact[name])
         assert abs(one.mean() - other.mean()) < 0.12 * other.std(), name
@@ -146,3 +150,26 @@ def test_a_fit_becomes_a_line_that_is_not_run_again_and_a_page(bench, tmp_path, 
 def test_shares_have_exact_binomial_bounds(bench):
     assert bench.bounds(0, 20) == pytest.approx((0.0, 0.1684), abs=1e-4)
     assert bench.bounds(1, 200) == pytest.approx((0.000127, 0.02754), abs=1e-4)
+
+
+def test_the_fits_of_the_demo_are_made_once_per_seed_and_told(
+    script, known_fit, tmp_path, monkeypatch
+):
+    demo = script("demo_seeds")
+    monkeypatch.setattr(demo, "FITS", tmp_path / "fits.jsonl")
+    monkeypatch.setattr(demo, "TIMES", tmp_path / "times.jsonl")
+    made = []
+    monkeypatch.setattr(demo.ck, "fit", lambda *a, seed, **k: made.append(seed) or known_fit)
+    monkeypatch.setattr(demo, "SEEDS", range(1, 3))
+    demo.run(minutes=0.0)
+    assert not made
+    demo.run(minutes=10.0)
+    assert made == [1, 1, 1, 2, 2, 2]
+    demo.run(minutes=10.0)
+    assert len(made) == 6
+    times = {"commit": "b", "other_commit": "a", "here": 50.0, "other": 40.0}
+    demo.append(demo.TIMES, times)
+    text = demo.page()
+    assert "6 of 6 fits run" in text
+    assert "Not trusted: 6 of 6" in text
+    assert "ratio 1.25" in text
