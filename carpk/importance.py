@@ -11,14 +11,15 @@ where q is a mixture of a t distribution of the patients' coordinates x of `post
 they are about standard normal, and of the distribution of z itself, in case that they are not.
 
 A parabola through this density at the centre and one posterior SD to either side, along each
-principal axis, gives a centre and spreads anew; its values at the corners between the axes then
-turn them, where Laplace's approximation has them wrong. Without patients the density of u is at
-hand, and draws around its mode are weighted (PSIS).
+principal axis, gives a centre and spreads anew. Where Laplace's spreads were wrong, or that does
+not settle, values at the corners between the axes turn these too. Without patients the density of u
+is at hand, and draws around its mode are weighted (PSIS).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ from carpk.posterior import Conditional, Levels, log_normal
 
 OF_PRIOR = 4  # one of so many points is from the distribution of z, in case that x misses a part
 FREEDOM = 5  # degrees of freedom of the points' t distribution: tails may be heavier than normal
-ROUNDS = ((1, 1.0), (2, 0.8), (4, 0.7))  # of passes: `POINTS` times this, and share of a step taken
+ROUNDS = ((1, False), (2, True), (4, True))  # of passes: `POINTS` times this, and `across`
 PASSES = 8  # in a round, until they settle; the next one begins where they ended
 FARTHEST = 2.0  # way along an axis in one pass, posterior SDs
 BENDS = (0.25, 4.0)  # curvature along an axis over that assumed, as far as one pass follows it
@@ -77,19 +78,26 @@ def refined(engine: Engine, mode: Mode, seed: int) -> Refined:
         return Refined(mode, 0.0, mode.converged, np.zeros(0))
     variances, axes = np.linalg.eigh(mode.covariance)
     axes, new = axes * np.sqrt(variances), mode
-    for more, damping in ROUNDS:
+    for more, across in ROUNDS:
         new = regressed(engine, new, seed)
-        new, settled, ess = _climbed(engine, new, seed, more * POINTS, damping)
+        new, settled, ess = _climbed(engine, new, seed, more * POINTS, across)
         if settled:
             away = np.linalg.solve(axes, new.u - mode.u)
             return Refined(new, float(np.abs(away).max()), True, ess)
     return Refined(regressed(engine, mode, seed), 0.0, False, ess)
 
 
+@np.errstate(all="ignore")  # what is not finite ends the passes
 def _climbed(
-    engine: Engine, mode: Mode, seed: int, size: int, damping: float
+    engine: Engine, mode: Mode, seed: int, size: int, across: bool
 ) -> tuple[Mode, bool, np.ndarray]:
-    """A number of passes; whether the last one settled; and how many points count at the end."""
+    """Passes until one settles; whether one did; and how many points count at the end.
+
+    Args:
+        size: number of points.
+        across: whether the density is looked at between axes from the first pass on; else once the
+            others have settled, and only if a pass has found curvatures beside `RIGHT`.
+    """
     conditional = mode.conditional
     assert conditional is not None
     points = Points.quasi_random(mode.z.shape, seed, size)
@@ -107,46 +115,47 @@ def _climbed(
     value, ess = density(u)
     for _ in range(PASSES):
         ends = np.array([[density(u + sign * axis)[0] for sign in (1, -1)] for axis in factor.T])
-        if not (np.isfinite(ends).all() and np.isfinite(value)):
+        bend = np.diag(2 * value - ends.sum(1))
+        if across:
+            bend += _between(lambda u: density(u)[0], u, factor, value, ends[:, 0])
+        if not (np.isfinite(bend).all() and np.isfinite(value)):
+            settled = False
             break
-        bend = 2 * value - ends.sum(1)
-        followed = np.clip(bend, *BENDS)
-        step = 0.5 * (ends[:, 0] - ends[:, 1]) / followed
-        rough |= bool((np.clip(bend, *RIGHT) != bend).any())
-        settled = bool(np.abs(step).max() < SETTLED and (np.clip(bend, *EVEN) == bend).all())
-        u = u + damping * factor @ np.clip(step, -FARTHEST, FARTHEST)
-        factor = factor / np.sqrt(followed)
+        curved, turned = np.linalg.eigh(bend)
+        rough |= bool((np.clip(curved, *RIGHT) != curved).any())
+        followed = np.clip(curved, *BENDS)
+        step = turned.T @ (0.5 * (ends[:, 0] - ends[:, 1])) / followed
+        settled = bool(np.abs(step).max() < SETTLED and (np.clip(curved, *EVEN) == curved).all())
+        u = u + factor @ turned @ np.clip(step, -FARTHEST, FARTHEST)
+        factor = factor @ turned / np.sqrt(followed)
         value, ess = density(u)
-        if settled and rough:
-            bends = _bends(lambda u: density(u)[0], u, factor, value)
-            if not np.isfinite(bends).all():
-                settled = False
-                break
-            bend, turned = np.linalg.eigh(bends)
-            factor = factor @ turned / np.sqrt(np.clip(bend, *BENDS))
-            settled = bool((np.clip(bend, *EVEN) == bend).all())
-        if settled:
+        if settled and (across or not rough):
             break
+        across |= settled
     new = dataclasses.replace(mode, u=u, covariance=factor @ factor.T, log_density=value)
     return new, settled, ess
 
 
-def _bends(
-    density: Callable[[np.ndarray], float], u: np.ndarray, factor: np.ndarray, value: float
+def _between(
+    density: Callable[[np.ndarray], float],
+    u: np.ndarray,
+    factor: np.ndarray,
+    value: float,
+    ends: np.ndarray,
 ) -> np.ndarray:
-    """Curvature of -ln density between axes that are even by themselves, (n, n), 1 on the diagonal.
+    """Curvature of -ln density between axes, (n, n), 0 on the diagonal.
 
-    From its values on the two corners of every pair of axes, and on their ends.
+    Args:
+        density: of outer coordinates (n,).
+        u, value: the centre and its ln density.
+        factor: the axes, in columns.
+        ends: ln density at u plus each of them, (n,).
     """
-    size = u.size
-    ends = [[density(u + sign * axis) for sign in (1, -1)] for axis in factor.T]
-    bends = np.eye(size)
-    for i in range(size):
-        for j in range(i):
-            corners = [density(u + sign * (factor[:, i] + factor[:, j])) for sign in (1, -1)]
-            mixed = sum(corners) - sum(ends[i]) - sum(ends[j]) + 2 * value
-            bends[i, j] = bends[j, i] = -0.5 * mixed
-    return bends
+    bend = np.zeros((u.size, u.size))
+    for i, j in itertools.combinations(range(u.size), 2):
+        corner = density(u + factor[:, i] + factor[:, j])
+        bend[i, j] = bend[j, i] = ends[i] + ends[j] - value - corner
+    return bend
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,10 +77,7 @@ def test_regression_finds_coordinates_where_a_newton_step_does_not(seldom):
     assert after[poor].min() > 2 * before[poor].min()
     assert mixed.min() > 0.05
     old, new = mode.conditional.levels, found.conditional.levels
-    np.testing.assert_array_equal(
-        np.any(new.at != old.at, axis=1), poor | np.any(new.at != old.at, axis=1)
-    )
-    assert (new.at == old.at).all(1).sum() >= 1  # who is described well is left alone
+    assert (new.at == old.at).all(1).any()  # who is described well is left alone
 
 
 def test_the_centre_is_found_where_laplaces_is_far_off(seldom):

@@ -14,7 +14,7 @@ import scipy.stats
 from hierarchies import DAYS, LINEAR, PIECEWISE, PRIORS, decaying, peaking
 
 import carpk as ck
-from carpk.importance import POINTS, _bends, refined
+from carpk.importance import POINTS, _between, refined
 from carpk.inference import around_cohorts, beforehand, centre, exchangeable, exchanged
 from carpk.laplace import Engine, Spectrum
 from carpk.posterior import Posterior, cholesky, solve_lower, solve_upper
@@ -542,6 +542,7 @@ def test_correlations_that_laplace_misses_are_found_between_its_axes():
     def density(u):
         return float(-0.5 * (u - centre) @ precision @ (u - centre))
 
-    bends = _bends(density, centre, factor, density(centre))
-    found = factor @ np.linalg.inv(bends) @ factor
+    value, ends = density(centre), np.array([density(centre + axis) for axis in factor.T])
+    bend = np.eye(3) + _between(density, centre, factor, value, ends)
+    found = factor @ np.linalg.inv(bend) @ factor
     np.testing.assert_allclose(found, np.linalg.inv(precision), atol=1e-9)
