@@ -40,7 +40,7 @@ def quartiles(day):
 def moments(metric, statistic, interval, **more):
     return {"metric": metric, "statistic": statistic, "value": 10, "n": 60} | {
         "interval": interval,
-        "spread": 100,
+        "spread": 20 if interval == "SD" else 100,
         **more,
     }
 
