@@ -60,8 +60,8 @@ within the central 90 % (50 %) of its distribution under the truth, as the likel
 or three numbers the later ones are taken given those before. `below` and `above` are the shares in
 the lowest and the highest 5 %.
 
-A share of a right likelihood lies between {low:.1f} and {high:.1f} % of 90 in every one of the
-{numbers} rows together in 95 % of such tables (binomial, Bonferroni). **{narrow} rows are below
+With a right likelihood all {numbers} rows together hold between {low:.1f} and {high:.1f} % (for
+90 %) in 95 % of such tables (binomial, Bonferroni). **{narrow} rows are below
 that: too narrow.** {wide} are above: too wide, on the safe side. All metrics but Tmax and counts
 share their margins; what differs is the distribution of the quantity.
 

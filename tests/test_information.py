@@ -317,7 +317,8 @@ def test_the_effect_of_an_arm_is_told_by_that_arm():
 def test_a_geometric_mean_with_cv_tells_as_much_as_its_sampling_distribution():
     """Of n log-normal levels with variance v: n / v of the mean, (n - 1) / 2 of ln v.
 
-    1,000 simulations: SE 4.5 %; 256 virtual patients stand for the population.
+    4,000 simulations: SE 2 % of the mean, 4 % of the spread, of which 256 virtual patients in place
+    of the population tell about 13 % more.
     """
     facts = {"cohort": "c", "analyte": "y", "metric": "level", "time": 1.0, "use": "fit", "n": 25}
     facts |= {"statistic": "geometric mean", "value": 6.0, "interval": "CV%", "spread": 95.0}
@@ -325,7 +326,7 @@ def test_a_geometric_mean_with_cv_tells_as_much_as_its_sampling_distribution():
     data = ck.Dataset.from_frames(summaries=pd.DataFrame([facts]))
     population = ck.Population(LINE, varies=["a"], fixed={"b": -0.1})
     at = {"omega_a": 0.7, "sigma": 0.4}
-    result = identifiability(population, data, at=at, simulations=1000)
+    result = identifiability(population, data, at=at, simulations=4000)
     variance = np.array([0.7**2, 0.4**2])
     share = 2 * variance / variance.sum()  # of ln v by ln omega and ln sigma
     assert result.names == ("a", "omega_a", "sigma")
