@@ -213,6 +213,9 @@ def compare(
     draws: Annotated[
         int | None, typer.Option(min=2, help="Draws of what is uncertain: a posterior, a figure.")
     ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Of a fit: run the code of the model in its file.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for comparison.nc, table and figure.")
     ] = None,
@@ -224,7 +227,7 @@ def compare(
     arms: dict[str, Any]
     if source.endswith(".nc"):
         arms = {text: dict([_pair("arm", text, "covariate:value")]) for text in arm}
-        known = ck.load_fit(source)
+        known = ck.load_fit(source, trust=trust)
     elif source in ck.list_studies() or Path(source).is_dir():
         known, arms = _read(source), {name: name for name in arm}
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -94,9 +95,15 @@ def rerun(
     Raises:
         FitError: the file cannot be read, or its population model cannot be had.
     """
-    before = load_fit(path, population, model=model, trust=trust)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        before = load_fit(path, population, model=model, trust=trust)
     if isinstance(before, FitWithoutModel):
-        raise FitError(f"rerun: {str(path)!r}: {before.reason}.")
+        raise FitError(
+            f"rerun: {str(path)!r}: {before.reason}. In the shell these are --trust and --model."
+        )
+    for each in told:
+        warnings.warn(each.message, each.category, stacklevel=2)
     _, spec = read(Path(path))
     after = fit_bound(before.bound, before.settings, folder=folder, progress=progress)
     changed = _changed(spec, before, after)

@@ -263,7 +263,7 @@ def test_a_doubtful_fit_is_compared_with_exit_code_3(monkeypatch, known_fit):
         answer = original(study, {"n": "non_responders", "r": "responders"}, ["cmax"])
         return dataclasses.replace(answer, doubt=not source.ok)
 
-    monkeypatch.setattr(ck, "load_fit", {"fit.nc": known_fit}.get)
+    monkeypatch.setattr(ck, "load_fit", lambda path, *, trust: {"fit.nc": known_fit}[path])
     monkeypatch.setattr(ck, "compare", compare)
     arms = ("--arm", "conditioning:Flu", "--arm", "conditioning:Flu/Cy")
     assert run("compare", "fit.nc", *arms, "--patients", 7, "--lloq", 0.5).exit_code == 3

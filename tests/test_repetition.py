@@ -143,10 +143,10 @@ def test_the_shell_repeats_a_fit(repeated, path_of, own, tmp_path, monkeypatch, 
         return end.value.code or 0, *capsys.readouterr()
 
     path = path_of("map")
-    with pytest.warns(ck.CarpkWarning):
-        code, out, err = call(path)
+    code, out, err = call(path)
     assert (code, out) == (1, "")
-    assert "`trust=True`" in err
+    assert err.startswith("carpk: rerun: ")
+    assert "--trust" in err
     out_folder = tmp_path / "out"
     code, out, _ = call(path, "--model", own.path, "--out", out_folder, "--json")
     assert code == 0

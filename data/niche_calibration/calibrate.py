@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 import carpk as ck
+from carpk import atomic
 from carpk._arviz import pareto_smoothed
 from carpk.events import Plan
 from carpk.models import _niche_parts as parts
@@ -345,9 +346,9 @@ def main():
     named = {k: np.asarray(i(draws[:, j])) for j, (k, (_, _, i)) in enumerate(PRIORS.items())}
     frame = pd.DataFrame(named)
     frame.insert(1, "rho_solid", frame["rho"] * frame.pop("solid"))
-    frame.to_csv(POSTERIOR, index=False, float_format="%.5g")
+    atomic.write(POSTERIOR, frame.to_csv(index=False, float_format="%.5g"))
     found = report(draws)
-    found.to_csv(HERE / "report.csv", float_format="%.4g")
+    atomic.write(HERE / "report.csv", found.to_csv(float_format="%.4g"))
     print(frame.describe(percentiles=[0.05, 0.5, 0.95]).to_string())
     print(found.to_string(float_format="{:.3g}".format))
 
