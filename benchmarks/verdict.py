@@ -601,7 +601,9 @@ def doubts(done: Sequence[Mapping]) -> str:
     good = [x for x in counted(done) if x["sound"]]
     kinds = Counter((grade, kind) for x in good for grade, kind in {(*f,) for f in x["findings"]})
     rows = [[kind, grade, n] for (grade, kind), n in kinds.most_common()]
-    return table(["found in good fits", "grade", "fits"], rows) if rows else "Nothing."
+    return (
+        table(["found in good fits", "grade", "fits"], rows) if rows else "No good fit had a doubt."
+    )
 
 
 def distances(done: Sequence[Mapping]) -> str:
@@ -693,7 +695,8 @@ carpk refuses with an error counts as DO NOT TRUST.
 ![ROC](verdict_roc.png)
 
 Each line is one diagnostic with all its thresholds; the black line is the largest of them, each by
-the logarithm of its ratio to the threshold in use. The points are the grades.
+the logarithm of its ratio to the threshold in use. The points are the grades. A fit keeps p of an
+outlier test only below 0.003: above, all count alike, and so do diagnostics that a method lacks.
 
 ## Good fits by kind
 
