@@ -317,22 +317,22 @@ def test_the_effect_of_an_arm_is_told_by_that_arm():
 def test_a_geometric_mean_with_cv_tells_as_much_as_its_sampling_distribution():
     """Of n log-normal levels with variance v: n / v of the mean, (n - 1) / 2 of ln v.
 
-    4,000 simulations: SE 2 % of the mean, 4 % of the spread, of which 256 virtual patients in place
-    of the population tell about 13 % more.
+    4,000 simulations: SE 2 % of the mean, 4 % of the spread. 2,048 virtual patients stand for the
+    population: 256, the default, tell 11 to 14 % more of the spread than there is.
     """
     facts = {"cohort": "c", "analyte": "y", "metric": "level", "time": 1.0, "use": "fit", "n": 25}
     facts |= {"statistic": "geometric mean", "value": 6.0, "interval": "CV%", "spread": 95.0}
     facts |= {"unit": "cells/µL", "source": "made up", "note": ""}
     data = ck.Dataset.from_frames(summaries=pd.DataFrame([facts]))
-    population = ck.Population(LINE, varies=["a"], fixed={"b": -0.1})
+    population = ck.Population(LINE, varies=["a"], fixed={"b": -0.1}, virtual_patients=2048)
     at = {"omega_a": 0.7, "sigma": 0.4}
     result = identifiability(population, data, at=at, simulations=4000)
     variance = np.array([0.7**2, 0.4**2])
     share = 2 * variance / variance.sum()  # of ln v by ln omega and ln sigma
     assert result.names == ("a", "omega_a", "sigma")
-    assert result.information[0, 0] == pytest.approx(25 / variance.sum(), rel=0.15)
+    assert result.information[0, 0] == pytest.approx(25 / variance.sum(), rel=0.1)
     of_spread = result.information[1:, 1:]
-    assert of_spread == pytest.approx(12 * np.outer(share, share), rel=0.2)
+    assert of_spread == pytest.approx(12 * np.outer(share, share), rel=0.15)
 
 
 def test_differential_equations_tell_what_their_solution_tells():
