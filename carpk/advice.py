@@ -257,6 +257,27 @@ def _say_swapped(x: Mapping[str, Any]) -> str:
     )
 
 
+def _say_copies(x: Mapping[str, Any]) -> str:
+    one, other = (each["patient"] for each in x["patients"])
+    return (
+        f"Patients {one} and {other} have the same values on {x['count']} of {x['of']} days that "
+        f"they share{_strength(x)}: is one patient in the data twice? Leave the copy out; it makes "
+        "every interval too narrow."
+    )
+
+
+def _say_course(x: Mapping[str, Any]) -> str:
+    one = x["first"] == x["last"]
+    when = f"On day {x['first']:g}" if one else f"From day {x['first']:g} to {x['last']:g}"
+    return (
+        f"{when} the measured {x['analyte']} lies {number(abs(x['sds']), '.1f')} residual SDs "
+        f"{_side(x['sds'])} the fitted curves in the mean, and elsewhere it does not"
+        f"{_strength(x)}: the model cannot follow the course, and sigma makes up for it. Look at "
+        "checks.vpc and plot.individual_fits, at units of time first; then let another parameter "
+        "vary, or choose a model of another shape."
+    )
+
+
 def _columns(x: Mapping[str, Any]) -> str:
     """The columns of the data that are not used as a covariate of the parameter."""
     if not x["columns"]:
@@ -266,12 +287,14 @@ def _columns(x: Mapping[str, Any]) -> str:
 
 Say = Callable[[Mapping[str, Any]], str]
 SURPRISES: dict[str, tuple[str, Say]] = {  # kind and sentence, in the order in which they are told
+    "copies": ("patient twice", _say_copies),
     "tied": ("LLOQ", _say_tied),
     "under": ("LLOQ", _say_under),
     "gap": ("LLOQ", _say_gap),
     "below": ("LLOQ", _say_below),
     "shift": ("prior against data", _say_shift),
     "offset": ("prior against data", _say_offset),
+    "course": ("model off the course", _say_course),
     "swapped": ("swapped patients", _say_swapped),
     "effects": ("outlying patient", _say_effect),
     "groups": ("two groups of patients", _say_groups),

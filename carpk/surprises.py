@@ -44,7 +44,12 @@ RARE = 0.05  # p above which the few are enough
 LEVEL = 0.3  # residual SDs by which curves and levels must differ in the mean
 FACTOR = math.log(1.25)  # between patients or groups on a log or logit scale, to be worth a word
 HEAVY = (3.0, 4.0, 6.0, 10.0)  # degrees of freedom that are tried in place of a normal residual
-MANY = 20  # samples, to say anything of their tails
+MANY = 20  # samples, to say anything of their tails, or of their course
+DAYS, PER_DAY = (
+    12,
+    3,
+)  # groups of sampling days that are compared, at most; samples in each, at least
+LARGEST = 50  # patients with one value on one day, above which it tells no copies
 WIDE = 1.5  # lowest measured value over its LLOQ, below which no limit was mistaken
 NAMED = 5  # of a kind, at most
 
@@ -438,10 +443,54 @@ def _residuals(bound: PopulationModel, score: np.ndarray) -> dict[str, Found]:
     told = {fact["patient"] for fact in people}
     samples = [fact for fact in samples if fact["patient"] not in told]
     return {
+        "course": _course(bound, score, measured & ~odd),
         "samples": sorted(samples, key=_p),
         "scatter": sorted(people, key=_p),
         "tails": _tails(bound, score, measured & ~odd),
     }
+
+
+def _course(bound: PopulationModel, score: np.ndarray, which: np.ndarray) -> Found:
+    """Analytes whose residuals change with time: the curves do not bend as the data do.
+
+    One-way analysis of variance between sampling days, or groups of neighbouring ones.
+    """
+    a, found = bound.individual, []
+    for i, analyte in enumerate(a.analytes):
+        here = which & (a.analyte == i)
+        z, time = score[here], a.time[here]
+        if len(z) < MANY:
+            continue
+        group = _neighbours(time)
+        count = np.bincount(group)
+        size, mean = len(count), np.bincount(group, z) / count
+        within = np.sum((z - mean[group]) ** 2) / max(len(z) - size, 1)
+        between = np.sum(count * (mean - z.mean()) ** 2) / max(size - 1, 1)
+        p = scipy.stats.f.sf(between / max(within, 1e-300), size - 1, len(z) - size)
+        p = float(p) * len(a.analytes)
+        worst = int(np.argmax(np.abs(mean) * np.sqrt(count)))
+        sds = float(mean[worst] / np.sqrt(np.mean(z**2)))
+        if size > 1 and p < NOTED and abs(sds) > LEVEL:
+            days = time[group == worst]
+            fact = {"analyte": analyte, "sds": sds, "p": p, "looked": _analytes(bound)}
+            found.append(fact | {"first": float(days.min()), "last": float(days.max())})
+    return found
+
+
+def _neighbours(time: np.ndarray) -> np.ndarray:
+    """The group of each sample (N,), 0, 1, ...: its day, or days that are neighbours.
+
+    Each has `PER_DAY` samples at least, and there are `DAYS` groups at most.
+    """
+    days, of_day, count = np.unique(time, return_inverse=True, return_counts=True)
+    least = max(PER_DAY, -(-len(time) // DAYS)) if len(days) > DAYS else PER_DAY
+    group, there = np.zeros(len(days), int), 0
+    for i, n in enumerate(count):
+        group[i] = group[i - 1] + (there >= least) if i else 0
+        there = n if i and group[i] > group[i - 1] else there + n
+    if there < least and group[-1]:  # the last ones are too few by themselves
+        group[group == group[-1]] -= 1
+    return group[of_day]
 
 
 def _tails(bound: PopulationModel, score: np.ndarray, which: np.ndarray) -> Found:
@@ -518,4 +567,41 @@ def _of_values(bound: PopulationModel) -> dict[str, Found]:
         if limits.size and (measured < limits.min()).any():
             fact = {"analyte": analyte, "lloq": float(limits.min()), "value": low, "p": 0.0}
             under.append(fact | {"count": int((measured < limits.min()).sum())})
-    return {"tied": tied, "under": under}
+    return {"copies": _copies(bound), "tied": tied, "under": under}
+
+
+def _copies(bound: PopulationModel) -> Found:
+    """Pairs of patients with the same values on the same days.
+
+    p is binomial, with the share of equal values among all other pairs as that of chance.
+    """
+    a = bound.individual
+    measured = a.mask & (a.censored == 0)
+    samples: dict[tuple[int, float], dict[float, list[int]]] = {}
+    for i, j in zip(*np.nonzero(measured), strict=True):
+        at = samples.setdefault((int(a.analyte[i, j]), float(a.time[i, j])), {})
+        at.setdefault(float(a.value[i, j]), []).append(int(i))
+    sizes = [sum(map(len, values.values())) for values in samples.values()]
+    every = sum(n * (n - 1) // 2 for n in sizes)
+    equal: Counter[tuple[int, int]] = Counter()
+    total = 0
+    for values in samples.values():
+        for who in values.values():
+            total += len(who) * (len(who) - 1) // 2
+            if len(who) <= LARGEST:
+                equal.update(pair for pair in itertools.combinations(who, 2) if pair[0] < pair[1])
+    pairs, found = len(bound.patients) * (len(bound.patients) - 1) // 2, []
+    kept = [
+        {(int(k), float(t)) for k, t in zip(a.analyte[i, m], a.time[i, m], strict=True)}
+        for i, m in enumerate(measured)
+    ]
+    for (i, j), count in equal.items():
+        common = len(kept[i] & kept[j])
+        chance = min((total - count + 1) / max(every - common + 1, 1), 1.0)
+        p = float(scipy.stats.binom.sf(count - 1, common, chance)) * pairs
+        if p < NOTED:
+            both = [{"patient": bound.patients[k], "of": ""} for k in (i, j)]
+            found.append(
+                {"patients": both, "count": count, "of": common, "p": p, "looked": f"{pairs} pairs"}
+            )
+    return sorted(found, key=_p)

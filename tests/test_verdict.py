@@ -3,6 +3,7 @@
 import re
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 import carpk as ck
 import carpk.verdict
 from carpk.advice import BUT, OK, SURPRISES, WRONG, chance, doubt, note, number, trouble
-from carpk.surprises import _swapped_pair
+from carpk.surprises import _copies, _course, _neighbours, _swapped_pair
 from carpk.verdict import Verdict, judge
 
 POP = ck.Population(LINEAR, varies=["base"])
@@ -98,9 +99,12 @@ FACTS = {
     "samples": {"patient": "p3", "day": 7.0, "analyte": "car_t", "value": 3.0, "sds": 9.0},
     "scatter": {"patient": "p3", "times": 4.0},
     "tails": {"analyte": "car_t", "df": 4.0, "count": 60, "gain": 9.0},
+    "course": {"analyte": "car_t", "sds": 1.4, "first": 10.0, "last": 14.0},
+    "copies": {"count": 9, "of": 10},
 }
 FACTS["samples"] |= {"normal": True, "on_log": True, "sigma": "sigma"}
 FACTS["swapped"] = {"parameter": "base", "sds": 6.0, "patients": SWITCHED}
+FACTS["copies"]["patients"] = SWITCHED
 FACTS["groups"] |= {"patients": [{"patient": "p1", "of": ""}, {"patient": "p2", "of": ""}]}
 
 
@@ -253,6 +257,9 @@ TABLE = [  # kind of message, grade, words of it, what brings it about
     ("outlying sample", BUT, "even for the residual model", fact("samples", normal=False)),
     ("patient off the model", BUT, "4.0 times as far", fact("scatter")),
     ("heavy-tailed residuals", BUT, "StudentT.df=4", fact("tails")),
+    ("model off the course", BUT, "From day 10 to 14 .* 1.4 .* above", fact("course")),
+    ("model off the course", BUT, "On day 7 .* below", fact("course", first=7, last=7, sds=-1)),
+    ("patient twice", BUT, "p1 and p2 have the same values on 9 of 10 days", fact("copies")),
 ]
 
 
@@ -427,3 +434,81 @@ class TestSwappedPair:
     def test_nobody_is_swapped_in_one_arm(self):
         x, label = self.effects(0)
         assert _swapped_pair(x, 0 * label) == ((), 0.0, 0.0, 1.0)
+
+
+class Measured:
+    """Stands for a bound population: samples of one analyte, every patient on the same days."""
+
+    def __init__(self, days, value):
+        shape = value.shape
+        self.individual = SimpleNamespace(
+            mask=np.ones(shape, bool),
+            censored=np.zeros(shape, int),
+            analyte=np.zeros(shape, int),
+            analytes=("car_t",),
+            time=np.broadcast_to(np.asarray(days, float), shape),
+            value=value,
+        )
+        self.patients = [f"p{i}" for i in range(len(value))]
+
+
+class TestCourse:
+    """Residuals that change with time: the model cannot bend as the data do."""
+
+    def found(self, score, days=None):
+        bound = Measured(np.arange(score.shape[1]) if days is None else days, np.exp(score))
+        return _course(bound, score, np.ones(score.shape, bool))
+
+    @pytest.mark.parametrize("where", [0, 4, 9])
+    def test_is_told_with_its_days_and_its_side(self, where):
+        score = np.random.default_rng(0).standard_normal((8, 10))
+        score[:, where] -= 2.5
+        (fact,) = self.found(score)
+        assert (fact["first"], fact["last"]) == (where, where)
+        assert fact["sds"] < -0.8
+        assert fact["p"] < 1e-3
+
+    def test_is_no_more_frequent_by_chance_than_its_p_value(self):
+        rng = np.random.default_rng(1)
+        told = [self.found(rng.standard_normal((6, 8))) for _ in range(300)]
+        assert sum(map(bool, told)) <= 5  # p below 0.003 is told
+
+    def test_days_of_each_patient_are_compared_with_their_neighbours(self):
+        rng = np.random.default_rng(2)
+        days = np.sort(rng.random((20, 5)) * 60)
+        group = _neighbours(days.ravel())
+        assert len(np.unique(group)) <= 12
+        assert np.bincount(group).min() >= 3
+        order = np.argsort(days.ravel())
+        assert (np.diff(group[order]) >= 0).all()
+        score = rng.standard_normal(days.shape) + 2.5 * ((days > 10) & (days < 20))
+        (fact,) = self.found(score, days)
+        assert 5 < fact["first"] < fact["last"] < 25
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 7])
+    def test_few_days_are_one_group(self, size):
+        assert set(_neighbours(np.arange(size) * 1.0)) <= {0, 1}
+
+
+class TestCopies:
+    """Patients who are in the data twice."""
+
+    days = (0, 3, 7, 14, 28)
+
+    def test_are_told_by_name(self):
+        value = np.exp(np.random.default_rng(0).standard_normal((10, 5)))
+        value[7] = value[2]
+        (fact,) = _copies(Measured(self.days, value))
+        assert [each["patient"] for each in fact["patients"]] == ["p2", "p7"]
+        assert (fact["count"], fact["of"]) == (5, 5)
+        assert fact["p"] < 1e-3
+
+    @pytest.mark.parametrize("decimals", [0, 1, 2])
+    def test_rounded_values_are_no_copies(self, decimals):
+        rng = np.random.default_rng(3)
+        for _ in range(30):
+            value = np.round(2 * rng.random((30, 5)), decimals) + 1
+            assert not [f for f in _copies(Measured(self.days, value)) if f["p"] < 1e-3]
+
+    def test_patients_who_are_all_alike_are_no_copies(self):
+        assert not _copies(Measured(self.days, np.ones((4, 5)) * np.arange(1, 6)))
