@@ -80,6 +80,7 @@ def test_regression_finds_coordinates_where_a_newton_step_does_not(seldom):
     assert (new.at == old.at).all(1).any()  # who is described well is left alone
 
 
+@pytest.mark.slow
 def test_the_centre_is_found_where_laplaces_is_far_off(seldom):
     engine, mode = seldom
     found = refined(engine, mode, seed=1)

@@ -294,6 +294,7 @@ class TestLevels:
         expected = np.log(10.0) + np.where(np.arange(8) % 2 == 0, 0.5, -0.2)
         np.testing.assert_allclose(mu[:, 0], expected)
 
+    @pytest.mark.slow
     def test_the_density_is_the_same_whatever_is_known_of_cohorts(self):
         """Only its coordinates change, Jacobian included."""
         varies = {"base": ["cohort", "patient"], "halve": ["cohort"]}
@@ -445,6 +446,7 @@ class TestMethods:
             assert table.loc[name, "sd"] > np.sqrt(weight)
         assert 0 < ck.checks.shrinkage(fit)["base"] < 0.3
 
+    @pytest.mark.slow
     def test_published_data_are_weighted_by_their_exact_density_or_doubted(self):
         """Without patients the density is at hand, and says whether a normal one stands for it."""
         population = ck.Population(ck.load_model("piecewise"), varies=["cmax", "tmax", "t_alpha"])

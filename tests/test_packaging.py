@@ -45,6 +45,7 @@ def contents() -> tuple[list[str], list[str]]:
     return models, sorted(path.parent.name for path in (ROOT / "data").glob("*/about.toml"))
 
 
+@pytest.mark.slow
 def test_a_bare_checkout_works_from_anywhere(tmp_path):
     file, models, studies, *printed = use_from(ROOT, tmp_path)
     assert Path(file) == ROOT / "carpk" / "__init__.py"

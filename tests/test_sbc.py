@@ -163,7 +163,10 @@ class TestOfAPopulation:
         assert result.ok
         assert result.draws == 49
 
-    @pytest.mark.parametrize("population", [conjugate.POP, conjugate.without_spread()])
+    @pytest.mark.parametrize(
+        "population",
+        [pytest.param(conjugate.POP, marks=pytest.mark.slow), conjugate.without_spread()],
+    )
     def test_draws_around_modes_are_exact_where_all_is_normal(self, design, population):
         """With patients integrated out, and without: each data set has points of its own."""
         how = {"simulations": 60, "draws": 60, "ranked": 49, "log_lik": False, "progress": False}

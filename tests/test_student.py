@@ -43,6 +43,7 @@ class TestDistribution:
             slope = (of(x + dx, df + ddf) - of(x - dx, df - ddf)) / 2 / h
             np.testing.assert_allclose(found[i], slope, rtol=1e-5)
 
+    @pytest.mark.slow
     def test_second_derivatives_of_the_censored_term_are_those_of_differences(self):
         x, df, h = np.array([-2.5, 0.7, 4.0]), np.full(3, 4.5), 1e-4
         first = jax.jit(jax.vmap(jax.grad(student.log_cdf)))
@@ -133,6 +134,7 @@ def fits():
     return [ck.fit(p, dirty(patients=24), method="laplace", progress=False) for p in (HEAVY, PLAIN)]
 
 
+@pytest.mark.slow
 class TestFits:
     """Laplace fits of data with heavy tails, and every function that asks the residual."""
 

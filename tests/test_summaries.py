@@ -439,6 +439,7 @@ class TestBelowTheLimit:
         exact = math.log(math.factorial(5) / 2 * pairs * (u[2] - u[1]) * density.prod())
         assert float(log_likelihood(cohort(one))[0]) == pytest.approx(exact, abs=0.02)
 
+    @pytest.mark.slow
     def test_replaced_data_are_censored_as_given_data_are(self):
         """`with_facts` under jit does not know which of the numbers are below the limit."""
         one = fact(value=20.0, low=9.0, high=40.0, interval="range", lloq=10.0)
