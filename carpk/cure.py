@@ -24,6 +24,7 @@ import xarray as xr
 
 from carpk._arviz import az
 from carpk.blocks import Blocks
+from carpk.errors import FitError
 from carpk.sampler import Draws, Nuts, Run
 from carpk.verdict import ESS_MIN, RHAT_MAX, by_element, mixing
 
@@ -36,6 +37,28 @@ APART = 1.5  # R-hat of chains that are not merely slow, if it does not fall
 FALLEN = 0.9  # (R-hat - 1) over that of the round before, above which it has not fallen
 PROBABILITIES = (0.05, 0.5, 0.95)  # of the quantiles in which two runs are compared
 LEVEL = 0.01  # of that comparison, over all quantities
+
+
+def counted(where: str, *, draws: int, max_draws: int | None, **others: int) -> dict[str, int]:
+    """Numbers of draws, chains and so on, checked, with `max_draws` filled in.
+
+    Args:
+        where: whose arguments they are, for messages.
+    """
+    if max_draws is None and isinstance(draws, int):
+        max_draws = LONGER * draws
+    numbers: dict[str, Any] = {"draws": draws, **others, "max_draws": max_draws}
+    for name, number in numbers.items():
+        if not (isinstance(number, int) and number >= 1):
+            raise FitError(
+                f"{where}: {name} must be a whole number of at least 1, but is {number!r}."
+            )
+    if numbers["max_draws"] < draws:
+        raise FitError(
+            f"{where}: max_draws is {max_draws}, but must be at least draws, {draws}; with "
+            "`max_draws=draws` a fit does not cure itself."
+        )
+    return numbers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ from carpk._arviz import group, to_idata
 from carpk.accuracy import solver_check
 from carpk.blocks import Blocks
 from carpk.compiled import beside, compiled, quickly
-from carpk.cure import LONGER, cured
+from carpk.cure import counted, cured
 from carpk.dataset import Dataset
 from carpk.dataset.arrays import NEVER
 from carpk.effects import (
@@ -223,31 +223,14 @@ def fit(
             f"fit: the method {method!r} is not known; known are {', '.join(map(repr, METHODS))}."
         )
     starts = STARTS[method] if starts is None else starts
-    max_draws = LONGER * draws if max_draws is None and isinstance(draws, int) else max_draws
-    numbers = {"draws": draws, "tune": tune, "chains": chains, "starts": starts}
-    numbers["max_draws"] = max_draws
-    for name, value in numbers.items():
-        if not (isinstance(value, int) and value >= 1):
-            raise FitError(f"fit: {name} must be a whole number of at least 1, but is {value!r}.")
-    if max_draws < draws:
-        raise FitError(
-            f"fit: max_draws is {max_draws}, but must be at least draws, {draws}; with "
-            "`max_draws=draws` a fit does not cure itself."
-        )
+    numbers = counted(
+        "fit", draws=draws, tune=tune, chains=chains, starts=starts, max_draws=max_draws
+    )
     if folder is not None and method != "nuts":
         raise FitError(f"fit: `folder` is for the draws of 'nuts'; leave it out with {method!r}.")
     if hasattr(data, "dataset"):
         data = data.dataset()
-    settings = {
-        "method": method,
-        "draws": draws,
-        "tune": tune,
-        "chains": chains,
-        "max_draws": max_draws,
-        "seed": seed,
-        "target_accept": target_accept,
-        "starts": starts,
-    }
+    settings = {"method": method, **numbers, "seed": seed, "target_accept": target_accept}
     return fit_bound(population.bind(data), settings, folder=folder, progress=progress)
 
 

@@ -38,8 +38,7 @@ import xarray as xr
 
 from carpk._arviz import az, group, to_idata
 from carpk.checks.powers import WIDE, power_scaling
-from carpk.cure import LONGER, cured
-from carpk.errors import FitError
+from carpk.cure import counted, cured
 from carpk.evidence.likelihoods import LIKELIHOODS
 from carpk.evidence.model import PRIORS, SUGGESTED, Model, model
 from carpk.evidence.table import load
@@ -227,6 +226,7 @@ def fit(
     draws: int = 1000,
     tune: int = 1000,
     chains: int = 4,
+    max_draws: int | None = None,
     seed: int = 0,
     target_accept: float = 0.98,
     progress: bool = True,
@@ -238,22 +238,19 @@ def fit(
         priors: name -> distribution, in place of those in `PRIORS`; `SUGGESTED` holds narrower
             ones for solid tumors.
         draws, tune, chains: draws kept and adaptation steps per chain, and chains.
+        max_draws: as in `fit`.
         seed: same seed and same machine, same draws.
         target_accept: raise towards 1 after divergences.
         progress: show it, on standard error.
     """
     table = load() if table is None else table
-    for name, number in {"draws": draws, "tune": tune, "chains": chains}.items():
-        if not (isinstance(number, int) and number >= 1):
-            raise FitError(
-                f"evidence.fit: {name} must be a whole number of at least 1, but is {number!r}."
-            )
+    numbers = counted("evidence.fit", draws=draws, tune=tune, chains=chains, max_draws=max_draws)
     bound: Any = model(table, priors)  # to `judge`, a population model
     target = from_numpyro(bound.numpyro_model, dense=list(bound.priors))
     (samples, stats, _), cure = cured(
         Nuts(target, draws=draws, tune=tune),
         lambda _: [[target.start]] * chains,
-        max_rounds=LONGER,
+        max_rounds=numbers["max_draws"] // draws,
         seed=seed,
         target_accept=target_accept,
         labelled=_dataset,
@@ -264,7 +261,7 @@ def fit(
     posterior, prior = _dataset(samples), _dataset({k: x[None] for k, x in before.items()})
     sampler = xr.Dataset({k: (("chain", "draw"), v) for k, v in stats.items()})
     done = {"cure": cure} if cure else {}
-    settings = {"draws": draws, "tune": tune, "chains": chains, "seed": seed} | done
+    settings = numbers | {"seed": seed} | done
     return Evidence(
         table=table,
         model=bound,

@@ -128,7 +128,8 @@ def test_a_tighter_prior_is_the_posterior_where_there_are_no_facts_of_a_drug():
 def test_one_fact_of_one_drug_is_fitted():
     table = evidence.load()
     table = table[table["study"] == "CTL clones"]
-    result = evidence.fit(table, draws=100, tune=200, chains=2, seed=1, progress=False)
+    how = {"draws": 100, "max_draws": 100, "tune": 200, "chains": 2, "seed": 1, "progress": False}
+    result = evidence.fit(table, **how)
     assert repr(result).splitlines()[0].startswith("DO NOT TRUST")  # 200 draws are too few
     above = result.summary().loc["Flu", "above_0"]  # 0.5 before; other studies may differ
     assert 0.75 < above < 0.99
