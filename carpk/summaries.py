@@ -412,10 +412,9 @@ def order_block(q: Quantity, y: Any, rank: np.ndarray, n: int, lloq: float) -> t
     """
     if not math.isfinite(lloq):
         return _order_block(q, y, rank, n, 0), 0
-    below = y < lloq
-    y = jnp.where(below, lloq, y)
-    if not isinstance(y, jax.core.Tracer):
-        censored = int(np.sum(np.asarray(below)))
+    below, y = y < lloq, quantified(y, lloq)
+    if isinstance(y, np.ndarray):
+        censored = int(np.sum(below))
         return _order_block(q, y, rank, n, censored), censored
     j = jnp.sum(below)
     each = [_order_block(q, y, rank, n, k) for k in range(len(rank) + 1)]
@@ -441,8 +440,17 @@ def _order_block(q: Quantity, y: Any, rank: np.ndarray, n: int, censored: int) -
 
 
 def stacked(parts: Sequence[Any]) -> Any:
-    """Numbers, some of them traced, as one vector."""
-    return jnp.stack([jnp.asarray(x, float) for x in parts])
+    """Numbers as one vector; of NumPy, and so known while others are traced, if all of them are."""
+    if any(isinstance(x, jax.core.Tracer) for x in parts):
+        return jnp.stack([jnp.asarray(x, float) for x in parts])
+    return np.array(parts, float)
+
+
+def quantified(y: Any, lloq: float) -> Any:
+    """Values, those below a known LLOQ at it."""
+    if not math.isfinite(lloq):
+        return y
+    return np.maximum(y, lloq) if isinstance(y, np.ndarray) else jnp.maximum(y, lloq)
 
 
 def joined(first: Margin, *, log_prob: Any, score: Any, hermite: Any) -> Margin:
@@ -621,6 +629,7 @@ def given_ends(fact: Fact, q: Quantity, *, log: bool) -> Margin:
     n, rank = fact.n, np.array(end_ranks(fact.interval, fact.n))
     ends = stacked([fact.low, fact.high])
     block, censored = order_block(q, ends, rank, n, fact.lloq)
+    ends = quantified(ends, fact.lloq)  # a branch that is not chosen has a finite gradient too
     if n == len(rank):  # nobody else: the mean follows from the ends
         return block
     if isinstance(censored, int):

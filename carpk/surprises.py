@@ -68,9 +68,9 @@ def surprises(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, F
     below, gap, score, expected = _scores(bound, {k: jnp.asarray(v) for k, v in samples.items()})
     fine = np.isfinite(score).all((1, 2))
     if fine.any():
-        residual = score[fine].mean(0)
-        found["offset"] = _offset(bound, expected[fine].mean(0))
-        found |= _residuals(bound, residual) | _limits(bound, below[fine], gap[fine])
+        residual, beyond = score[fine].mean(0), expected[fine].mean(0)
+        found["offset"] = _offset(bound, beyond)
+        found |= _residuals(bound, residual, beyond) | _limits(bound, below[fine], gap[fine])
     return {kind: facts[:NAMED] for kind, facts in found.items() if facts}
 
 
@@ -405,8 +405,13 @@ def _offset(bound: PopulationModel, expected: np.ndarray) -> Found:
     return found
 
 
-def _residuals(bound: PopulationModel, score: np.ndarray) -> dict[str, Found]:
-    """Samples far off the patients' own curves, and patients whose samples all scatter."""
+def _residuals(bound: PopulationModel, score: np.ndarray, expected: np.ndarray) -> dict[str, Found]:
+    """Samples far off the patients' own curves, patients whose samples all scatter, and so on.
+
+    Args:
+        score: of measured samples, 0 elsewhere, (P, T).
+        expected: the same, and what is expected of censored ones.
+    """
     a = bound.individual
     measured = a.mask & (a.censored == 0)
     count, square = int(measured.sum()), np.where(measured, score**2, 0.0)
@@ -443,7 +448,7 @@ def _residuals(bound: PopulationModel, score: np.ndarray) -> dict[str, Found]:
     told = {fact["patient"] for fact in people}
     samples = [fact for fact in samples if fact["patient"] not in told]
     return {
-        "course": _course(bound, score, measured & ~odd),
+        "course": _course(bound, expected, a.mask & ~odd),
         "samples": sorted(samples, key=_p),
         "scatter": sorted(people, key=_p),
         "tails": _tails(bound, score, measured & ~odd),
@@ -453,7 +458,8 @@ def _residuals(bound: PopulationModel, score: np.ndarray) -> dict[str, Found]:
 def _course(bound: PopulationModel, score: np.ndarray, which: np.ndarray) -> Found:
     """Analytes whose residuals change with time: the curves do not bend as the data do.
 
-    One-way analysis of variance between sampling days, or groups of neighbouring ones.
+    One-way analysis of variance between sampling days, or groups of neighbouring ones. Censored
+    samples stand where they are expected: measured ones alone lie above the curves near a limit.
     """
     a, found = bound.individual, []
     for i, analyte in enumerate(a.analytes):

@@ -20,7 +20,7 @@ RATE, OMEGA, SIGMA = 0.1, 0.7, 0.4
 PRIOR_MEAN, PRIOR_SD = np.log(10.0), 1.0
 KNOWN = 1e-5  # SD of ln(omega) and ln(sigma)
 SETTINGS = {"method": "nuts", "draws": 1000, "tune": 0, "chains": 4, "seed": 0}
-SETTINGS |= {"target_accept": 0.9, "starts": 1}
+SETTINGS |= {"target_accept": 0.9, "starts": 1, "max_draws": 1000}
 
 
 class Params(ck.Params):

@@ -1,6 +1,5 @@
 """The likelihood of published summaries, against exact and simulated sampling distributions."""
 
-import dataclasses
 import math
 
 import jax
@@ -386,8 +385,8 @@ def test_gradients_of_every_kind_of_statistic_equal_finite_differences(metric, n
         if statistic == "percentage":
             continue
         for kind in kinds:
-            one = cohort(cell(metric, statistic, kind, n + (metric == "detectable") * 3), size=64)
-            one = dataclasses.replace(one, sampling=SAMPLING)
+            which = cell(metric, statistic, kind, n + (metric == "detectable") * 3)
+            one = cohort(which, size=64, sampling=SAMPLING)
             of = jax.jit(lambda p, one=one: jnp.sum(of_curves(one, p)))
             gradient = jax.jit(jax.grad(of))(POINT)
             for i in range(4):
