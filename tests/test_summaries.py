@@ -378,14 +378,13 @@ def test_every_number_of_an_accepted_statistic_moves_the_likelihood(metric):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("metric", ["level", "cmax", "auc", "t_half", "tmax", "detectable"])
-@pytest.mark.parametrize("n", [6, 21])
-def test_gradients_of_every_kind_of_statistic_equal_finite_differences(metric, n):
+@pytest.mark.parametrize("metric", ["level", "auc", "tmax", "detectable"])
+def test_gradients_of_every_kind_of_statistic_equal_finite_differences(metric):
     for statistic, kinds in likelihoods_of(metric).items():
         if statistic == "percentage":
             continue
         for kind in kinds:
-            which = cell(metric, statistic, kind, n + (metric == "detectable") * 3)
+            which = cell(metric, statistic, kind, 24 if metric == "detectable" else 21)
             one = cohort(which, size=64, sampling=SAMPLING)
             of = jax.jit(lambda p, one=one: jnp.sum(of_curves(one, p)))
             gradient = jax.jit(jax.grad(of))(POINT)
