@@ -129,7 +129,7 @@ class TestDesign:
         typical = MODEL.params()
         assert float(niche_full.cytokine(500.0, typical)) == pytest.approx(1.0)
         assert float(niche_full.cytokine(0.0, typical)) == pytest.approx(10.0)
-        flu, both = (runs[f"heme: {name}"].il15 for name in ("Flu 25 x5", "Flu/Cy 30/500"))
+        flu, both = (runs[f"heme: {name}"].il15_fold for name in ("Flu 25 x5", "Flu/Cy 30/500"))
         assert flu[0] == pytest.approx(1.0, rel=1e-3)
         assert 3 < flu.max() < 4 < 8 < both.max() < 9
         assert 0 < DAYS[both.argmax()] < 4  # median peak of IL-15 in Kochenderfer 2017: day 2
