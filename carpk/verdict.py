@@ -36,6 +36,7 @@ RHAT_MAX = 1.01
 ESS_MIN = 400
 EBFMI_MIN = 0.3
 UNINFORMED = 0.9  # posterior SD over prior SD, on the estimation scale
+CROSSINGS = 20  # between modes, of every chain, from which they are taken to be sampled
 SAME_MODE = 0.1  # difference of ln density
 CONFLICT = 3.0  # SDs of their difference between the prior and what the data say by themselves
 MOVED = 0.5  # posterior SDs by which a prior must move a parameter, for its conflict to be a doubt
@@ -181,8 +182,9 @@ def _judged(
     pointwise: xr.Dataset | None,
 ) -> Verdict:
     found = _not_finite(posterior)
-    modes = _of_modes(settings)
-    found += modes
+    told = _of_modes(posterior, bound, settings)
+    found += told
+    modes = [finding for finding in told if finding.grade == WRONG]
     if settings["method"] == "nuts":
         more, numbers = _of_chains(posterior, stats, bound, settings, bool(modes))
     else:
@@ -543,8 +545,13 @@ def _open_together(
     return found
 
 
-def _of_modes(settings: Mapping[str, Any]) -> list[Finding]:
-    """Several modes that count, in words; and whether they are one with names exchanged."""
+def _of_modes(
+    posterior: xr.Dataset, bound: PopulationModel, settings: Mapping[str, Any]
+) -> list[Finding]:
+    """Several modes that count, in words; and whether they are one with names exchanged.
+
+    Chains that go to and fro between them have them in their right shares.
+    """
     modes = [m for m in settings.get("modes", ()) if m["share"] > MASS]
     if len(modes) < 2:
         return []
@@ -556,8 +563,11 @@ def _of_modes(settings: Mapping[str, Any]) -> list[Finding]:
         for b in moved[i + 1 :]
         if _near(first[a], second[b]) and _near(first[b], second[a])
     ]
+    sampled = settings["method"] == "nuts" and _crossed(posterior, bound, modes, moved)
     mixed = (
-        "medians and intervals mix the two as the chains fell"
+        "medians and intervals mix the two"
+        if sampled
+        else "medians and intervals mix the two as the chains fell"
         if settings["method"] == "nuts"
         else "what is shown holds for one of the two"
     )
@@ -572,20 +582,50 @@ def _of_modes(settings: Mapping[str, Any]) -> list[Finding]:
             f"there twice, and {mixed}. Say which is the larger, by priors that do not overlap or "
             "by a ratio between 0 and 1 in place of the smaller one (as beta_alpha in 'piecewise')."
         )
+        if sampled:
+            return [doubt("exchangeable parameters", text)]
         return [trouble("exchangeable parameters", text)]
     told = "; ".join(
         f"{m['share']:.0%} around "
         + ", ".join(f"{k} {number(m['theta'][k])}" for k in (moved or list(first))[:4])
         for m in modes[:3]
     )
-    return [
-        trouble(
-            "several modes",
-            f"The posterior has {len(modes)} modes ({told}), and {mixed}. Say which one can be "
-            "true with a prior (or a parameter fixed to its known value), and report the other if "
-            "none can be ruled out.",
+    if sampled:
+        text = (
+            f"the posterior has {len(modes)} modes by their curvature ({told}), which overlap: "
+            "every chain goes to and fro between them."
         )
-    ]
+        return [note("several modes", text)]
+    text = (
+        f"The posterior has {len(modes)} modes ({told}), and {mixed}. Say which one can be true "
+        "with a prior (or a parameter fixed to its known value), and report the other if none can "
+        "be ruled out."
+    )
+    return [trouble("several modes", text)]
+
+
+def _crossed(
+    posterior: xr.Dataset,
+    bound: PopulationModel,
+    modes: Sequence[Mapping[str, Any]],
+    moved: Sequence[str],
+) -> bool:
+    """Whether every chain goes from mode to mode, `CROSSINGS` times at least.
+
+    A draw is with the mode that is nearest on the estimation scale, in posterior SDs.
+    """
+    names = [name for name in moved if name in posterior and posterior[name].ndim == 2]
+    if not names:
+        return False
+    away = 0.0
+    for name in names:
+        forward = bound.scale(name).forward
+        draws = np.asarray(forward(posterior[name].values))  # (chain, draw)
+        places = np.array([float(forward(mode["theta"][name])) for mode in modes])
+        away = away + ((draws - places[:, None, None]) / max(float(draws.std()), 1e-300)) ** 2
+    nearest = np.argmin(away, axis=0)
+    visited = all(len(np.unique(chain)) == len(modes) for chain in nearest)
+    return visited and int(np.min(np.sum(np.diff(nearest, axis=1) != 0, axis=1))) >= CROSSINGS
 
 
 def _near(one: float, other: float) -> bool:

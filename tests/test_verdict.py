@@ -78,6 +78,18 @@ def open_together():
     return drawn(FOUND, 1, base=10 * np.exp(one), halve=10 * np.exp(other - one))
 
 
+def two_modes(stay, base=(1.0, 5.0), halve=(5.0, 1.0)):
+    """Chains that stay at one of two modes each, or go to and fro."""
+    rng = np.random.default_rng(0)
+    at = (
+        np.arange(4)[:, None] % 2 + np.zeros((4, 500), int)
+        if stay
+        else rng.integers(2, size=(4, 500))
+    )
+    near = np.exp(0.05 * rng.standard_normal((2, 4, 500)))
+    return drawn(FOUND, 1, base=np.take(base, at) * near[0], halve=np.take(halve, at) * near[1])
+
+
 def likelihoods(bad):
     """Log-likelihoods of the samples, that of one patient not finite in some draws."""
     each = np.zeros((4, 500, 2))
@@ -141,7 +153,24 @@ TABLE = [  # kind of message, grade, words of it, what brings it about
     ),
     ("several modes", WRONG, "70% around base 1", {"modes": OTHER}),
     ("several modes", WRONG, "holds for one of the two", LAPLACE | {"modes": OTHER}),
-    ("exchangeable parameters", WRONG, "Exchanging base with halve", {"modes": SWAPPED}),
+    (
+        "exchangeable parameters",
+        WRONG,
+        "Exchanging base with halve .* as the chains fell",
+        {"modes": SWAPPED, "found": two_modes(stay=True)},
+    ),
+    (
+        "exchangeable parameters",
+        BUT,
+        "Exchanging base with halve .* mix the two[.]",
+        {"modes": SWAPPED, "found": two_modes(stay=False)},
+    ),
+    (
+        "several modes",
+        OK,
+        "every chain goes to and fro",
+        {"modes": OTHER, "found": two_modes(False, (1.0, 9.0), (5.0, 50.0))},
+    ),
     ("one chain", WRONG, "chains=4", {"found": drawn(FOUND, 1, chains=1, draws=2000)}),
     ("chains disagree", WRONG, "medians by chain", {"found": apart()}),
     ("chains disagree", WRONG, "no number of draws", {"found": apart(), "modes": OTHER}),
