@@ -77,14 +77,15 @@ def refined(engine: Engine, mode: Mode, seed: int) -> Refined:
     if mode.conditional is None:
         return Refined(mode, 0.0, mode.converged, np.zeros(0))
     variances, axes = np.linalg.eigh(mode.covariance)
-    axes, new = axes * np.sqrt(variances), mode
+    axes = axes * np.sqrt(variances)
+    first = new = regressed(engine, mode, seed)
     for more, across in ROUNDS:
-        new = regressed(engine, new, seed)
+        new = new if new is first else regressed(engine, new, seed)
         new, settled, ess = _climbed(engine, new, seed, more * POINTS, across)
         if settled:
             away = np.linalg.solve(axes, new.u - mode.u)
             return Refined(new, float(np.abs(away).max()), True, ess)
-    return Refined(regressed(engine, mode, seed), 0.0, False, ess)
+    return Refined(first, 0.0, False, ess)
 
 
 @np.errstate(all="ignore")  # what is not finite ends the passes
