@@ -18,7 +18,8 @@ BUT: Grade = "OK, BUT"
 WRONG: Grade = "DO NOT TRUST"
 GRADES: tuple[Grade, ...] = (OK, BUT, WRONG)  # from best to worst
 
-DOUBTED = 1e-3  # p of a surprise below which it is a doubt, and not a note
+DOUBTED = 1e-3  # p of a surprise below which it is a doubt, and not a note ...
+DOUBTED_EXCHANGE = 0.01  # ... of an exchange of labels, whose p counts all pairs, and which is rare
 UNITS = {1e3: "mL and µL, or mg and µg, say", 1e6: "L and µL, or g and µg, say"}
 MANY = 1e4  # SDs, or times, above which a number is not told exactly
 SURE = 1e-12  # p below which it is not told exactly
@@ -83,7 +84,8 @@ def surprising(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Finding
     findings = []
     for kind, (name, say) in SURPRISES.items():
         for fact in found.get(kind, ()):
-            grade = OK if fact["p"] >= DOUBTED else BUT
+            limit = DOUBTED_EXCHANGE if kind == "swapped" else DOUBTED
+            grade = OK if fact["p"] >= limit else BUT
             if grade == BUT and _by_units(kind, fact):
                 findings.append(trouble("unit", say(fact)))
             else:
@@ -278,6 +280,29 @@ def _say_course(x: Mapping[str, Any]) -> str:
     )
 
 
+def _say_unrelated(x: Mapping[str, Any]) -> str:
+    return (
+        f"The fitted curves follow nothing of how {x['analyte']} changes within patients "
+        f"({x['explained']:.0%} of its variance), and the residual error makes up for it. Do "
+        "values and days belong together (a column sorted by itself, rows joined in the wrong "
+        "order, swapped samples)? If they do, the data have no course that this model knows."
+    )
+
+
+def _say_column(x: Mapping[str, Any]) -> str:
+    column, ends = x["column"], x["ends"]
+    one, other = ends or ("in the upper half", "in the lower half")
+    where = f"with {column} {one} as with {other}" if ends else f"{one} of {column} as {other}"
+    how = f"is {number(x['ratio'])} times as high {where}" if "ratio" in x else ""
+    how = how or f"is {'higher' if x['away'] > 0 else 'lower'} {where.replace(' as ', ' than ')}"
+    return (
+        f"The patients' {x['parameter']} {how}{_strength(x)}, and {column} is no covariate of it. "
+        f'If it is known before the infusion, fit with covariates={{"{x["parameter"]}": '
+        f'["{column}"]}} too and compare (checks.loo): as it is, the typical value is that of no '
+        "group."
+    )
+
+
 def _columns(x: Mapping[str, Any]) -> str:
     """The columns of the data that are not used as a covariate of the parameter."""
     if not x["columns"]:
@@ -295,6 +320,8 @@ SURPRISES: dict[str, tuple[str, Say]] = {  # kind and sentence, in the order in 
     "shift": ("prior against data", _say_shift),
     "offset": ("prior against data", _say_offset),
     "course": ("model off the course", _say_course),
+    "unrelated": ("curves and levels unrelated", _say_unrelated),
+    "columns": ("covariate left out", _say_column),
     "swapped": ("swapped patients", _say_swapped),
     "effects": ("outlying patient", _say_effect),
     "groups": ("two groups of patients", _say_groups),

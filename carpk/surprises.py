@@ -4,10 +4,11 @@ Everything is judged against the others, so that what is wrong cannot hide behin
 causes: a patient's random effect against the SD of the other patients' effects, the most distant
 one after the other (Rosner's extreme studentized deviates); two groups of patients against the best
 split of a normal sample; two patients of different arms against the best exchange of labels in a
-normal sample; a sample against the SD of the other residuals; a patient's residuals
-against the other patients'. Patients are compared with those of the same cohort, arm or other level
-of a covariate of the parameter. P values count how many were looked at (Bonferroni). What comes out
-are plain numbers, which a file can hold; `verdict` puts them into words.
+normal sample; random effects against the columns of the patients table that are no covariates; a
+sample against the SD of the other residuals; a patient's residuals against the other patients';
+curves against the patients' own means. Patients are compared with those of the same cohort, arm or
+other level of a covariate of the parameter. P values count how many were looked at (Bonferroni).
+What comes out are plain numbers, which a file can hold; `verdict` puts them into words.
 
 A limit of quantification is known by what lies just above it: from the fitted curves follows how
 many samples are to be expected between the limit and the lowest measured value. If the limit is
@@ -28,6 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import scipy.stats
 from jax.scipy.special import log_ndtr
 
@@ -37,6 +39,7 @@ from carpk.effects import COHORT, PATIENT, eta_name
 from carpk.population import OF_COHORT, PopulationModel
 
 NOTED = 0.003  # p below which a surprise is told
+EXCHANGED = 0.01  # the same, of an exchange of labels, which is the best of all there are
 TIED = 3  # times that the lowest value must repeat, and as many times any other value's repeats
 FEWEST = 8  # samples, or patients, to say anything of one of them or of two groups
 SPLITS = (499, 9999)  # of as many normal patients, whose best split is compared: a few, then many
@@ -49,6 +52,8 @@ DAYS, PER_DAY = (
     12,
     3,
 )  # groups of sampling days that are compared, at most; samples in each, at least
+FOLLOWED = 0.1  # share of a course that curves must explain, not to be told
+UNRELATED = 0.05  # p above which curves and levels are not related
 LARGEST = 50  # patients with one value on one day, above which it tells no copies
 WIDE = 1.5  # lowest measured value over its LLOQ, below which no limit was mistaken
 NAMED = 5  # of a kind, at most
@@ -65,11 +70,14 @@ def surprises(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, F
     if bound.individual is None:
         return {}
     found = {**_effects(bound, samples), **_of_values(bound)}
-    below, gap, score, expected = _scores(bound, {k: jnp.asarray(v) for k, v in samples.items()})
+    below, gap, score, expected, curve = _scores(
+        bound, {k: jnp.asarray(v) for k, v in samples.items()}
+    )
     fine = np.isfinite(score).all((1, 2))
     if fine.any():
         residual, beyond = score[fine].mean(0), expected[fine].mean(0)
         found["offset"] = _offset(bound, beyond)
+        found["unrelated"] = _unrelated(bound, curve[fine].mean(0))
         found |= _residuals(bound, residual, beyond) | _limits(bound, below[fine], gap[fine])
     return {kind: facts[:NAMED] for kind, facts in found.items() if facts}
 
@@ -78,6 +86,8 @@ def _effects(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, Fo
     """Patients, groups of patients, and whole populations whose random effects are not around 0."""
     found: dict[str, Found] = {"shift": [], "swapped": [], "effects": [], "groups": []}
     names = [name for name in bound.random.at(PATIENT) if eta_name(name) in samples]
+    columns = _columns(bound, {name: np.asarray(samples[eta_name(name)]).mean(0) for name in names})
+    explained = {fact["parameter"] for fact in columns if _told(fact)}
     size = len(bound.patients)
     for name in names if size >= 4 else ():
         eta = np.asarray(samples[eta_name(name)])
@@ -101,14 +111,17 @@ def _effects(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, Fo
             odd, away, sds, p = _two_groups(x, level)
             far = fact(away, sds, p, 1)
             far["patients"] = [{"patient": bound.patients[i], "of": labels[level[i]]} for i in odd]
-        if _told(swap) and not set(odd) - set(pair):
+        if _told(swap, EXCHANGED) and not set(odd) - set(pair):
             found["swapped"].append(swap)
             both = {bound.patients[i] for i in pair}
             found["effects"] += [each for each in lone if each["patient"] not in both]
         else:
             found["effects"] += lone
-            found["groups"] += [far] if odd.size else []
-    return {kind: sorted(filter(_told, facts), key=_p) for kind, facts in found.items()}
+            known = name in explained and not any(each["of"] for each in far.get("patients", ()))
+            found["groups"] += [far] if odd.size and not known else []
+    swapped = found.pop("swapped")
+    told = {kind: sorted(filter(_told, facts), key=_p) for kind, facts in found.items()}
+    return told | {"swapped": swapped, "columns": sorted(filter(_told, columns), key=_p)}
 
 
 def _fact(
@@ -134,15 +147,54 @@ def _fact(
 def _unused(bound: PopulationModel, used: Iterable[str]) -> list[str]:
     """Columns of the patients table that differ between patients and are no covariate yet."""
     table = bound.data.patients.drop(columns="patient")
-    return [str(c) for c in table if c not in set(used) and table[c].nunique() > 1]
+    return [str(c) for c in table if c not in set(used) and len(table[c].dropna().unique()) > 1]
 
 
-def _told(fact: Mapping[str, Any]) -> bool:
+def _told(fact: Mapping[str, Any], noted: float = NOTED) -> bool:
     """Whether a difference is rare by chance, and large enough to matter.
 
     On a logarithmic or logit scale that is a factor of 1.25, of bioequivalence.
     """
-    return fact["p"] < NOTED and (abs(fact["away"]) > FACTOR or not fact["bounded"])
+    return fact["p"] < noted and (abs(fact["away"]) > FACTOR or not fact["bounded"])
+
+
+def _columns(bound: PopulationModel, effects: Mapping[str, np.ndarray]) -> Found:
+    """How parameters go with columns of the patients table that are no covariates of them.
+
+    Numbers by their ranks (Spearman), words by an analysis of variance between those that two
+    patients or more have. Where covariates are missing of a patient, without that patient.
+
+    Args:
+        effects: parameter -> means of the patients' random effects, (P,).
+    """
+    table, found = bound.data.patients, []
+    table = table.set_index(table["patient"].astype(str)).loc[list(bound.patients)]
+    for name, eta in effects.items():
+        for column in _unused(bound, bound.population.covariates.get(name, ())):
+            values, known = table[column], table[column].notna().to_numpy()
+            if pd.api.types.is_numeric_dtype(values) and known.sum() >= FEWEST:
+                x, y = values[known].to_numpy(float), eta[known]
+                if len(np.unique(x)) < 2:
+                    continue
+                p = float(scipy.stats.spearmanr(x, y).pvalue)
+                high = x > np.median(x) if (x > np.median(x)).any() else x == x.max()
+                ends, away = [], y[high].mean() - y[~high].mean()
+            else:
+                words = values.astype(str).to_numpy()
+                groups = {w: eta[known & (words == w)] for w in np.unique(words[known])}
+                groups = {w: x for w, x in groups.items() if len(x) > 1}
+                if len(groups) < 2 or sum(map(len, groups.values())) < FEWEST:
+                    continue
+                p = float(scipy.stats.f_oneway(*groups.values()).pvalue)
+                means = {w: x.mean() for w, x in groups.items()}
+                ends = [max(means, key=means.__getitem__), min(means, key=means.__getitem__)]
+                away = means[ends[0]] - means[ends[1]]
+            fact = _fact(bound, name, 1, away, 0.0, p if math.isfinite(p) else 1.0, 1)
+            found.append(fact | {"column": column, "ends": ends})
+    for fact in found:
+        fact["p"] = min(fact["p"] * len(found), 1.0)
+        fact["looked"] = f"{len(found)} pairs of parameter and column" if len(found) > 1 else ""
+    return found
 
 
 def _levels(bound: PopulationModel, name: str) -> tuple[np.ndarray, list[str]]:
@@ -312,7 +364,8 @@ def _p(fact: Mapping[str, Any]) -> float:
 
 
 def _scores(bound: PopulationModel, samples: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
-    """P(below the LLOQ), P(between it and the lowest measured value), scores, expected scores.
+    """P(below the LLOQ), P(between it and the lowest measured value), scores, expected scores and
+    ln of the fitted levels.
 
     Each (draw, P, T); 0 where padded. Scores are 0 where censored; expected ones are there what is
     expected beyond the limit.
@@ -353,6 +406,7 @@ def _scores(bound: PopulationModel, samples: Mapping[str, Any]) -> tuple[np.ndar
             jnp.where(limited, jnp.maximum(below(jnp.asarray(top)) - under, 0.0), 0.0),
             measured,
             jnp.where(a.mask & (a.censored != 0), mills, measured),
+            jnp.log(f),
         )
 
     return tuple(np.asarray(x) for x in quickly(lambda s: jax.lax.map(one, s))(samples))
@@ -483,6 +537,38 @@ def _course(bound: PopulationModel, score: np.ndarray, which: np.ndarray) -> Fou
     return found
 
 
+def _unrelated(bound: PopulationModel, curve: np.ndarray) -> Found:
+    """Analytes whose fitted curves follow nothing of how the levels change within patients.
+
+    Args:
+        curve: ln of the fitted levels, (P, T).
+    """
+    a, found = bound.individual, []
+    for i, analyte in enumerate(a.analytes):
+        here = a.mask & (a.analyte == i) & (a.censored == 0) & (a.value > 0)
+        here &= here.sum(1, keepdims=True) > 1
+        free = int(here.sum() - here.any(1).sum())  # degrees of freedom within patients
+        if free < MANY:
+            continue
+        y, f = (_within(x, here) for x in (np.log(np.where(here, a.value, 1.0)), curve))
+        total = float(np.sum(y**2))
+        if total <= 1e-12 * free or not np.isfinite(f).all():
+            continue
+        explained = 1 - float(np.sum((y - f) ** 2)) / total
+        r = float(np.sum(y * f)) / max(math.sqrt(total * float(np.sum(f**2))), 1e-300)
+        t = r * math.sqrt((free - 1) / max(1 - r**2, 1e-12))
+        if explained < FOLLOWED and scipy.stats.t.sf(t, free - 1) > UNRELATED:
+            fact = {"analyte": analyte, "explained": max(explained, 0.0)}
+            found.append(fact | {"p": 0.0})
+    return found
+
+
+def _within(x: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Deviations from the means of rows, of the elements that count; (P, T), 0 elsewhere."""
+    mean = np.where(which, x, 0.0).sum(1) / np.maximum(which.sum(1), 1)
+    return np.where(which, x - mean[:, None], 0.0)
+
+
 def _neighbours(time: np.ndarray) -> np.ndarray:
     """The group of each sample (N,), 0, 1, ...: its day, or days that are neighbours.
 
@@ -579,7 +665,9 @@ def _of_values(bound: PopulationModel) -> dict[str, Found]:
 def _copies(bound: PopulationModel) -> Found:
     """Pairs of patients with the same values on the same days.
 
-    p is binomial, with the share of equal values among all other pairs as that of chance.
+    p is binomial, with the share of equal values among all other pairs as that of chance; of many
+    pairs that are alike, corrected as by Benjamini and Hochberg (1995,
+    doi:10.1111/j.2517-6161.1995.tb02031.x).
     """
     a = bound.individual
     measured = a.mask & (a.censored == 0)
@@ -601,13 +689,16 @@ def _copies(bound: PopulationModel) -> Found:
         {(int(k), float(t)) for k, t in zip(a.analyte[i, m], a.time[i, m], strict=True)}
         for i, m in enumerate(measured)
     ]
-    for (i, j), count in equal.items():
+    alike = list(equal.items())
+    tests = np.ones(pairs)  # of pairs without an equal value
+    for n, ((i, j), count) in enumerate(alike):
         common = len(kept[i] & kept[j])
         chance = min((total - count + 1) / max(every - common + 1, 1), 1.0)
-        p = float(scipy.stats.binom.sf(count - 1, common, chance)) * pairs
+        tests[n] = scipy.stats.binom.sf(count - 1, common, chance)
+    corrected = scipy.stats.false_discovery_control(tests) if pairs else tests
+    for ((i, j), count), p in zip(alike, corrected, strict=False):
         if p < NOTED:
             both = [{"patient": bound.patients[k], "of": ""} for k in (i, j)]
-            found.append(
-                {"patients": both, "count": count, "of": common, "p": p, "looked": f"{pairs} pairs"}
-            )
+            fact = {"patients": both, "count": count, "of": len(kept[i] & kept[j]), "p": float(p)}
+            found.append(fact | {"looked": f"{pairs} pairs"})
     return sorted(found, key=_p)

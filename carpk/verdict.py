@@ -39,6 +39,7 @@ UNINFORMED = 0.9  # posterior SD over prior SD, on the estimation scale
 CROSSINGS = 20  # between modes, of every chain, from which they are taken to be sampled
 SAME_MODE = 0.1  # difference of ln density
 CONFLICT = 3.0  # SDs of their difference between the prior and what the data say by themselves
+CONFLICT_OF_TIMES = 2.5  # the same, of a parameter in time that is 24 times off
 MOVED = 0.5  # posterior SDs by which a prior must move a parameter, for its conflict to be a doubt
 MOVED_SPREAD = 1.0  # the same, of SDs: omegas and those of residuals
 AT_BOUND = 0.01  # share of a range
@@ -424,7 +425,10 @@ def _conflict(
     pull = np.abs(away) / np.sqrt(told)
     moves = np.abs(away) * np.sqrt(np.maximum(1 - told, 0.0)) / told
     clear = (told > PRIOR_ALONE) | (np.abs(away) > CONFLICT)
-    if not (np.isfinite(pull).all() and (clear & (pull > CONFLICT)).any()):
+    hours = _hours(bound, name, scale.inverse(middle), scale.inverse(centre))
+    if not (np.isfinite(pull).all() and (clear & (pull > CONFLICT)).any()) and not (
+        hours and pull[0] > CONFLICT_OF_TIMES
+    ):
         return []
     i = int(np.argmax(np.where(clear, pull, 0.0)))
     data = centre[i] + (middle[i] - centre[i]) / told[i]
@@ -445,6 +449,15 @@ def _conflict(
     if unit_of(ratio):
         text = f"Data and prior disagree about {name}: {told_of}.{levels} Look at units and doses "
         return [trouble("unit", text + "first, then at the prior, then at the model.")]
+    if hours:
+        return [
+            doubt(
+                "hours or days",
+                f"Data and prior disagree about {name}: {told_of}, a factor near 24: are times in "
+                "hours? carpk counts in days (time, and the times of doses). Look at these columns "
+                "first, then at the prior, then at the model.",
+            )
+        ]
     if moves[i] > (MOVED if model else MOVED_SPREAD) or levels:
         if told[i] < HELD:
             told_of = (
@@ -470,6 +483,15 @@ def _conflict(
             f"{number(moves[i], '.1f')} posterior SDs only.{levels}",
         )
     ]
+
+
+def _hours(bound: PopulationModel, name: str, here: Any, there: Any) -> bool:
+    """Whether a parameter in time, or by time, is off as if hours stood for days."""
+    info = bound.population.model.params.info()
+    if name not in info or "day" not in info[name].unit:
+        return False
+    ratio = abs(float(np.log(np.ravel(here)[0] / np.ravel(there)[0])))
+    return abs(ratio - math.log(24)) < math.log(1.5)
 
 
 def _suspects(bound: PopulationModel, name: str) -> str:

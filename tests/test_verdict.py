@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from hierarchies import LINEAR, decaying
@@ -16,7 +17,14 @@ from hypothesis import strategies as st
 import carpk as ck
 import carpk.verdict
 from carpk.advice import BUT, OK, SURPRISES, WRONG, chance, doubt, note, number, trouble
-from carpk.surprises import _copies, _course, _neighbours, _swapped_pair
+from carpk.surprises import (
+    _columns,
+    _copies,
+    _course,
+    _neighbours,
+    _swapped_pair,
+    _unrelated,
+)
 from carpk.verdict import Verdict, judge
 
 POP = ck.Population(LINEAR, varies=["base"])
@@ -113,6 +121,8 @@ FACTS = {
     "tails": {"analyte": "car_t", "df": 4.0, "count": 60, "gain": 9.0},
     "course": {"analyte": "car_t", "sds": 1.4, "first": 10.0, "last": 14.0},
     "copies": {"count": 9, "of": 10},
+    "unrelated": {"analyte": "car_t", "explained": 0.04},
+    "columns": {"parameter": "base", "column": "arm", "ends": ["b", "a"], "away": 3.0},
 }
 FACTS["samples"] |= {"normal": True, "on_log": True, "sigma": "sigma"}
 FACTS["swapped"] = {"parameter": "base", "sds": 6.0, "patients": SWITCHED}
@@ -227,6 +237,8 @@ TABLE = [  # kind of message, grade, words of it, what brings it about
     ("solver error", BUT, "50% of the draws", {"solver": SOLVER | {"ess": 0.5}}),
     ("interrupted", WRONG, "same `folder`", {"interrupted": True}),
     ("unit", WRONG, "factor near 0.001 ", moved("base", 1e4, 0.1, 2e4, 0.1)),
+    ("hours or days", BUT, "posterior .240. .* 24:", moved("halve", 240.0, 0.1, 10.0, 1.2)),
+    ("hours or days", BUT, "posterior .0.4", moved("halve", 0.4, 0.1, 10.0, 1.2)),
     (
         "prior against data",
         BUT,
@@ -288,6 +300,17 @@ TABLE = [  # kind of message, grade, words of it, what brings it about
     ("heavy-tailed residuals", BUT, "StudentT.df=4", fact("tails")),
     ("model off the course", BUT, "From day 10 to 14 .* 1.4 .* above", fact("course")),
     ("model off the course", BUT, "On day 7 .* below", fact("course", first=7, last=7, sds=-1)),
+    ("curves and levels unrelated", BUT, "4% of its variance", fact("unrelated", 0.0)),
+    ("covariate left out", BUT, "20 times as high with arm b as with a", fact("columns", ratio=20)),
+    ("covariate left out", BUT, "higher with arm b than with a", fact("columns")),
+    (
+        "covariate left out",
+        OK,
+        "0.5 times as high in the upper half of kg as in the lower half",
+        fact("columns", 0.002, ratio=0.5, column="kg", ends=[]),
+    ),
+    ("covariate left out", BUT, "lower in the upper half", fact("columns", away=-1, ends=[])),
+    ("swapped patients", BUT, "exchanged", fact("swapped", 0.005)),
     ("patient twice", BUT, "p1 and p2 have the same values on 9 of 10 days", fact("copies")),
 ]
 
@@ -541,3 +564,68 @@ class TestCopies:
 
     def test_patients_who_are_all_alike_are_no_copies(self):
         assert not _copies(Measured(self.days, np.ones((4, 5)) * np.arange(1, 6)))
+
+    def test_are_told_where_everybody_is_in_the_data_several_times(self):
+        value = np.tile(np.exp(np.random.default_rng(0).standard_normal((6, 5))), (8, 1))
+        found = _copies(Measured(self.days, value))
+        assert len(found) == 6 * 28  # pairs of eight copies
+        assert found[0]["p"] < 1e-3
+
+
+class TestUnrelated:
+    """Curves that follow nothing of the levels: values and days that do not belong together."""
+
+    days = np.array([1, 3, 7, 14, 28])
+
+    def found(self, noise, seed=0, shuffle=False):
+        rng = np.random.default_rng(seed)
+        curve = 3 + rng.standard_normal((8, 1)) - 0.07 * self.days
+        y = curve + noise * rng.standard_normal(curve.shape)
+        value = rng.permuted(np.exp(y), axis=1) if shuffle else np.exp(y)
+        if shuffle:  # the fit has found that there is no course
+            curve = np.log(value).mean(1, keepdims=True) + 1e-3 * self.days
+        return _unrelated(Measured(self.days, value), np.broadcast_to(curve, value.shape))
+
+    @pytest.mark.parametrize("noise", [0.05, 0.5, 1.0])
+    def test_a_noisy_course_is_one(self, noise):
+        assert not [f for seed in range(20) for f in self.found(noise, seed)]
+
+    def test_shuffled_values_are_told(self):
+        found = [self.found(0.3, seed, shuffle=True) for seed in range(20)]
+        assert sum(map(bool, found)) >= 17
+
+    def test_levels_that_do_not_change_are_no_shuffled_ones(self):
+        assert not _unrelated(Measured(self.days, np.ones((8, 5))), np.zeros((8, 5)))
+
+
+class TestColumns:
+    """Columns of the patients table that a parameter goes with."""
+
+    def found(self, seed, size=20, apart=0.0, slope=0.0, holes=0):
+        rng = np.random.default_rng(seed)
+        arm, kg = np.arange(size) % 2, 40 + 40 * rng.random(size)
+        data = decaying(patients=size, cohorts=1)
+        table = pd.DataFrame({"patient": data.patients["patient"], "cohort": "a"})
+        table = table.assign(arm=np.array(["a", "b"])[arm], kg=kg, site=range(size))
+        table.loc[: holes - 1, ["arm", "kg"]] = None
+        table["name"] = [f"x{i}" for i in range(size)]
+        frames = {k: getattr(data, k) for k in ("doses", "observations")}
+        bound = POP.bind(ck.Dataset.from_frames(table, **frames))
+        effect = apart * arm + slope * kg + 0.5 * rng.standard_normal(size)
+        return {f["column"]: f for f in _columns(bound, {"base": effect})}
+
+    def test_words_and_numbers_are_told_with_their_side(self):
+        arm = self.found(0, apart=2.0)["arm"]
+        assert arm["p"] < 1e-3
+        assert arm["ends"] == ["b", "a"]
+        assert 5 < arm["ratio"] < 11
+        assert self.found(0, slope=-0.05)["kg"]["ratio"] < 0.6
+
+    def test_a_patient_without_the_covariate_is_left_out_and_names_are_no_groups(self):
+        found = self.found(1, apart=2.0, holes=4)
+        assert found["arm"]["p"] < 1e-3
+        assert "name" not in found
+
+    def test_are_no_more_frequent_by_chance_than_their_p_values(self):
+        p = [f["p"] for seed in range(100) for f in self.found(seed).values()]
+        assert np.mean(np.array(p) < 0.15) <= 0.09  # three columns, corrected for three
