@@ -49,6 +49,7 @@ TOGETHER = 0.5  # least part in a direction that the data leave open, to be name
 MASS = 0.05  # share of the posterior below which another mode is not told
 EVEN = 0.8  # effective share of draws that weights for the solver's error leave, to be told below
 SWAPPED = 0.1  # relative difference of two values that have changed places
+FEW_PATIENTS = 40  # below which a normal approximation of population parameters is told of
 FEW_POINTS = 5  # effective ones for a patient's random effects, to be told below
 
 
@@ -687,6 +688,15 @@ def _of_mode(
         )
     if settings["method"] == "map":
         found += _of_ends(settings["ends"])
+    elif 0 < patients < FEW_PATIENTS and "k_hat" not in weights:
+        found.append(
+            note(
+                "few patients",
+                '"laplace" takes the population parameters as normally distributed, which in few '
+                "patients puts the ends of intervals off by some tenths of a posterior SD "
+                '(docs/verdict.md): report with method="nuts".',
+            )
+        )
     numbers = {
         "decrement": mode["decrement"],
         "settled": float(settled),

@@ -229,6 +229,7 @@ TABLE = [  # kind of message, grade, words of it, what brings it about
         "p1 3",
         look(points=[60, 3] + [60] * 6),
     ),
+    ("few patients", OK, "tenths of a posterior SD", LAPLACE),
     ("a mode alone", WRONG, "no intervals", MAP | {"ends": [0.0, 0.0]}),
     ("uncertain mode", WRONG, "Only one of 2", MAP | {"ends": [0.0, -3.0]}),
     ("likelihood that is not finite", WRONG, "p1 in 7 of 2000", {"pointwise": likelihoods(7)}),
@@ -331,7 +332,7 @@ def test_the_table_holds_every_kind_of_message():
 
 
 def test_draws_without_a_fault_are_ok_and_nothing_is_said():
-    for verdict in (judged(), judged(**LAPLACE)):
+    for verdict in (judged(), judged(**look(k_hat=0.1, ess=4000.0))):
         assert verdict.grade == "OK"
         assert not verdict.findings, str(verdict)
         assert str(verdict).startswith("OK: ")
