@@ -288,7 +288,8 @@ def spread_of(values: np.ndarray, statistic: str, interval: str) -> float:
     if interval == "GSD":
         return float(np.exp(np.std(np.log(values), ddof=1)))
     if interval == "CV%" and statistic == "geometric mean":
-        return float(100 * np.sqrt(np.expm1(np.var(np.log(values), ddof=1))))
+        with np.errstate(over="ignore"):  # infinite, of values that spread without bound
+            return float(100 * np.sqrt(np.expm1(np.var(np.log(values), ddof=1))))
     sd = float(np.std(values, ddof=1))
     return {"SD": sd, "SE": sd / np.sqrt(len(values)), "CV%": 100 * sd / np.mean(values)}[interval]
 
