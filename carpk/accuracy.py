@@ -60,7 +60,9 @@ class SolverCheck:
     @property
     def ess(self) -> float:
         """Effective number of draws after weighting."""
-        return float(1 / np.sum(np.exp(2 * self.log_weights))) if self.log_weights.size else 0.0
+        with np.errstate(over="ignore"):  # weights of likelihoods that are not finite
+            total = np.sum(np.exp(2 * self.log_weights))
+        return float(1 / total) if self.log_weights.size else 0.0
 
     def __repr__(self) -> str:
         head = "OK" if self.ok else "DO NOT TRUST"

@@ -142,6 +142,16 @@ def _say_under(x: Mapping[str, Any]) -> str:
     )
 
 
+def _say_left(x: Mapping[str, Any]) -> str:
+    return (
+        f"{x['count']} of {x['planned']} samples of {x['analyte']} are missing, on days on which "
+        f"others have one, and rather of the patients with low levels (rank correlation "
+        f"{number(x['rho'], '.2f')}){_strength(x)}: were rows below the LLOQ left out? Enter them "
+        "with censored = 1 and lloq, or levels decline too slowly here. Patients who left the "
+        "study because their cells were gone do the same."
+    )
+
+
 def _say_gap(x: Mapping[str, Any]) -> str:
     return (
         f"No measured value of {x['analyte']} lies between the LLOQ, {x['lloq']:.3g}, and "
@@ -315,6 +325,7 @@ SURPRISES: dict[str, tuple[str, Say]] = {  # kind and sentence, in the order in 
     "copies": ("patient twice", _say_copies),
     "tied": ("LLOQ", _say_tied),
     "under": ("LLOQ", _say_under),
+    "left": ("samples left out", _say_left),
     "gap": ("LLOQ", _say_gap),
     "below": ("LLOQ", _say_below),
     "shift": ("prior against data", _say_shift),

@@ -271,7 +271,8 @@ class Points(NamedTuple):
         t = scipy.stats.multivariate_t(np.zeros(x.shape[-1]), df=FREEDOM)
         by_x = t.logpdf(x.reshape(-1, x.shape[-1])).reshape(prior.shape) - slope
         share = 1 / OF_PRIOR
-        mixture = np.logaddexp(np.log(share) + prior, np.log1p(-share) + by_x)
+        with np.errstate(invalid="ignore"):  # of points that are not finite, which count nothing
+            mixture = np.logaddexp(np.log(share) + prior, np.log1p(-share) + by_x)
         return c, prior - mixture, prior - by_x
 
 
@@ -345,8 +346,10 @@ def _regression(
 
 
 def effective(log_weights: np.ndarray) -> np.ndarray:
-    """How many points (N, P) count, (P,)."""
-    return 1 / np.sum(_weights(log_weights) ** 2, axis=0)
+    """How many points (N, P) count, (P,); none of a patient without a finite weight."""
+    possible = np.isfinite(log_weights).any(0) & ~np.isnan(log_weights).any(0)
+    weights = _weights(np.where(possible, log_weights, 0.0))
+    return np.where(possible, 1 / np.sum(weights**2, axis=0), 0.0)
 
 
 def tempered(log_weights: np.ndarray, fewest: float) -> np.ndarray:

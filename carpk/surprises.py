@@ -647,7 +647,7 @@ def _limits(bound: PopulationModel, below: np.ndarray, gap: np.ndarray) -> dict[
 def _of_values(bound: PopulationModel) -> dict[str, Found]:
     """What values and limits say by themselves: limits in place of values, values below limits."""
     a = bound.individual
-    tied, under = [], []
+    tied, under, left = [], [], []
     for i, analyte in enumerate(a.analytes):
         here = a.mask & (a.analyte == i)
         measured, limits = a.value[here & (a.censored == 0)], a.lloq[here & (a.censored == 1)]
@@ -659,7 +659,38 @@ def _of_values(bound: PopulationModel) -> dict[str, Found]:
         if limits.size and (measured < limits.min()).any():
             fact = {"analyte": analyte, "lloq": float(limits.min()), "value": low, "p": 0.0}
             under.append(fact | {"count": int((measured < limits.min()).sum())})
-    return {"copies": _copies(bound), "tied": tied, "under": under}
+        left += _left_out(bound, i)
+    left = [fact | {"looked": _analytes(bound)} for fact in left if fact["p"] < NOTED]
+    return {"copies": _copies(bound), "tied": tied, "under": under, "left": left}
+
+
+def _left_out(bound: PopulationModel, of: int) -> Found:
+    """Whether samples of an analyte are missing of the patients with the lowest levels.
+
+    Days on which a quarter of the patients have a sample are those of the plan. How many of them a
+    patient lacks is compared with how the patient's levels lie to those of the others on the days
+    that most have, by their ranks (Spearman, one-sided).
+    """
+    a = bound.individual
+    here = a.mask & (a.analyte == of) & (a.value > 0)
+    days, column = np.unique(a.time[here], return_inverse=True)
+    level = np.full((len(bound.patients), len(days)), np.nan)
+    level[np.nonzero(here)[0], column] = np.log(a.value[here])
+    level = level[np.isfinite(level).any(1)]
+    level = level[:, np.isfinite(level).sum(0) >= max(len(level) / 4, 2)]
+    common = level[:, np.isfinite(level).mean(0) > 0.5]
+    known = np.isfinite(common).any(1)
+    level, common = level[known], common[known]
+    there = np.isfinite(level)
+    if len(level) < FEWEST or there.all():
+        return []
+    lacking = (~there).sum(1)
+    height = np.nanmean(common - np.nanmedian(common, axis=0), axis=1)
+    if len(np.unique(lacking)) < 2 or len(np.unique(height)) < 2:
+        return []
+    rho, p = scipy.stats.spearmanr(lacking, height, alternative="less")
+    fact = {"analyte": bound.individual.analytes[of], "count": int(lacking.sum())}
+    return [fact | {"planned": int(there.size), "rho": float(rho), "p": float(p) * len(a.analytes)}]
 
 
 def _copies(bound: PopulationModel) -> Found:

@@ -98,3 +98,8 @@ def test_weights_are_tempered_until_enough_points_count():
     counted = 1 / np.sum(found**2, axis=0)
     assert counted[0] >= 2.4
     assert counted[1] == pytest.approx(2.5, rel=1e-3)
+
+
+def test_points_of_a_patient_without_a_likelihood_count_nothing():
+    weights = np.array([[0.0, -np.inf, np.nan], [0.0, -np.inf, 0.0]])
+    assert effective(weights).tolist() == [2.0, 0.0, 0.0]

@@ -21,6 +21,7 @@ from carpk.surprises import (
     _columns,
     _copies,
     _course,
+    _left_out,
     _neighbours,
     _swapped_pair,
     _unrelated,
@@ -121,6 +122,7 @@ FACTS = {
     "tails": {"analyte": "car_t", "df": 4.0, "count": 60, "gain": 9.0},
     "course": {"analyte": "car_t", "sds": 1.4, "first": 10.0, "last": 14.0},
     "copies": {"count": 9, "of": 10},
+    "left": {"analyte": "car_t", "count": 12, "planned": 60, "rho": -0.8},
     "unrelated": {"analyte": "car_t", "explained": 0.04},
     "columns": {"parameter": "base", "column": "arm", "ends": ["b", "a"], "away": 3.0},
 }
@@ -275,6 +277,7 @@ TABLE = [  # kind of message, grade, words of it, what brings it about
     ("LLOQ", BUT, "exactly 3", fact("tied", 0.0)),
     ("LLOQ", BUT, "5 measured values lie below 30", fact("under", 0.0)),
     ("LLOQ", BUT, "1 measured value lies below 30", fact("under", 0.0, count=1)),
+    ("samples left out", BUT, "12 of 60 samples", fact("left")),
     ("LLOQ", BUT, "No measured value", fact("gap")),
     ("LLOQ", BUT, "Too many samples", fact("below")),
     ("LLOQ", OK, "Too few samples", fact("below", 0.002, seen=0)),
@@ -571,6 +574,38 @@ class TestCopies:
         found = _copies(Measured(self.days, value))
         assert len(found) == 6 * 28  # pairs of eight copies
         assert found[0]["p"] < 1e-3
+
+
+class TestLeftOut:
+    """Samples that are missing where levels are low."""
+
+    days = np.array([1, 3, 7, 14, 28])
+
+    def found(self, seed, limit=0.0, at_random=0.0, size=16):
+        rng = np.random.default_rng(seed)
+        curve = 3 + rng.standard_normal((size, 1)) - 0.1 * self.days
+        bound = Measured(self.days, np.exp(curve + 0.3 * rng.standard_normal(curve.shape)))
+        bound.individual.mask &= bound.individual.value > limit
+        bound.individual.mask[:, 1:] &= rng.random((size, 4)) >= at_random
+        return _left_out(bound, 0)
+
+    def test_are_told_with_their_number(self):
+        found = [self.found(seed, limit=4.0) for seed in range(20)]
+        assert sum(bool(f) and f[0]["p"] < 1e-3 for f in found) >= 16
+        (fact,) = found[0]
+        assert fact["planned"] >= 15 * 4
+        assert 10 < fact["count"] < 40
+
+    def test_are_no_more_frequent_by_chance_than_their_p_value(self):
+        found = [f for seed in range(200) for f in self.found(seed, at_random=0.3)]
+        assert len(found) > 180
+        assert np.mean([f["p"] < 0.05 for f in found]) <= 0.09
+
+    def test_complete_data_and_visit_windows_have_no_gap(self):
+        assert not self.found(0)
+        bound = Measured(self.days, np.ones((16, 5)))
+        bound.individual.time = bound.individual.time + np.arange(16)[:, None] / 50
+        assert not _left_out(bound, 0)
 
 
 class TestUnrelated:

@@ -173,3 +173,13 @@ def test_the_fits_of_the_demo_are_made_once_per_seed_and_told(
     assert "6 of 6 fits run" in text
     assert "Not trusted: 6 of 6" in text
     assert "ratio 1.25" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["all times 1,000; oral 8", "patients 1 to 4 times 1,000; oral"])
+def test_doses_a_thousand_times_off_are_a_verdict_and_no_traceback(script, which, recwarn):
+    faults = script("verdict_faults").FAULTS
+    (fault,) = [f for name, f in faults.items() if which in name]
+    fit = ck.fit(*fault.build(), fault.method, progress=False)
+    assert fit.verdict.grade == "DO NOT TRUST"
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
