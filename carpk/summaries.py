@@ -63,7 +63,7 @@ from carpk.dataset.facts import SAMPLED, no_likelihood, percent_of
 from carpk.errors import FitError
 
 HERMITE_ORDER = 10
-KERNEL = 0.25  # bandwidth of the smoothed distribution, in SDs of ln(quantity)
+KERNEL = 0.15  # bandwidth of the smoothed distribution, in robust SDs of ln(quantity)
 SOFT_MAX = 0.1  # softness of "the highest sample" and "is quantifiable", in ln(level)
 SOFT_FIT = 0.01  # softness of "the best adjusted R²"
 PEAK_SCORES = np.linspace(-2.6, 3.7, 8)  # of the highest sample, around the highest true level
@@ -304,8 +304,10 @@ def population_distribution(q: Quantity, y: Any) -> Distribution:
     """ln F, ln(1 - F) and ln density of the quantity over the population, at y (K,)."""
     if q.conditional is None:
         mean, var, _ = moments(q)
-        h = KERNEL * jnp.sqrt(var)
-        x = mean + (q.x - mean) * math.sqrt(1 - KERNEL**2)  # so that the variance stays the same
+        # One patient whose peak comes months late has an area near 0 and moves the SD of all.
+        away = q.weight @ jnp.sqrt((q.x - mean) ** 2 + 1e-12) / jnp.sum(q.weight)
+        h = KERNEL * jnp.minimum(away * math.sqrt(math.pi / 2), jnp.sqrt(var))
+        x = mean + (q.x - mean) * jnp.sqrt(1 - h**2 / var)  # so that the variance stays the same
         ln_y = jnp.log(y)[None, :]
         each = normal((ln_y - x[:, None]) / h, -jnp.log(h) - ln_y)
     else:
