@@ -402,6 +402,9 @@ def _labels() -> list[Fault]:
                 ("all 8 times", decay(6, 563), repeated(8, 6, extreme=False)),
                 ("the highest one 10 times", decay(12, 564), repeated(10, 1)),
                 ("the highest two 5 times", curve(8, 565, 60), repeated(5, 2)),
+                ("the highest one 7 times", decay(9, 566), repeated(7, 1)),
+                ("the highest two 3 times", decay(9, 567), repeated(3, 2)),
+                ("all 3 times", decay(8, 568), repeated(3, 8, extreme=False)),
             ],
         ),
     ]

@@ -696,40 +696,46 @@ def _left_out(bound: PopulationModel, of: int) -> Found:
 def _copies(bound: PopulationModel) -> Found:
     """Pairs of patients with the same values on the same days.
 
-    p is binomial, with the share of equal values among all other pairs as that of chance; of many
-    pairs that are alike, corrected as by Benjamini and Hochberg (1995,
-    doi:10.1111/j.2517-6161.1995.tb02031.x).
+    p is binomial, with the share of equal values between other patients as that of chance, of whom
+    those with the same record count once; of many pairs that are alike, corrected as by Benjamini
+    and Hochberg (1995, doi:10.1111/j.2517-6161.1995.tb02031.x).
     """
     a = bound.individual
-    measured = a.mask & (a.censored == 0)
-    samples: dict[tuple[int, float], dict[float, list[int]]] = {}
-    for i, j in zip(*np.nonzero(measured), strict=True):
-        at = samples.setdefault((int(a.analyte[i, j]), float(a.time[i, j])), {})
-        at.setdefault(float(a.value[i, j]), []).append(int(i))
-    sizes = [sum(map(len, values.values())) for values in samples.values()]
-    every = sum(n * (n - 1) // 2 for n in sizes)
-    equal: Counter[tuple[int, int]] = Counter()
-    total = 0
-    for values in samples.values():
-        for who in values.values():
-            total += len(who) * (len(who) - 1) // 2
-            if len(who) <= LARGEST:
-                equal.update(pair for pair in itertools.combinations(who, 2) if pair[0] < pair[1])
-    pairs, found = len(bound.patients) * (len(bound.patients) - 1) // 2, []
-    kept = [
-        {(int(k), float(t)) for k, t in zip(a.analyte[i, m], a.time[i, m], strict=True)}
-        for i, m in enumerate(measured)
+    records: list[dict[tuple[int, float], float]] = [
+        {(int(k), float(t)): float(y) for k, t, y in zip(*columns, strict=True)}
+        for columns in (
+            (a.analyte[i, here], a.time[i, here], a.value[i, here])
+            for i, here in enumerate(a.mask & (a.censored == 0))
+        )
     ]
-    alike = list(equal.items())
-    tests = np.ones(pairs)  # of pairs without an equal value
-    for n, ((i, j), count) in enumerate(alike):
-        common = len(kept[i] & kept[j])
-        chance = min((total - count + 1) / max(every - common + 1, 1), 1.0)
-        tests[n] = scipy.stats.binom.sf(count - 1, common, chance)
+    first: dict[frozenset[Any], int] = {}
+    for i, record in enumerate(records):
+        first.setdefault(frozenset(record.items()), i)
+    distinct = set(first.values())
+    samples: dict[tuple[int, float], dict[float, list[int]]] = {}
+    for i, record in enumerate(records):
+        for at, value in record.items():
+            samples.setdefault(at, {}).setdefault(value, []).append(i)
+    equal: Counter[tuple[int, int]] = Counter()
+    total = every = 0  # equal values, and all, of pairs of patients with distinct records
+    for values in samples.values():
+        sizes = [len(distinct & set(who)) for who in values.values()]
+        every += math.comb(sum(sizes), 2)
+        total += sum(math.comb(size, 2) for size in sizes)
+        for who in values.values():
+            if len(who) <= LARGEST:
+                equal.update(itertools.combinations(who, 2))
+    pairs, found = math.comb(len(records), 2), []
+    tests, common = np.ones(pairs), {}  # 1: of pairs without an equal value
+    for n, ((i, j), count) in enumerate(equal.items()):
+        common[i, j] = len(records[i].keys() & records[j].keys())
+        own = (count, common[i, j]) if {i, j} <= distinct else (0, 0)
+        chance = min((total - own[0] + 1) / max(every - own[1] + 1, 1), 1.0)
+        tests[n] = scipy.stats.binom.sf(count - 1, common[i, j], chance)
     corrected = scipy.stats.false_discovery_control(tests) if pairs else tests
-    for ((i, j), count), p in zip(alike, corrected, strict=False):
+    for ((i, j), count), p in zip(equal.items(), corrected, strict=False):
         if p < NOTED:
             both = [{"patient": bound.patients[k], "of": ""} for k in (i, j)]
-            fact = {"patients": both, "count": count, "of": len(kept[i] & kept[j]), "p": float(p)}
+            fact = {"patients": both, "count": count, "of": common[i, j], "p": float(p)}
             found.append(fact | {"looked": f"{pairs} pairs"})
     return sorted(found, key=_p)

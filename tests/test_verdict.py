@@ -569,11 +569,14 @@ class TestCopies:
     def test_patients_who_are_all_alike_are_no_copies(self):
         assert not _copies(Measured(self.days, np.ones((4, 5)) * np.arange(1, 6)))
 
-    def test_are_told_where_everybody_is_in_the_data_several_times(self):
-        value = np.tile(np.exp(np.random.default_rng(0).standard_normal((6, 5))), (8, 1))
+    @pytest.mark.parametrize("copies", [2, 3, 6, 10])
+    @pytest.mark.parametrize("patients", [1, 2, 8])
+    def test_are_told_where_many_are_in_the_data_several_times(self, copies, patients):
+        value = np.exp(np.random.default_rng(0).standard_normal((8, 5)))
+        value = np.concatenate([value, *[value[:patients]] * (copies - 1)])
         found = _copies(Measured(self.days, value))
-        assert len(found) == 6 * 28  # pairs of eight copies
-        assert found[0]["p"] < 1e-3
+        assert len(found) == patients * copies * (copies - 1) // 2
+        assert found[-1]["p"] < 1e-3
 
 
 class TestLeftOut:
