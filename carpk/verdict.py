@@ -693,7 +693,7 @@ def _of_mode(
             note(
                 "few patients",
                 '"laplace" takes the population parameters as normally distributed, which in few '
-                "patients puts the ends of intervals off by some tenths of a posterior SD "
+                "patients puts the ends of intervals 0.2 to 1 posterior SDs off "
                 '(docs/verdict.md): report with method="nuts".',
             )
         )

@@ -231,7 +231,7 @@ TABLE = [  # kind of message, grade, words of it, what brings it about
         "p1 3",
         look(points=[60, 3] + [60] * 6),
     ),
-    ("few patients", OK, "tenths of a posterior SD", LAPLACE),
+    ("few patients", OK, "0.2 to 1 posterior SDs", LAPLACE),
     ("a mode alone", WRONG, "no intervals", MAP | {"ends": [0.0, 0.0]}),
     ("uncertain mode", WRONG, "Only one of 2", MAP | {"ends": [0.0, -3.0]}),
     ("likelihood that is not finite", WRONG, "p1 in 7 of 2000", {"pointwise": likelihoods(7)}),
