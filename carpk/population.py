@@ -38,7 +38,7 @@ from carpk.errors import FitError, ModelError
 from carpk.levels import ClosedLevels, Predictor, chosen, solved
 from carpk.params import ParamInfo, Params, Transform, transform_for
 from carpk.structural import ClosedForm, ODEModel
-from carpk.summaries import CohortLikelihood, Fact
+from carpk.summaries import CohortLikelihood, Fact, needed_for_ranges
 
 FLOOR = 1e-30  # levels below this, in any unit, are taken as this: their logs stay finite
 PEAK_BY = 60.0  # day; peaks of published cohorts are looked for until then
@@ -93,7 +93,9 @@ class Population:
         analytes: name of an analyte in the data -> output of the model, where they differ. Names of
             several make several endpoints, fitted together: `["car_t", "alc"]`. Each has its own
             residual parameters then, "sigma_car_t" and "sigma_alc".
-        virtual_patients: number of virtual patients behind cohort summaries; a power of two.
+        virtual_patients: number of virtual patients behind cohort summaries, at least; a power of
+            two. A fitted range of many patients takes more, as its ends rest on the outermost:
+            eight for each patient, 1,024 at most.
         summary_dependence: False treats the statistics of one cohort as independent. Intervals
             then have the wrong width, that of Tmax above all; see `summaries`.
         regimens: cohort -> what its patients were given, absolute amounts: needed where published
@@ -478,7 +480,7 @@ class PopulationModel:
                 facts=tuple(rows),
                 sampling=sampling_days(data, rows),
                 residuals={f.output: population.residual_of(f.output) for f in rows},
-                virtual_patients=population.virtual_patients,
+                virtual_patients=max(population.virtual_patients, needed_for_ranges(rows)),
                 random_effects=population.random.size(infusions[cohort]),
                 dependence=population.summary_dependence,
             )

@@ -66,8 +66,10 @@ HERMITE_ORDER = 10
 KERNEL = 0.15  # bandwidth of the smoothed distribution, in robust SDs of ln(quantity)
 SOFT_MAX = 0.1  # softness of "the highest sample" and "is quantifiable", in ln(level)
 SOFT_FIT = 0.01  # softness of "the best adjusted R²"
+UNUSABLE = -3.0  # stands for an adjusted R² of samples that no half-life comes from; below all
 PEAK_SCORES = np.linspace(-2.6, 3.7, 8)  # of the highest sample, around the highest true level
 SAME_DAY = 1e-6  # days
+PER_PATIENT, MOST_FOR_RANGES = 8, 1024  # virtual patients behind the ends of a range
 
 
 class Fact(NamedTuple):
@@ -242,7 +244,8 @@ def log_half_life(curves: Curves, lloq: float) -> tuple[Any, Any]:
     adjusted = enough * (1 - (1 - r2) * (n - 1) / jnp.maximum(n - 2, 0.5))
     after = jax.nn.sigmoid((t - peak[:, None]) / 0.1)
     usable = enough * counts * after * jax.nn.sigmoid(rate / 5e-4)
-    weights = jax.nn.softmax(adjusted / SOFT_FIT + jnp.log(usable + 1e-30), axis=1)
+    chosen = usable * adjusted + (1 - usable) * UNUSABLE  # a rise fits as well, and is no decline
+    weights = jax.nn.softmax(chosen / SOFT_FIT, axis=1)
     ln_half = jnp.log(math.log(2) / jnp.maximum(rate, 1e-4))
     return jnp.sum(weights * ln_half, axis=1), jnp.max(usable, axis=1)
 
@@ -992,6 +995,12 @@ class CohortLikelihood:
         if self.dependence and len(margins) > 1:
             tie = log_copula(margins, values, sizes)
         return jnp.stack([*terms, jnp.asarray(tie, float)])
+
+
+def needed_for_ranges(facts: Sequence[Fact]) -> int:
+    """How many virtual patients the fitted ranges need; a power of two."""
+    largest = max((f.n for f in facts if f.interval == "range" and f.use == "fit"), default=1)
+    return min(2 ** math.ceil(math.log2(PER_PATIENT * largest)), MOST_FOR_RANGES)
 
 
 @lru_cache(maxsize=64)

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 
@@ -208,6 +209,20 @@ class TestQuantities:
         assert np.median(error) < 0.04
         assert np.mean(error < 0.2) > 0.85
         assert np.asarray(weight)[:80][known].mean() > 0.9
+
+    def test_a_rise_is_no_half_life_even_where_it_fits_best(self):
+        """Late levels that hardly fall, and noise: the last three samples rise in many patients."""
+        rng = np.random.default_rng(4)
+        t = np.array([7.0, 14, 21, 28, 60, 90, 120, 180])
+        clean = 50 * (np.exp(-t / 6) + 0.05 * np.exp(-t / 150))
+        y = jnp.asarray(clean * np.exp(0.7 * rng.standard_normal((300, len(t)))))
+        ours, weight = s.log_half_life(s.Curves(t, y, y), math.nan)
+        exact = np.log([ck.nca.half_life(jnp.asarray(t), c, 0.0) for c in y])
+        rises = np.log(y[:, -1] / y[:, -3]) > 0
+        known = np.isfinite(exact) & (np.asarray(weight) > 0.9)
+        assert (rises & known).sum() > 50
+        assert np.mean(np.abs(np.asarray(ours) - exact)[known] < 0.2) > 0.85
+        assert np.std(np.asarray(ours)[known]) == pytest.approx(np.std(exact[known]), rel=0.1)
 
     @pytest.mark.parametrize(
         ("residual", "theta"),
@@ -490,3 +505,25 @@ class TestProportions:
 def test_a_statistic_without_likelihood_is_refused_with_advice(bad, words):
     with pytest.raises(ck.FitError, match=words):
         cohort(bad)
+
+
+@pytest.mark.parametrize(
+    ("interval", "use", "n", "expected"),
+    [
+        ("range", "fit", 8, 64),
+        ("range", "fit", 80, 1024),
+        ("range", "fit", 3000, 1024),
+        ("range", "value", 80, 16),
+        ("IQR", "fit", 80, 16),
+    ],
+)
+def test_the_range_of_many_patients_takes_more_virtual_ones(interval, use, n, expected):
+    row = {"cohort": "c", "analyte": "car_t", "metric": "cmax", "statistic": "median"}
+    row |= {"value": 15.0, "interval": interval, "n": n, "unit": "cells/µL", "use": use}
+    data = ck.Dataset.from_frames(
+        summaries=pd.DataFrame([row | {"low": 10.0, "high": 20.0, "source": "made up"}]),
+        sampling=[7, 14, 28],
+        name="x",
+    )
+    pop = ck.Population(ck.load_model("piecewise"), varies=["cmax"], virtual_patients=16)
+    assert pop.bind(data).cohorts["c"].virtual_patients == expected

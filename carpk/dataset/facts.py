@@ -57,7 +57,15 @@ LIKELIHOODS_OF_TMAX = {
     "median": ("", "range"),
     "mean": ("", "95% CI", "90% CI", "SD", "SE", "CV%"),
 }
-CONTINUOUS = ("level", "cmax", "auc", "t_half")
+LIKELIHOODS_OF_HALF_LIFE = {
+    "median": ("", "IQR", "range", "95% CI", "90% CI"),
+    "geometric mean": ("", "IQR", "range", "95% CI", "90% CI", "CV%", "GSD"),
+    "mean": ("", "IQR", "range"),
+    "percentile": ("",),
+}
+"""Without SDs: ln 2 over a slope that may be near 0 has none, and that of a cohort is its one
+longest half-life."""
+CONTINUOUS = ("level", "cmax", "auc")
 
 TIMED = {
     "level": "the day of the level",
@@ -82,6 +90,8 @@ def likelihoods_of(metric: str) -> dict[str, tuple[str, ...]]:
     """Statistic -> intervals that have a likelihood, for one metric."""
     if metric == "tmax":
         return LIKELIHOODS_OF_TMAX
+    if metric == "t_half":
+        return LIKELIHOODS_OF_HALF_LIFE
     if metric == "detectable":
         return {name: LIKELIHOODS[name] for name in COUNTED}
     if metric in CONTINUOUS:
