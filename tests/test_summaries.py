@@ -5,7 +5,6 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.stats
 
@@ -508,22 +507,15 @@ def test_a_statistic_without_likelihood_is_refused_with_advice(bad, words):
 
 
 @pytest.mark.parametrize(
-    ("interval", "use", "n", "expected"),
+    ("interval", "use", "n", "needed"),
     [
         ("range", "fit", 8, 64),
         ("range", "fit", 80, 1024),
         ("range", "fit", 3000, 1024),
-        ("range", "value", 80, 16),
-        ("IQR", "fit", 80, 16),
+        ("range", "value", 80, 8),
+        ("IQR", "fit", 80, 8),
     ],
 )
-def test_the_range_of_many_patients_takes_more_virtual_ones(interval, use, n, expected):
-    row = {"cohort": "c", "analyte": "car_t", "metric": "cmax", "statistic": "median"}
-    row |= {"value": 15.0, "interval": interval, "n": n, "unit": "cells/µL", "use": use}
-    data = ck.Dataset.from_frames(
-        summaries=pd.DataFrame([row | {"low": 10.0, "high": 20.0, "source": "made up"}]),
-        sampling=[7, 14, 28],
-        name="x",
-    )
-    pop = ck.Population(ck.load_model("piecewise"), varies=["cmax"], virtual_patients=16)
-    assert pop.bind(data).cohorts["c"].virtual_patients == expected
+def test_the_range_of_many_patients_takes_more_virtual_ones(interval, use, n, needed):
+    few = fact("cmax", interval="IQR", n=3)
+    assert s.needed_for_ranges([few, fact("cmax", interval=interval, n=n, use=use)]) == needed
