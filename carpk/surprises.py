@@ -171,30 +171,41 @@ def _columns(bound: PopulationModel, effects: Mapping[str, np.ndarray]) -> Found
     table = table.set_index(table["patient"].astype(str)).loc[list(bound.patients)]
     for name, eta in effects.items():
         for column in _unused(bound, bound.population.covariates.get(name, ())):
-            values, known = table[column], table[column].notna().to_numpy()
-            if pd.api.types.is_numeric_dtype(values) and known.sum() >= FEWEST:
-                x, y = values[known].to_numpy(float), eta[known]
-                if len(np.unique(x)) < 2:
-                    continue
-                p = float(scipy.stats.spearmanr(x, y).pvalue)
-                high = x > np.median(x) if (x > np.median(x)).any() else x == x.max()
-                ends, away = [], y[high].mean() - y[~high].mean()
-            else:
-                words = values.astype(str).to_numpy()
-                groups = {w: eta[known & (words == w)] for w in np.unique(words[known])}
-                groups = {w: x for w, x in groups.items() if len(x) > 1}
-                if len(groups) < 2 or sum(map(len, groups.values())) < FEWEST:
-                    continue
-                p = float(scipy.stats.f_oneway(*groups.values()).pvalue)
-                means = {w: x.mean() for w, x in groups.items()}
-                ends = [max(means, key=means.__getitem__), min(means, key=means.__getitem__)]
-                away = means[ends[0]] - means[ends[1]]
-            fact = _fact(bound, name, 1, away, 0.0, p if math.isfinite(p) else 1.0, 1)
-            found.append(fact | {"column": column, "ends": ends})
+            known = table[column].notna().to_numpy()
+            values, y = table[column][known], eta[known]
+            if len(y) < FEWEST or np.ptp(y) == 0:
+                continue
+            numbers = pd.api.types.is_numeric_dtype(values)
+            tested = _of_numbers(values.to_numpy(float), y) if numbers else _of_words(values, y)
+            if tested is not None:
+                p, away, ends = tested
+                fact = _fact(bound, name, 1, away, 0.0, p, 1)
+                found.append(fact | {"column": column, "ends": ends})
     for fact in found:
         fact["p"] = min(fact["p"] * len(found), 1.0)
         fact["looked"] = f"{len(found)} pairs of parameter and column" if len(found) > 1 else ""
     return found
+
+
+def _of_numbers(x: np.ndarray, y: np.ndarray) -> tuple[float, float, list[str]] | None:
+    """p of a correlation, and by how much y differs between the upper and the lower half of x."""
+    if np.ptp(x) == 0:
+        return None
+    high = x > np.median(x) if (x > np.median(x)).any() else x == x.max()
+    p = scipy.stats.spearmanr(x, y).pvalue
+    return float(p), float(y[high].mean() - y[~high].mean()), []
+
+
+def _of_words(x: pd.Series, y: np.ndarray) -> tuple[float, float, list[str]] | None:
+    """p of a difference of y between words, by how much, and between which of them."""
+    words = x.astype(str).to_numpy()
+    groups = {w: y[words == w] for w in np.unique(words) if (words == w).sum() > 1}
+    if len(groups) < 2 or sum(map(len, groups.values())) < FEWEST:
+        return None
+    means = {w: each.mean() for w, each in groups.items()}
+    ends = [max(means, key=means.__getitem__), min(means, key=means.__getitem__)]
+    p = scipy.stats.f_oneway(*groups.values()).pvalue
+    return float(p), float(means[ends[0]] - means[ends[1]]), ends
 
 
 def _levels(bound: PopulationModel, name: str) -> tuple[np.ndarray, list[str]]:
