@@ -94,8 +94,8 @@ class Population:
             several make several endpoints, fitted together: `["car_t", "alc"]`. Each has its own
             residual parameters then, "sigma_car_t" and "sigma_alc".
         virtual_patients: number of virtual patients behind cohort summaries, at least; a power of
-            two. A fitted range of many patients takes more, as its ends rest on the outermost:
-            eight for each patient, 1,024 at most.
+            two. A fitted range of more than 32 patients takes eight for each, 1,024 at most: its
+            ends rest on the outermost.
         summary_dependence: False treats the statistics of one cohort as independent. Intervals
             then have the wrong width, that of Tmax above all; see `summaries`.
         regimens: cohort -> what its patients were given, absolute amounts: needed where published
@@ -623,6 +623,11 @@ class PopulationModel:
         """The range of a structural parameter; the whole line for the others."""
         info = self.population.model.params.info()
         return info[name].bounds if name in info else (-np.inf, np.inf)
+
+    def unit(self, name: str) -> str:
+        """The unit of a structural parameter; "" of the others."""
+        info = self.population.model.params.info()
+        return info[name].unit if name in info else ""
 
     @property
     def random(self) -> RandomEffects:

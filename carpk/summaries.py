@@ -69,7 +69,8 @@ SOFT_FIT = 0.01  # softness of "the best adjusted R²"
 UNUSABLE = -3.0  # stands for an adjusted R² of samples that no half-life comes from; below all
 PEAK_SCORES = np.linspace(-2.6, 3.7, 8)  # of the highest sample, around the highest true level
 SAME_DAY = 1e-6  # days
-PER_PATIENT, MOST_FOR_RANGES = 8, 1024  # virtual patients behind the ends of a range
+FEW_FOR_RANGES = 32  # patients, up to whom the usual virtual ones are enough for a range; above:
+PER_PATIENT, MOST_FOR_RANGES = 8, 1024  # virtual patients of each, and at most
 
 
 class Fact(NamedTuple):
@@ -998,9 +999,10 @@ class CohortLikelihood:
 
 
 def needed_for_ranges(facts: Sequence[Fact]) -> int:
-    """How many virtual patients the fitted ranges need; a power of two."""
-    largest = max((f.n for f in facts if f.interval == "range" and f.use == "fit"), default=1)
-    return min(2 ** math.ceil(math.log2(PER_PATIENT * largest)), MOST_FOR_RANGES)
+    """How many virtual patients the fitted ranges of many patients need; a power of two, or 0."""
+    sizes = [f.n for f in facts if f.interval == "range" and f.use == "fit"]
+    largest = max((n for n in sizes if n > FEW_FOR_RANGES), default=0)
+    return min(2 ** math.ceil(math.log2(PER_PATIENT * largest)), MOST_FOR_RANGES) if largest else 0
 
 
 @lru_cache(maxsize=64)

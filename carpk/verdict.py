@@ -488,8 +488,7 @@ def _conflict(
 
 def _hours(bound: PopulationModel, name: str, here: Any, there: Any) -> bool:
     """Whether a parameter in time, or by time, is off as if hours stood for days."""
-    info = bound.population.model.params.info()
-    if name not in info or "day" not in info[name].unit:
+    if "day" not in bound.unit(name):
         return False
     ratio = abs(float(np.log(np.ravel(here)[0] / np.ravel(there)[0])))
     return abs(ratio - math.log(24)) < math.log(1.5)

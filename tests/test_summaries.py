@@ -509,11 +509,12 @@ def test_a_statistic_without_likelihood_is_refused_with_advice(bad, words):
 @pytest.mark.parametrize(
     ("interval", "use", "n", "needed"),
     [
-        ("range", "fit", 8, 64),
+        ("range", "fit", 32, 0),
+        ("range", "fit", 33, 512),
         ("range", "fit", 80, 1024),
         ("range", "fit", 3000, 1024),
-        ("range", "value", 80, 8),
-        ("IQR", "fit", 80, 8),
+        ("range", "value", 80, 0),
+        ("IQR", "fit", 80, 0),
     ],
 )
 def test_the_range_of_many_patients_takes_more_virtual_ones(interval, use, n, needed):

@@ -71,6 +71,10 @@ class Model(NamedTuple):
         """The whole line: no parameter has an end."""
         return -math.inf, math.inf
 
+    def unit(self, name: str) -> str:
+        """None that a verdict looks for."""
+        return ""
+
     def scale(self, name: str) -> Transform:
         """The scale on which prior and posterior are compared: that of the prior."""
         return transform_for((-math.inf, math.inf))
