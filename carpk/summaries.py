@@ -66,6 +66,7 @@ HERMITE_ORDER = 10
 KERNEL = 0.15  # bandwidth of the smoothed distribution, in robust SDs of ln(quantity)
 SOFT_MAX = 0.1  # softness of "the highest sample" and "is quantifiable", in ln(level)
 SOFT_FIT = 0.01  # softness of "the best adjusted R²"
+NO_DECLINE = 2e-5  # 1/day, of the softness of "declines"
 UNUSABLE = -3.0  # stands for an adjusted R² of samples that no half-life comes from; below all
 PEAK_SCORES = np.linspace(-2.6, 3.7, 8)  # of the highest sample, around the highest true level
 SAME_DAY = 1e-6  # days
@@ -244,10 +245,10 @@ def log_half_life(curves: Curves, lloq: float) -> tuple[Any, Any]:
     enough = jax.nn.sigmoid((n - 2.75) / 0.02)
     adjusted = enough * (1 - (1 - r2) * (n - 1) / jnp.maximum(n - 2, 0.5))
     after = jax.nn.sigmoid((t - peak[:, None]) / 0.1)
-    usable = enough * counts * after * jax.nn.sigmoid(rate / 5e-4)
+    usable = enough * counts * after * jax.nn.sigmoid(rate / NO_DECLINE)
     chosen = usable * adjusted + (1 - usable) * UNUSABLE  # a rise fits as well, and is no decline
     weights = jax.nn.softmax(chosen / SOFT_FIT, axis=1)
-    ln_half = jnp.log(math.log(2) / jnp.maximum(rate, 1e-4))
+    ln_half = jnp.log(math.log(2) / jnp.maximum(rate, NO_DECLINE))
     return jnp.sum(weights * ln_half, axis=1), jnp.max(usable, axis=1)
 
 

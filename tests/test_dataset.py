@@ -641,7 +641,7 @@ def test_every_cell_of_the_table_is_accepted_or_refused_by_name():
         assert "summaries, row 0, column `" in str(refused.value), row
         contradiction = counted != (statistic in facts.COUNTED) or (counted and kind)
         assert contradiction or why in str(refused.value), row
-    assert accepted == 3 * 24 + 16 + 8 + 3  # of levels, Cmax, areas; half-lives; Tmax; counts
+    assert accepted == 3 * 24 + 13 + 8 + 3  # of levels, Cmax, areas; half-lives; Tmax; counts
 
 
 def test_statistics_and_observations_of_an_analyte_share_its_unit():

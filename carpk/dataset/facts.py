@@ -60,11 +60,10 @@ LIKELIHOODS_OF_TMAX = {
 LIKELIHOODS_OF_HALF_LIFE = {
     "median": ("", "IQR", "range", "95% CI", "90% CI"),
     "geometric mean": ("", "IQR", "range", "95% CI", "90% CI", "CV%", "GSD"),
-    "mean": ("", "IQR", "range"),
     "percentile": ("",),
 }
-"""Without SDs: ln 2 over a slope that may be near 0 has none, and that of a cohort is its one
-longest half-life."""
+"""Without means and SDs: ln 2 over a slope that may be near 0 has none, and those of a cohort are
+made by its longest half-life."""
 CONTINUOUS = ("level", "cmax", "auc")
 
 TIMED = {
