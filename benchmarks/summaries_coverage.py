@@ -71,7 +71,9 @@ Where the likelihood is approximate (`carpk/summaries.py` says how):
   rank: too wide for few patients;
 - mean and SD suppose patients' values to be log-normal, which a population with a heavier tail is
   not: areas and levels long after the peak;
-- areas and half-lives have a smoothed distribution, and half-lives a rounded-off rule.
+- areas and half-lives have a smoothed distribution, and half-lives a rounded-off rule; means and
+  SDs of half-lives, ln 2 over slopes that may be near 0, are refused;
+- ends of a range rest on the outermost of 256 virtual patients (1,024 for more than 64 patients).
 
 """
 

@@ -25,6 +25,7 @@ and interval of `carpk.dataset.facts.LIKELIHOODS` (all others are refused when t
   log-normal, matched to the population where its larger values are (`as_log_normal`). The joint
   distribution of (ln mean, ln sqrt(ln(1 + SD²/mean²))) is tabulated by simulation once per n. An SD
   or CV beside a median, and an SD beside a geometric mean, are conditioned on it by the same table.
+  Half-lives have neither mean nor SD in a population, and those printed are refused.
 - mean or geometric mean with quartiles or range: the joint density of the two order statistics,
   times that of the mean given them: the other patients are independent draws from F between, below
   and above the two, and the density of their sum is the saddlepoint approximation.
