@@ -33,13 +33,13 @@ import pandas as pd
 import scipy.stats
 from jax.scipy.special import log_ndtr
 
+from carpk.advice import DOUBTED_EXCHANGE
 from carpk.compiled import quickly
 from carpk.dataset.arrays import NEVER
 from carpk.effects import COHORT, PATIENT, eta_name
 from carpk.population import OF_COHORT, PopulationModel
 
 NOTED = 0.003  # p below which a surprise is told
-EXCHANGED = 0.01  # the same, of an exchange of labels, which is the best of all there are
 TIED = 3  # times that the lowest value must repeat, and as many times any other value's repeats
 FEWEST = 8  # samples, or patients, to say anything of one of them or of two groups
 SPLITS = (499, 9999)  # of as many normal patients, whose best split is compared: a few, then many
@@ -111,7 +111,7 @@ def _effects(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, Fo
             odd, away, sds, p = _two_groups(x, level)
             far = fact(away, sds, p, 1)
             far["patients"] = [{"patient": bound.patients[i], "of": labels[level[i]]} for i in odd]
-        if _told(swap, EXCHANGED) and not set(odd) - set(pair):
+        if _told(swap, DOUBTED_EXCHANGE) and not set(odd) - set(pair):
             found["swapped"].append(swap)
             both = {bound.patients[i] for i in pair}
             found["effects"] += [each for each in lone if each["patient"] not in both]

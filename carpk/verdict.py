@@ -425,11 +425,10 @@ def _conflict(
     away = (middle - centre) / wide
     pull = np.abs(away) / np.sqrt(told)
     moves = np.abs(away) * np.sqrt(np.maximum(1 - told, 0.0)) / told
-    clear = (told > PRIOR_ALONE) | (np.abs(away) > CONFLICT)
     hours = _hours(bound, name, scale.inverse(middle), scale.inverse(centre))
-    if not (np.isfinite(pull).all() and (clear & (pull > CONFLICT)).any()) and not (
-        hours and pull[0] > CONFLICT_OF_TIMES
-    ):
+    limit = CONFLICT_OF_TIMES if hours else CONFLICT
+    clear = (told > PRIOR_ALONE) | (np.abs(away) > CONFLICT) | hours
+    if not (np.isfinite(pull).all() and (clear & (pull > limit)).any()):
         return []
     i = int(np.argmax(np.where(clear, pull, 0.0)))
     data = centre[i] + (middle[i] - centre[i]) / told[i]
