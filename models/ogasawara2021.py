@@ -27,11 +27,17 @@ class Params(ck.Params):
         "assumed: not read for liso-cel; Stein 2019, Table 1, tisa-cel",
         prior_sd=1.5,
     )
-    lag: ck.Scalar = ck.param(3.27, "day", "lag before expansion", ABSTRACT + " (2.71-3.97)")
-    tmax: ck.Scalar = ck.param(9.29, "day", "time of the peak", ABSTRACT + " (8.81-9.70)")
-    t_double: ck.Scalar = ck.param(0.755, "day", "doubling time", ABSTRACT + " (0.667-0.821)")
+    lag: ck.Scalar = ck.param(
+        3.27, "day", "lag before expansion", ABSTRACT + " (2.71-3.97)", prior_sd=0.4
+    )
+    tmax: ck.Scalar = ck.param(
+        9.29, "day", "time of the peak", ABSTRACT + " (8.81-9.70)", prior_sd=0.3
+    )
+    t_double: ck.Scalar = ck.param(
+        0.755, "day", "doubling time", ABSTRACT + " (0.667-0.821)", prior_sd=0.4
+    )
     t_alpha: ck.Scalar = ck.param(
-        5.00, "day", "half-life of the first decline", ABSTRACT + " (4.15-5.90)"
+        5.00, "day", "half-life of the first decline", ABSTRACT + " (4.15-5.90)", prior_sd=0.7
     )
     t_beta: ck.Scalar = ck.param(352.0, "day", "terminal half-life", ABSTRACT + " (241-647)")
     fb: ck.Scalar = ck.param(
@@ -40,6 +46,7 @@ class Params(ck.Params):
         "share of the peak that persists",
         "unverified for liso-cel: Stein 2019, Table 1, tisa-cel",
         (0, 1),
+        prior_sd=0.7,
     )
 
 

@@ -4,6 +4,8 @@
     lag <= t < tmax   C = C(lag) exp(rho (t - lag))              expansion
     t >= tmax         C = cmax [(1-fb) exp(-alpha (t-tmax)) + fb exp(-beta (t-tmax))]
 
+A lag that is as long as tmax leaves no expansion: C is cmax until tmax.
+
 Effectors contract with rate alpha and leave a share fb of the peak as memory, which is lost with
 rate beta < alpha. The same as the differential equations E' = rho E before the peak, then
 E' = -alpha E and M' = fb (alpha - beta) E - beta M with M(tmax) = 0 and C = E + M.
@@ -40,6 +42,7 @@ def compartments(
     t: Float[Array, " time"], cmax, tmax, rho, alpha, beta, fb, lag=0.0, kdist=0.0
 ) -> States:
     """Effector and memory cells [unit of cmax] at `t` days after the infusion."""
+    lag = jnp.minimum(lag, tmax)
     until_peak = jnp.minimum(t, tmax)
     waited = jnp.minimum(t, lag)
     growth = rho * (jnp.maximum(until_peak, lag) - tmax) + kdist * (lag - waited)
@@ -71,11 +74,11 @@ def smooth_level(
 
     x = t - tmax
     since_peak = ramp(x)
-    weight = jax.nn.sigmoid(x / width)
+    waiting = 0.0 if lag is None else ramp(lag - t)
+    to_peak = ramp(-x - waiting)
+    weight = jax.nn.sigmoid(-(x + waiting) / width)
     put_back = 4 * jnp.log(2) * width * weight * (1 - weight)
-    growth = rho * (x - since_peak + put_back)
-    if lag is not None:
-        growth = growth + rho * ramp(lag - t) + kdist * ramp(lag - t)
+    growth = rho * (put_back - to_peak) + kdist * waiting
     decline = jnp.logaddexp(jnp.log1p(-fb) - alpha * since_peak, jnp.log(fb) - beta * since_peak)
     return cmax * jnp.exp(growth + decline)
 

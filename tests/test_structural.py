@@ -64,6 +64,19 @@ def test_distribution_before_the_lag_follows_kdist():
     np.testing.assert_allclose(level, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("lag", [9.0, 12.0, 40.0])
+def test_a_lag_as_long_as_tmax_leaves_no_expansion(lag):
+    """C is cmax from the infusion to tmax, then declines as without a lag."""
+    p = {"cmax": 50.0, "tmax": 9.0, "rho": 0.9, "alpha": 0.14, "beta": 0.002, "fb": 0.01}
+    t = jnp.array([0.0, 4.0, 7.0, 9.0, 14.0, 60.0])
+    level, smooth = (f(t, lag=lag, **p) for f in (piecewise.level, piecewise.smooth_level))
+    declining = piecewise.level(t, **p)
+    np.testing.assert_allclose(level, [50, 50, 50, 50, *declining[4:]], rtol=1e-12)
+    np.testing.assert_allclose(smooth, level, rtol=0.2 if lag < 10 else 0.03)
+    slope = jax.grad(lambda lag: jnp.sum(piecewise.smooth_level(t, lag=lag, **p)))(lag)
+    assert np.isfinite(slope)
+
+
 # --- several infusions ----------------------------------------------------------------------------
 
 STARTS = np.array([0.0, 42.0, 84.0])
