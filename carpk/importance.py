@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +29,7 @@ import scipy.stats
 
 from carpk._arviz import PARETO_K, pareto_smoothed
 from carpk.laplace import POINTS, Engine, Mode
-from carpk.posterior import Conditional, Levels, log_normal
+from carpk.posterior import Conditional, Levels, Places, log_normal
 
 OF_PRIOR = 4  # one of so many points is from the distribution of z, in case that x misses a part
 FREEDOM = 5  # degrees of freedom of the points' t distribution: tails may be heavier than normal
@@ -40,6 +40,7 @@ BENDS = (0.25, 4.0)  # curvature along an axis over that assumed, as far as one 
 SETTLED = 0.3  # way along every axis in the last pass, at most
 REGRESSED, REGRESSIONS = 512, 2  # points of a regression, and how often they are drawn anew
 POOR = 0.3  # share of the points of x that count, below which a patient's are found by regression
+PLACES = 64  # of a patient, to which it may jump
 FEWEST = 40  # points that count in a regression, at least
 IMPOSSIBLE = -1e9  # ln likelihood where it is not finite
 HALVINGS = 30  # in search of the power of weights with which that many do
@@ -292,10 +293,39 @@ def regressed(engine: Engine, mode: Mode, seed: int) -> Mode:
     if conditional is None:
         return mode
     poor = np.ones(len(mode.z), bool)
-    factor = np.linalg.cholesky(mode.covariance)
     for again in range(REGRESSIONS):
-        points = Points.quasi_random(mode.z.shape, seed + again, REGRESSED)
-        rng = np.random.default_rng(seed + again)
+        found = Weighted.around(engine, mode, conditional, seed + again)
+        if not again:
+            poor = found.poor
+            if not poor.any():
+                return mode
+        conditional = _regression(conditional, poor, found)
+    return dataclasses.replace(mode, conditional=conditional)
+
+
+class Weighted(NamedTuple):
+    """Points of the posterior around a mode, with weights; zeros where one is impossible.
+
+    Attributes:
+        weight: sum to 1 over the points, (N, P).
+        c: coordinates of levels, (N, P, c).
+        log_f: ln levels, (N, P, T).
+        slope, bent: first and second derivative of ln likelihood by ln level, (N, P, T).
+        poor: patients that their coordinates do not describe, (P,).
+    """
+
+    weight: np.ndarray
+    c: np.ndarray
+    log_f: np.ndarray
+    slope: np.ndarray
+    bent: np.ndarray
+    poor: np.ndarray
+
+    @classmethod
+    def around(cls, engine: Engine, mode: Mode, conditional: Conditional, seed: int) -> Weighted:
+        points = Points.quasi_random(mode.z.shape, seed, REGRESSED)
+        rng = np.random.default_rng(seed)
+        factor = np.linalg.cholesky(mode.covariance)
         u = mode.u + rng.standard_normal((REGRESSED, mode.u.size)) @ factor.T
         c, rest, alone = points.proposed(engine, u, conditional)
         log_f = engine.batched(c)
@@ -303,22 +333,30 @@ def regressed(engine: Engine, mode: Mode, seed: int) -> Mode:
         possible = np.isfinite(value.sum(-1) + c.sum(-1) + rest + alone)
         likelihood = np.where(possible, value.sum(-1), IMPOSSIBLE)
         rest, alone = np.where(possible, rest, 0.0), np.where(possible, alone, 0.0)
-        if not again:
-            of_x = points.by_x
-            poor = effective((likelihood + alone)[of_x]) < POOR * of_x.sum()
-            if not poor.any():
-                return mode
-        weight = tempered(likelihood + rest, FEWEST)
-        points_of = [np.where(possible[..., None], x, 0.0) for x in (c, log_f, slope, bent)]
-        conditional = _regression(conditional, poor, weight, points_of)
-    return dataclasses.replace(mode, conditional=conditional)
+        of_x = points.by_x
+        poor = effective((likelihood + alone)[of_x]) < POOR * of_x.sum()
+        c, log_f, slope, bent = (
+            np.where(possible[..., None], x, 0.0) for x in (c, log_f, slope, bent)
+        )
+        return cls(tempered(likelihood + rest, FEWEST), c, log_f, slope, bent, poor)
 
 
-def _regression(
-    old: Conditional, poor: np.ndarray, weight: np.ndarray, points: Sequence[np.ndarray]
-) -> Conditional:
-    """One regression, of the patients that are `poor` (P,), by weights (N, P)."""
-    c, log_f, slope, bent = points
+def places_of(engine: Engine, mode: Mode, seed: int) -> Places:
+    """Where each patient's parameters may be, by weighted points around a mode."""
+    assert mode.conditional is not None
+    found = Weighted.around(engine, mode, mode.conditional, seed)
+    c, rng = found.c[..., np.array(engine.posterior.random)], np.random.default_rng(seed)
+    n, patients, m = c.shape
+    at = [c[rng.choice(n, PLACES, p=found.weight[:, i]), i] for i in range(patients)]
+    away = c - np.einsum("np,npi->pi", found.weight, c)
+    spread = np.einsum("np,npi,npj->pij", found.weight, away, away) + 1e-9 * np.eye(m)
+    width = PLACES ** (-1 / (m + 4))  # Scott 1992, Multivariate Density Estimation
+    return Places(np.array(at), width * np.linalg.cholesky(spread))
+
+
+def _regression(old: Conditional, poor: np.ndarray, points: Weighted) -> Conditional:
+    """One regression, of the patients that are `poor` (P,)."""
+    weight, c, log_f, slope, bent, _ = points
 
     def mean(x: np.ndarray) -> np.ndarray:
         return np.einsum("np,np...->p...", weight, x)

@@ -43,11 +43,11 @@ from carpk.effects import (
     omega_name,
 )
 from carpk.errors import FitError
-from carpk.importance import POINTS, around, refined, regressed
+from carpk.importance import POINTS, around, places_of, refined, regressed
 from carpk.laplace import DECREMENT, PLACED, Descent, Engine, Mode
 from carpk.population import Population, PopulationModel
-from carpk.posterior import Conditional, Levels, Posterior
-from carpk.ridges import Ridge, backward, forward, ridges_of
+from carpk.posterior import Conditional, Levels, Places, Posterior
+from carpk.ridges import Beside, Ridge, backward, forward, ridges_of
 from carpk.sampler import Nuts, Target, in_threads, prior_draws
 from carpk.storage import data_hash, encode_population, identity, version_of
 from carpk.surprises import surprises
@@ -389,44 +389,67 @@ class Standard(NamedTuple):
         middle, factor: outer coordinates are middle + factor v; (n,), (n, n).
         conditional: of the patients; None where there are none.
         ridges: which lead from what is sampled to v.
+        beside: of the patients, along the first ridge, where there is one.
+        places: to which patients jump between steps of NUTS, where some are far from normal.
     """
 
     middle: Any
     factor: Any
     conditional: Conditional | None
     ridges: tuple[Ridge, ...] = ()
+    beside: Beside | None = None
+    places: Places | None = None
 
     @classmethod
-    def of(cls, mode: Mode, ridges: tuple[Ridge, ...] = ()) -> Standard:
-        return cls(mode.u, np.linalg.cholesky(mode.covariance), mode.conditional, ridges)
+    def of(cls, mode: Mode, **others: Any) -> Standard:
+        return cls(mode.u, np.linalg.cholesky(mode.covariance), mode.conditional, **others)
 
     @classmethod
     def around(cls, engine: Engine, mode: Mode, seed: int) -> Standard:
         """Those of a mode, with its ridges; where patients are far from normal, by points."""
-        if regressed(engine, mode, seed) is mode:
-            return cls.of(mode, ridges_of(engine, mode))
-        return cls.of(refined(engine, mode, seed).mode)
+        ridges, places, conditional = ridges_of(engine, mode), None, mode.conditional
+        if regressed(engine, mode, seed) is not mode:
+            better = refined(engine, mode, seed).mode
+            places = places_of(engine, better, seed)
+            if not ridges:
+                return cls.of(better, places=places)
+            conditional = better.conditional
+        beside = None
+        if ridges and conditional is not None:
+            beside = Beside.of(engine, mode, ridges[0], conditional)
+        mode = dataclasses.replace(mode, conditional=conditional)
+        return cls.of(mode, ridges=ridges, beside=beside, places=places)
 
     def coordinates(
         self, posterior: Posterior, position: Mapping[str, Any]
-    ) -> tuple[Any, Any, Any]:
-        """(outer, patients') coordinates, and ln |dv / d(what is sampled)|."""
+    ) -> tuple[tuple[Any, Any, Conditional | None], Any]:
+        """(outer, patients') coordinates, these' meaning; and ln |dv / d(what is sampled)|."""
         empty = jnp.zeros((posterior.patients, posterior.inner))
-        v, log_slope = forward(self.ridges, position["population"])
-        return self.middle + self.factor @ v, position.get("patients", empty), log_slope
+        v, log_slope, t = forward(self.ridges, position["population"])
+        conditional = self.conditional if self.beside is None else self.beside.at(t)
+        u = self.middle + self.factor @ v
+        return (u, position.get("patients", empty), conditional), log_slope
 
     def target(self, posterior: Posterior, start: Mapping[str, Any]) -> Target:
         """What NUTS needs."""
+        places = self.places
 
         def potential(position: Mapping[str, Any]) -> Any:
-            u, x, log_slope = self.coordinates(posterior, position)
-            return -posterior.log_density(u, x, self.conditional) - log_slope
+            where, log_slope = self.coordinates(posterior, position)
+            return -posterior.log_density(*where) - log_slope
 
         def natural(position: Mapping[str, Any]) -> dict[str, Any]:
-            u, x, _ = self.coordinates(posterior, position)
-            return posterior.sample_of(u, x, self.conditional)
+            where, _ = self.coordinates(posterior, position)
+            return posterior.sample_of(*where)
 
-        return Target(potential, natural, start, ("population",))
+        def jump(position: Mapping[str, Any], key: Any) -> dict[str, Any]:
+            where, _ = self.coordinates(posterior, position)
+            assert places is not None
+            return {**position, "patients": posterior.jumped(*where, places, key)}
+
+        return Target(
+            potential, natural, start, ("population",), jump if places is not None else None
+        )
 
     def within(self, u: Any) -> np.ndarray:
         """What is sampled at an outer point, (n,)."""

@@ -37,6 +37,8 @@ from carpk.assay import LN_SQRT_2PI
 from carpk.effects import COHORT, PATIENT, eta_name, omega_name
 from carpk.population import OF_COHORT, PopulationModel
 
+JUMPS = 4  # Metropolis steps of a patient after each of NUTS
+OF_PRIOR = 0.5  # share of these from the distribution of random effects itself
 BARELY = 1e-3  # information over that of a prior, below which data say nothing of a cohort's effect
 
 
@@ -77,6 +79,34 @@ class Conditional(NamedTuple):
     slope: Any
     weight: Any
     scale: Any
+
+
+class Places(NamedTuple):
+    """Where each patient's parameters may be: a mixture of K normal distributions of one shape.
+
+    Attributes:
+        at: their means, those of a patient's coordinates that have a random effect, (P, K, m).
+        factor: of their covariance, (P, m, m).
+    """
+
+    at: Any
+    factor: Any
+
+    def sample(self, key: Any) -> Any:
+        """One draw for each patient, (P, m)."""
+        which, away = jax.random.split(key)
+        patients, size, m = self.at.shape
+        chosen = jax.random.randint(which, (patients,), 0, size)
+        z = jax.random.normal(away, (patients, m))
+        at = jnp.take_along_axis(self.at, chosen[:, None, None], axis=1)[:, 0]
+        return at + jnp.einsum("pij,pj->pi", self.factor, z)
+
+    def log_density(self, y: Any) -> Any:
+        """ln density of y (P, m), (P,)."""
+        inverse = np.linalg.inv(self.factor)
+        z = jnp.einsum("pij,pkj->pki", inverse, y[:, None] - self.at)
+        each = jax.scipy.special.logsumexp(jnp.sum(log_normal(z), axis=-1), axis=1)
+        return each + np.linalg.slogdet(inverse)[1] - np.log(self.at.shape[1])
 
 
 class Cohorts(NamedTuple):
@@ -361,8 +391,7 @@ class Posterior:
     ) -> tuple[Any, Any]:
         """z (P, m) of the coordinates x, and ln |dz/dx|, (P,)."""
         lower, ahead = self._patients_step(theta, mu, conditional)
-        z = solve_upper(lower, [y + x[:, i] for i, y in enumerate(ahead)])
-        return jnp.stack(z, axis=-1), -sum(jnp.log(lower[i][i]) for i in range(self.inner))
+        return scores_of(lower, ahead, x), -sum(jnp.log(lower[i][i]) for i in range(self.inner))
 
     def _patients_step(
         self, theta: Mapping[str, Any], mu: Any, conditional: Conditional
@@ -417,13 +446,12 @@ class Posterior:
             Coordinates of levels (P, c); z; x; and ln |dz/dx|, (P,).
         """
         theta = self.theta(u)
-        mu, inner = self.typical(theta), range(self.inner)
+        mu = self.typical(theta)
         lower, ahead = self._patients_step(theta, mu, conditional)
-        by_ahead = solve_upper(lower, [y + x[:, i] for i, y in enumerate(ahead)])
-        z = jnp.where(by_x, jnp.stack(by_ahead, axis=-1), z)
-        back = [sum(lower[j][i] * z[:, j] for j in inner[i:]) - ahead[i] for i in inner]
+        z = jnp.where(by_x, scores_of(lower, ahead, x), z)
         c = self.coordinates(mu, z @ self.factor(theta).T)
-        return c, z, jnp.stack(back, axis=-1), -sum(jnp.log(lower[i][i]) for i in inner)
+        log_slope = -sum(jnp.log(lower[i][i]) for i in range(self.inner))
+        return c, z, coordinates_of(lower, ahead, z), log_slope
 
     def log_density(self, u: Any, x: Any, conditional: Conditional | None) -> Any:
         """ln of the joint density of outer coordinates and patients' coordinates.
@@ -437,6 +465,47 @@ class Posterior:
         theta, _, c, scores = self.placed(u, x, conditional)
         each = self.of_levels(self.log_levels(c), theta)
         return self.log_prior(u) + self.published(theta) + jnp.sum(each) + jnp.sum(scores)
+
+    def jumped(
+        self, u: Any, x: Any, conditional: Conditional | None, places: Places, key: Any
+    ) -> Any:
+        """Patients' coordinates x (P, m) after `JUMPS` Metropolis steps, each patient by itself.
+
+        Its random effects are proposed anew, from `places` or from their own distribution. A
+        patient with two peaks, as where the first sample may be on the rise or on the decline, gets
+        from one to the other, which Hamiltonian steps hardly do.
+        """
+        assert conditional is not None
+        theta = self.theta(u)
+        mu, factor = self.typical(theta), self.factor(theta)
+        step = self._patients_step(theta, mu, conditional)
+        middle = self.coordinates(mu, jnp.zeros_like(x))[:, np.array(self.random)]
+        log_slope = jnp.sum(jnp.log(jnp.diagonal(factor)))
+
+        def weighed(z: Any) -> Any:
+            """ln density of standard scores, less that with which they are proposed, (P,)."""
+            b = z @ factor.T
+            likelihood = self.of_levels(self.log_levels(self.coordinates(mu, b)), theta)
+            prior = jnp.sum(log_normal(z), axis=1)
+            by_places = places.log_density(middle + b) + log_slope
+            proposed = jnp.logaddexp(np.log(OF_PRIOR) + prior, np.log1p(-OF_PRIOR) + by_places)
+            return jnp.sum(likelihood, axis=1) + prior - proposed
+
+        def jump(i: Any, carry: Any) -> Any:
+            z, now = carry
+            which, alone, where, accept = jax.random.split(jax.random.fold_in(key, i), 4)
+            b = places.sample(where) - middle
+            new = jax.scipy.linalg.solve_triangular(factor, b.T, lower=True).T
+            of_prior = jax.random.bernoulli(which, OF_PRIOR, (self.patients, 1))
+            new = jnp.where(of_prior, jax.random.normal(alone, z.shape), new)
+            new = jnp.where(i == 0, z, new)  # what z weighs is found first
+            there = weighed(new)
+            taken = jnp.log(jax.random.uniform(accept, (self.patients,))) < there - now
+            return jnp.where(taken[:, None], new, z), jnp.where(taken, there, now)
+
+        start = scores_of(*step, x), jnp.full(self.patients, -jnp.inf)
+        z, _ = jax.lax.fori_loop(0, 1 + JUMPS, jump, start)
+        return coordinates_of(*step, z)
 
     def sample_of(self, u: Any, x: Any, conditional: Conditional | None) -> dict[str, Any]:
         """Population parameters and random effects by name, from coordinates."""
@@ -464,6 +533,18 @@ def with_derivatives(f: Any, x: Any) -> tuple[Any, Any, Any]:
 
     (value, first), (_, second) = jax.jvp(slope, (x,), (ones,))
     return value, first, second
+
+
+def scores_of(lower: Sequence[Sequence[Any]], ahead: Sequence[Any], x: Any) -> Any:
+    """z (P, m) of coordinates x (P, m), by `Posterior._patients_step`."""
+    return jnp.stack(solve_upper(lower, [y + x[:, i] for i, y in enumerate(ahead)]), axis=-1)
+
+
+def coordinates_of(lower: Sequence[Sequence[Any]], ahead: Sequence[Any], z: Any) -> Any:
+    """x (P, m) of z (P, m)."""
+    m = range(len(ahead))
+    x = [sum(lower[j][i] * z[:, j] for j in m[i:]) - ahead[i] for i in m]
+    return jnp.stack(x, axis=-1)
 
 
 # Small matrices, one per patient: written out, since calling a library for each costs more.

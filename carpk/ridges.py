@@ -22,19 +22,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.optimize import minimize
 
 from carpk.laplace import Descent, Engine, Mode
+from carpk.posterior import Conditional, Levels
 
 MOST = 4  # ridges of a posterior
 TRIES = 8  # to trace one
 ASIDE = 1.5  # posterior SDs to either side of the mode where the gradient is compared
 CURVED = 0.3  # squared difference from the gradient of a normal density, from which to trace
 BETTER = 0.5  # share of that difference which may be left along the axis of a ridge
-TRACED = 3.0  # signed root to which a ridge is traced
+TRACED = 4.0  # signed root to which a ridge is traced
 FARTHEST = 8.0  # posterior SDs to which it is, where the density hardly falls
 SPACED = 0.75  # signed root from point to point, about
 WIDE = 1.5  # a step by more than this is halved
@@ -106,14 +108,14 @@ class Ridge(NamedTuple):
         return v - self.ahead(0.5 * (low + high))
 
 
-def forward(ridges: Sequence[Ridge], w: Any) -> tuple[Any, Any]:
-    """v (n,) of w (n,), and ln |dv/dw|; traceable. The first ridge is the last to be applied."""
-    log_slope = jnp.zeros(())
+def forward(ridges: Sequence[Ridge], w: Any) -> tuple[Any, Any, Any]:
+    """v (n,) of w (n,), ln |dv/dw|, and t of the first ridge, the last to be applied; traceable."""
+    t = log_slope = jnp.zeros(())
     for ridge in reversed(ridges):
         t = ridge.along @ w
         log_slope += jnp.log1p(ridge.along @ ridge.rate(t))
         w = w + ridge.ahead(t)
-    return w, log_slope
+    return w, log_slope, t
 
 
 def backward(ridges: Sequence[Ridge], v: np.ndarray) -> np.ndarray:
@@ -121,6 +123,59 @@ def backward(ridges: Sequence[Ridge], v: np.ndarray) -> np.ndarray:
     for ridge in ridges:
         v = ridge.back(v)
     return v
+
+
+class Beside(NamedTuple):
+    """What each patient's data say of its random effects, from knot to knot of a ridge.
+
+    Far from the mode, along the ridge, what they say there is no longer what they say at the mode.
+
+    Attributes:
+        knots: t, (k,).
+        each: `Conditional` at the knots, with a leading axis (k,), without second derivatives.
+        second: these, of the mode.
+    """
+
+    knots: Any
+    each: Conditional
+    second: Any
+
+    @classmethod
+    def of(cls, engine: Engine, mode: Mode, ridge: Ridge, conditional: Conditional) -> Beside:
+        """Along a ridge of a mode, from the patients' modes at its knots.
+
+        Args:
+            conditional: the mode's; patients whose own differs from it keep theirs everywhere.
+        """
+        factor, found = np.linalg.cholesky(mode.covariance), {}
+        assert mode.conditional is not None
+        own = np.any(conditional.weight != mode.conditional.weight, axis=1)[:, None]
+        for side in (ridge.knots[ridge.knots >= 0], ridge.knots[ridge.knots < 0][::-1]):
+            z = mode.z
+            for t in side:
+                u = mode.u + factor @ (ridge.along * t + ridge.ahead(t))
+                seen, z, at = engine.at(u, z)
+                first = np.where(own, conditional.levels.first, at.first)
+                place = np.where(own, conditional.levels.at, at.at)
+                value = np.where(own, conditional.levels.value, at.value)
+                levels = Levels(place, value, first, None)
+                slope = np.where(own, conditional.slope, seen.of_levels)
+                weight = np.where(own, conditional.weight, seen.weight)
+                scale = np.asarray(engine.weights(u, engine.values))
+                found[t] = Conditional(levels, slope, weight, scale)
+        each = jax.tree.map(lambda *x: np.stack(x), *(found[t] for t in ridge.knots))
+        return cls(ridge.knots, each, conditional.levels.second)
+
+    def at(self, t: Any) -> Conditional:
+        """That of the knots to both sides of t, the nearer with more weight; traceable."""
+        far = jnp.clip((t - self.knots[:-1]) / np.diff(self.knots), 0.0, 1.0)
+        far = far**2 * (3 - 2 * far)
+
+        def between(x: Any) -> Any:
+            return x[0] + jnp.tensordot(far, np.diff(x, axis=0), axes=1)
+
+        blended = jax.tree.map(between, self.each)
+        return blended._replace(levels=blended.levels._replace(second=self.second))
 
 
 class Straightened:

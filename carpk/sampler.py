@@ -38,12 +38,15 @@ class Target(NamedTuple):
         natural: position -> draws by name.
         start: a position: a dict of arrays.
         dense: the entries whose correlations the metric learns.
+        jump: (position, key) -> position, a Markov step that leaves the density as it is; taken
+            after every step of NUTS where there is one.
     """
 
     potential: Callable[[Any], Any]
     natural: Callable[[Any], dict[str, Any]]
     start: Mapping[str, Any]
     dense: tuple[str, ...]
+    jump: Callable[[Any, Any], Any] | None = None
 
     def kernel(self, target_accept: float, max_treedepth: int = TREE_DEPTH) -> NUTS:
         return NUTS(
@@ -52,6 +55,15 @@ class Target(NamedTuple):
             max_tree_depth=(min(8, max_treedepth), max_treedepth),
             dense_mass=[self.dense] if self.dense else False,
         )
+
+    def jumped(self, state: Any) -> Any:
+        """A state of the kernel after the jump."""
+        if self.jump is None:
+            return state
+        key, own = jax.random.split(state.rng_key)
+        z = self.jump(state.z, own)
+        energy, gradient = jax.value_and_grad(self.potential)(z)
+        return state._replace(z=z, potential_energy=energy, z_grad=gradient, rng_key=key)
 
 
 def from_numpyro(model: Callable[..., None], *data: Any, dense: Sequence[str] = ()) -> Target:
@@ -163,7 +175,7 @@ class Nuts:
 
             def step(i: Any, carry: Any) -> Any:
                 state, out = carry
-                state = ready.sample(state, (), {})
+                state = target.jumped(ready.sample(state, (), {}))
                 return state, jax.tree.map(lambda x, y: x.at[i].set(y), out, recorded(state))
 
             shapes = jax.eval_shape(recorded, state)
@@ -343,10 +355,12 @@ def one_chain_each(
         target = of(data)
         kernel = target.kernel(target_accept, 8)
         state = kernel.init(key, tune, target.start, (), {})
-        state = jax.lax.fori_loop(0, tune, lambda _, s: kernel.sample(s, (), {}), state)
+        state = jax.lax.fori_loop(
+            0, tune, lambda _, s: target.jumped(kernel.sample(s, (), {})), state
+        )
 
         def step(state: Any, _: Any) -> Any:
-            state = kernel.sample(state, (), {})
+            state = target.jumped(kernel.sample(state, (), {}))
             return state, target.natural(state.z)
 
         return jax.lax.scan(step, state, None, length=draws)[1]

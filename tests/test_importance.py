@@ -1,12 +1,14 @@
 """Points over patients' random effects, and coordinates that are found from them."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 from hierarchies import one_dose
 
 import carpk as ck
-from carpk.importance import Points, effective, refined, regressed, tempered
+from carpk.importance import Points, effective, places_of, refined, regressed, tempered
 from carpk.inference import beforehand, centre
 from carpk.laplace import Engine
 from carpk.posterior import Posterior
@@ -103,3 +105,53 @@ def test_weights_are_tempered_until_enough_points_count():
 def test_points_of_a_patient_without_a_likelihood_count_nothing():
     weights = np.array([[0.0, -np.inf, np.nan], [0.0, -np.inf, 0.0]])
     assert effective(weights).tolist() == [2.0, 0.0, 0.0]
+
+
+def test_jumps_leave_a_patient_with_two_peaks_where_it_belongs():
+    """Whether the peak came before the first sample or after it: against quadrature."""
+    days, level = np.array([10.0, 12.0, 14.0]), np.array([150.0, 290.0, 330.0])
+    observations = pd.DataFrame({"patient": "p1", "time": days, "value": level})
+    data = ck.Dataset.from_frames(
+        doses=one_dose(["p1"]),
+        observations=observations.assign(analyte="car_t", unit="cells/µL", censored=0),
+        name="simulated",
+    )
+    population = ck.Population(MODEL, varies=["tmax"], fixed=FIXED | {"t_double": 0.9})
+    posterior = Posterior(population.bind(data))
+    engine = Engine(lambda values: posterior)
+    mode = engine.mode(*centre(beforehand(posterior)))
+    theta = posterior.theta(jnp.asarray(mode.u)) | {"omega_tmax": 0.4, "sigma": 0.5}
+    u, conditional = posterior.outer_of(theta), mode.conditional
+    places = places_of(engine, mode, 0)
+
+    def density(z):
+        c = posterior.coordinates(posterior.typical(theta), z * 0.4)
+        each = posterior.of_levels(posterior.log_levels(c), theta)
+        return jnp.sum(each) - 0.5 * jnp.sum(z**2)
+
+    z = jnp.linspace(-5, 5, 2001)
+    weight = np.asarray(jax.vmap(lambda x: density(x.reshape(1, 1)))(z))
+    weight = np.exp(weight - weight.max())
+    peaks = (weight[1:-1] > weight[:-2]) & (weight[1:-1] > weight[2:])
+    first, second = np.asarray(z)[1:-1][peaks]
+    later = (
+        np.asarray(z)
+        > np.asarray(z)[(z > first) & (z < second)][weight[(z > first) & (z < second)].argmin()]
+    )
+    expected = weight[later].sum() / weight.sum()
+    assert 0.1 < expected < 0.9
+
+    def jump(x, key):
+        x = posterior.jumped(u, x, conditional, places, key)
+        own = posterior.standardized(theta, posterior.typical(theta), conditional, x)
+        return x, own[0][0, 0]
+
+    _, found = jax.lax.scan(jump, jnp.zeros((1, 1)), jax.random.split(jax.random.key(0), 20_000))
+    found = np.asarray(found)
+    bounds = np.quantile(found, [0.1, 0.3, 0.5, 0.7, 0.9])
+    cumulative = np.cumsum(weight) / weight.sum()
+    np.testing.assert_allclose(
+        np.interp(bounds, z, cumulative), [0.1, 0.3, 0.5, 0.7, 0.9], atol=0.02
+    )
+    crossed = np.mean(np.diff(found > np.asarray(z)[later][0]))
+    assert crossed > 0.1  # from one peak to the other, in a step

@@ -13,7 +13,7 @@ import carpk as ck
 from carpk.inference import Standard, beforehand, centre
 from carpk.laplace import Engine
 from carpk.posterior import Posterior
-from carpk.ridges import CURVED, Ridge, Straightened, backward, forward, ridges_of
+from carpk.ridges import CURVED, Beside, Ridge, Straightened, backward, forward, ridges_of
 
 DAYS = np.array([2, 4, 6, 8, 10, 12, 15, 21, 35, 60.0])
 STEIN = ck.load_model("stein2019")
@@ -63,12 +63,12 @@ def test_the_posterior_is_the_same_jacobian_included(weak):
     """Against the density of the outer coordinates, with derivatives by JAX."""
     engine, mode, ridges = weak
     posterior = engine.posterior
-    bent, plain = Standard.of(mode, ridges), Standard.of(mode)
+    bent, plain = Standard.of(mode, ridges=ridges), Standard.of(mode)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((10, 2)))
     energies = [jax.jit(each.target(posterior, {}).potential) for each in (bent, plain)]
     for w in 1.5 * rng.standard_normal((4, mode.u.size)):
-        v, _ = forward(ridges, jnp.asarray(w))
+        v, *_ = forward(ridges, jnp.asarray(w))
         jacobian = jax.jacfwd(lambda w: forward(ridges, w)[0])(jnp.asarray(w))
         ours, theirs = (
             float(energy({"population": at, "patients": x}))
@@ -78,6 +78,57 @@ def test_the_posterior_is_the_same_jacobian_included(weak):
         assert abs(slope) > 1e-3
         assert ours == pytest.approx(theirs - slope, abs=1e-9)
         np.testing.assert_allclose(bent.within(mode.u + plain.factor @ v), w, atol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def along(weak):
+    """The same with what the patients' data say along the ridge; one patient keeps its own."""
+    engine, mode, ridges = weak
+    conditional = mode.conditional._replace(weight=mode.conditional.weight.copy())
+    conditional.weight[3] *= 0.5
+    beside = Beside.of(engine, mode, ridges[0], conditional)
+    mode = dataclasses.replace(mode, conditional=conditional)
+    return Standard.of(mode, ridges=ridges, beside=beside)
+
+
+def test_the_posterior_is_the_same_beside_a_ridge_too(weak, along):
+    """Against the density of standard scores, with derivatives of all coordinates by JAX."""
+    engine, mode, _ = weak
+    posterior, n = engine.posterior, mode.u.size
+
+    def scores(place):
+        position = {"population": place[:n], "patients": place[n:].reshape(10, 2)}
+        (u, x, conditional), _ = along.coordinates(posterior, position)
+        theta = posterior.theta(u)
+        z, _ = posterior.standardized(theta, posterior.typical(theta), conditional, x)
+        return jnp.concatenate([u, jnp.ravel(z)])
+
+    energy = jax.jit(along.target(posterior, {}).potential)
+    plain = jax.jit(lambda u, z: posterior.log_density(u, z, None))
+    slope_of_factor = np.linalg.slogdet(along.factor)[1]
+    for place in 1.2 * np.random.default_rng(0).standard_normal((3, n + 20)):
+        found = jax.jit(scores)(place)
+        slope = np.linalg.slogdet(jax.jit(jax.jacfwd(scores))(place))[1] - slope_of_factor
+        theirs = -plain(found[:n], found[n:].reshape(10, 2)) - slope
+        ours = energy({"population": place[:n], "patients": place[n:].reshape(10, 2)})
+        assert float(ours) == pytest.approx(float(theirs), abs=1e-8)
+
+
+def test_patients_are_near_their_modes_all_along_a_ridge(weak, along):
+    """At coordinates 0 the density has hardly a slope, but for the one that keeps its own."""
+    engine, *_ = weak
+    slope = jax.jit(jax.grad(along.target(engine.posterior, {}).potential))
+    local = jax.jit(jax.grad(along._replace(beside=None).target(engine.posterior, {}).potential))
+    far = []
+    for t in (-3.5, -2.5, 2.5, 3.5):
+        position = {
+            "population": jnp.asarray(t * along.ridges[0].along),
+            "patients": jnp.zeros((10, 2)),
+        }
+        here = np.abs(slope(position)["patients"])
+        assert np.delete(here, 3, axis=0).max() < 0.25
+        far.append(np.abs(local(position)["patients"]).max())
+    assert max(far) > 0.5  # by what the data say at the mode
 
 
 def test_its_gradient_is_that_of_the_straightened_density(weak):
@@ -102,7 +153,7 @@ def test_a_ridge_runs_through_its_points_and_on_in_a_straight_line():
     assert ridge.one_to_one
     assert not Ridge.through(along, t, np.outer(-t, along)).one_to_one
     w = np.array([0.3, -1.2, 0.5])
-    v, _ = forward([ridge, ridge], jnp.asarray(w))
+    v, *_ = forward([ridge, ridge], jnp.asarray(w))
     np.testing.assert_allclose(backward([ridge, ridge], np.asarray(v)), w, atol=1e-9)
 
 
