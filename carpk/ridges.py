@@ -168,11 +168,14 @@ class Beside(NamedTuple):
 
     def at(self, t: Any) -> Conditional:
         """That of the knots to both sides of t, the nearer with more weight; traceable."""
-        far = jnp.clip((t - self.knots[:-1]) / np.diff(self.knots), 0.0, 1.0)
+        knots = jnp.asarray(self.knots)
+        i = jnp.clip(jnp.searchsorted(knots, t) - 1, 0, knots.size - 2)
+        far = jnp.clip((t - knots[i]) / (knots[i + 1] - knots[i]), 0.0, 1.0)
         far = far**2 * (3 - 2 * far)
 
         def between(x: Any) -> Any:
-            return x[0] + jnp.tensordot(far, np.diff(x, axis=0), axes=1)
+            x = jnp.asarray(x)
+            return x[i] + far * (x[i + 1] - x[i])
 
         blended = jax.tree.map(between, self.each)
         return blended._replace(levels=blended.levels._replace(second=self.second))
