@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint notebooks wheel clean
+.PHONY: help demo test test-slow validation lint notebooks wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' \
@@ -29,6 +29,19 @@ test: $(VENV)/.installed-test  ## the fast tests
 
 test-slow: $(VENV)/.installed-test  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow -n auto --dist loadfile
+
+# Each goes on where it stopped, for up to MINUTES, and then writes what there is.
+MINUTES ?= 40
+validation: $(VENV)/.installed-test  ## hours of measurements; writes their tables
+	$(BIN)/python benchmarks/usual_data.py --minutes $(MINUTES)
+	$(BIN)/python benchmarks/usual_data.py --table
+	$(BIN)/python benchmarks/demo_seeds.py --minutes $(MINUTES)
+	$(BIN)/python benchmarks/demo_seeds.py --report
+	$(BIN)/python benchmarks/verdict.py --part development --minutes $(MINUTES)
+	$(BIN)/python benchmarks/verdict.py --part held_out --minutes $(MINUTES)
+	$(BIN)/python benchmarks/verdict.py --report
+	$(BIN)/python benchmarks/abuse_storage.py --kills 100 --flips 200
+	$(BIN)/python benchmarks/summaries_coverage.py 1000 --out docs/summaries.md
 
 lint: $(VENV)/.installed-test  ## style and types
 	$(BIN)/ruff check .

@@ -11,7 +11,6 @@ Every fit appends a line to `usual_data.jsonl`. Delete the file to measure anew.
 
 import argparse
 import datetime
-import json
 import statistics
 import time
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from solver import README, machine, table
+from verdict import append, code, lines
 
 import carpk as ck
 
@@ -124,14 +124,14 @@ def fitted(design: Design) -> dict:
         "grade": fit.verdict.grade,
         "cure": bool(fit.settings.get("cure")),
         "why": [text[:160] for text in fit.verdict.troubles][:2],
+        "code": code(),
         "date": f"{datetime.date.today()}",
     }
 
 
 def known() -> list[dict]:
     """The rows so far."""
-    lines = DONE.read_text().splitlines() if DONE.exists() else []
-    return sorted((json.loads(line) for line in lines), key=lambda row: row["number"])
+    return sorted(lines(DONE), key=lambda row: row["number"])
 
 
 def go_on(minutes: float) -> None:
@@ -143,11 +143,9 @@ def go_on(minutes: float) -> None:
             continue
         if time.perf_counter() - started > 60 * minutes:
             break
-        design = Design.of(number)
-        row = fitted(design)
-        with DONE.open("a") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        print(json.dumps(row, ensure_ascii=False), flush=True)
+        row = fitted(Design.of(number))
+        append(DONE, row)
+        print(row, flush=True)
         jax.clear_caches()
 
 
@@ -166,7 +164,7 @@ HEAD = [
 def told(rows: list[dict]) -> str:
     """The table, by model."""
     groups = {name: [r for r in rows if r["model"] == name] for name in dict.fromkeys(MODELS)}
-    lines = []
+    rates = []
     for name, each in {**groups, "all": rows}.items():
         if not each:
             continue
@@ -179,7 +177,7 @@ def told(rows: list[dict]) -> str:
         seconds, gradients = (
             statistics.median(r[k] for r in each) for k in ("seconds", "gradients")
         )
-        lines.append(
+        rates.append(
             [name, str(len(each)), *map(str, good.values()), f"{seconds:.0f}", f"{gradients:.0f}"]
         )
     left = [
@@ -194,7 +192,7 @@ def told(rows: list[dict]) -> str:
     ]
     head = f"{len(rows)} of {DATA_SETS} data sets, on a machine with other work."
     below = "\n".join(["Those that miss one of the three:", "", *each]) if each else ""
-    return "\n\n".join(part for part in (head, table(HEAD, lines), below) if part)
+    return "\n\n".join(part for part in (head, table(HEAD, rates), below) if part)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -173,6 +174,45 @@ def test_the_fits_of_the_demo_are_made_once_per_seed_and_told(
     assert "6 of 6 fits run" in text
     assert "Not trusted: 6 of 6" in text
     assert "ratio 1.25" in text
+
+
+def test_usual_data_are_fitted_once_and_told(script, known_fit, tmp_path, monkeypatch):
+    usual = script("usual_data")
+    designs = [usual.Design.of(i) for i in range(usual.DATA_SETS)]
+    assert Counter(d.model for d in designs) == dict.fromkeys(usual.OMEGAS, 30) | {"kimmel2021": 10}
+    assert {d.patients for d in designs} == set(usual.PATIENTS)
+    assert {d.follow_up for d in designs} == set(usual.FOLLOW_UP)
+    late = next(d for d in designs if not d.expansion and d.below)
+    data = usual.simulated(late)
+    assert data.observations["time"].min() == usual.FIRST
+    assert data.observations["censored"].mean() == pytest.approx(late.below, abs=0.05)
+    assert len(data.patients) == late.patients
+
+    monkeypatch.setattr(usual, "DONE", tmp_path / "fits.jsonl")
+    monkeypatch.setattr(usual, "DATA_SETS", 1)
+    easy = usual.Design(0, "piecewise", 3, 28, 0.1, True)
+    monkeypatch.setattr(usual.Design, "of", lambda number: easy)
+    stats = {"diverging": np.zeros((2, 10)), "n_steps": np.full((2, 10), 7)}
+    fit = SimpleNamespace(
+        idata={"sample_stats": stats},
+        summary=known_fit.summary,
+        verdict=known_fit.verdict,
+        settings=known_fit.settings,
+    )
+    made = []
+    monkeypatch.setattr(usual.ck, "fit", lambda *x, **k: made.append(k) or fit)
+    usual.go_on(minutes=0.0)
+    assert not made
+    usual.go_on(minutes=10.0)
+    usual.go_on(minutes=10.0)
+    assert made == [{"seed": 1, "progress": False}]
+    (row,) = usual.known()
+    assert (row["draws"], row["grade"]) == (20, "DO NOT TRUST")
+    good = {**row, "model": "stein2019", "ess": 3000, "grade": "OK"}
+    text = usual.told([row, good])
+    assert "2 of 1 data sets" in text
+    assert "- piecewise, 3 patients to day 28, 10% below the LLOQ: " in text
+    assert "- stein2019" not in text
 
 
 @pytest.mark.slow
