@@ -186,11 +186,15 @@ def told(rows: list[dict]) -> str:
     each = [
         f"- {r['model']}, {r['patients']} patients to day {r['follow_up']}, {r['below']:.0%} below "
         "the LLOQ"
-        f"{'' if r['expansion'] else ', none before the peak'}: {r['divergences']} divergences, "
+        f"{'' if r['expansion'] else ', none before the peak'}: divergences {r['divergences']}, "
         f"ESS {r['ess']:,} ({r['worst']}), R-hat {r['rhat']:.3f}, {r['grade']}"
         for r in left
     ]
-    head = f"{len(rows)} of {DATA_SETS} data sets, on a machine with other work."
+    earlier = sum(r.get("code") != code() for r in rows)
+    head = (
+        f"{len(rows)} of {DATA_SETS} data sets, on a machine with other work; {earlier} of them "
+        "fitted by an earlier version of carpk."
+    )
     below = "\n".join(["Those that miss one of the three:", "", *each]) if each else ""
     return "\n\n".join(part for part in (head, table(HEAD, rates), below) if part)
 
