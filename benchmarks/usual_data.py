@@ -190,7 +190,8 @@ def told(rows: list[dict]) -> str:
         f"ESS {r['ess']:,} ({r['worst']}), R-hat {r['rhat']:.3f}, {r['grade']}"
         for r in left
     ]
-    earlier = sum(r.get("code") != code() for r in rows)
+    now = code()
+    earlier = sum(r.get("code") != now for r in rows)
     head = (
         f"{len(rows)} of {DATA_SETS} data sets, on a machine with other work; {earlier} of them "
         "fitted by an earlier version of carpk."

@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.special
@@ -307,14 +307,14 @@ class Weighted(NamedTuple):
     """Points of the posterior around a mode, with weights; zeros where one is impossible.
 
     Attributes:
-        weight: sum to 1 over the points, (N, P).
+        log_weight: ln of their weights, but for a constant of each patient, (N, P).
         c: coordinates of levels, (N, P, c).
         log_f: ln levels, (N, P, T).
         slope, bent: first and second derivative of ln likelihood by ln level, (N, P, T).
         poor: patients that their coordinates do not describe, (P,).
     """
 
-    weight: np.ndarray
+    log_weight: np.ndarray
     c: np.ndarray
     log_f: np.ndarray
     slope: np.ndarray
@@ -338,7 +338,7 @@ class Weighted(NamedTuple):
         c, log_f, slope, bent = (
             np.where(possible[..., None], x, 0.0) for x in (c, log_f, slope, bent)
         )
-        return cls(tempered(likelihood + rest, FEWEST), c, log_f, slope, bent, poor)
+        return cls(likelihood + rest, c, log_f, slope, bent, poor)
 
 
 def places_of(engine: Engine, mode: Mode, seed: int) -> Places:
@@ -347,16 +347,18 @@ def places_of(engine: Engine, mode: Mode, seed: int) -> Places:
     found = Weighted.around(engine, mode, mode.conditional, seed)
     c, rng = found.c[..., np.array(engine.posterior.random)], np.random.default_rng(seed)
     n, patients, m = c.shape
-    at = [c[rng.choice(n, PLACES, p=found.weight[:, i]), i] for i in range(patients)]
-    away = c - np.einsum("np,npi->pi", found.weight, c)
-    spread = np.einsum("np,npi,npj->pij", found.weight, away, away) + 1e-9 * np.eye(m)
+    weight = tempered(found.log_weight, FEWEST)
+    at = [c[rng.choice(n, PLACES, p=weight[:, i]), i] for i in range(patients)]
+    away = c - np.einsum("np,npi->pi", weight, c)
+    spread = np.einsum("np,npi,npj->pij", weight, away, away) + 1e-9 * np.eye(m)
     width = PLACES ** (-1 / (m + 4))  # Scott 1992, Multivariate Density Estimation
     return Places(np.array(at), width * np.linalg.cholesky(spread))
 
 
 def _regression(old: Conditional, poor: np.ndarray, points: Weighted) -> Conditional:
     """One regression, of the patients that are `poor` (P,)."""
-    weight, c, log_f, slope, bent, _ = points
+    weight = tempered(points.log_weight, FEWEST)
+    _, c, log_f, slope, bent, _ = points
 
     def mean(x: np.ndarray) -> np.ndarray:
         return np.einsum("np,np...->p...", weight, x)
@@ -371,16 +373,8 @@ def _regression(old: Conditional, poor: np.ndarray, points: Weighted) -> Conditi
     shrunk = 1 / (1 + information * left)
     levels = Levels(at, level, first.transpose(1, 0, 2), np.zeros_like(old.levels.second))
 
-    def chosen(new: Any, old: Any, axis: int = 0) -> np.ndarray:
-        mask = np.ones(np.ndim(new), int)
-        mask[axis] = -1
-        return np.where(poor.reshape(mask), new, old)
-
-    kept = [chosen(*each) for each in zip(levels, old.levels, (0, 0, 1, 2), strict=True)]
-    slope, information = mean(slope) * shrunk, information * shrunk
-    return Conditional(
-        Levels(*kept), chosen(slope, old.slope), chosen(information, old.weight), old.scale
-    )
+    new = Conditional(levels, mean(slope) * shrunk, information * shrunk, old.scale)
+    return new.of_patients(poor, old)
 
 
 def effective(log_weights: np.ndarray) -> np.ndarray:

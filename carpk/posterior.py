@@ -80,6 +80,18 @@ class Conditional(NamedTuple):
     weight: Any
     scale: Any
 
+    def of_patients(self, chosen: np.ndarray, other: Conditional) -> Conditional:
+        """This one of the patients `chosen` (P,), the other one of the rest, and its scale."""
+
+        def pick(mine: Any, others: Any, axis: int = 0) -> np.ndarray:
+            mask = np.ones(np.ndim(mine), int)
+            mask[axis] = -1
+            return np.where(chosen.reshape(mask), mine, others)
+
+        levels = map(pick, self.levels, other.levels, (0, 0, 1, 2))
+        slope, weight = pick(self.slope, other.slope), pick(self.weight, other.weight)
+        return Conditional(Levels(*levels), slope, weight, other.scale)
+
 
 class Places(NamedTuple):
     """Where each patient's parameters may be: a mixture of K normal distributions of one shape.

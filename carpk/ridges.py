@@ -29,7 +29,7 @@ from scipy.interpolate import CubicSpline
 from scipy.optimize import minimize
 
 from carpk.laplace import Descent, Engine, Mode
-from carpk.posterior import Conditional, Levels
+from carpk.posterior import Conditional
 
 MOST = 4  # ridges of a posterior
 TRIES = 8  # to trace one
@@ -149,20 +149,16 @@ class Beside(NamedTuple):
         """
         factor, found = np.linalg.cholesky(mode.covariance), {}
         assert mode.conditional is not None
-        own = np.any(conditional.weight != mode.conditional.weight, axis=1)[:, None]
+        own = np.any(conditional.weight != mode.conditional.weight, axis=1)
         for side in (ridge.knots[ridge.knots >= 0], ridge.knots[ridge.knots < 0][::-1]):
             z = mode.z
             for t in side:
                 u = mode.u + factor @ (ridge.along * t + ridge.ahead(t))
-                seen, z, at = engine.at(u, z)
-                first = np.where(own, conditional.levels.first, at.first)
-                place = np.where(own, conditional.levels.at, at.at)
-                value = np.where(own, conditional.levels.value, at.value)
-                levels = Levels(place, value, first, None)
-                slope = np.where(own, conditional.slope, seen.of_levels)
-                weight = np.where(own, conditional.weight, seen.weight)
+                seen, z, levels = engine.at(u, z)
                 scale = np.asarray(engine.weights(u, engine.values))
-                found[t] = Conditional(levels, slope, weight, scale)
+                here = Conditional(levels, seen.of_levels, seen.weight, scale)
+                here = conditional.of_patients(own, here)
+                found[t] = here._replace(levels=here.levels._replace(second=None))
         each = jax.tree.map(lambda *x: np.stack(x), *(found[t] for t in ridge.knots))
         return cls(ridge.knots, each, conditional.levels.second)
 
