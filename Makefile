@@ -28,7 +28,7 @@ test: $(VENV)/.installed-test  ## the fast tests
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 test-slow: $(VENV)/.installed-test  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow -n auto --dist loadfile
+	$(BIN)/python -m pytest -m slow -n auto --dist worksteal
 
 # Each goes on where it stopped, for up to MINUTES, and then writes what there is.
 MINUTES ?= 40
@@ -40,6 +40,8 @@ validation: $(VENV)/.installed-test  ## hours of measurements; writes their tabl
 	$(BIN)/python benchmarks/verdict.py --part development --minutes $(MINUTES)
 	$(BIN)/python benchmarks/verdict.py --part held_out --minutes $(MINUTES)
 	$(BIN)/python benchmarks/verdict.py --report
+	$(BIN)/python benchmarks/calibration.py --minutes $(MINUTES)
+	$(BIN)/python benchmarks/calibration.py --report
 	$(BIN)/python benchmarks/abuse_storage.py --kills 100 --flips 200
 	$(BIN)/python benchmarks/summaries_coverage.py 1000 --out docs/summaries.md
 

@@ -520,3 +520,23 @@ def test_a_statistic_without_likelihood_is_refused_with_advice(bad, words):
 def test_the_range_of_many_patients_takes_more_virtual_ones(interval, use, n, needed):
     few = fact("cmax", interval="IQR", n=3)
     assert s.needed_for_ranges([few, fact("cmax", interval=interval, n=n, use=use)]) == needed
+
+
+@pytest.mark.slow
+def test_the_default_number_of_virtual_patients_is_enough():
+    """Log-likelihood ratios with 256 virtual patients are those with 4,096 to within 15 %."""
+    study = ck.load_study("zuma1_moffitt").dataset()
+    theta = {"cmax": 40.0, "tmax": 6.5, "t_double": 0.8, "t_alpha": 5.0, "fb": 0.004}
+    theta |= {"beta_alpha": 0.02, "omega_cmax": 0.8, "omega_t_alpha": 0.7, "sigma": 0.6}
+    model = ck.load_model("piecewise")
+    default = ck.Population(model).virtual_patients
+
+    def total(size, **change):
+        population = ck.Population(model, varies=["cmax", "t_alpha"], virtual_patients=size)
+        bound = population.bind(study)
+        return float(bound.summary_log_likelihoods(theta | change)["moffitt"].sum())
+
+    for change in ({"cmax": 60.0}, {"omega_cmax": 0.5}, {"t_alpha": 6.0}):
+        few = total(default, **change) - total(default)
+        many = total(4096, **change) - total(4096)
+        assert few == pytest.approx(many, rel=0.15, abs=0.2)
