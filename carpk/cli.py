@@ -111,7 +111,7 @@ def fit(
     max_draws: Annotated[
         int | None, typer.Option(min=1, help="Draws per chain in all; unset: 4 times --draws.")
     ] = None,
-    target_accept: Annotated[float, typer.Option(min=0.5, max=0.999)] = 0.8,
+    target_accept: Annotated[float, typer.Option(min=0.5, max=0.999)] = 0.9,
     as_json: AsJson = False,
 ) -> None:
     """Fit a model to a study or a data set."""

@@ -189,7 +189,7 @@ def fit(
     chains: int = 4,
     max_draws: int | None = None,
     seed: int = 0,
-    target_accept: float = 0.8,
+    target_accept: float = 0.9,
     starts: int | None = None,
     folder: str | Path | None = None,
     progress: bool = True,
