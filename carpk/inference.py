@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
+from jax.scipy.linalg import solve_triangular
 
 from carpk._arviz import group, to_idata
 from carpk.accuracy import solver_check
@@ -445,15 +446,19 @@ class Standard(NamedTuple):
         def jump(position: Mapping[str, Any], key: Any) -> dict[str, Any]:
             where, _ = self.coordinates(posterior, position)
             assert places is not None
-            return {**position, "patients": posterior.jumped(*where, places, key)}
+            u, z = posterior.moved(where[0], posterior.scores(*where), places, key)
+            w = self.within(u)
+            (_, _, conditional), _ = self.coordinates(posterior, {"population": w})
+            return {"population": w, "patients": posterior.of_scores(u, z, conditional)}
 
         return Target(
             potential, natural, start, ("population",), jump if places is not None else None
         )
 
-    def within(self, u: Any) -> np.ndarray:
+    def within(self, u: Any) -> Any:
         """What is sampled at an outer point, (n,)."""
-        return backward(self.ridges, np.linalg.solve(self.factor, u - self.middle))
+        v = solve_triangular(self.factor, u - self.middle, lower=True)
+        return backward(self.ridges, v)
 
     def starts(
         self, posterior: Posterior, rng: np.random.Generator, centre: np.ndarray

@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.scipy.linalg import solve_triangular
 from numpyro.distributions import biject_to
 
 from carpk.assay import LN_SQRT_2PI
@@ -39,6 +40,9 @@ from carpk.population import OF_COHORT, PopulationModel
 
 JUMPS = 4  # Metropolis steps of a patient after each of NUTS
 OF_PRIOR = 0.5  # share of these from the distribution of random effects itself
+MOVES = 12  # rounds of these, each followed by steps of the population beside the patients
+LEAP = 2.4  # SDs of the longest steps: best for a normal density of one dimension
+SQRT_HALF = 0.7071067811865476  # SD of ln(SD) of one patient
 BARELY = 1e-3  # information over that of a prior, below which data say nothing of a cohort's effect
 
 
@@ -478,20 +482,30 @@ class Posterior:
         each = self.of_levels(self.log_levels(c), theta)
         return self.log_prior(u) + self.published(theta) + jnp.sum(each) + jnp.sum(scores)
 
-    def jumped(
-        self, u: Any, x: Any, conditional: Conditional | None, places: Places, key: Any
-    ) -> Any:
-        """Patients' coordinates x (P, m) after `JUMPS` Metropolis steps, each patient by itself.
+    def scores(self, u: Any, x: Any, conditional: Conditional | None) -> Any:
+        """Patients' standard scores (P, m) of their coordinates."""
+        if conditional is None or not self.inner:
+            return x
+        theta = self.theta(u)
+        return self.standardized(theta, self.typical(theta), conditional, x)[0]
+
+    def of_scores(self, u: Any, z: Any, conditional: Conditional | None) -> Any:
+        """The inverse of `scores`."""
+        if conditional is None or not self.inner:
+            return z
+        theta = self.theta(u)
+        return coordinates_of(*self._patients_step(theta, self.typical(theta), conditional), z)
+
+    def jumped(self, u: Any, z: Any, places: Places, key: Any) -> Any:
+        """Patients' scores z (P, m) after `JUMPS` Metropolis steps, each patient by itself.
 
         Its random effects are proposed anew, from `places` or from their own distribution. A
         patient with two peaks, as where the first sample may be on the rise or on the decline, gets
         from one to the other, which Hamiltonian steps hardly do.
         """
-        assert conditional is not None
         theta = self.theta(u)
         mu, factor = self.typical(theta), self.factor(theta)
-        step = self._patients_step(theta, mu, conditional)
-        middle = self.coordinates(mu, jnp.zeros_like(x))[:, np.array(self.random)]
+        middle = self.coordinates(mu, jnp.zeros_like(z))[:, np.array(self.random)]
         log_slope = jnp.sum(jnp.log(jnp.diagonal(factor)))
 
         def weighed(z: Any) -> Any:
@@ -506,8 +520,7 @@ class Posterior:
         def jump(i: Any, carry: Any) -> Any:
             z, now = carry
             which, alone, where, accept = jax.random.split(jax.random.fold_in(key, i), 4)
-            b = places.sample(where) - middle
-            new = jax.scipy.linalg.solve_triangular(factor, b.T, lower=True).T
+            new = solve_triangular(factor, (places.sample(where) - middle).T, lower=True).T
             of_prior = jax.random.bernoulli(which, OF_PRIOR, (self.patients, 1))
             new = jnp.where(of_prior, jax.random.normal(alone, z.shape), new)
             new = jnp.where(i == 0, z, new)  # what z weighs is found first
@@ -515,9 +528,72 @@ class Posterior:
             taken = jnp.log(jax.random.uniform(accept, (self.patients,))) < there - now
             return jnp.where(taken[:, None], new, z), jnp.where(taken, there, now)
 
-        start = scores_of(*step, x), jnp.full(self.patients, -jnp.inf)
-        z, _ = jax.lax.fori_loop(0, 1 + JUMPS, jump, start)
-        return coordinates_of(*step, z)
+        return jax.lax.fori_loop(0, 1 + JUMPS, jump, (z, jnp.full(self.patients, -jnp.inf)))[0]
+
+    @cached_property
+    def free(self) -> tuple[Site, ...]:
+        """Sites on which no level depends once patients' own parameters are known.
+
+        Typical values of what varies between patients, and its SDs. None where published facts or
+        cohorts' effects depend on them too.
+        """
+        if self.bound.cohorts or self.bound.random.at(COHORT):
+            return ()
+        names = self.bound.random.at(PATIENT)
+        free = {*names, *(omega_name(name) for name in names)}
+        return tuple(site for site in self.sites if site.name in free)
+
+    def moved(self, u: Any, z: Any, places: Places, key: Any) -> tuple[Any, Any]:
+        """(u, z) after rounds of `jumped` and `shifted`.
+
+        Where patients have to jump, they and the population lean on each other: a typical value can
+        only go where patients' own are. Neither step needs a gradient.
+        """
+
+        def again(i: Any, carry: Any) -> Any:
+            first, then = jax.random.split(jax.random.fold_in(key, i))
+            u, z = carry
+            return self.shifted(u, self.jumped(u, z, places, first), then)
+
+        return jax.lax.fori_loop(0, MOVES if self.free else 1, again, (u, z))
+
+    def shifted(self, u: Any, z: Any, key: Any) -> tuple[Any, Any]:
+        """(u, z) after a Metropolis step of each of `free`, patients' own parameters held.
+
+        Their typical value is centred then, which it hardly is for NUTS where data say little of
+        it; what mixes badly in one way mixes in the other (Yu & Meng 2011,
+        doi:10.1198/jcgs.2011.203main).
+        """
+        if not self.free:
+            return u, z
+        names = self.bound.random.at(PATIENT)
+        own = np.array(self.random[: len(names)])
+        place = jnp.array([site.place.start for site in self.free])
+        theta = self.theta(u)
+        mu, b = self.typical(theta), z @ self.factor(theta).T
+
+        def beside(u: Any) -> tuple[Any, Any, Any]:
+            """ln density, widths of steps, which what they move does not change, and scores."""
+            theta = self.theta(u)
+            factor, ahead = self.factor(theta), (mu - self.typical(theta))[:, own]
+            z = solve_triangular(factor, b.at[:, : own.size].add(ahead).T, lower=True).T
+            each = jnp.sum(log_normal(z), axis=1) - jnp.sum(jnp.log(jnp.diagonal(factor)))
+            widths = jnp.stack(
+                [theta[omega_name(s.name)] if s.name in names else SQRT_HALF for s in self.free]
+            )
+            return self.log_prior(u) + jnp.sum(each), widths, z
+
+        def step(j: Any, carry: Any) -> Any:
+            (u, (now, widths, _)) = carry
+            ahead, accept = jax.random.split(jax.random.fold_in(key, j))
+            width = LEAP / np.sqrt(self.patients) * widths[j]
+            new = u.at[place[j]].add(width * jax.random.normal(ahead))
+            there = beside(new)
+            taken = jnp.log(jax.random.uniform(accept)) < there[0] - now
+            return jax.tree.map(lambda a, b: jnp.where(taken, b, a), carry, (new, there))
+
+        u, (_, _, z) = jax.lax.fori_loop(0, len(self.free), step, (u, beside(u)))
+        return u, z
 
     def sample_of(self, u: Any, x: Any, conditional: Conditional | None) -> dict[str, Any]:
         """Population parameters and random effects by name, from coordinates."""

@@ -93,18 +93,20 @@ class Ridge(NamedTuple):
         grid = np.linspace(*ends, 50 * self.knots.size)
         return all(1 + self.along @ self.rate(t) > NARROWEST for t in grid)
 
-    def back(self, v: np.ndarray) -> np.ndarray:
-        """The inverse: w of v."""
+    def back(self, v: Any) -> Any:
+        """The inverse: w of v; traceable."""
         wanted = self.along @ v
-        low, high = -1.0, 1.0
-        while low + self.along @ self.ahead(low) > wanted:
-            low *= 2
-        while high + self.along @ self.ahead(high) < wanted:
-            high *= 2
-        for _ in range(100):
-            t = 0.5 * (low + high)
-            below = t + self.along @ self.ahead(t) < wanted
-            low, high = (t, high) if below else (low, t)
+
+        def gap(t: Any) -> Any:
+            return t + self.along @ self.ahead(t) - wanted
+
+        def halved(_: Any, ends: tuple[Any, Any]) -> tuple[Any, Any]:
+            middle = 0.5 * (ends[0] + ends[1])
+            below = gap(middle) < 0
+            return jnp.where(below, middle, ends[0]), jnp.where(below, ends[1], middle)
+
+        reach = 1 + jnp.abs(gap(0.0)) / NARROWEST  # as `one_to_one` has it
+        low, high = jax.lax.fori_loop(0, 80, halved, (-reach, reach))
         return v - self.ahead(0.5 * (low + high))
 
 
@@ -118,8 +120,8 @@ def forward(ridges: Sequence[Ridge], w: Any) -> tuple[Any, Any, Any]:
     return w, log_slope, t
 
 
-def backward(ridges: Sequence[Ridge], v: np.ndarray) -> np.ndarray:
-    """w of v."""
+def backward(ridges: Sequence[Ridge], v: Any) -> Any:
+    """w of v; traceable."""
     for ridge in ridges:
         v = ridge.back(v)
     return v

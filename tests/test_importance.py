@@ -107,8 +107,10 @@ def test_points_of_a_patient_without_a_likelihood_count_nothing():
     assert effective(weights).tolist() == [2.0, 0.0, 0.0]
 
 
-def test_jumps_leave_a_patient_with_two_peaks_where_it_belongs():
-    """Whether the peak came before the first sample or after it: against quadrature."""
+@pytest.fixture(scope="module")
+def two_peaks():
+    """(posterior, outer coordinates, places) of a patient who peaked before the first sample, or
+    after it."""
     days, level = np.array([10.0, 12.0, 14.0]), np.array([150.0, 290.0, 330.0])
     observations = pd.DataFrame({"patient": "p1", "time": days, "value": level})
     data = ck.Dataset.from_frames(
@@ -121,16 +123,25 @@ def test_jumps_leave_a_patient_with_two_peaks_where_it_belongs():
     engine = Engine(lambda values: posterior)
     mode = engine.mode(*centre(beforehand(posterior)))
     theta = posterior.theta(jnp.asarray(mode.u)) | {"omega_tmax": 0.4, "sigma": 0.5}
-    u, conditional = posterior.outer_of(theta), mode.conditional
-    places = places_of(engine, mode, 0)
+    return posterior, posterior.outer_of(theta), places_of(engine, mode, 0)
 
-    def density(z):
-        c = posterior.coordinates(posterior.typical(theta), z * 0.4)
-        each = posterior.of_levels(posterior.log_levels(c), theta)
-        return jnp.sum(each) - 0.5 * jnp.sum(z**2)
 
+def log_weights(posterior, u, z):
+    """ln density of outer coordinates (n,) and the patient's score, but for a constant."""
+    theta = posterior.theta(u)
+    c = posterior.coordinates(posterior.typical(theta), z * theta["omega_tmax"].reshape(1, 1))
+    each = posterior.of_levels(posterior.log_levels(c), theta)
+    return posterior.log_prior(u) + jnp.sum(each) - 0.5 * jnp.sum(z**2)
+
+
+SHARES = [0.1, 0.3, 0.5, 0.7, 0.9]
+
+
+def test_jumps_leave_a_patient_with_two_peaks_where_it_belongs(two_peaks):
+    """Against quadrature."""
+    posterior, u, places = two_peaks
     z = jnp.linspace(-5, 5, 2001)
-    weight = np.asarray(jax.vmap(lambda x: density(x.reshape(1, 1)))(z))
+    weight = np.asarray(jax.vmap(lambda x: log_weights(posterior, u, x))(z))
     weight = np.exp(weight - weight.max())
     peaks = (weight[1:-1] > weight[:-2]) & (weight[1:-1] > weight[2:])
     first, second = np.asarray(z)[1:-1][peaks]
@@ -141,17 +152,59 @@ def test_jumps_leave_a_patient_with_two_peaks_where_it_belongs():
     expected = weight[later].sum() / weight.sum()
     assert 0.1 < expected < 0.9
 
-    def jump(x, key):
-        x = posterior.jumped(u, x, conditional, places, key)
-        own = posterior.standardized(theta, posterior.typical(theta), conditional, x)
-        return x, own[0][0, 0]
+    def jump(z, key):
+        z = posterior.jumped(u, z, places, key)
+        return z, z[0, 0]
 
     _, found = jax.lax.scan(jump, jnp.zeros((1, 1)), jax.random.split(jax.random.key(0), 20_000))
     found = np.asarray(found)
-    bounds = np.quantile(found, [0.1, 0.3, 0.5, 0.7, 0.9])
+    bounds = np.quantile(found, SHARES)
     cumulative = np.cumsum(weight) / weight.sum()
-    np.testing.assert_allclose(
-        np.interp(bounds, z, cumulative), [0.1, 0.3, 0.5, 0.7, 0.9], atol=0.02
-    )
+    np.testing.assert_allclose(np.interp(bounds, z, cumulative), SHARES, atol=0.02)
     crossed = np.mean(np.diff(found > np.asarray(z)[later][0]))
     assert crossed > 0.1  # from one peak to the other, in a step
+
+
+def test_the_population_moves_beside_its_patients_as_it_should(two_peaks):
+    """A typical value and its SD, beside a patient with two peaks: against quadrature."""
+    posterior, u, places = two_peaks
+    names = [site.name for site in posterior.sites]
+    i, j = (posterior.sites[names.index(n)].place.start for n in ("tmax", "omega_tmax"))
+    assert {site.name for site in posterior.free} == {"tmax", "omega_tmax"}
+    unit = np.eye(u.size)
+    axes = u[i] + jnp.linspace(-3, 2, 81), u[j] + jnp.linspace(-4, 3, 81), jnp.linspace(-5, 5, 401)
+
+    @jax.jit
+    @jax.vmap
+    def over_patients(a):
+        def at(b):
+            here = u + (a - u[i]) * unit[i] + (b - u[j]) * unit[j]
+            each = jax.vmap(lambda z: log_weights(posterior, here, z))(axes[2])
+            return jax.scipy.special.logsumexp(each)
+
+        return jax.vmap(at)(axes[1])
+
+    weight = np.asarray(over_patients(axes[0]))
+    weight = np.exp(weight - weight.max())
+
+    def move(carry, key):
+        carry = posterior.moved(*carry, places, key)
+        return carry, carry[0]
+
+    start, keys = (u, jnp.zeros((1, 1))), jax.random.split(jax.random.key(1), 20_000)
+    found = np.asarray(jax.jit(lambda: jax.lax.scan(move, start, keys)[1])())
+    for k, axis, marginal in ((i, axes[0], weight.sum(1)), (j, axes[1], weight.sum(0))):
+        bounds = np.quantile(found[:, k], SHARES)
+        cumulative = (np.cumsum(marginal) - 0.5 * marginal) / marginal.sum()
+        np.testing.assert_allclose(np.interp(bounds, axis, cumulative), SHARES, atol=0.03)
+    others = [k for k in range(u.size) if k not in (i, j)]
+    assert (found[:, others] == np.asarray(u)[others]).all()
+
+
+def test_scores_are_found_again_from_coordinates(two_peaks):
+    posterior, u, _ = two_peaks
+    conditional = Engine(lambda values: posterior).mode(*centre(beforehand(posterior))).conditional
+    z = jnp.array([[1.3]])
+    x = posterior.of_scores(u, z, conditional)
+    assert float(posterior.scores(u, x, conditional)[0, 0]) == pytest.approx(1.3, rel=1e-10)
+    assert float(x[0, 0]) != pytest.approx(1.3, rel=0.01)
