@@ -444,11 +444,13 @@ class Standard(NamedTuple):
             return posterior.sample_of(*where)
 
         def jump(position: Mapping[str, Any], key: Any) -> dict[str, Any]:
-            where, _ = self.coordinates(posterior, position)
+            (u, x, conditional), _ = self.coordinates(posterior, position)
             assert places is not None
-            u, z = posterior.moved(where[0], posterior.scores(*where), places, key)
+            assert conditional is not None
+            u, z = posterior.moved(u, posterior.scores(u, x, conditional), places, key)
             w = self.within(u)
             (_, _, conditional), _ = self.coordinates(posterior, {"population": w})
+            assert conditional is not None
             return {"population": w, "patients": posterior.of_scores(u, z, conditional)}
 
         return Target(

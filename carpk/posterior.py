@@ -40,9 +40,8 @@ from carpk.population import OF_COHORT, PopulationModel
 
 JUMPS = 4  # Metropolis steps of a patient after each of NUTS
 OF_PRIOR = 0.5  # share of these from the distribution of random effects itself
-MOVES = 12  # rounds of these, each followed by steps of the population beside the patients
-LEAP = 2.4  # SDs of the longest steps: best for a normal density of one dimension
-SQRT_HALF = 0.7071067811865476  # SD of ln(SD) of one patient
+MOVES = 12  # rounds of jumps, each followed by steps of the population beside the patients
+LEAP = 2.4  # length of such a step [SDs]: best for a normal density of one dimension
 BARELY = 1e-3  # information over that of a prior, below which data say nothing of a cohort's effect
 
 
@@ -482,17 +481,13 @@ class Posterior:
         each = self.of_levels(self.log_levels(c), theta)
         return self.log_prior(u) + self.published(theta) + jnp.sum(each) + jnp.sum(scores)
 
-    def scores(self, u: Any, x: Any, conditional: Conditional | None) -> Any:
+    def scores(self, u: Any, x: Any, conditional: Conditional) -> Any:
         """Patients' standard scores (P, m) of their coordinates."""
-        if conditional is None or not self.inner:
-            return x
         theta = self.theta(u)
         return self.standardized(theta, self.typical(theta), conditional, x)[0]
 
-    def of_scores(self, u: Any, z: Any, conditional: Conditional | None) -> Any:
+    def of_scores(self, u: Any, z: Any, conditional: Conditional) -> Any:
         """The inverse of `scores`."""
-        if conditional is None or not self.inner:
-            return z
         theta = self.theta(u)
         return coordinates_of(*self._patients_step(theta, self.typical(theta), conditional), z)
 
@@ -555,7 +550,9 @@ class Posterior:
             u, z = carry
             return self.shifted(u, self.jumped(u, z, places, first), then)
 
-        return jax.lax.fori_loop(0, MOVES if self.free else 1, again, (u, z))
+        if not self.free:
+            return u, self.jumped(u, z, places, key)
+        return jax.lax.fori_loop(0, MOVES, again, (u, z))
 
     def shifted(self, u: Any, z: Any, key: Any) -> tuple[Any, Any]:
         """(u, z) after a Metropolis step of each of `free`, patients' own parameters held.
@@ -564,8 +561,6 @@ class Posterior:
         it; what mixes badly in one way mixes in the other (Yu & Meng 2011,
         doi:10.1198/jcgs.2011.203main).
         """
-        if not self.free:
-            return u, z
         names = self.bound.random.at(PATIENT)
         own = np.array(self.random[: len(names)])
         place = jnp.array([site.place.start for site in self.free])
@@ -573,18 +568,18 @@ class Posterior:
         mu, b = self.typical(theta), z @ self.factor(theta).T
 
         def beside(u: Any) -> tuple[Any, Any, Any]:
-            """ln density, widths of steps, which what they move does not change, and scores."""
+            """ln density, SDs of one patient's share in each, which its own step leaves, and z."""
             theta = self.theta(u)
             factor, ahead = self.factor(theta), (mu - self.typical(theta))[:, own]
             z = solve_triangular(factor, b.at[:, : own.size].add(ahead).T, lower=True).T
             each = jnp.sum(log_normal(z), axis=1) - jnp.sum(jnp.log(jnp.diagonal(factor)))
             widths = jnp.stack(
-                [theta[omega_name(s.name)] if s.name in names else SQRT_HALF for s in self.free]
+                [theta[omega_name(s.name)] if s.name in names else np.sqrt(0.5) for s in self.free]
             )
             return self.log_prior(u) + jnp.sum(each), widths, z
 
         def step(j: Any, carry: Any) -> Any:
-            (u, (now, widths, _)) = carry
+            u, (now, widths, _) = carry
             ahead, accept = jax.random.split(jax.random.fold_in(key, j))
             width = LEAP / np.sqrt(self.patients) * widths[j]
             new = u.at[place[j]].add(width * jax.random.normal(ahead))
