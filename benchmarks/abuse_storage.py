@@ -36,7 +36,7 @@ import numpyro.distributions as dist
 import pandas as pd
 
 import carpk as ck
-from carpk import saved
+from carpk.inference.saving import digest_of_draws
 
 RESULTS = Path(__file__).with_suffix(".json")
 HOW = {"chains": 2, "draws": 100, "tune": 100, "starts": 1, "seed": 2, "progress": False}
@@ -131,7 +131,7 @@ def trial_fit(rng: np.random.Generator, folder: Path, whole: ck.Fit, parts: int)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         again = ck.fit(population(), data(), folder=draws, **HOW)
-    same = saved.digest_of_draws(again.posterior) == saved.digest_of_draws(whole.posterior)
+    same = digest_of_draws(again.posterior) == digest_of_draws(whole.posterior)
     words = [str(w.message) for w in told if issubclass(w.category, ck.CarpkWarning)]
     return {"blocks": there, "found": "bit-equal" if same else "lost", "told": words}
 
@@ -143,11 +143,9 @@ def trial_save(rng: np.random.Generator, folder: Path, known: list[bytes]) -> di
         wait_until((folder / "begun").exists)
         time.sleep(float(rng.uniform(0, 1)))
     left = [p.name for p in folder.iterdir() if p.name.startswith(".")]
-    allowed = {
-        saved.digest_of_draws(ck.load_fit(folder / n).posterior) for n in ("one.nc", "other.nc")
-    }
+    allowed = {digest_of_draws(ck.load_fit(folder / n).posterior) for n in ("one.nc", "other.nc")}
     try:
-        found = saved.digest_of_draws(ck.load_fit(folder / "fit.nc").posterior)
+        found = digest_of_draws(ck.load_fit(folder / "fit.nc").posterior)
     except ck.FitError as trouble:
         return {"found": "lost", "told": [str(trouble)]}
     return {"found": "whole" if found in allowed else "lost", "parts left": len(left)}

@@ -31,8 +31,8 @@ import carpk as ck
 from carpk import evidence
 from carpk.checks import SBC, sbc
 from carpk.evidence.likelihoods import FEWEST, SLOPES
-from carpk.sampler import from_numpyro, one_chain_each, prior_draws
-from carpk.solver import solve_many
+from carpk.inference.nuts import from_numpyro, one_chain_each, prior_draws
+from carpk.solver.solve import solve_many
 
 FOLDER = Path(__file__).resolve().parent
 DONE = Path(__file__).with_suffix(".jsonl")

@@ -22,8 +22,8 @@ from gradient_peers import Gradient, timed
 from problems import FIVE_STATE, KIMMEL, RESIDUAL_SD, Problem, sample
 
 import carpk as ck
-from carpk.events import Plan
-from carpk.solver import Solver, solve_all
+from carpk.solver.events import Plan
+from carpk.solver.solve import Solver, solve_all
 
 MESH_SEED = 7  # not that of the patients who are simulated
 FORWARD_DRAWS = 256

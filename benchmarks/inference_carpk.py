@@ -23,8 +23,8 @@ from inference_peers import Compiling, Run, Schedule
 from problems import FIVE_STATE
 
 import carpk as ck
-from carpk.posterior import Posterior
-from carpk.solver import solve_many
+from carpk.inference.density import Posterior
+from carpk.solver.solve import solve_many
 
 DOSES = ["patient", "time", "product", "amount", "unit", "duration"]
 LLOQ = 1e-9  # cells/µL; nothing is below

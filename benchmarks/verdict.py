@@ -36,9 +36,10 @@ from verdict_faults import ASKED, FAULTS, Fault
 
 import carpk as ck
 from carpk._arviz import PARETO_K, az, group
-from carpk.advice import DOUBTED
-from carpk.effects import CORRELATION
-from carpk.verdict import ESS_MIN, MASS, RHAT_MAX
+from carpk.population.random_effects import CORRELATION
+from carpk.verdict.chains import ESS_MIN, RHAT_MAX
+from carpk.verdict.modes import MASS
+from carpk.verdict.words import DOUBTED
 
 FOLDER = Path(__file__).resolve().parent
 FITS, REFERENCES = FOLDER / "verdict_fits.jsonl", FOLDER / "verdict_references.jsonl"

@@ -15,7 +15,9 @@ from typing import Annotated, Any
 import typer
 
 import carpk as ck
-from carpk import atomic, catalogue, saved
+from carpk import _files
+from carpk.inference import saving
+from carpk.library import catalogue
 
 app = typer.Typer(
     help="CAR-T cellular kinetics: fit expansion curves, compare arms, look at models and studies.",
@@ -127,7 +129,7 @@ def fit(
         analytes=analytes,
     )
     if out is not None:
-        atomic.require_folder(out)  # before the draws, not after them
+        _files.require_folder(out)  # before the draws, not after them
     result = ck.fit(
         population,
         _read(data),
@@ -148,9 +150,9 @@ def fit(
     else:
         typer.echo(repr(result))
     if out is not None:
-        saved.save_or_rescue(result, out / "fit.nc")
-        atomic.write(out / "summary.csv", result.summary().to_csv())
-        atomic.write_figure(out / "fit.png", result.plot(), dpi=130)
+        saving.save_or_rescue(result, out / "fit.nc")
+        _files.write(out / "summary.csv", result.summary().to_csv())
+        _files.write_figure(out / "fit.png", result.plot(), dpi=130)
     if not result.ok:
         raise typer.Exit(3)
 
@@ -172,7 +174,7 @@ def rerun(
 ) -> None:
     """Repeat a saved fit: is it bit-equal, equal within Monte Carlo error, or different?"""
     if out is not None:
-        atomic.require_folder(out)
+        _files.require_folder(out)
     given = None if model is None else ck.load_model(model, **_choices(option))
     result = ck.rerun(path, model=given, trust=trust)
     if as_json:
@@ -181,7 +183,7 @@ def rerun(
     else:
         typer.echo(repr(result))
     if out is not None:
-        saved.save_or_rescue(result.after, out / "fit.nc")
+        saving.save_or_rescue(result.after, out / "fit.nc")
     if not result.ok:
         raise typer.Exit(3)
 
@@ -236,7 +238,7 @@ def compare(
         before = {name: ck.Regimen.lymphodepletion(name) for name in arm if name != "none"}
         arms = {name: before[name] + infusion if name in before else infusion for name in arm}
     if out is not None:
-        atomic.require_folder(out)
+        _files.require_folder(out)
     result = ck.compare(
         known,
         arms,
@@ -256,7 +258,7 @@ def compare(
     if out is not None:
         result.save(out / "comparison.nc")
         result.save(out / "comparison.csv")
-        atomic.write_figure(out / "comparison.png", result.plot(), dpi=130)
+        _files.write_figure(out / "comparison.png", result.plot(), dpi=130)
     if result.doubt:
         raise typer.Exit(3)
 

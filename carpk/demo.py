@@ -16,12 +16,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from carpk import atomic, plot
+from carpk import _files, plot
 from carpk.checks import posterior_predictive, prior_predictive
-from carpk.inference import Fit, fit
-from carpk.library import load_model, load_study
-from carpk.population import Population
-from carpk.saved import save_or_rescue
+from carpk.inference.fit import fit
+from carpk.inference.result import Fit
+from carpk.inference.saving import save_or_rescue
+from carpk.library.models import load_model
+from carpk.library.studies import load_study
+from carpk.population.population import Population
 
 TARGET_ACCEPT = {"zuma1_moffitt": 0.98}  # levels by day make a posterior with sharper corners
 WHY = """\
@@ -62,7 +64,7 @@ def run(
     say: Callable[[str], Any] = print,
 ) -> dict[str, Fit]:
     """Fit every study, write everything to `out`, and return the fits."""
-    atomic.require_folder(out)
+    _files.require_folder(out)
     fits = {}
     start = time.monotonic()
     for name, population in populations().items():
@@ -80,10 +82,10 @@ def run(
         )
         say(f"{result}\n")
         save_or_rescue(result, out / f"{name}.nc")
-        atomic.write(out / f"{name}.csv", result.summary().to_csv())
+        _files.write(out / f"{name}.csv", result.summary().to_csv())
         figures(result, out, name, seed)
         fits[name] = result
-    atomic.write(out / "side_by_side.csv", comparison(fits).to_csv())
+    _files.write(out / "side_by_side.csv", comparison(fits).to_csv())
     say("Side by side: typical value (90 % equal-tailed interval), and spread between patients\n")
     say(comparison(fits).to_string())
     say("\nTisa-cel: this fit of cohort summaries beside Stein 2019, fitted to the patients\n")
@@ -102,7 +104,7 @@ def figures(result: Fit, out: Path, name: str, seed: int) -> None:
         "facts": plot.facts(posterior),
         "prior_posterior": plot.prior_posterior(result),
     }.items():
-        atomic.write_figure(out / f"{name}_{kind}.png", figure, dpi=130)
+        _files.write_figure(out / f"{name}_{kind}.png", figure, dpi=130)
         plt.close(figure)
 
 

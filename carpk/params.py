@@ -28,6 +28,7 @@ import jax.scipy.special as jsp
 import pandas as pd
 from jaxtyping import Array, Float
 
+from carpk._late import late
 from carpk.errors import ModelError
 
 Scalar = Float[Array, ""] | float
@@ -251,6 +252,7 @@ class Params(eqx.Module):
         origin = vars(type(self)).get("_origin")
         if origin is None:
             return super().__reduce__()
-        from carpk.library import params_again
-
-        return params_again, (origin, {k: jax.device_get(v) for k, v in self.items()})
+        return late("carpk.library.again.params_again"), (
+            origin,
+            {k: jax.device_get(v) for k, v in self.items()},
+        )

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from carpk.dosing import CELLS, DRUG, Bolus, Event, Multiply, Regimen, Replace
+from carpk.dosing.regimen import CELLS, DRUG, Bolus, Event, Multiply, Regimen, Replace
 from carpk.errors import CarpkWarning, ModelError, RegimenError
 from carpk.params import Params, Scalar, param
 from carpk.structural import ODEModel, States, Target, state

@@ -25,14 +25,15 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from carpk import atomic, nca
+from carpk import _files, nca
 from carpk._arviz import netcdf
-from carpk.dosing import Dose, Regimen
+from carpk._late import late
+from carpk.dosing.regimen import Dose, Regimen
 from carpk.errors import CarpkWarning, FitError, ModelError, RegimenError
-from carpk.events import SIZE
-from carpk.inference import INTERVAL, Fit
+from carpk.inference.result import INTERVAL, Fit
 from carpk.params import Params
-from carpk.solver import Solver, first_below, solve_all, solve_many
+from carpk.solver.events import SIZE
+from carpk.solver.solve import Solver, first_below, solve_all, solve_many
 from carpk.structural import ClosedForm, ODEModel
 
 
@@ -103,13 +104,11 @@ class Simulation:
 
     def plot(self, output: str | None = None, **kwargs: Any) -> Any:
         """Median and bands over patients, on a log axis."""
-        from carpk import plot
-
-        return plot.simulation(self, output or self.outputs[0], **kwargs)
+        return late("carpk.plot.simulation")(self, output or self.outputs[0], **kwargs)
 
     def save(self, path: str | Path) -> Path:
         """Write the levels to a NetCDF file."""
-        return atomic.write(path, netcdf({"/": self.data}))
+        return _files.write(path, netcdf({"/": self.data}))
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{self.data.sizes[d]} {d}s" for d in ("draw", "patient", "time"))

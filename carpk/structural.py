@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import pandas as pd
 from jaxtyping import Array, Float
 
-from carpk.disposition import Disposition
-from carpk.dosing import Regimen
+from carpk._late import late
+from carpk.dosing.disposition import Disposition
+from carpk.dosing.regimen import Regimen
 from carpk.errors import ModelError
 from carpk.params import Params
 
@@ -173,9 +174,7 @@ class StructuralModel:
         """Pickled as its origin and what differs from it: functions in a file have no name."""
         if self.origin is None:
             return super().__reduce__()
-        from carpk.library import model_again, pickled
-
-        return model_again, pickled(self)
+        return late("carpk.library.again.model_again"), late("carpk.library.again.pickled")(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from carpk.events import Plan
-from carpk.solver import Solver
+from carpk.solver.events import Plan
+from carpk.solver.solve import Solver
 
 REFERENCE = Path(__file__).parent / "reference"
 

@@ -15,8 +15,8 @@ import xarray as xr
 
 import carpk as ck  # switches JAX to float64 before any test makes an array
 from carpk._arviz import to_idata
-from carpk.advice import note, trouble
-from carpk.verdict import Verdict
+from carpk.verdict.judge import Verdict
+from carpk.verdict.words import note, trouble
 
 mpl.use("Agg")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and later files find what is compiled

@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.stats
 
 import carpk as ck
-from carpk.inference import assemble
+from carpk.inference.draws import assemble
 
 RATE, OMEGA, SIGMA = 0.1, 0.7, 0.4
 PRIOR_MEAN, PRIOR_SD = np.log(10.0), 1.0

@@ -9,7 +9,8 @@ import scipy.stats
 from scipy.integrate import quad
 
 import carpk as ck
-from carpk.assay import cells_per_ul, copies_per_ug, log_likelihood, to_cells, to_copies
+from carpk.assay.denominator import cells_per_ul, copies_per_ug, to_cells, to_copies
+from carpk.assay.residual import log_likelihood
 
 RESIDUALS = {
     "log-normal": (ck.LogNormal(), {"sigma": 0.56}),

@@ -17,7 +17,7 @@ from hierarchies import LINEAR
 from matplotlib.figure import Figure
 
 import carpk as ck
-from carpk import atomic
+from carpk import _files
 
 DAYS = np.arange(0.0, 15.0)
 DATA = data(patients=2)
@@ -31,12 +31,12 @@ def writers():
     comparison = ck.compare(LINEAR, {"once": once, "twice": twice}, ["cmax"], patients=20)
     figure = Figure()
     return {
-        "text.csv": lambda path: atomic.write(path, "a,b\n1,2\n"),
+        "text.csv": lambda path: _files.write(path, "a,b\n1,2\n"),
         "simulation.nc": simulation.save,
         "comparison.nc": comparison.save,
         "comparison.csv": comparison.save,
         "data.csv": DATA.to_nonmem,
-        "figure.png": lambda path: atomic.write_figure(path, figure, dpi=50),
+        "figure.png": lambda path: _files.write_figure(path, figure, dpi=50),
     }
 
 
@@ -55,7 +55,7 @@ def test_a_file_is_written(writer, tmp_path):
     write(tmp_path / name)
     assert (tmp_path / name).stat().st_size > 0
     assert stat.S_IMODE((tmp_path / name).stat().st_mode) & 0o044  # as any file, not private
-    assert not any(atomic.is_part(path.name) for path in tmp_path.iterdir())
+    assert not any(_files.is_part(path.name) for path in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("trouble", [KeyboardInterrupt, OSError(errno.ENOSPC, "disk full")])
@@ -106,23 +106,23 @@ def test_a_killed_writer_leaves_the_old_file_and_a_part_that_is_removed_later(tm
     path.write_text("old")
     code = f"""
 import os, signal
-from carpk import atomic
+from carpk import _files
 os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
-atomic.write({str(path)!r}, "new")
+_files.write({str(path)!r}, "new")
 """
     end = subprocess.run([sys.executable, "-c", code], check=False).returncode
     assert end == -signal.SIGKILL
     assert path.read_text() == "old"
     (part,) = (p for p in tmp_path.iterdir() if p != path)
-    assert atomic.is_part(part.name)
+    assert _files.is_part(part.name)
     other = tmp_path / ".part-01234567-b.csv"
     other.write_text("of another file")
-    atomic.write(path, "newer")
+    _files.write(path, "newer")
     assert part.exists()  # its writer may be alive
-    an_hour_ago = time.time() - 2 * atomic.LEFT_BEHIND
+    an_hour_ago = time.time() - 2 * _files.LEFT_BEHIND
     for old in (part, other):
         os.utime(old, (an_hour_ago, an_hour_ago))
-    atomic.write(path, "newest")
+    _files.write(path, "newest")
     assert path.read_text() == "newest"
     assert not part.exists()
     assert other.exists()
@@ -133,7 +133,7 @@ def test_what_was_there_keeps_its_link_and_its_mode(tmp_path):
     path.write_text("old")
     path.chmod(0o640)
     link.symlink_to(path)
-    atomic.write(link, "new")
+    _files.write(link, "new")
     assert link.is_symlink()
     assert path.read_text() == "new"
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
@@ -141,21 +141,21 @@ def test_what_was_there_keeps_its_link_and_its_mode(tmp_path):
 
 def test_a_long_name_a_pipe_and_a_folder(tmp_path):
     name = "ä" * 120 + ".csv"  # 244 bytes of 255
-    assert atomic.write(tmp_path / "new" / name, "x").read_text() == "x"
-    atomic.write("/dev/null", "x")
+    assert _files.write(tmp_path / "new" / name, "x").read_text() == "x"
+    _files.write("/dev/null", "x")
     assert not Path("/dev/null").is_file()
     with pytest.raises(ck.SaveError, match="it is a folder"):
-        atomic.write(tmp_path, "x")
+        _files.write(tmp_path, "x")
     (tmp_path / "file").write_text("x")
     with pytest.raises(ck.SaveError, match=r"Not a directory|File exists"):
-        atomic.write(tmp_path / "file" / "a.csv", "x")
+        _files.write(tmp_path / "file" / "a.csv", "x")
 
 
 def test_nothing_in_the_package_writes_a_file_but_one_module():
     """`to_csv` and its like only without a path."""
     writing = {"to_netcdf", "savefig", "write_text", "write_bytes", "savez", "dump", "to_excel"}
     for path in Path(ck.__file__).parent.rglob("*.py"):
-        if path.name == "atomic.py":
+        if path.name == "_files.py":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):

@@ -17,9 +17,9 @@ import pytest
 from hierarchies import LINEAR, PRIORS, decaying
 
 import carpk as ck
-from carpk import atomic, inference, sampler
-from carpk.blocks import Blocks
-from carpk.sampler import Nuts, Target
+from carpk import _files
+from carpk.inference.checkpoints import Blocks
+from carpk.inference.nuts import Nuts, Progress, Target
 
 TARGET = Target(  # a correlated normal distribution
     potential=lambda p: 0.5 * p["x"] @ jnp.array([[2.0, 1.2], [1.2, 2.0]]) @ p["x"],
@@ -133,7 +133,7 @@ class TestLock:
     def test_the_lock_of_a_killed_process_is_no_obstacle(self, tmp_path):
         code = f"""
             import time
-            from carpk.blocks import Blocks
+            from carpk.inference.checkpoints import Blocks
             blocks = Blocks({str(tmp_path / "a")!r}, {{}})
             print("locked", flush=True)
             time.sleep(60)
@@ -199,7 +199,7 @@ class TestStrays:
 
 def test_a_full_disk_loses_no_draw(whole, tmp_path, monkeypatch):
     """Sampling goes on in memory, is told once per chain, and resumes from what is there."""
-    write, written = atomic.write, []
+    write, written = _files.write, []
 
     def full(path, content):
         if len(written) >= 4:
@@ -207,7 +207,7 @@ def test_a_full_disk_loses_no_draw(whole, tmp_path, monkeypatch):
         written.append(path)
         return write(path, content)
 
-    monkeypatch.setattr(atomic, "write", full)
+    monkeypatch.setattr(_files, "write", full)
     with pytest.warns(ck.CarpkWarning, match=r"No space left.*goes on in memory") as told:
         same(kept(tmp_path / "a"), whole)
     assert len(told) == 2
@@ -217,7 +217,7 @@ def test_a_full_disk_loses_no_draw(whole, tmp_path, monkeypatch):
 
 def test_ctrl_c_returns_the_draws_so_far(whole, monkeypatch):
     """The interruption comes while a block is under way; it and those before it are kept."""
-    add, seen, once = sampler.Progress.add, Counter(), threading.Lock()
+    add, seen, once = Progress.add, Counter(), threading.Lock()
     arrived = threading.Event()
 
     def arrive(*_):
@@ -233,7 +233,7 @@ def test_ctrl_c_returns_the_draws_so_far(whole, monkeypatch):
             arrived.wait(60)  # on a busy machine the main thread may be late
             time.sleep(0.5)
 
-    monkeypatch.setattr(sampler.Progress, "add", interrupted)
+    monkeypatch.setattr(Progress, "add", interrupted)
     usual = signal.signal(signal.SIGINT, arrive)
     try:
         found = nuts(5000)
@@ -252,7 +252,9 @@ POP = ck.Population(LINEAR, varies=["base"], fixed={"halve": 10.0}, priors=PRIOR
 
 def test_a_folder_is_that_of_a_model_its_priors_data_and_settings(tmp_path, monkeypatch):
     """Also of two models of one name, made here and not read from a file."""
-    monkeypatch.setattr(inference, "_fit_bound", lambda *_: None)  # the folder is looked at first
+    monkeypatch.setattr(
+        "carpk.inference.fit._fit_bound", lambda *_: None
+    )  # the folder is looked at first
     how = {"chains": 1, "starts": 1, "draws": 10, "tune": 10, "folder": tmp_path / "a"}
     faster = dataclasses.replace(
         LINEAR, outputs={k: lambda t, p, f=f: f(2 * t, p) for k, f in LINEAR.outputs.items()}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import carpk as ck
-from carpk.body import UMOL_PER_MG, bsa, creatinine_clearance, egfr
+from carpk.dosing.body import UMOL_PER_MG, bsa, creatinine_clearance, egfr
 
 
 def test_body_surface_is_that_of_published_examples():

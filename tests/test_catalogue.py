@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import carpk as ck
-from carpk import catalogue
-from carpk.library import options_of
+from carpk.library import catalogue
+from carpk.library.models import options_of
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import carpk as ck
-from carpk import checks, replicates
+from carpk import checks
+from carpk.population import replicates
 
 POP = ck.Population(ck.load_model("piecewise"), varies=["cmax", "t_alpha"])
 

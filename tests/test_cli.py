@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 import carpk as ck
-from carpk import atomic, cli
-from carpk.advice import doubt
-from carpk.verdict import Verdict
+from carpk import _files, cli
+from carpk.verdict.judge import Verdict
+from carpk.verdict.words import doubt
 
 
 def run(*arguments):
@@ -202,14 +202,14 @@ def test_a_folder_that_takes_no_files_is_told_before_the_draws(asked, shell, tmp
 
 def test_a_full_disk_after_the_draws_loses_none(asked, known_fit, shell, tmp_path, monkeypatch):
     """The table is shown, the fit goes elsewhere, and the sentence says where."""
-    write, out = atomic.write, tmp_path / "out"
+    write, out = _files.write, tmp_path / "out"
 
     def full(path, content):
-        if Path(path).is_relative_to(out) and not atomic.is_part(Path(path).name):
+        if Path(path).is_relative_to(out) and not _files.is_part(Path(path).name):
             raise ck.SaveError(f"{str(path)!r} cannot be written (No space left on device).")
         return write(path, content)
 
-    monkeypatch.setattr(atomic, "write", full)
+    monkeypatch.setattr(_files, "write", full)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     code, text, err = shell("fit", "zuma1_moffitt", "--model", "piecewise", "--out", out)
     assert code == 1

@@ -16,11 +16,11 @@ import xarray as xr
 import carpk as ck
 from carpk import comparison
 from carpk._arviz import to_idata
-from carpk.advice import trouble
 from carpk.comparison import compare, published, virtual
 from carpk.comparison.arms import Plan
 from carpk.comparison.caveats import about_arms
-from carpk.verdict import Verdict
+from carpk.verdict.judge import Verdict
+from carpk.verdict.words import trouble
 
 ONE = ck.Regimen.cells()
 THREE = ck.Regimen.cells(day=[0, 42, 84])

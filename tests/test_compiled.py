@@ -10,7 +10,7 @@ import pytest
 from hierarchies import LINEAR, PRIORS, decaying
 
 import carpk as ck
-from carpk.compiled import beside, by_rows, compiled
+from carpk._compile import beside, by_rows, compiled
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import carpk as ck
-from carpk.population import PopulationModel
+from carpk.population.bound import PopulationModel
 
 FILE = """
 import carpk as ck

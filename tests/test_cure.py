@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from carpk.blocks import Blocks
-from carpk.cure import cured, differences
-from carpk.sampler import Draws, Nuts, Target
+from carpk.inference.checkpoints import Blocks
+from carpk.inference.cure import cured, differences
+from carpk.inference.nuts import Draws, Nuts, Target
 
 DRAWS, CHAINS = 250, 4
 

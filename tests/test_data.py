@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from carpk.dataset import units
-from carpk.library import list_studies, load_study
+from carpk.library.studies import list_studies, load_study
 
 DATA = Path(__file__).parents[1] / "data"
 METRICS = {

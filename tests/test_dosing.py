@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import carpk as ck
-from carpk import body, dosing
-from carpk.dosing import PRESETS
+from carpk import dosing
+from carpk.dosing import body
+from carpk.dosing.regimen import PRESETS
 
 CELLS = ck.Regimen.cells(day=[0, 42, 84], amount=1e8)
 

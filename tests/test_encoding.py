@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from numpyro.distributions import constraints, transforms
 
-from carpk.assay import Residual
-from carpk.encoding import Codec, Unreadable, Untrusted, kept_as_text
+from carpk.assay.residual import Residual
+from carpk.inference.encoding import Codec, Unreadable, Untrusted, kept_as_text
 
 
 @dataclasses.dataclass(frozen=True)

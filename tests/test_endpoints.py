@@ -8,9 +8,9 @@ import pytest
 import scipy.stats
 
 import carpk as ck
-from carpk.inference import pointwise
-from carpk.replicates import cohort_values
-from carpk.storage import decode_population, encode_population
+from carpk.inference.draws import pointwise
+from carpk.inference.storage import decode_population, encode_population
+from carpk.population.replicates import cohort_values
 
 DAYS = {"cells": [1.0, 4.0, 9.0], "host": [-1.0, 2.0, 9.0, 20.0]}
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import carpk as ck
-from carpk import solver
-from carpk.events import Plan
+from carpk.solver import mesh
+from carpk.solver.events import Plan
 
 
 class Params(ck.Params):
@@ -180,8 +180,8 @@ def test_bad_input_is_refused_before_anything_is_compiled(case, monkeypatch):
     """Nothing is compiled: neither the solver nor the timelines are reached."""
     make, words = REFUSED[case]
     reached = []
-    monkeypatch.setattr(solver, "_run", lambda *_: reached.append("solver"))
-    monkeypatch.setattr(solver.mesh, "choose", lambda *_, **__: reached.append("mesh"))
+    monkeypatch.setattr("carpk.solver.solve._run", lambda *_: reached.append("solver"))
+    monkeypatch.setattr(mesh, "choose", lambda *_, **__: reached.append("mesh"))
     monkeypatch.setattr(Plan, "fixed", lambda *_: reached.append("timeline"))
     with pytest.raises((ck.ModelError, ck.RegimenError), match=words):
         make()

@@ -16,12 +16,12 @@ import xarray as xr
 from numpyro.infer.util import log_density
 
 from carpk import _arviz, evidence
-from carpk.advice import trouble
 from carpk.checks.powers import WIDE, distance, power_scaling
 from carpk.errors import DatasetError, FitError
 from carpk.evidence import likelihoods
 from carpk.evidence.likelihoods import LIKELIHOODS, SLOPES, Arm, Fact
-from carpk.verdict import Verdict
+from carpk.verdict.judge import Verdict
+from carpk.verdict.words import trouble
 
 TABLE = evidence.load()
 FITTED = TABLE[TABLE["use"] == "fit"]

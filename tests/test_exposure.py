@@ -9,8 +9,8 @@ import pytest
 import scipy.stats
 
 import carpk as ck
-from carpk import body
-from carpk.exposure import COHORTS, exposure
+from carpk.dosing import body
+from carpk.exposures import COHORTS, exposure
 from carpk.models import langenhorst2019
 
 FLU_CY = ck.Regimen.lymphodepletion("Flu/Cy")

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 import carpk as ck
-from carpk.posterior import Posterior
+from carpk.inference.density import Posterior
 
 DAYS = [2.0, 5.0, 7.0, 10.0, 14.0, 21.0, 28.0, 60.0]
 LLOQ = 0.5

@@ -8,10 +8,10 @@ import pytest
 from hierarchies import one_dose
 
 import carpk as ck
-from carpk.importance import Points, effective, places_of, refined, regressed, tempered
-from carpk.inference import beforehand, centre
-from carpk.laplace import Engine
-from carpk.posterior import Posterior
+from carpk.inference.density import Posterior
+from carpk.inference.importance import Points, effective, places_of, refined, regressed, tempered
+from carpk.inference.laplace import Engine
+from carpk.inference.starts import beforehand, centre
 
 VISITS = ((0, 3, 0.3), (5, 10, 0.5), (11, 16, 0.8), (19, 23, 0.8), (24, 31, 0.9))
 MODEL = ck.load_model("piecewise", cmax=400.0)

@@ -12,7 +12,7 @@ import scipy.special
 import scipy.stats
 
 import carpk as ck
-from carpk.assay import Combined, Proportional
+from carpk.assay.residual import Combined, Proportional
 from carpk.checks import PlannedArm, identifiability, sampling_times
 from carpk.information import patients
 from carpk.information.times import exchanged

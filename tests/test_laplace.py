@@ -14,10 +14,10 @@ import scipy.stats
 from hierarchies import DAYS, LINEAR, PIECEWISE, PRIORS, decaying, peaking
 
 import carpk as ck
-from carpk.importance import POINTS, _between, refined
-from carpk.inference import around_cohorts, beforehand, centre, exchangeable, exchanged
-from carpk.laplace import Engine, Spectrum
-from carpk.posterior import Posterior, cholesky, solve_lower, solve_upper
+from carpk.inference.density import Posterior, cholesky, solve_lower, solve_upper
+from carpk.inference.importance import POINTS, _between, refined
+from carpk.inference.laplace import Engine, Spectrum
+from carpk.inference.starts import around_cohorts, beforehand, centre, exchangeable, exchanged
 
 RANDOM = ck.Population(LINEAR, varies=["base"], fixed={"halve": 10.0}, priors=PRIORS)
 CURVED = ck.Population(LINEAR, varies=["base", "halve"], correlated=["base", "halve"])

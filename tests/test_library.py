@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from carpk.errors import DatasetError, ModelError, RegimenError
-from carpk.library import list_models, list_studies, load_model, load_study
+from carpk.library.models import list_models, load_model
+from carpk.library.studies import list_studies, load_study
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,9 +16,9 @@ from scipy.special import logsumexp
 import carpk as ck
 from carpk import checks
 from carpk._arviz import INFERENCE_DATA, az, pareto_smoothed
-from carpk.advice import trouble
 from carpk.checks import leave_out
 from carpk.checks.marginal import marginal, proposal
+from carpk.verdict.words import trouble
 
 
 @pytest.fixture(scope="module")

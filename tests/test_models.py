@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 
 import carpk as ck
-from carpk.events import BOLUS, INFUSION, REPLACE, Plan
-from carpk.library import options_of
+from carpk.library.models import options_of
 from carpk.models import stein2019
-from carpk.population import match_analytes
-from carpk.routes import REASONS
-from carpk.solver import Solver, solve_many
+from carpk.population.bound import match_analytes
+from carpk.solver.events import BOLUS, INFUSION, REPLACE, Plan
+from carpk.solver.solve import Solver, solve_many
+from carpk.solver.system import REASONS
 
 NAMES = ck.list_models()
 ODES = [name for name in NAMES if isinstance(ck.load_model(name), ck.ODEModel)]

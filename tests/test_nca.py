@@ -14,6 +14,7 @@ import pytest
 
 from carpk import nca
 from carpk.errors import CarpkError, CarpkWarning
+from carpk.nca import tables
 
 jax.config.update("jax_enable_x64", True)
 
@@ -686,7 +687,7 @@ def test_the_pp_export_has_a_row_per_result_in_cdisc_terms():
     assert float(area["PPORRES"]) == pytest.approx(area["PPSTRESN"], rel=1e-9)
     assert (long["PPTESTCD"].str.len() <= 8).all()
     assert len(long) == int(
-        table[list(nca._PARAMETERS)].replace({"LAMZNPT": {0: NAN}}).count().sum()
+        table[list(tables._PARAMETERS)].replace({"LAMZNPT": {0: NAN}}).count().sum()
     )
     assert long[long["USUBJID"] == "A"]["PPSEQ"].is_unique
     assert long["PPANMETH"].str.contains("linear-up/log-down").all()

@@ -14,10 +14,10 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import carpk as ck
-from carpk.events import Plan
-from carpk.posterior import Posterior
-from carpk.replicates import new_people
-from carpk.solver import Solver, solve_many
+from carpk.inference.density import Posterior
+from carpk.population.replicates import new_people
+from carpk.solver.events import Plan
+from carpk.solver.solve import Solver, solve_many
 
 
 class Params(ck.Params):

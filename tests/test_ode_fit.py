@@ -10,14 +10,14 @@ import pytest
 import xarray as xr
 
 import carpk as ck
-from carpk import storage
 from carpk._arviz import FEWEST, pareto_smoothed, to_idata
-from carpk.accuracy import SolverCheck
-from carpk.advice import trouble
-from carpk.levels import SolvedLevels
-from carpk.posterior import Posterior
-from carpk.solver import Solver, solve_many
-from carpk.verdict import Verdict
+from carpk.inference import storage
+from carpk.inference.density import Posterior
+from carpk.population.predict import SolvedLevels
+from carpk.solver.solve import Solver, solve_many
+from carpk.verdict.judge import Verdict
+from carpk.verdict.solver_error import SolverCheck
+from carpk.verdict.words import trouble
 
 DAYS = np.array([1.0, 3.0, 7.0, 14.0, 28.0, 60.0])
 FIXED = {"N0": 6.0, "B0": 94.86, "rhoC": 0.0251, "a": 0.423, "kB": 4.05, "gammaB": 1.15, "rB": 0.19}

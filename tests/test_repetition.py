@@ -9,8 +9,10 @@ from hierarchies import decaying
 from test_saved import Own, made, rewrite
 
 import carpk as ck
-from carpk import cli, repetition, saved
-from carpk.repetition import BIT_EQUAL, DIFFERENT, EQUAL
+from carpk import cli
+from carpk._arviz import group, groups, idata_of, netcdf
+from carpk.inference import repetition, saving
+from carpk.inference.repetition import BIT_EQUAL, DIFFERENT, EQUAL
 
 HOW = {"draws": 100, "chains": 2, "starts": 1, "progress": False}
 
@@ -52,12 +54,12 @@ def path_of(contents, tmp_path):
         path = tmp_path / "fit.nc"
         path.write_bytes(contents[method])
         if draws is not None:
-            content = path.read_bytes()[: -saved.SEALED]
-            idata = saved.idata_of(content)
-            groups = {name: saved.group(idata, name) for name in saved.groups(idata)}
-            groups["posterior"] = draws(groups["posterior"])
-            content = saved.netcdf(groups)
-            path.write_bytes(content + saved.SEAL + saved._sha256(content) + b"\n")
+            content = path.read_bytes()[: -saving.SEALED]
+            idata = idata_of(content)
+            sets = {name: group(idata, name) for name in groups(idata)}
+            sets["posterior"] = draws(sets["posterior"])
+            content = netcdf(sets)
+            path.write_bytes(content + saving.SEAL + saving.sha256_of(content) + b"\n")
         if change is not None:
             rewrite(path, change)
         return path

@@ -10,10 +10,11 @@ import pytest
 from hierarchies import one_dose
 
 import carpk as ck
-from carpk.inference import Standard, beforehand, centre
-from carpk.laplace import Engine
-from carpk.posterior import Posterior
-from carpk.ridges import CURVED, Beside, Ridge, Straightened, backward, forward, ridges_of
+from carpk.inference.density import Posterior
+from carpk.inference.laplace import Engine
+from carpk.inference.ridges import CURVED, Beside, Ridge, Straightened, backward, forward, ridges_of
+from carpk.inference.standard import Standard
+from carpk.inference.starts import beforehand, centre
 
 DAYS = np.array([2, 4, 6, 8, 10, 12, 15, 21, 35, 60.0])
 STEIN = ck.load_model("stein2019")

@@ -21,11 +21,13 @@ from conjugate import SETTINGS
 from hierarchies import LINEAR, PIECEWISE, decaying
 
 import carpk as ck
-from carpk import library, saved, storage
-from carpk.effects import eta_name
-from carpk.encoding import Unreadable, Untrusted, kept_as_text
-from carpk.inference import assemble
-from carpk.sampler import prior_draws
+from carpk._arviz import group, groups, idata_of, netcdf
+from carpk.inference import loading, saving, storage
+from carpk.inference.draws import assemble
+from carpk.inference.encoding import Unreadable, Untrusted, kept_as_text
+from carpk.inference.nuts import prior_draws
+from carpk.library.texts import digest_of
+from carpk.population.random_effects import eta_name
 
 
 def made(population, data, settings=SETTINGS):
@@ -102,7 +104,7 @@ class TestAFit:
         content = path.read_bytes()
         rng = np.random.default_rng(0)
         places = {*rng.integers(len(content), size=200).tolist(), 0, len(content) - 1}
-        places |= set(range(len(content) - saved.SEALED, len(content)))
+        places |= set(range(len(content) - saving.SEALED, len(content)))
         for place in places:
             bad = bytearray(content)
             bad[place] ^= 1 << int(rng.integers(8))
@@ -126,28 +128,28 @@ class TestAFit:
         (tmp_path / "text.nc").write_text("not a fit")
         with pytest.raises(ck.FitError, match=r"Fit\.save did not write it"):
             ck.load_fit(tmp_path / "text.nc")
-        other = saved.netcdf({"posterior": xr.Dataset({"x": ("draw", [1.0])})})
-        (tmp_path / "other.nc").write_bytes(other + saved.SEAL + saved._sha256(other) + b"\n")
+        other = netcdf({"posterior": xr.Dataset({"x": ("draw", [1.0])})})
+        (tmp_path / "other.nc").write_bytes(other + saving.SEAL + saving.sha256_of(other) + b"\n")
         with pytest.raises(ck.FitError, match=r"not written by carpk's Fit\.save"):
             ck.load_fit(tmp_path / "other.nc")
-        rewrite(path, lambda spec: spec.update(schema=saved.SCHEMA + 1))
+        rewrite(path, lambda spec: spec.update(schema=saving.SCHEMA + 1))
         with pytest.raises(ck.FitError, match=r"has the form 2 .* reads form 1.* newer one"):
             ck.load_fit(path)
-        rewrite(path, lambda spec: (spec.update(schema=saved.SCHEMA), spec.pop("verdict")))
+        rewrite(path, lambda spec: (spec.update(schema=saving.SCHEMA), spec.pop("verdict")))
         with pytest.raises(ck.FitError, match=r"does not read \('verdict'\)"):
             ck.load_fit(path)
 
 
 def rewrite(path, change):
     """Change what carpk keeps beside the draws, with a right checksum: a crafted file."""
-    content = path.read_bytes()[: -saved.SEALED]
-    idata = saved.idata_of(content)
-    groups = {name: saved.group(idata, name) for name in saved.groups(idata)}
-    spec = json.loads(groups["posterior"].attrs["carpk"])
+    content = path.read_bytes()[: -saving.SEALED]
+    idata = idata_of(content)
+    sets = {name: group(idata, name) for name in groups(idata)}
+    spec = json.loads(sets["posterior"].attrs["carpk"])
     change(spec)
-    groups["posterior"].attrs["carpk"] = json.dumps(spec)
-    content = saved.netcdf(groups)
-    path.write_bytes(content + saved.SEAL + saved._sha256(content) + b"\n")
+    sets["posterior"].attrs["carpk"] = json.dumps(spec)
+    content = netcdf(sets)
+    path.write_bytes(content + saving.SEAL + saving.sha256_of(content) + b"\n")
 
 
 MINE = '''
@@ -401,7 +403,7 @@ class TestPopulations:
     def test_keep_priors_that_were_defaults_where_those_change(self, monkeypatch):
         population = ck.Population(ck.load_model("piecewise"), varies=["cmax"])
         spec = storage.encode_population(population, population.all_priors(["beta_cmax_age"]))
-        monkeypatch.setattr("carpk.population.OMEGA_SD", 0.9)
+        monkeypatch.setattr("carpk.population.population.OMEGA_SD", 0.9)
         back = storage.decode_population(spec, population.model)
         assert set(back.priors) == {"omega_cmax"}
         assert back.priors["omega_cmax"].scale == 0.5
@@ -577,12 +579,12 @@ def test_a_crafted_file_runs_nothing(content, path, tmp_path):
         lambda s: s["population"]["priors"].update(cmax=prior),
         lambda s: s["population"].update(evil=1),
     ]
-    _, spec = saved.read(path)
+    _, spec = loading.read(path)
     for craft in crafts:
         crafted = copy.deepcopy(spec)
         craft(crafted)
         with pytest.raises(ck.CarpkError):
-            saved._population(crafted, None, None, trust=False)
+            loading._population(crafted, None, None, trust=False)
     rewrite(path, crafts[0])
     with pytest.warns(ck.CarpkWarning, match="without its population model"):
         ck.load_fit(path)
@@ -604,7 +606,7 @@ def test_a_save_that_is_interrupted_leaves_the_old_file_whole(fit, path, monkeyp
         (KeyboardInterrupt, KeyboardInterrupt),
         (OSError(28, "full"), ck.SaveError),
     ):
-        for place in ((os, "fsync"), (Path, "replace"), (saved, "netcdf")):
+        for place in ((os, "fsync"), (Path, "replace"), (saving, "netcdf")):
             if place[1] == "netcdf" and trouble is not KeyboardInterrupt:
                 continue
 
@@ -634,5 +636,5 @@ def test_a_model_has_one_text_while_it_is_in_use(tmp_path):
     model = ck.load_model(own.path)
     own.write(halve=3.0)
     assert "param(7.0" in model.files["mine.py"]
-    assert library.digest_of(model.files) != library.digest_of(ck.load_model(own.path).files)
+    assert digest_of(model.files) != digest_of(ck.load_model(own.path).files)
     assert not textwrap.dedent(model.files["mine.py"]).startswith(" ")

@@ -13,9 +13,9 @@ from matplotlib.colors import to_hex
 import carpk as ck
 from carpk import checks
 from carpk.checks import calibration, truth
+from carpk.inference.nuts import prior_draws
 from carpk.plot.style import BLUE, RED
-from carpk.replicates import simulated, with_values
-from carpk.sampler import prior_draws
+from carpk.population.replicates import simulated, with_values
 
 SIMULATIONS, DRAWS = 100, 49
 

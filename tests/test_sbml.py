@@ -13,8 +13,8 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import carpk as ck
-from carpk.events import Plan
-from carpk.solver import Solver
+from carpk.solver.events import Plan
+from carpk.solver.solve import Solver
 
 libsbml = pytest.importorskip("libsbml")
 

@@ -14,7 +14,7 @@ import carpk as ck
 from carpk import checks
 from carpk._arviz import INFERENCE_DATA, az, group
 from carpk.checks import powers
-from carpk.inference import log_priors
+from carpk.inference.draws import log_priors
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from scipy.integrate import solve_ivp
 from systems import SYSTEMS
 
 import carpk as ck
-from carpk import mesh, solver
-from carpk.events import Plan
-from carpk.routes import NOT_FINITE, OK, REASONS, TOO_MANY_STEPS
-from carpk.solver import Solver
+from carpk.solver import mesh, solve
+from carpk.solver.events import Plan
+from carpk.solver.solve import Solver
+from carpk.solver.system import NOT_FINITE, OK, REASONS, TOO_MANY_STEPS
 
 
 def each(params, patients=1):
@@ -551,7 +551,7 @@ def test_a_patient_may_be_observed_less_often_than_others():
 @pytest.mark.slow
 def test_more_patients_than_run_side_by_side_are_the_same(shared, monkeypatch):
     """Eleven, four at a time: the last three have a place left beside them."""
-    monkeypatch.setattr(solver, "CHUNK", 4)
+    monkeypatch.setattr(solve, "CHUNK", 4)
     amounts = np.linspace(1, 3, 11)
     given = [ck.Regimen((ck.Bolus(1.2, x, "a"), ck.Multiply(2.2, 0.5, "b"))) for x in amounts]
     plan = Plan.of(PAIR, given[:1] if shared else given, T)

@@ -9,8 +9,8 @@ import scipy.stats
 from hierarchies import LINEAR, decaying
 
 import carpk as ck
-from carpk import student
-from carpk.assay import log_likelihood
+from carpk.assay import student
+from carpk.assay.residual import log_likelihood
 from carpk.information.patients import standardized
 
 DFS = (1.0, 1.5, 2.3, 4.0, 7.0, 30.0, 200.0)

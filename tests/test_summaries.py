@@ -9,10 +9,10 @@ import pytest
 import scipy.stats
 
 import carpk as ck
-from carpk import summaries as s
-from carpk.assay import Combined, LogNormal
+from carpk.assay.residual import Combined, LogNormal
 from carpk.dataset.facts import likelihoods_of, proportion_bounds
-from carpk.replicates import with_facts
+from carpk.population import summaries as s
+from carpk.population.replicates import with_facts
 
 NAN = math.nan
 DAY = 7.0

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import carpk as ck
 import carpk.verdict
-from carpk.advice import BUT, OK, SURPRISES, WRONG, chance, doubt, note, number, trouble
-from carpk.surprises import (
+from carpk.verdict.judge import Verdict, judge
+from carpk.verdict.outliers import (
     _columns,
     _copies,
     _course,
@@ -26,7 +26,7 @@ from carpk.surprises import (
     _swapped_pair,
     _unrelated,
 )
-from carpk.verdict import Verdict, judge
+from carpk.verdict.words import BUT, OK, SURPRISES, WRONG, chance, doubt, note, number, trouble
 
 POP = ck.Population(LINEAR, varies=["base"])
 BOUND = POP.bind(decaying(patients=8, cohorts=1))
@@ -327,7 +327,8 @@ def test_each_message_has_its_grade_and_is_brought_about(kind, grade, words, how
 
 
 def test_the_table_holds_every_kind_of_message():
-    source = Path(carpk.verdict.__file__).read_text(encoding="utf-8")
+    folder = Path(carpk.verdict.__file__).parent
+    source = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     named = set(re.findall(r'\b(?:note|doubt|trouble)\(\s*"([^"]+)"', source))
     named |= {kind for kind, _ in SURPRISES.values()}
     elsewhere = {"below the LLOQ", "reference value", "parameter at its bound"}  # other models

@@ -16,10 +16,10 @@ import xarray as xr
 
 import carpk as ck
 from carpk._arviz import to_idata
-from carpk.advice import trouble
 from carpk.checks import residuals, visual
-from carpk.replicates import new_people
-from carpk.verdict import Verdict
+from carpk.population.replicates import new_people
+from carpk.verdict.judge import Verdict
+from carpk.verdict.words import trouble
 
 
 class Params(ck.Params):

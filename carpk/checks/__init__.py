@@ -19,7 +19,6 @@ they claim to be? `solver` solves posterior draws again, adaptively.
 `sampling_times` on which days to sample; see `carpk.information`.
 """
 
-from carpk.accuracy import SolverCheck
 from carpk.checks.calibration import SBC, sbc
 from carpk.checks.leave_out import LOO, LOOComparison, compare_loo, loo
 from carpk.checks.powers import Sensitivity, sensitivity
@@ -29,6 +28,7 @@ from carpk.checks.solution import solver
 from carpk.checks.truth import Recovery, recovery
 from carpk.checks.visual import VPC, vpc
 from carpk.information import PlannedArm, identifiability, sampling_times
+from carpk.verdict.solver_error import SolverCheck
 
 __all__ = [
     "GOF",
@@ -57,3 +57,7 @@ __all__ = [
     "solver",
     "vpc",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

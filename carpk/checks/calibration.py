@@ -21,10 +21,12 @@ import scipy.stats
 import xarray as xr
 
 from carpk._arviz import az
+from carpk._late import late
 from carpk.checks.truth import SimulatedFits, simulated_fits, typical
 from carpk.errors import FitError
-from carpk.population import Population, PopulationModel
-from carpk.replicates import with_values
+from carpk.population.bound import PopulationModel
+from carpk.population.population import Population
+from carpk.population.replicates import with_values
 
 FALSE_ALARM = 0.05  # chance that calibrated posteriors are not `ok`
 REPLICATES = 20_000  # sets of uniform ranks that the bands are made from
@@ -160,9 +162,7 @@ class SBC:
 
     def plot(self) -> Any:
         """ECDF of the ranks less uniform, per quantity, with the simultaneous band."""
-        from carpk import plot
-
-        return plot.sbc(self)
+        return late("carpk.plot.sbc")(self)
 
     def __repr__(self) -> str:
         lines = []

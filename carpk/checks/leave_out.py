@@ -23,8 +23,9 @@ from scipy.special import logsumexp
 from carpk._arviz import PARETO_K, az, group, groups, pareto_smoothed
 from carpk.checks.marginal import marginal, proposal
 from carpk.errors import CarpkError, FitError
-from carpk.inference import Fit, fit_bound
-from carpk.population import PopulationModel
+from carpk.inference.fit import fit_bound
+from carpk.inference.result import Fit
+from carpk.population.bound import PopulationModel
 
 OBSERVATION, PATIENT, COHORT = BY = ("observation", "patient", "cohort")
 ROUGH = 0.1  # Monte-Carlo error of a unit's elpd from the integral over random effects

@@ -29,11 +29,11 @@ import numpy as np
 import scipy.stats
 from jax.scipy.special import logsumexp
 
-from carpk.assay import LN_SQRT_2PI
-from carpk.effects import INFUSION, PATIENT
+from carpk.assay.residual import LN_SQRT_2PI
 from carpk.errors import FitError
-from carpk.population import PopulationModel
-from carpk.sampler import Progress
+from carpk.inference.nuts import Progress
+from carpk.population.bound import PopulationModel
+from carpk.population.random_effects import INFUSION, PATIENT
 
 SCRAMBLES = 4  # independent sets of points, from which the error is told
 OWN_SHARE = 1 / 8  # of the points, from the random effects' own distribution

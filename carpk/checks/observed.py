@@ -10,10 +10,10 @@ import numpy as np
 
 from carpk.dataset.arrays import NEVER
 from carpk.errors import FitError
-from carpk.inference import Fit
-from carpk.population import PopulationModel
-from carpk.replicates import new_people
-from carpk.sampler import prior_draws
+from carpk.inference.nuts import prior_draws
+from carpk.inference.result import Fit
+from carpk.population.bound import PopulationModel
+from carpk.population.replicates import new_people
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from carpk._arviz import PARETO_K, group, groups, pareto_smoothed
-from carpk.inference import INTERVAL, Fit, log_priors
+from carpk.inference.draws import log_priors
+from carpk.inference.result import INTERVAL, Fit
 
 ALPHAS = (0.99, 1.01)  # for the sensitivity: a derivative
 WIDE = (0.8, 1.25)  # for people to see: what becomes of the interval

@@ -12,17 +12,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from carpk._late import late
 from carpk.dataset import Dataset
-from carpk.inference import INTERVAL, Fit
-from carpk.population import Population, PopulationModel, cohort_facts
-from carpk.replicates import (
-    cohort_levels,
-    cohort_values,
-    printed_numbers,
-    with_cohorts,
-)
-from carpk.sampler import prior_draws
-from carpk.summaries import Fact
+from carpk.inference.nuts import prior_draws
+from carpk.inference.result import INTERVAL, Fit
+from carpk.population.bound import PopulationModel, cohort_facts
+from carpk.population.population import Population
+from carpk.population.replicates import cohort_levels, cohort_values, printed_numbers, with_cohorts
+from carpk.population.summaries import Fact
 
 QUANTILES = (0.25, 0.5, 0.75)
 
@@ -49,9 +46,7 @@ class Predictive:
 
     def plot(self, **kwargs: Any) -> Any:
         """Bands over the published figures."""
-        from carpk import plot
-
-        return plot.predictive([self], **kwargs)
+        return late("carpk.plot.predictive")([self], **kwargs)
 
     def __repr__(self) -> str:
         head = f"{self.kind} predictive check; replicates: median and 90 % equal-tailed interval"

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
+from carpk._late import late
 from carpk.checks.observed import Observed, bound_of, middle, population_draws
-from carpk.effects import PATIENT, eta_name, omega_name
 from carpk.errors import FitError
-from carpk.inference import Fit
-from carpk.population import PopulationModel
+from carpk.inference.result import Fit
+from carpk.population.bound import PopulationModel
+from carpk.population.random_effects import PATIENT, eta_name, omega_name
 
 PER_SAMPLE = 5  # replicates per sample of a patient, for a covariance that can be relied on
 SHAPIRO = 5000  # observations up to which the Shapiro-Wilk test is valid
@@ -54,9 +55,7 @@ class NPDE:
 
     def plot(self, **kwargs: Any) -> Any:
         """QQ plot, histogram, NPDE against time and PRED."""
-        from carpk import plot
-
-        return plot.npde(self, **kwargs)
+        return late("carpk.plot.npde")(self, **kwargs)
 
     def __repr__(self) -> str:
         tests, t = self.tests, self.table
@@ -243,9 +242,7 @@ class GOF:
 
     def plot(self, **kwargs: Any) -> Any:
         """DV against PRED and IPRED; NPDE and IWRES against time and prediction."""
-        from carpk import plot
-
-        return plot.gof(self, **kwargs)
+        return late("carpk.plot.gof")(self, **kwargs)
 
     def __repr__(self) -> str:
         t = self.table

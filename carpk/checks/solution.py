@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from carpk.accuracy import SolverCheck, solver_check
 from carpk.errors import FitError
-from carpk.inference import Fit
+from carpk.inference.result import Fit
+from carpk.verdict.solver_error import SolverCheck, solver_check
 
 
 def solver(fit: Fit, *, draws: int = 200, rtol: float = 1e-8, seed: int = 0) -> SolverCheck:

@@ -12,21 +12,20 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from carpk.compiled import stacked
+from carpk._compile import stacked
 from carpk.dataset import Dataset
 from carpk.errors import FitError
-from carpk.importance import around, refined
-from carpk.inference import INTERVAL, Standard, around_cohorts, beforehand, centre
-from carpk.laplace import Engine, Mode
+from carpk.inference.density import Posterior
+from carpk.inference.importance import around, refined
+from carpk.inference.laplace import Engine, Mode
+from carpk.inference.nuts import in_threads, one_chain_each, prior_draws
+from carpk.inference.result import INTERVAL
+from carpk.inference.standard import Standard
+from carpk.inference.starts import around_cohorts, beforehand, centre
 from carpk.params import Params
-from carpk.population import Population, PopulationModel
-from carpk.posterior import Posterior
-from carpk.replicates import (
-    simulated,
-    with_cohorts,
-    with_values,
-)
-from carpk.sampler import in_threads, one_chain_each, prior_draws
+from carpk.population.bound import PopulationModel
+from carpk.population.population import Population
+from carpk.population.replicates import simulated, with_cohorts, with_values
 
 
 @dataclasses.dataclass(frozen=True)

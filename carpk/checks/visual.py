@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from carpk._late import late
 from carpk.checks.observed import Observed, bound_of, middle, population_draws
 from carpk.errors import FitError
-from carpk.inference import INTERVAL, Fit
-from carpk.population import PopulationModel
+from carpk.inference.result import INTERVAL, Fit
+from carpk.population.bound import PopulationModel
 
 PERCENTILES = (5, 50, 95)
 BELOW = "below LLOQ"
@@ -74,9 +75,7 @@ class VPC:
 
     def plot(self, **kwargs: Any) -> Any:
         """Observed percentiles over the bands of their replicates; shares below the LLOQ."""
-        from carpk import plot
-
-        return plot.vpc(self, **kwargs)
+        return late("carpk.plot.vpc")(self, **kwargs)
 
     def __repr__(self) -> str:
         kind = "Prediction-corrected visual" if self.corrected else "Visual"

@@ -34,8 +34,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from carpk import atomic
+from carpk import _files
 from carpk._arviz import netcdf
+from carpk._late import late
 from carpk.comparison import caveats, published
 from carpk.comparison.arms import check_cells, lloq_of, output_of, plan_of, windows_of
 from carpk.comparison.contrasts import TAILS, contrasts, levels_of, population, table_of, usual
@@ -43,9 +44,9 @@ from carpk.comparison.outcomes import outcomes_of
 from carpk.comparison.virtual import basis_of, simulated
 from carpk.dataset import Dataset
 from carpk.errors import CarpkError
-from carpk.inference import Fit
+from carpk.inference.result import Fit
+from carpk.library.study import Study
 from carpk.structural import ClosedForm, ODEModel
-from carpk.studies import Study
 
 __all__ = ["Comparison", "compare"]
 
@@ -117,20 +118,18 @@ class Comparison:
 
     def plot(self, **kwargs: Any) -> Any:
         """Contrasts with their intervals, and the curves of the arms."""
-        from carpk import plot
-
-        return plot.comparison(self, **kwargs)
+        return late("carpk.plot.comparison")(self, **kwargs)
 
     def save(self, path: str | Path) -> Path:
         """Write outcomes, curves and caveats to a NetCDF file, or `table` to a CSV file (.csv)."""
         if Path(path).suffix == ".csv":
-            return atomic.write(path, self.table.to_csv())
+            return _files.write(path, self.table.to_csv())
         data = self.data if self.curves is None else self.data.assign(curves=self.curves)
         data = data.assign_attrs(basis=self.basis, caveats="\n".join(self.caveats))
         for variable in data.data_vars.values():
             if "uncertain" in variable.attrs:
                 variable.attrs["uncertain"] = "; ".join(variable.attrs["uncertain"])
-        return atomic.write(path, netcdf({"/": data}))
+        return _files.write(path, netcdf({"/": data}))
 
     def __repr__(self) -> str:
         return _text(self)

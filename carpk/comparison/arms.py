@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from carpk.dosing import Regimen
+from carpk.dosing.regimen import Regimen
 from carpk.errors import CarpkError, RegimenError
-from carpk.inference import Fit
+from carpk.inference.result import Fit
 from carpk.simulation import check_regimen
 from carpk.structural import ClosedForm, ODEModel
 

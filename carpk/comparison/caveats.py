@@ -15,11 +15,11 @@ from carpk._arviz import group
 from carpk.comparison.arms import Plan, Window
 from carpk.comparison.contrasts import usual, variances
 from carpk.comparison.virtual import Facts
-from carpk.dosing import CELLS, Regimen
+from carpk.dosing.regimen import CELLS, Regimen
 from carpk.errors import CarpkWarning
-from carpk.inference import Fit
+from carpk.inference.result import Fit
 from carpk.structural import ClosedForm, ODEModel
-from carpk.verdict import UNINFORMED, posterior_over_prior
+from carpk.verdict.priors import UNINFORMED, posterior_over_prior
 
 DRIVES = 0.1  # share of the variance of a contrast from which a parameter is said to matter
 NOISY = 0.1  # share of virtual patients' noise in the spread over draws that is worth a sentence

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from carpk.inference import INTERVAL
+from carpk.inference.result import INTERVAL
 
 COLUMNS = (
     *("estimate", "eti90_low", "eti90_high", "p_above"),

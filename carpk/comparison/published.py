@@ -14,8 +14,8 @@ from carpk.comparison.caveats import CONDITIONING, denominator, differing, listi
 from carpk.dataset import Dataset
 from carpk.dataset.facts import CONFIDENCE, COUNTED
 from carpk.errors import CarpkError, DatasetError
-from carpk.studies import Study
-from carpk.summaries import Fact, end_ranks, sample_log_sd, sample_sd
+from carpk.library.study import Study
+from carpk.population.summaries import Fact, end_ranks, sample_log_sd, sample_sd
 
 DRAWS = 4000  # of a published statistic
 NUMBERS = ("statistic", "value", "low", "high", "interval", "spread", "n", "lloq", "use")

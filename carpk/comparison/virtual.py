@@ -10,10 +10,10 @@ import numpy as np
 from carpk.comparison.arms import Plan, Window
 from carpk.comparison.contrasts import TAILS, quantiles
 from carpk.comparison.outcomes import Outcome, measures
-from carpk.inference import Fit
+from carpk.inference.result import Fit
 from carpk.params import Params
 from carpk.simulation import levels_in_blocks, virtual_patients
-from carpk.solver import first_below
+from carpk.solver.solve import first_below
 
 BLOCK = 2**23  # levels held in memory at a time
 

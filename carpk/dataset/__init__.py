@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from carpk import atomic
+from carpk import _files
 from carpk.dataset import facts, nonmem, nonmem_file, tables, units, validate
 from carpk.dataset.arrays import IndividualArrays, given, padded
 from carpk.dataset.assemble import assemble, settings_of
@@ -30,7 +30,7 @@ from carpk.dataset.folder import (
 from carpk.dataset.join import joined
 from carpk.dataset.nonmem_names import Arguments
 from carpk.dataset.tables import count, listing, nearest
-from carpk.dosing import Regimen
+from carpk.dosing.regimen import Regimen
 from carpk.errors import CarpkWarning, DatasetError
 
 __all__ = ["Dataset", "IndividualArrays", "load_dataset"]
@@ -375,7 +375,7 @@ class Dataset:
             )
         text, arguments = nonmem_file.event_table(people, self.doses, self.observations, self.units)
         about = nonmem_file.sidecar_text(arguments, self.about)
-        atomic.write_all({path: text, nonmem_file.sidecar(path): about})
+        _files.write_all({path: text, nonmem_file.sidecar(path): about})
         return arguments
 
     def __repr__(self) -> str:

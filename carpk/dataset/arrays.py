@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from carpk.dataset.tables import listing, nearest
-from carpk.dosing import Bolus, Dose, Infusion, Regimen
+from carpk.dosing.regimen import Bolus, Dose, Infusion, Regimen
 from carpk.errors import CarpkWarning, DatasetError
 
 NEVER = 1e-30

@@ -50,8 +50,9 @@ LIKELIHOODS = {
     "proportion": ("",),
     "percentage": ("",),
 }
-"""Statistic -> intervals that a fit can use with it (`carpk.summaries`). CV% is the geometric CV
-beside a geometric mean, and SD over mean otherwise; GSD is the geometric SD, a factor."""
+"""Statistic -> intervals that a fit can use with it (`carpk.population.summaries`). CV% is the
+geometric CV beside a geometric mean, and SD over mean otherwise; GSD is the geometric SD, a
+factor."""
 
 LIKELIHOODS_OF_TMAX = {
     "median": ("", "range"),

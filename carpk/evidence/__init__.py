@@ -37,16 +37,23 @@ import pandas as pd
 import xarray as xr
 
 from carpk._arviz import az, group, to_idata
+from carpk._late import late
 from carpk.checks.powers import WIDE, power_scaling
-from carpk.cure import counted, cured
 from carpk.evidence.likelihoods import LIKELIHOODS
 from carpk.evidence.model import PRIORS, SUGGESTED, Model, model
 from carpk.evidence.table import load
-from carpk.inference import INTERVAL, PRIOR_DRAWS
-from carpk.sampler import Nuts, from_numpyro, one_chain_each, prior_draws
-from carpk.verdict import Verdict, judge
+from carpk.inference.cure import counted, cured
+from carpk.inference.nuts import Nuts, from_numpyro, one_chain_each, prior_draws
+from carpk.inference.result import INTERVAL
+from carpk.inference.starts import PRIOR_DRAWS
+from carpk.verdict.judge import Verdict, judge
 
 __all__ = ["LIKELIHOODS", "PRIORS", "SUGGESTED", "Evidence", "effects", "fit", "load", "model"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 EFFECTS = {  # name of the draws -> in tables
     "flu": "Flu",
@@ -203,9 +210,7 @@ class Evidence:
 
     def plot(self) -> Any:
         """Forest plot: the effect in each study and on average, with the prior."""
-        from carpk import plot
-
-        return plot.evidence(self)
+        return late("carpk.plot.evidence")(self)
 
     def __repr__(self) -> str:
         s, m = self.settings, self.model

@@ -13,7 +13,7 @@ import jax.scipy.special as jsp
 import numpy as np
 import numpyro.distributions as dist
 
-from carpk.summaries import Distribution, log1mexp, log_order_statistics, ranks
+from carpk.population.summaries import Distribution, log1mexp, log_order_statistics, ranks
 
 
 class Fact(NamedTuple):

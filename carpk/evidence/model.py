@@ -13,11 +13,11 @@ import numpyro
 import numpyro.distributions as dist
 import pandas as pd
 
-from carpk.effects import RandomEffects
 from carpk.errors import DatasetError
 from carpk.evidence.likelihoods import LIKELIHOODS, SIZED, SLOPES, Arm, Fact
 from carpk.evidence.table import check, load
 from carpk.params import Transform, transform_for
+from carpk.population.random_effects import RandomEffects
 
 PRIORS: dict[str, dist.Distribution] = {
     "flu": dist.Normal(0.0, 1.5),  # log10 fold: centred on no effect, up to 300-fold either way

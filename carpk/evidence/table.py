@@ -10,7 +10,7 @@ import pandas as pd
 
 from carpk.errors import DatasetError
 from carpk.evidence.likelihoods import COUNTS, FEWEST, LIKELIHOODS, RATIOS
-from carpk.library import _DATA
+from carpk.library.studies import DATA
 
 COLUMNS = (
     *("study", "product", "kind", "flu", "cy", "value", "unit", "n", "p", "weight"),
@@ -25,7 +25,7 @@ def load(path: str | Path | None = None) -> pd.DataFrame:
     Columns are explained in `data/lymphodepletion/README.md`. `use` says whether a fact is in the
     likelihood ("fit") or not ("no"); `note` says why.
     """
-    path = _DATA / "lymphodepletion" / "evidence.csv" if path is None else Path(path)
+    path = DATA / "lymphodepletion" / "evidence.csv" if path is None else Path(path)
     table = pd.read_csv(path, dtype={c: str for c in COLUMNS if c not in NUMBERS})
     missing = [c for c in COLUMNS if c not in table]
     if missing:

@@ -37,8 +37,8 @@ from carpk.information.design import Arms, PlannedArm, Sampled, named, planned, 
 from carpk.information.patients import patient_information
 from carpk.information.result import Identifiability, result_of
 from carpk.information.times import SamplingTimes, sampling_times
-from carpk.population import Population
-from carpk.studies import Study
+from carpk.library.study import Study
+from carpk.population.population import Population
 
 __all__ = ["Identifiability", "PlannedArm", "SamplingTimes", "identifiability", "sampling_times"]
 

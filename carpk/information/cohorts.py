@@ -13,8 +13,8 @@ import numpy as np
 from carpk.errors import FitError
 from carpk.information.columns import Column, point_of, theta_of
 from carpk.information.patients import moved, slopes
-from carpk.population import FLOOR, PopulationModel
-from carpk.replicates import simulated_values, with_facts
+from carpk.population.bound import FLOOR, PopulationModel
+from carpk.population.replicates import simulated_values, with_facts
 
 
 def cohort_information(

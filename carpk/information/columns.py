@@ -12,7 +12,8 @@ import numpy as np
 
 from carpk.errors import FitError
 from carpk.params import Transform, transform_for
-from carpk.population import Covariate, Population, covariate_effects
+from carpk.population.covariates import Covariate, covariate_effects
+from carpk.population.population import Population
 
 QUANTILES = 4001  # of a prior, for its median and SD
 

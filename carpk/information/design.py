@@ -10,14 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from carpk.dosing import Regimen
+from carpk.dosing.regimen import Regimen
 from carpk.errors import FitError, RegimenError
-from carpk.events import Plan
 from carpk.information.columns import Column, columns_of, point_of
-from carpk.levels import ClosedLevels, Predictor, SolvedLevels
 from carpk.params import Params
-from carpk.population import Covariate, Population, PopulationModel, covariate_effects
-from carpk.solver import Solver
+from carpk.population.bound import PopulationModel
+from carpk.population.covariates import Covariate, covariate_effects
+from carpk.population.population import Population
+from carpk.population.predict import ClosedLevels, Predictor, SolvedLevels
+from carpk.solver.events import Plan
+from carpk.solver.solve import Solver
 from carpk.structural import ClosedForm, ODEModel
 
 

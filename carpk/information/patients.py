@@ -12,12 +12,14 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from carpk.assay import Residual
-from carpk.effects import INFUSION, PATIENT, omega_name
+from carpk.assay.residual import Residual
 from carpk.errors import FitError
 from carpk.information.columns import Column, point_of, theta_of
 from carpk.information.design import Sampled, params_of, typical_of
-from carpk.population import FLOOR, Population, covariate_effects
+from carpk.population.bound import FLOOR
+from carpk.population.covariates import covariate_effects
+from carpk.population.population import Population
+from carpk.population.random_effects import INFUSION, PATIENT, omega_name
 
 STEP = 1e-3  # of the central differences, on the estimation scale
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)  # averages over random effects

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from carpk._late import late
 from carpk.information.columns import Column
-from carpk.population import Population
-from carpk.verdict import UNINFORMED
+from carpk.population.population import Population
+from carpk.verdict.priors import UNINFORMED
 
 INFORMED = math.sqrt(0.5)  # posterior over prior SD where the data say as much as the prior
 COLLINEAR = 0.95  # cosine of two sensitivities that the data can hardly tell apart
@@ -222,9 +223,7 @@ class Identifiability:
 
     def plot(self) -> Any:
         """Expected posterior over prior SDs, and the information by direction."""
-        from carpk import plot
-
-        return plot.identifiability(self)
+        return late("carpk.plot.identifiability")(self)
 
     def __repr__(self) -> str:
         p, informed = len(self.columns), int((self.directions["information"] > 1).sum())

@@ -13,7 +13,7 @@ from carpk.errors import FitError
 from carpk.information.design import Arms, PlannedArm, named, planned, size_of
 from carpk.information.patients import patient_information
 from carpk.information.result import SD_TO_LOG2, Identifiability, posterior, result_of
-from carpk.population import Population
+from carpk.population.population import Population
 
 
 @dataclasses.dataclass(frozen=True)

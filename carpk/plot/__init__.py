@@ -2,14 +2,7 @@
 
 from carpk.plot.calibration import sbc
 from carpk.plot.diagnostics import eta_covariates, eta_pairs, gof, npde, vpc
-from carpk.plot.fits import (
-    facts,
-    fit,
-    individual_fits,
-    predictive,
-    prior_posterior,
-    waterfall,
-)
+from carpk.plot.fits import facts, fit, individual_fits, predictive, prior_posterior, waterfall
 from carpk.plot.results import comparison, evidence, identifiability, simulation
 
 __all__ = [
@@ -30,3 +23,7 @@ __all__ = [
     "vpc",
     "waterfall",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -17,7 +17,7 @@ from carpk.checks import GOF, NPDE, VPC, shrinkage
 from carpk.checks.residuals import SHRUNK, eta_means
 from carpk.checks.visual import BELOW, PERCENTILES
 from carpk.errors import FitError
-from carpk.inference import Fit
+from carpk.inference.result import Fit
 from carpk.plot.style import BLUE, GREY, INK, RED, time_axis
 
 MIDDLE = PERCENTILES[1]

@@ -14,23 +14,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from carpk.checks import Predictive, posterior_predictive, prior_predictive
 from carpk.checks.observed import Observed, middle
 from carpk.dataset.facts import WITH_ENDS
-from carpk.inference import PRIOR_DRAWS, Fit
-from carpk.plot.style import (
-    BLUE,
-    GREY,
-    HIGH,
-    INK,
-    LONG,
-    LOW,
-    RED,
-    from_scale,
-    time_axis,
-    to_scale,
-)
-from carpk.sampler import prior_draws
+from carpk.inference.nuts import prior_draws
+from carpk.inference.result import Fit
+from carpk.inference.starts import PRIOR_DRAWS
+from carpk.plot.style import BLUE, GREY, HIGH, INK, LONG, LOW, RED, from_scale, time_axis, to_scale
+from carpk.population.summaries import Fact, sample_log_sd
 from carpk.structural import ClosedForm
-from carpk.summaries import Fact, sample_log_sd
-from carpk.verdict import SAME_MODE
+from carpk.verdict.modes import SAME_MODE
 
 
 def fit(result: Fit, *, seed: int = 0) -> Figure:

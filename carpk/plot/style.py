@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from carpk.inference import INTERVAL
+from carpk.inference.result import INTERVAL
 
 BLUE, GREY, RED, INK = "#2a6fa8", "#9a9a9a", "#c23b22", "#222222"
 WIDEST = (1e-2, 1e2)  # ratios beyond are drawn at the edge: one must not flatten the others

@@ -26,13 +26,13 @@ import numpy as np
 import pandas as pd
 
 import carpk as ck
-from carpk import atomic
+from carpk import _files
 from carpk._arviz import pareto_smoothed
-from carpk.events import Plan
+from carpk.inference.nuts import downhill_from
 from carpk.models import _niche_parts as parts
-from carpk.sampler import downhill_from
-from carpk.solver import Solver
-from carpk.summaries import CohortLikelihood, Fact, Quantity, quantiles, virtual_normals
+from carpk.population.summaries import CohortLikelihood, Fact, Quantity, quantiles, virtual_normals
+from carpk.solver.events import Plan
+from carpk.solver.solve import Solver
 
 HERE = Path(__file__).parent
 POSTERIOR = HERE.parents[1] / "models" / "niche_posterior.csv"
@@ -346,9 +346,9 @@ def main():
     named = {k: np.asarray(i(draws[:, j])) for j, (k, (_, _, i)) in enumerate(PRIORS.items())}
     frame = pd.DataFrame(named)
     frame.insert(1, "rho_solid", frame["rho"] * frame.pop("solid"))
-    atomic.write(POSTERIOR, frame.to_csv(index=False, float_format="%.5g"))
+    _files.write(POSTERIOR, frame.to_csv(index=False, float_format="%.5g"))
     found = report(draws)
-    atomic.write(HERE / "report.csv", found.to_csv(float_format="%.4g"))
+    _files.write(HERE / "report.csv", found.to_csv(float_format="%.4g"))
     print(frame.describe(percentiles=[0.05, 0.5, 0.95]).to_string())
     print(found.to_string(float_format="{:.3g}".format))
 

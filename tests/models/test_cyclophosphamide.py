@@ -5,7 +5,7 @@ import pytest
 from agreement import errors, reference
 
 import carpk as ck
-from carpk.library import options_of
+from carpk.library.models import options_of
 from carpk.models import cyclophosphamide
 
 PATIENTS = {  # covariates, mg, hours

@@ -10,7 +10,7 @@ from agreement import assert_has_gradients, errors, reference, solver_for
 from scipy.integrate import quad
 
 import carpk as ck
-from carpk import routes
+from carpk.solver import march
 
 KIMMEL = ck.load_model("kimmel2021")
 PAPER = KIMMEL.regimens["paper"]
@@ -150,13 +150,13 @@ class TestEquations:
 
         def total(v):
             p = model.params(KC=v[0], rN=v[1], gammaB=v[2])
-            march = routes.march(solver.plan.structure, 1, None, one, steps, p, patient)
-            return sum(jnp.log(x).sum() for x in march[1].values())
+            found = march.march(solver.plan.structure, 1, None, one, steps, p, patient)
+            return sum(jnp.log(x).sum() for x in found[1].values())
 
         v = jnp.array([139.0, 0.17, 1.15])
         gradients = []
         for limit in (0, 10**9):
-            monkeypatch.setattr(routes, "SIDE_BY_SIDE", limit)
+            monkeypatch.setattr(march, "SIDE_BY_SIDE", limit)
             gradients.append(np.asarray(jax.jit(jax.grad(total))(v)))
         assert gradients[0] == pytest.approx(gradients[1], rel=1e-10)
         hessian = np.asarray(jax.jit(jax.hessian(total))(v))

@@ -9,11 +9,11 @@ import pytest
 from agreement import assert_has_gradients, errors, reference
 
 import carpk as ck
-from carpk.events import Plan
-from carpk.library import options_of
+from carpk.library.models import options_of
 from carpk.models import _niche_parts as parts
 from carpk.models import friberg2002, niche, niche_full
-from carpk.solver import Solver
+from carpk.solver.events import Plan
+from carpk.solver.solve import Solver
 
 MODEL, AS_FULL = ck.load_model("niche"), ck.load_model("niche", values="as_full")
 SOLID = {

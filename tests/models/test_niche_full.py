@@ -17,11 +17,11 @@ from test_niche import (
 )
 
 import carpk as ck
-from carpk.events import Plan
-from carpk.library import options_of
+from carpk.library.models import options_of
 from carpk.models import _niche_parts as parts
 from carpk.models import niche_full
-from carpk.solver import Solver
+from carpk.solver.events import Plan
+from carpk.solver.solve import Solver
 
 MODEL, SOLID = ck.load_model("niche_full"), ck.load_model("niche_full", disease="solid")
 SOLID_VALUES = dict(SOLID.params().items())

@@ -11,10 +11,10 @@ from agreement import assert_has_gradients, reference
 from test_niche import FLU_CY, assert_agrees, peak, solve_each
 
 import carpk as ck
-from carpk.events import Plan
 from carpk.models import _niche_parts as parts
 from carpk.models import ahamadi2017
-from carpk.solver import Solver
+from carpk.solver.events import Plan
+from carpk.solver.solve import Solver
 
 NAMES = ("niche", "niche_full")
 FORMS = pytest.mark.parametrize("name", NAMES)

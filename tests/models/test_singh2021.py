@@ -5,8 +5,8 @@ import pytest
 from agreement import assert_has_gradients, errors, reference, solver_for
 
 import carpk as ck
-from carpk.events import Plan
-from carpk.solver import Solver
+from carpk.solver.events import Plan
+from carpk.solver.solve import Solver
 
 SINGH = ck.load_model("singh2021")
 DAYS = reference("singh2021", "qss").index.to_numpy()

@@ -8,7 +8,7 @@ import pytest
 import scipy.optimize
 
 import carpk as ck
-from carpk.assay import log_likelihood
+from carpk.assay.residual import log_likelihood
 from carpk.checks import PlannedArm, identifiability
 
 pytestmark = pytest.mark.slow

@@ -15,13 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from pkpdutils import Dose, Route, Timecourse, Timecourses
-from pkpdutils.nca import (
-    BLQRules,
-    Kind,
-    NCAOptions,
-    nca_single,
-    partial_auc,
-)
+from pkpdutils.nca import BLQRules, Kind, NCAOptions, nca_single, partial_auc
 
 HERE = Path(__file__).parent
 LLOQ = 50.0

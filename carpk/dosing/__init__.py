@@ -1,0 +1,21 @@
+"""What is given, when and how, the body that it is given to, and drugs in closed form."""
+
+from carpk.dosing import body
+from carpk.dosing.disposition import Disposition
+from carpk.dosing.regimen import Bolus, Infusion, Multiply, Regimen, Replace, Reset, presets
+
+__all__ = [
+    "Bolus",
+    "Disposition",
+    "Infusion",
+    "Multiply",
+    "Regimen",
+    "Replace",
+    "Reset",
+    "body",
+    "presets",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Fitting: a population model and data, a posterior, its verdict; fits on disk."""

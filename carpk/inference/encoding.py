@@ -1,0 +1,302 @@
+"""Objects as plain JSON, exactly, and back: for files that hold a fit.
+
+Numbers keep every bit (the shortest text that reads back as the same float64; arrays as bytes), and
+None, bool, int, float, text, tuple and list keep their kinds. An object is its class and fields.
+Reading makes objects of the classes that a `Codec` knows and of NumPyro's distributions, and of
+nothing else: a file can name no other class or function. A class of the user's own is kept with its
+source, which is run only if reading is told to trust it.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pandas as pd
+
+from carpk.errors import FitError
+from carpk.inference.custom import class_of, source_of
+
+TAG = "$"  # key that tells an encoded object from a plain mapping
+TEXT = pd.Series(["text"]).dtype  # of columns of text, in this version of pandas
+NUMPYRO = (dist.Distribution, dist.transforms.Transform, dist.constraints.Constraint)
+
+
+class Untrusted(FitError):
+    """What a file holds is code, which is not run unless told."""
+
+
+class Unreadable(FitError):
+    """What a file holds cannot be made again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec:
+    """Encodes and decodes objects.
+
+    Attributes:
+        classes: name -> class that a file may name.
+        own: base classes of which the user may have classes of their own, kept with their source.
+        texts: whether what was kept as its text is read as that text, and not refused.
+    """
+
+    classes: Mapping[str, type]
+    own: tuple[type, ...] = ()
+    texts: bool = False
+
+    def encode(self, x: Any) -> Any:
+        """`x` as what `json.dumps` takes; what cannot be made again is kept as its text."""
+        if isinstance(x, np.generic):
+            x = x.item()
+        if x is None or isinstance(x, bool | int):
+            return x if x is None or isinstance(x, bool) else int(x)
+        if isinstance(x, str):
+            return str(x)
+        if isinstance(x, float):
+            return x if math.isfinite(x) else {TAG: "float", "value": repr(float(x))}
+        if isinstance(x, list):
+            return [self.encode(y) for y in x]
+        if isinstance(x, tuple | set | frozenset):
+            kind = "tuple" if isinstance(x, tuple) else "set"
+            items = x if kind == "tuple" else sorted(x, key=repr)
+            return {TAG: kind, "value": [self.encode(y) for y in items]}
+        if isinstance(x, Mapping):
+            if all(isinstance(k, str) for k in x) and TAG not in x:
+                return {str(k): self.encode(v) for k, v in x.items()}
+            return {TAG: "pairs", "value": [[self.encode(k), self.encode(v)] for k, v in x.items()]}
+        if x is pd.NA or x is pd.NaT:
+            return {TAG: "missing", "value": str(x)}
+        if isinstance(x, datetime.date | datetime.time):
+            return {TAG: type(x).__name__, "value": x.isoformat()}
+        if isinstance(x, pd.DataFrame):
+            return self.encode_table(x)
+        if isinstance(x, np.ndarray | jax.Array):
+            return self._encode_array(x)
+        if isinstance(x, NUMPYRO):
+            return self._encode_numpyro(x)
+        return self._encode_object(x)
+
+    def decode(self, spec: Any, *, trust: bool = False) -> Any:
+        """What `encode` was given.
+
+        Raises:
+            Untrusted: it holds code, and `trust` is not given.
+            Unreadable: it holds what could be kept as text only, or an unknown class.
+        """
+        if isinstance(spec, list):
+            return [self.decode(y, trust=trust) for y in spec]
+        if not isinstance(spec, dict):
+            return spec
+        if TAG not in spec:
+            return {k: self.decode(v, trust=trust) for k, v in spec.items()}
+        kind = spec[TAG]
+        if kind in ("float", "missing"):
+            value = spec["value"]
+            return {"<NA>": pd.NA, "NaT": pd.NaT}[value] if kind == "missing" else float(value)
+        if kind in ("tuple", "set"):
+            items = self.decode(spec["value"], trust=trust)
+            return tuple(items) if kind == "tuple" else set(items)
+        if kind == "pairs":
+            return dict(self.decode(spec["value"], trust=trust))
+        if kind in ("date", "time", "datetime", "Timestamp"):
+            makers: dict[str, Any] = {
+                "Timestamp": pd.Timestamp,
+                "datetime": datetime.datetime.fromisoformat,
+            }
+            makers |= {"date": datetime.date.fromisoformat, "time": datetime.time.fromisoformat}
+            return makers[kind](spec["value"])
+        if kind == "table":
+            return self.decode_table(spec)
+        if kind == "array":
+            return _decode_array(spec)
+        if kind == "text":
+            if self.texts:
+                return spec["value"]
+            raise Unreadable(f"{spec['value']} could be kept as text only")
+        return self._decode_object(spec, trust)
+
+    # -- arrays and tables --------------------------------------------------------------------
+
+    def _encode_array(self, x: Any) -> Any:
+        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return self._as_text(x)
+        plain = np.asarray(x)
+        if plain.dtype.kind not in "biuf":
+            return {TAG: "tuple", "value": [self.encode(y) for y in plain.tolist()]}
+        content = base64.b64encode(np.ascontiguousarray(plain).tobytes()).decode()
+        more = {"dtype": plain.dtype.str, "shape": list(plain.shape), "value": content}
+        return {TAG: "array", "jax": isinstance(x, jax.Array), **more}
+
+    def encode_table(self, table: pd.DataFrame) -> dict[str, Any]:
+        """Columns with their kinds; the index is left out."""
+        columns = [
+            {"name": self.encode(name), **self._encode_column(table.iloc[:, i])}
+            for i, name in enumerate(table.columns)
+        ]
+        return {TAG: "table", "rows": len(table), "columns": columns}
+
+    def _encode_column(self, column: pd.Series) -> dict[str, Any]:
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            categories = self._encode_column(column.cat.categories.to_series())
+            codes = [int(i) for i in np.asarray(column.cat.codes)]
+            more = {"categories": categories, "ordered": bool(column.cat.ordered)}
+            return {"dtype": "category", "values": codes, **more}
+        kind = "text" if column.dtype == TEXT else str(column.dtype)
+        return {"dtype": kind, "values": [self.encode(x) for x in column.tolist()]}
+
+    def decode_table(self, spec: Mapping[str, Any]) -> pd.DataFrame:
+        columns = [self._decode_column(c) for c in spec["columns"]]
+        table = pd.DataFrame(dict(enumerate(columns)), index=range(spec["rows"]))
+        if columns:
+            table.columns = pd.Index([self.decode(c["name"]) for c in spec["columns"]])
+        return table
+
+    def _decode_column(self, spec: Mapping[str, Any]) -> pd.Series:
+        kind, values = spec["dtype"], self.decode(spec["values"])
+        if kind == "category":
+            categories = self._decode_column(spec["categories"])
+            known = pd.Index(categories)
+            made = pd.Categorical.from_codes(values, known, ordered=spec["ordered"])
+            return pd.Series(made)
+        if kind.startswith("float"):
+            return pd.Series(np.array(values, dtype=kind))
+        return pd.Series(values, dtype=TEXT if kind == "text" else kind)
+
+    # -- objects ------------------------------------------------------------------------------
+
+    def _encode_numpyro(self, x: Any) -> Any:
+        """By the fields by which JAX takes it apart."""
+        cls: Any = type(x)
+        if isinstance(x, dist.Distribution):
+            data, more = x.tree_flatten()
+            names = (cls.gather_pytree_data_fields(), cls.gather_pytree_aux_fields())
+        else:
+            data, (keys, other) = x.tree_flatten()
+            names, more = (tuple(keys), tuple(other)), tuple(other.values())
+        parts = [
+            dict(sorted(zip(n, v, strict=True))) for n, v in zip(names, (data, more), strict=True)
+        ]
+        for part in parts:  # a field that is worked out when first asked for is not one of its own
+            for name in list(part):
+                if isinstance(getattr(cls, name, None), dist.util.lazy_property):
+                    del part[name]
+        spec = {TAG: "numpyro", "class": cls.__name__}
+        if _of_numpyro().get(cls.__name__) is not cls:
+            source = source_of(cls)
+            if source is None:
+                return self._as_text(x)
+            spec["source"] = source
+        spec |= {"data": self.encode(parts[0]), "static": self.encode(parts[1])}
+        return spec
+
+    def _encode_object(self, x: Any) -> Any:
+        cls: Any = type(x)
+        is_own = isinstance(x, self.own)
+        if self.classes.get(cls.__name__) is not cls and not is_own:
+            return self._as_text(x)
+        fields = (
+            {f.name: getattr(x, f.name) for f in dataclasses.fields(x) if f.init}
+            if (dataclasses.is_dataclass(x))
+            else vars(x)
+        )
+        spec = {TAG: "object", "class": cls.__name__}
+        if self.classes.get(cls.__name__) is not cls:
+            source = source_of(cls)
+            if source is None:
+                return self._as_text(x)
+            spec["source"] = source
+        return {**spec, "fields": self.encode(dict(fields))}
+
+    @staticmethod
+    def _as_text(x: Any) -> dict[str, Any]:
+        text = re.sub(r" at 0x[0-9a-f]+", "", repr(x))
+        return {TAG: "text", "class": f"{type(x).__module__}.{type(x).__qualname__}", "value": text}
+
+    def _decode_object(self, spec: Mapping[str, Any], trust: bool) -> Any:
+        kind, name = spec[TAG], spec["class"]
+        cls: Any
+        if "source" in spec:
+            if not trust:
+                raise Untrusted(f"the class {name!r} is code of its own")
+            cls = class_of(name, spec["source"])
+            if not issubclass(cls, NUMPYRO if kind == "numpyro" else self.own):
+                raise Unreadable(f"the class {name!r} is not of a known kind")
+        else:
+            cls = (_of_numpyro() if kind == "numpyro" else self.classes).get(name)
+            if cls is None:
+                raise Unreadable(f"the class {name!r} is not known to this version")
+        if kind == "numpyro":
+            parts = [self.decode(spec[part], trust=trust) for part in ("data", "static")]
+            return _numpyro(cls, *parts)
+        fields = self.decode(spec["fields"], trust=trust)
+        made: Any = object.__new__(cls)
+        if dataclasses.is_dataclass(made):
+            return cls(**fields)
+        vars(made).update(fields)
+        return made
+
+
+def _numpyro(cls: Any, data: Mapping[str, Any], static: Mapping[str, Any]) -> Any:
+    if not issubclass(cls, dist.Distribution):
+        return cls.tree_unflatten((tuple(data), dict(static)), tuple(data.values()))
+    names = (cls.gather_pytree_data_fields(), cls.gather_pytree_aux_fields())
+    unknown = {*data, *static} - {*names[0], *names[1]}
+    if unknown:
+        raise Unreadable(f"{cls.__name__} has no {', '.join(sorted(unknown))} in this NumPyro")
+    made = cls.tree_unflatten(
+        tuple(static.get(name) for name in names[1]), tuple(data.get(name) for name in names[0])
+    )
+    if static.get("_validate_args") is None:  # as the class has it, which JAX takes for False
+        vars(made).pop("_validate_args", None)
+    return made
+
+
+def _of_numpyro() -> dict[str, Any]:
+    """Distributions, transforms and constraints that NumPyro itself has, by name."""
+    waiting, found = list(NUMPYRO), {}
+    while waiting:
+        cls = waiting.pop()
+        waiting += cls.__subclasses__()
+        if cls.__module__.startswith("numpyro.distributions."):
+            found[cls.__name__] = cls
+    return found
+
+
+def _decode_array(spec: Mapping[str, Any]) -> Any:
+    content = base64.b64decode(spec["value"])
+    x = np.frombuffer(content, spec["dtype"]).reshape(spec["shape"]).copy()
+    return jnp.asarray(x) if spec["jax"] else x
+
+
+def kept_as_text(spec: Any, where: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """(place, text) of everything in an encoded object that cannot be made again."""
+    if isinstance(spec, list):
+        for i, each in enumerate(spec):
+            yield from kept_as_text(each, (*where, str(i)))
+    elif isinstance(spec, dict):
+        if spec.get(TAG) == "text":
+            yield ".".join(where), spec["value"]
+            return
+        for key, each in spec.items():
+            yield from kept_as_text(each, where if TAG in spec else (*where, key))
+
+
+def differing(one: Any, other: Any, path: str = "") -> list[str]:
+    """Where two encoded objects differ, as `population.priors.cmax`."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = {**one, **other}
+        return [
+            place
+            for k in keys
+            for place in differing(one.get(k), other.get(k), f"{path}.{k}" if path else k)
+        ]
+    return [] if one == other else [path]

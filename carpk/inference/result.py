@@ -1,0 +1,206 @@
+"""A fit: the posterior with everything it came from, and its tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from carpk._arviz import group
+from carpk._late import late
+from carpk.dataset import Dataset
+from carpk.inference import saving
+from carpk.population.bound import PopulationModel
+from carpk.population.population import Population
+from carpk.population.random_effects import CORRELATION, INFUSION, eta_name, omega_name
+from carpk.verdict.chains import mixing
+from carpk.verdict.judge import Verdict
+
+INTERVAL = 0.9  # equal-tailed, everywhere
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A posterior, with everything it came from.
+
+    Attributes:
+        population, data: what was fitted to what.
+        idata: ArviZ object with groups posterior, sample_stats, prior, log_prior (of densities on
+            the estimation scale) and, where there are individual observations, log_likelihood,
+            posterior_predictive, observed_data and constant_data.
+        verdict: can it be trusted.
+        settings: method, draws, tune, chains, seed, versions and a hash of the data.
+    """
+
+    population: Population
+    data: Dataset
+    idata: Any
+    verdict: Verdict
+    settings: Mapping[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the draws can be trusted; the reasons are in `verdict`."""
+        return self.verdict.ok
+
+    @cached_property
+    def bound(self) -> PopulationModel:
+        """The population model, bound to the data."""
+        return self.population.bind(self.data)
+
+    @property
+    def model_name(self) -> str:
+        """Name of the structural model."""
+        return self.population.model.name
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters of the population and its cohorts."""
+        return (*self.bound.priors, *self.bound.shared)
+
+    @property
+    def posterior(self) -> xr.Dataset:
+        """Draws of every parameter, dims (chain, draw, ...)."""
+        return group(self.idata, "posterior")
+
+    def draws(
+        self, size: int | None = None, seed: int = 0, *, effects: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Parameters, name -> (draw, ...); all draws, or `size` of them at random.
+
+        Those of the population and its cohorts; with `effects` the patients' random effects too.
+        """
+        names = list(self.parameters)
+        names = [str(name) for name in self.posterior.data_vars] if effects else names
+        stacked = {
+            str(n): self.posterior[n].values.reshape(-1, *self.posterior[n].shape[2:])
+            for n in names
+        }
+        chosen = self.chosen(size, seed)
+        return {n: x[chosen] for n, x in stacked.items()}
+
+    def chosen(self, size: int | None = None, seed: int = 0) -> np.ndarray:
+        """Which draws `draws` takes, counted through the chains one after the other."""
+        total = int(np.prod(next(iter(self.posterior.values())).shape[:2]))
+        if size is None or size >= total:
+            return np.arange(total)
+        return np.random.default_rng(seed).choice(total, size, replace=False)
+
+    def summary(self) -> pd.DataFrame:
+        """One row per population parameter and derived quantity.
+
+        Columns: median, the 90 % equal-tailed interval (eti90_low, eti90_high), unit, the spread
+        between patients (`iiv_sd`: SD on the estimation scale, median; and its interval), R-hat and
+        the smaller of bulk and tail effective sample size.
+        """
+        return summarize(self)
+
+    def effects(self) -> pd.DataFrame:
+        """Random effects of patients (empirical Bayes estimates), infusions and cohorts.
+
+        One row per effect: parameter, level, label of its patient or cohort, infusion; mean and SD
+        of the posterior on the estimation scale. How far the data leave them to the population:
+        `checks.shrinkage`.
+        """
+        return random_effects(self)
+
+    def plot(self, **kwargs: Any) -> Any:
+        """Posterior predictive bands over the data, and posterior against prior."""
+        return late("carpk.plot.fit")(self, **kwargs)
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to one NetCDF file that ArviZ and xarray can open."""
+        return saving.save(self, path)
+
+    def __repr__(self) -> str:
+        s = self.settings
+        sizes = self.posterior.sizes
+        how = f"{sizes['chain']} chains of {sizes['draw']} draws"
+        how = {"map": "the mode alone"}.get(s["method"], how)
+        how = f"{s['method']}, {how}, seed {s['seed']}"
+        what = f"Fit of {self.model_name!r} to {self.data.name} ({how})"
+        table = self.summary().to_string(float_format="{:.3g}".format, na_rep="")
+        return f"{self.verdict}\n{what}; median and 90 % equal-tailed interval:\n{table}"
+
+
+def random_effects(result: Fit) -> pd.DataFrame:
+    rows = []
+    for parameter, levels in result.bound.population.levels.items():
+        for level in levels:
+            name = eta_name(parameter, level)
+            if name not in result.posterior:
+                continue
+            x = result.posterior[name]
+            mean, sd = x.mean(("chain", "draw")), x.std(("chain", "draw"))
+            for index in np.ndindex(mean.shape):
+                if level == INFUSION and not result.bound.individual.infusion_mask[index]:
+                    continue  # it never took place
+                labels = {dim: mean[dim].values[i] for dim, i in zip(mean.dims, index, strict=True)}
+                row = {"parameter": parameter, "level": level} | labels
+                rows.append(row | {"mean": mean.values[index], "sd": sd.values[index]})
+    columns = ["parameter", "level", "patient", "cohort", "infusion", "mean", "sd"]
+    return pd.DataFrame(rows).reindex(columns=columns).dropna(axis="columns", how="all")
+
+
+def summarize(result: Fit) -> pd.DataFrame:
+    bound, posterior = result.bound, result.posterior
+    info = bound.population.model.params.info()
+    named = posterior[[n for n in bound.priors if n in posterior]]
+    sampled = result.settings["method"] == "nuts"
+    rhat, ess = mixing(named) if sampled else ({}, {})
+    rows = []
+
+    def row(name: str, x: np.ndarray, unit: str, diagnostics: str = "") -> dict[str, Any]:
+        low, high = np.quantile(x, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+        entry = {
+            "parameter": name,
+            "median": np.median(x),
+            "eti90_low": low,
+            "eti90_high": high,
+            "unit": unit,
+        }
+        if diagnostics in rhat:
+            entry["rhat"] = rhat[diagnostics]
+            entry["ess"] = ess[diagnostics]
+        return entry
+
+    draws = result.draws()
+    for name in bound.population.estimated:
+        entry = row(name, draws[name], info[name].unit, name)
+        omega = omega_name(name)
+        if omega in draws:
+            low, mid, high = np.quantile(
+                draws[omega], [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2]
+            )
+            entry |= {"iiv_sd": mid, "iiv_low": low, "iiv_high": high}
+        rows.append(entry)
+    typical = bound.population.model.params(
+        **{n: draws[n] for n in bound.population.estimated}, **bound.population.fixed
+    )
+    for name, (derive, unit) in bound.population.model.derived.items():
+        rows.append(row(name, np.asarray(derive(typical)), unit))
+    for name in bound.effects:
+        for i, column in enumerate(bound.covariates[bound.effects[name][1]].columns):
+            rows.append(row(f"{name}[{column}]", draws[name][:, i], "1", f"{name}[{column}]"))
+    shown = set(bound.population.estimated) | set(bound.effects)
+    shown |= {omega_name(n) for n in bound.population.estimated}
+    pairs = list(itertools.combinations(bound.population.correlated, 2))
+    for one, other in pairs:
+        i, j = (list(bound.population.correlated).index(x) for x in (one, other))
+        label = f"{CORRELATION}[{one}, {other}]"
+        rows.append(row(label, draws[CORRELATION][:, i, j], "1", label))
+    for name in bound.priors:
+        if name not in shown and name != CORRELATION:
+            rows.append(row(name, draws[name], "1", name))
+    columns = ["parameter", "median", "eti90_low", "eti90_high", "unit"]
+    columns += ["iiv_sd", "iiv_low", "iiv_high", "rhat", "ess"]
+    table = pd.DataFrame(rows).reindex(columns=columns).set_index("parameter")
+    table.attrs["interval"] = "90 % equal-tailed"
+    return table

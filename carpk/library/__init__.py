@@ -1,0 +1,1 @@
+"""Structural models and studies by name; what lies behind a model, text by text."""

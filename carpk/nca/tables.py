@@ -1,0 +1,314 @@
+"""NCA of a data set: one row per patient and infusion, and the CDISC PP domain."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from carpk.errors import CarpkError, CarpkWarning
+from carpk.nca.curve import (
+    BLQ,
+    METHOD,
+    apply_blq,
+    auc_last,
+    clast,
+    cmax,
+    days_above,
+    doubling_time,
+    fill,
+    fold_expansion,
+    from_zero,
+    lambda_z,
+    partial_area,
+    quantifiable,
+    tlast,
+    tmax,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# Column -> (unit, with {c} for the level's; CDISC PPTESTCD; PPTEST; start and end of an interval).
+# FOLDX, DBLTIME and TABOVE are carpk's own: CDISC has no code for them.
+_PARAMETERS: dict[str, tuple[str, str, str, str, str]] = {
+    "CMAX": ("{c}", "CMAX", "Max Conc", "", ""),
+    "TMAX": ("day", "TMAX", "Time of CMAX", "", ""),
+    "CLST": ("{c}", "CLST", "Last Nonzero Conc", "", ""),
+    "TLST": ("day", "TLST", "Time of Last Nonzero Conc", "", ""),
+    "AUCLST": ("day*{c}", "AUCLST", "AUC to Last Nonzero Conc", "", ""),
+    "AUC0_28D": ("day*{c}", "AUCINT", "AUC from T1 to T2", "P0D", "P28D"),
+    "LAMZ": ("1/day", "LAMZ", "Lambda z", "", ""),
+    "LAMZHL": ("day", "LAMZHL", "Half-Life Lambda z", "", ""),
+    "LAMZNPT": ("1", "LAMZNPT", "Number of Points for Lambda z", "", ""),
+    "LAMZLL": ("day", "LAMZLL", "Lambda z Lower Limit", "", ""),
+    "LAMZUL": ("day", "LAMZUL", "Lambda z Upper Limit", "", ""),
+    "R2ADJ": ("1", "R2ADJ", "R Squared Adjusted", "", ""),
+    "FOLDX": ("1", "FOLDX", "Fold Expansion", "", ""),
+    "DBLTIME": ("day", "DBLTIME", "Doubling Time to CMAX", "", ""),
+    "TABOVE": ("day", "TABOVE", "Time Above LLOQ", "", ""),
+}
+
+
+@functools.partial(jax.jit, static_argnames="blq")
+@functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, 0, None))
+def _parameters(
+    t: Float[Array, " time"],
+    c: Float[Array, " time"],
+    lloq: Float[Array, " time"],
+    limit: Float[Array, ""],
+    initial: Float[Array, ""],
+    blq: BLQ,
+) -> dict[str, Array]:
+    """The columns of `table` for one curve."""
+    ruled = apply_blq(c, lloq, blq)
+    seen = quantifiable(c, lloq)
+    terminal = lambda_z(t, c, lloq)
+    _, *filled = fill(t, ruled)
+    above = days_above(*from_zero(*filled, initial), limit)
+    return {
+        "CMAX": cmax(t, ruled),
+        "TMAX": jnp.where(seen.any(), tmax(t, ruled), jnp.nan),
+        "CLST": clast(t, c, lloq),
+        "TLST": tlast(t, c, lloq),
+        "AUCLST": auc_last(t, c, lloq, blq=blq, initial=initial),
+        "AUC0_28D": partial_area(t, ruled, 28.0, initial),
+        "LAMZ": terminal.lambda_z,
+        "LAMZHL": terminal.half_life,
+        "LAMZNPT": terminal.points,
+        "LAMZLL": terminal.start,
+        "LAMZUL": terminal.stop,
+        "R2ADJ": terminal.r2_adjusted,
+        "FOLDX": fold_expansion(t, c, lloq),
+        "DBLTIME": doubling_time(t, c, lloq),
+        "TABOVE": jnp.where(jnp.isnan(limit), jnp.nan, above),
+    }
+
+
+def table(
+    dataset: Any,
+    analyte: str | None = None,
+    by: str | Sequence[str] | None = None,
+    *,
+    blq: BLQ | None = None,
+) -> pd.DataFrame:
+    """NCA of a data set: one row per patient and cell infusion, columns named as in CDISC PKPARMCD.
+
+    Days count from the infusion, up to (not including) the next one. Areas and TABOVE start at the
+    infusion: where the first sample is later, the level there is the patient's last one before the
+    infusion, or 0 if there is none. AUC0_28D is missing where observations stop, or the next
+    infusion comes, before day 28. CMAX is 0 and TMAX missing where all levels are BLQ. TABOVE
+    counts from the highest LLOQ of the row's observations and is missing where none is known.
+
+    `analyte` may be left out if there is only one. `by` adds columns of the data set's doses (such
+    as "product"), patients (such as "cohort") or observations, and sorts the rows by them. Units
+    are in `.attrs["units"]`, the methods in the columns METHOD and BLQRULE.
+    """
+    import pandas as pd
+
+    blq = BLQ() if blq is None else blq
+    names = [by] if isinstance(by, str) else list(by or ())
+    observations, analyte, unit = _observations(dataset, analyte)
+    infusions = _infusions(dataset, observations)
+    rows, curves = [], []
+    for patient, starts in infusions.items():
+        own = observations[observations["patient"] == patient].sort_values("time")
+        for k, start in enumerate(starts):
+            stop = starts[k + 1] if k + 1 < len(starts) else np.inf
+            labels = {name: _label(dataset, name, patient, start) for name in names}
+            rows.append(
+                {**labels, "patient": patient, "analyte": analyte, "infusion": k + 1, "day": start}
+            )
+            curves.append(_window(own, start, stop, patient))
+    frame = pd.DataFrame(rows, columns=[*names, "patient", "analyte", "infusion", "day"])
+    columns = _parameters(*_pad(curves), blq) if curves else {name: [] for name in _PARAMETERS}
+    for name in _PARAMETERS:
+        frame[name] = np.asarray(columns[name])[: len(curves)]
+    frame["METHOD"] = (
+        f"{METHOD} from the infusion, first level 0 or the last before it; lambda z: best adjusted "
+        f"R2 of 3 or more points after TMAX, more points if within 0.0001"
+    )
+    frame["BLQRULE"] = str(blq)
+    if names:
+        frame = frame.sort_values(names, kind="stable", ignore_index=True)
+    frame.attrs["units"] = {
+        "day": "day",
+        **{name: entry[0].format(c=unit) for name, entry in _PARAMETERS.items()},
+    }
+    return frame
+
+
+def _observations(dataset: Any, analyte: str | None) -> tuple[pd.DataFrame, str, str]:
+    """The observed values of one analyte, with `value` 0 where censored and `lloq` where known."""
+    found = dataset.observations
+    choices = sorted(set(found["analyte"]))
+    if analyte is None and len(choices) == 1:
+        analyte = choices[0]
+    if analyte not in choices:
+        asked = "`analyte` must be named" if analyte is None else f"Analyte {analyte!r} is unknown"
+        raise CarpkError(f"{asked}: choose one of {', '.join(map(repr, choices)) or 'none'}.")
+    found = found[(found["analyte"] == analyte) & found["value"].notna() & found["time"].notna()]
+    units = list(dict.fromkeys(found["unit"]))
+    if len(units) > 1:
+        raise CarpkError(
+            f"Analyte {analyte!r} comes in {len(units)} units ({', '.join(map(str, units))}). "
+            f"Convert its values to one unit first."
+        )
+    censored = found["censored"].fillna(0)
+    if (upper := int((~censored.isin([0, 1])).sum())) > 0:
+        warnings.warn(
+            f"{upper} values of {analyte!r} are censored otherwise than from below and are used as "
+            f"they stand: CMAX and areas of these patients are lower bounds.",
+            CarpkWarning,
+            stacklevel=3,
+        )
+    left = censored == 1
+    lloq = found["lloq"].astype(float)
+    lloq = lloq.where(lloq.notna() | ~left, found["value"])  # a censored value holds the LLOQ
+    found = found.assign(value=found["value"].astype(float).where(~left, 0.0), lloq=lloq)
+    negative = found[(found["value"] < 0) & ~(lloq > 0)]
+    if len(negative):
+        patient, day, value = negative[["patient", "time", "value"]].iloc[0]
+        raise CarpkError(
+            f"Patient {patient!r} has the level {value:g} of {analyte!r} on day {day:g} and no "
+            "LLOQ. Give the LLOQ, so that the BLQ rule holds for it, or remove a failed sample."
+        )
+    return found, str(analyte), str(units[0]) if units else ""
+
+
+def _infusions(dataset: Any, observations: pd.DataFrame) -> dict[Any, list[float]]:
+    """Days of each observed patient's cell infusions (same-day bags are one infusion)."""
+    doses = dataset.doses
+    cells = doses[doses["unit"].astype(str).str.startswith("cells")]
+    days = {
+        patient: sorted(set(group["time"].astype(float)))
+        for patient, group in cells.groupby("patient", sort=False)
+    }
+    patients = list(dict.fromkeys(observations["patient"]))
+    without = [patient for patient in patients if patient not in days]
+    if without:
+        warnings.warn(
+            f"{len(without)} of {len(patients)} patients have no cell infusion and are left out: "
+            f"{', '.join(map(str, without[:5]))}{', ...' if len(without) > 5 else ''}. Add a dose "
+            f"row whose unit starts with 'cells' to count their days from it.",
+            CarpkWarning,
+            stacklevel=3,
+        )
+    return {patient: days[patient] for patient in patients if patient in days}
+
+
+def _label(dataset: Any, name: str, patient: Any, start: float) -> Any:
+    """What the column `name` of the data set says about one infusion of one patient."""
+    doses = dataset.doses
+    if name in doses:
+        given = (doses["patient"] == patient) & (doses["time"] == start)
+        cells = doses["unit"].astype(str).str.startswith("cells")
+        values = list(dict.fromkeys(doses.loc[given & cells, name]))
+        return values[0] if len(values) == 1 else " + ".join(map(str, values))
+    for frame in (getattr(dataset, "patients", None), dataset.observations):
+        if frame is None or name not in frame:
+            continue
+        rows = frame["patient"] if "patient" in frame else frame.index.to_series()
+        values = list(dict.fromkeys(frame.loc[rows == patient, name]))
+        if len(values) == 1:
+            return values[0]
+        raise CarpkError(
+            f"`by` column {name!r} must hold one value per patient, but holds {len(values)} for "
+            f"patient {patient!r}."
+        )
+    raise CarpkError(
+        f"`by` column {name!r} is unknown: it must be a column of the data set's doses, patients "
+        f"or observations."
+    )
+
+
+def _window(
+    own: pd.DataFrame, start: float, stop: float, patient: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
+    """Times since the infusion, levels, LLOQs, the highest LLOQ and the level before."""
+    during = own[(own["time"] >= start) & (own["time"] < stop)]
+    repeated = during.loc[during["time"].duplicated(), "time"]
+    if not repeated.empty:
+        raise CarpkError(
+            f"Patient {patient!r} has more than one observation on day {repeated.iloc[0]:g}. "
+            f"Average replicates first."
+        )
+    before = own[own["time"] < start]
+    initial = 0.0
+    if not before.empty:
+        level, lloq = before["value"].iloc[-1], before["lloq"].iloc[-1]
+        initial = 0.0 if level < lloq else max(float(level), 0.0)
+    known = during["lloq"].dropna()
+    return (
+        during["time"].to_numpy(float) - start,
+        during["value"].to_numpy(float),
+        during["lloq"].fillna(0.0).to_numpy(float),
+        float(known.max()) if known.size else np.nan,
+        initial,
+    )
+
+
+def _pad(curves: list[tuple[np.ndarray, np.ndarray, np.ndarray, float, float]]) -> list[np.ndarray]:
+    """Curves padded with nan; both lengths are powers of two, so that few shapes are compiled."""
+
+    def power_of_two(n: int) -> int:
+        return max(8, 1 << (n - 1).bit_length())
+
+    rows, length = power_of_two(len(curves)), power_of_two(max(curve[0].size for curve in curves))
+    t, c, lloq = np.full((3, rows, length), np.nan)
+    limit, initial = np.full(rows, np.nan), np.zeros(rows)
+    for i, (*points, highest, before) in enumerate(curves):
+        for array, values in zip((t, c, lloq), points, strict=True):
+            array[i, : values.size] = values
+        limit[i], initial[i] = highest, before
+    return [t, c, np.nan_to_num(lloq), limit, initial]
+
+
+def pp_domain(table: pd.DataFrame) -> pd.DataFrame:
+    """A `table` in the long form of the CDISC PP domain: one row per result.
+
+    Results are text in PPORRES and numbers in PPSTRESN; missing ones have no row. PPGRPID counts
+    the infusions of a patient, PPANMETH holds method and BLQ rule. AUC0_28D becomes AUCINT from
+    P0D to P28D. FOLDX, DBLTIME and TABOVE are not CDISC terms and need a place in the study's own
+    codelist.
+    """
+    import pandas as pd
+
+    units = table.attrs.get("units")
+    if units is None:
+        raise CarpkError(
+            "The units of this table are lost: pass what `carpk.nca.table` returned, or set "
+            '`.attrs["units"]` again from it (merging and concatenating tables drops it).'
+        )
+    rows = []
+    for _, row in table.iterrows():
+        for name, (_, code, test, begin, end) in _PARAMETERS.items():
+            missing = pd.isna(row[name]) or (name == "LAMZNPT" and row[name] == 0)
+            if missing:
+                continue
+            rows.append(
+                {
+                    "USUBJID": row["patient"],
+                    "PPGRPID": f"infusion {row['infusion']}",
+                    "PPCAT": row["analyte"],
+                    "PPTESTCD": code,
+                    "PPTEST": test,
+                    "PPORRES": f"{row[name]:.10g}",
+                    "PPORRESU": "" if units[name] == "1" else units[name],
+                    "PPSTRESN": float(row[name]),
+                    "PPSTINT": begin,
+                    "PPENTINT": end,
+                    "PPANMETH": f"{row['METHOD']}; {row['BLQRULE']}",
+                }
+            )
+    names = ["USUBJID", "PPSEQ", "PPGRPID", "PPCAT", "PPTESTCD", "PPTEST", "PPORRES", "PPORRESU"]
+    long = pd.DataFrame(rows, columns=[*names, "PPSTRESN", "PPSTINT", "PPENTINT", "PPANMETH"])
+    long["PPSEQ"] = long.groupby("USUBJID").cumcount() + 1
+    return long

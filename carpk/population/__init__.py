@@ -1,0 +1,1 @@
+"""Population models: what varies, covariates, priors; bound to data; virtual patients."""

@@ -1,0 +1,629 @@
+"""A `Population` bound to data: arrays, priors and the joint log-likelihood.
+
+Individual observations and published cohort summaries stand in one likelihood, which is written
+once and serves every method of inference (`inference.density`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+
+from carpk.assay.residual import log_likelihood
+from carpk.dataset import Dataset
+from carpk.dataset.facts import SAMPLED, proportion_bounds
+from carpk.dataset.units import between
+from carpk.errors import FitError
+from carpk.params import Params, Transform, transform_for
+from carpk.population.covariates import (
+    OF_COHORT,
+    Covariate,
+    _in_equations,
+    cohorts_of_effects,
+    covariate_effects,
+    forms_of,
+)
+from carpk.population.population import Population
+from carpk.population.predict import ClosedLevels, Predictor, chosen, solved
+from carpk.population.random_effects import (
+    COHORT,
+    CORRELATION,
+    INFUSION,
+    PATIENT,
+    RandomEffects,
+    eta_name,
+)
+from carpk.population.summaries import CohortLikelihood, Fact, needed_for_ranges
+from carpk.structural import ClosedForm
+
+FLOOR = 1e-30  # levels below this, in any unit, are taken as this: their logs stay finite
+PEAK_BY = 60.0  # day; peaks of published cohorts are looked for until then
+REFERENCE_DRAWS = 16  # per patient, for the mesh of an ODE model
+
+
+@dataclasses.dataclass(frozen=True)
+class PopulationModel:
+    """A `Population` bound to data: arrays, priors and the joint log-likelihood.
+
+    `priors` holds the prior of every population parameter, in the order of the results;
+    `predictors` what gives the levels behind the likelihood, of the individual patients (under
+    None) and of each cohort. `endpoints` are analytes of the data -> outputs of the model; the
+    names of the first, of which there are cohort facts if of any, are `analyte` and `output`.
+    """
+
+    population: Population
+    data: Dataset
+    covariates: Mapping[str, Covariate]
+    priors: Mapping[str, dist.Distribution]
+    endpoints: Mapping[str, str]
+    individual: Any  # IndividualArrays or None
+    patient_design: Mapping[str, np.ndarray]  # covariate -> (P, columns)
+    cohorts: Mapping[str, CohortLikelihood]
+    cohort_design: Mapping[str, Mapping[str, np.ndarray]]  # cohort -> covariate -> (columns,)
+    predictors: Mapping[str | None, Predictor]
+    clusters: tuple[str, ...] = ()  # cohorts with effects of their own
+
+    @classmethod
+    def from_data(cls, population: Population, data: Dataset) -> PopulationModel:
+        endpoints = match_analytes(population, data)
+        data = data.in_units({a: population.model.units[o] for a, o in endpoints.items()})
+        observed = [a for a in endpoints if a in set(data.observations["analyte"])]
+        individual = data.arrays(observed) if observed else None
+        facts = cohort_facts(data, endpoints)
+        published = {fact.output for rows in facts.values() for fact in rows}
+        for analyte in endpoints:
+            if analyte not in observed and endpoints[analyte] not in published:
+                raise FitError(
+                    f"{data.name}: there is nothing to fit for {analyte!r}: no observation and no "
+                    'published fact with use "fit" or "value".'
+                )
+        first = next((a for a in endpoints if endpoints[a] in published), next(iter(endpoints)))
+        endpoints = {first: endpoints[first], **endpoints}
+        forms = forms_of(population)
+        info = population.model.params.info()
+        own = [n for n in population.model.params.covariates() if n not in population.fixed]
+        names = [*forms, *(n for n in own if data.has_covariate(n))]
+        covariates, patient_design = {}, {}
+        cohort_design: dict[str, dict[str, np.ndarray]] = {c: {} for c in facts}
+        clusters = cohorts_of_effects(population, data, individual is not None, list(facts))
+        if clusters and individual is not None:
+            at = [clusters.index(c) for c in data.covariate("cohort")]
+            patient_design[OF_COHORT] = np.array(at)
+        for cohort in facts if clusters else ():
+            cohort_design[cohort][OF_COHORT] = np.array(clusters.index(cohort))
+        for name in names:
+            of_patients = [] if individual is None else list(data.covariate(name))
+            of_cohorts = data.cohort_covariate(name) if facts else {}
+            values = of_patients + [of_cohorts[c] for c in facts]
+            if name in own:
+                covariate = _in_equations(name, info[name].value, values, data)
+            else:
+                covariate = Covariate.of(name, values, forms[name])
+            covariates[name] = covariate
+            if individual is not None:
+                patient_design[name] = np.stack([covariate.encode(v) for v in of_patients])
+            for cohort in facts:
+                cohort_design[cohort][name] = covariate.encode(of_cohorts[cohort])
+        infusions = {c: population.infusions_of(population.regimens.get(c)) for c in facts}
+        likelihoods = {
+            cohort: CohortLikelihood(
+                facts=tuple(rows),
+                sampling=sampling_days(data, rows),
+                residuals={f.output: population.residual_of(f.output) for f in rows},
+                virtual_patients=max(population.virtual_patients, needed_for_ranges(rows)),
+                random_effects=population.random.size(infusions[cohort]),
+                dependence=population.summary_dependence,
+            )
+            for cohort, rows in facts.items()
+        }
+        effects_of = covariate_effects(population)
+        priors = population.all_priors(list(effects_of))
+        for name, (_, covariate_name) in effects_of.items():
+            size = len(covariates[covariate_name].columns)
+            priors[name] = priors[name].expand((size,)).to_event(1)
+        bound = cls(
+            population,
+            data,
+            covariates,
+            priors,
+            endpoints,
+            individual,
+            patient_design,
+            likelihoods,
+            cohort_design,
+            predictors={},
+            clusters=clusters,
+        )
+        predictors: dict[str | None, Predictor] = {
+            cohort: bound.cohort_predictor(
+                cohort,
+                likelihood.days,
+                outputs=likelihood.outputs,
+                which=likelihood.which,
+                smooth=True,
+            )
+            for cohort, likelihood in likelihoods.items()
+        }
+        if individual is not None:
+            predictors[None] = bound.patient_predictor()
+        return dataclasses.replace(bound, predictors=predictors)
+
+    # -- predictors ---------------------------------------------------------------------------
+
+    def patient_predictor(
+        self, days: Any = None, *, output: str | None = None, smooth: bool = True
+    ) -> Predictor:
+        """Levels of the individual patients, at their own observations or of `output` at `days`."""
+        a, model = self.individual, self.population.model
+        outputs: tuple[str, ...] = (output or self.output,)
+        which = None
+        if days is None:
+            outputs, which = tuple(self.endpoints[name] for name in a.analytes), a.analyte
+        if isinstance(model, ClosedForm):
+            start = jnp.where(a.infusion_mask, a.infusion_time, jnp.inf)
+            days = a.time if days is None else days
+            return ClosedLevels(model, outputs, days, start, a.infusion_amount, smooth, which)
+        days = np.where(a.mask, a.time, np.nan) if days is None else days
+        regimens = self.data.regimens()
+        designs = {k: jnp.asarray(v) for k, v in self.patient_design.items()}
+
+        def reference(width: float) -> Params:
+            return self._reference(width, designs, len(regimens), self.infusions)
+
+        return solved(
+            model,
+            outputs,
+            regimens,
+            days,
+            reference,
+            rtol=self.population.rtol,
+            labels=self.patients,
+            which=which,
+        )
+
+    def cohort_predictor(
+        self,
+        cohort: str,
+        days: Any,
+        *,
+        outputs: Sequence[str] | None = None,
+        which: Any = None,
+        smooth: bool = False,
+    ) -> Predictor:
+        """Levels of any number of patients of a cohort at `days`.
+
+        `which` of several outputs is wanted on each day; `output` unless given.
+        """
+        model, outputs = self.population.model, tuple(outputs or (self.output,))
+        if isinstance(model, ClosedForm):
+            return ClosedLevels(model, outputs, days, smooth=smooth, which=which)
+        if cohort not in self.population.regimens:
+            raise FitError(
+                f"{self.data.name}: an ODE model needs to know what cohort {cohort!r} was given; "
+                f"say it as Population(..., regimens={{{cohort!r}: ck.Regimen...}}), with absolute "
+                "amounts."
+            )
+        design = {k: jnp.asarray(v)[None] for k, v in self.cohort_design[cohort].items()}
+        infusions = self.cohort_infusions(cohort)
+
+        def reference(width: float) -> Params:
+            return self._reference(width, design, 1, infusions)
+
+        return solved(
+            model,
+            outputs,
+            [self.population.regimens[cohort]],
+            days,
+            reference,
+            rtol=self.population.rtol,
+            labels=[cohort],
+            which=which,
+        )
+
+    def _reference(
+        self, width: float, designs: Mapping[str, Any], size: int, infusions: int
+    ) -> Params:
+        """Patients drawn from the priors, leaves (D, P) or (D, P, infusion).
+
+        A `width` of 1 is the prior itself.
+        """
+        key = jax.random.key(0)
+        theta = {}
+        for i, (name, prior) in enumerate(self.priors.items()):
+            x = prior.sample(jax.random.fold_in(key, i), (REFERENCE_DRAWS,))
+            scale = self.scale(name)
+            centre = jnp.median(scale.forward(x), axis=0)
+            near = scale.inverse(centre + width * (scale.forward(x) - centre))
+            theta[name] = x if name == CORRELATION else near
+        shape = (REFERENCE_DRAWS, size, infusions, len(self.random.columns))
+        z = np.random.default_rng(0).standard_normal(shape)
+        every = jax.vmap(lambda theta, z: self.each_from_scores(theta, designs, z))(theta, z)
+        return every if infusions > 1 else jax.tree.map(lambda x: x[..., 0], every)
+
+    def scale(self, name: str) -> Transform:
+        """The estimation scale of a population parameter: its own, the log for SDs, none for
+        effects and correlations."""
+        info = self.population.model.params.info()
+        if name in info:
+            return info[name].transform
+        free = name == CORRELATION or name.startswith(("beta_", "eta_"))
+        return transform_for((-np.inf, np.inf) if free else (0.0, np.inf))
+
+    def bounds(self, name: str) -> tuple[float, float]:
+        """The range of a structural parameter; the whole line for the others."""
+        info = self.population.model.params.info()
+        return info[name].bounds if name in info else (-np.inf, np.inf)
+
+    def unit(self, name: str) -> str:
+        """The unit of a structural parameter; "" of the others."""
+        info = self.population.model.params.info()
+        return info[name].unit if name in info else ""
+
+    @property
+    def random(self) -> RandomEffects:
+        """The random effects."""
+        return self.population.random
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Names of the effects that the patients of a cohort share, each (cohort,)."""
+        return tuple(eta_name(name, COHORT) for name in self.random.at(COHORT))
+
+    @property
+    def analyte(self) -> str:
+        """The first analyte with cohort facts; the first of all where there are none."""
+        return next(iter(self.endpoints))
+
+    @property
+    def output(self) -> str:
+        """The output that is fitted to `analyte`."""
+        return self.endpoints[self.analyte]
+
+    @property
+    def residual_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters of the residual models."""
+        each = [self.population.residual_names(output) for output in self.endpoints.values()]
+        return tuple(dict.fromkeys(name for names in each for name in names.values()))
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        return () if self.individual is None else tuple(self.individual.patients)
+
+    @property
+    def at_reference(self) -> dict[str, float]:
+        """Covariates of the equations that the data do not have -> value taken for everybody."""
+        info = self.population.model.params.info()
+        known = {*self.covariates, *self.population.fixed}
+        own = self.population.model.params.covariates()
+        return {name: info[name].value for name in own if name not in known}
+
+    @property
+    def effects(self) -> dict[str, tuple[str, str]]:
+        """Name of a covariate effect -> (parameter, covariate)."""
+        return covariate_effects(self.population)
+
+    # -- parameters ---------------------------------------------------------------------------
+
+    def typical(self, theta: Mapping[str, Any], design: Mapping[str, Any]) -> dict[str, Any]:
+        """phi of each estimated parameter at these covariates, on the estimation scale."""
+        info = self.population.model.params.info()
+        phi = {}
+        for name in self.population.estimated:
+            value = info[name].transform.forward(theta[name])
+            for covariate in self.population.covariates.get(name, ()):
+                value = value + design[covariate] @ theta[f"beta_{name}_{covariate}"]
+            shared = theta.get(eta_name(name, COHORT))
+            if shared is not None and OF_COHORT in design:
+                value = value + shared[design[OF_COHORT]]
+            phi[name] = value
+        for name in self.population.model.params.covariates():
+            if name in design:
+                phi[name] = design[name][..., 0]
+        return phi
+
+    def params(self, phi: Mapping[str, Any]) -> Params:
+        """Structural parameters [natural scale] from the estimation scale."""
+        info = self.population.model.params.info()
+        values = {name: info[name].transform.inverse(x) for name, x in phi.items()}
+        return self.population.model.params(**{**values, **self.population.fixed})
+
+    def virtual_patients(self, theta: Mapping[str, Any], cohort: str) -> Params:
+        """The virtual patients of a cohort; leaves of shape (S,) or (S, infusion)."""
+        z, infusions = self.cohorts[cohort].normals()[0], self.cohort_infusions(cohort)
+        b = z @ self.random.factor(theta, infusions).T
+        return self.patient_params(self.typical(theta, self.cohort_design[cohort]), b, infusions)
+
+    def params_from_scores(
+        self, theta: Mapping[str, Any], design: Mapping[str, Any], z: Any
+    ) -> Params:
+        """Patients with these standard scores, (S, K, R), at one set of covariates; leaves (S, K).
+
+        A patient's own effects are those of the first of its K infusions.
+        """
+        random = self.population.random
+        same = np.array([level == PATIENT for _, level in random.columns], bool)
+        z = jnp.where(same, z[:, :1], z)
+        phi = self.typical(theta, design)
+        for name, x in random.deviations(z @ random.factor(theta).T).items():
+            phi[name] = phi[name] + (x[..., 0] if x.ndim == 3 else x)
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, z.shape[:2]), self.params(phi))
+
+    def each_from_scores(
+        self, theta: Mapping[str, Any], designs: Mapping[str, Any], z: Any
+    ) -> Params:
+        """The same for patients with covariates of their own, designs (P, ...) and z (P, K, R)."""
+        each = jax.vmap(lambda design, z: self.params_from_scores(theta, design, z[None]))
+        return jax.tree.map(lambda x: x[:, 0], each(designs, z))
+
+    def typical_patients(self, theta: Mapping[str, Any]) -> Params:
+        """The individual patients with every random effect 0, leaves (P,): what PRED is made of."""
+        design = {c: jnp.asarray(d) for c, d in self.patient_design.items()}
+        params = self.params(self.typical(theta, design))
+        size = len(self.patients)
+        return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), (size,)), params)
+
+    def design_at(self, **covariates: Any) -> dict[str, np.ndarray]:
+        """Design of a patient with these covariates; the reference where one is left out."""
+        for name, value in covariates.items():
+            if name not in self.covariates:
+                raise FitError(
+                    f"{name!r} is not a covariate of this fit; it has "
+                    f"{', '.join(self.covariates) or 'none'}."
+                )
+            known = (self.covariates[name].reference, *self.covariates[name].levels)
+            if self.covariates[name].levels and str(value) not in known:
+                raise FitError(
+                    f"The covariate {name!r} was never {value!r} in the data; its levels are "
+                    f"{', '.join(map(repr, known))}."
+                )
+        return {
+            name: covariate.encode(covariates.get(name, covariate.reference))
+            for name, covariate in self.covariates.items()
+        }
+
+    # -- likelihood ---------------------------------------------------------------------------
+
+    def summary_log_likelihoods(self, theta: Mapping[str, Any]) -> dict[str, Any]:
+        """Cohort -> ln likelihood of each fact, and last of their dependence."""
+        return {
+            cohort: likelihood.log_likelihoods(
+                jnp.maximum(self.predictors[cohort](self.virtual_patients(theta, cohort)), FLOOR),
+                self.residual_thetas(theta, likelihood.outputs),
+            )
+            for cohort, likelihood in self.cohorts.items()
+        }
+
+    def residual_thetas(
+        self, theta: Mapping[str, Any], outputs: Sequence[str]
+    ) -> dict[str, dict[str, Any]]:
+        """Output -> parameters of its residual model."""
+        return {output: self.population.residual_theta(theta, output) for output in outputs}
+
+    def individual_levels(self, params: Params) -> Any:
+        """True levels at the observations, shape (P, T); leaves (P,) or (P, K)."""
+        return jnp.maximum(self.predictors[None](params), FLOOR)
+
+    def observation_log_likelihoods(self, params: Params, theta: Mapping[str, Any]) -> Any:
+        """ln likelihood of each observation, shape (P, T); 0 where padded."""
+        return self.level_log_likelihoods(self.individual_levels(params), theta)
+
+    def level_log_likelihoods(self, levels: Any, theta: Mapping[str, Any]) -> Any:
+        """The same from true levels at the observations, (P, T)."""
+        a = self.individual
+        f = jnp.where(a.mask, levels, 1.0)
+        limit = a.limit if a.limit is not None and np.isfinite(a.limit).any() else None
+
+        def each(output: str) -> Any:
+            residual = self.population.residual_of(output)
+            own = self.population.residual_theta(theta, output)
+            return log_likelihood(residual, a.value, f, own, a.censored, a.lloq, limit)
+
+        return jnp.where(a.mask, self.by_endpoint(each), 0.0)
+
+    def measured(self, f: Any, scores: Any, theta: Mapping[str, Any]) -> Any:
+        """Measured levels at the observations with these standard-normal scores, (P, T)."""
+
+        def each(output: str) -> Any:
+            own = self.population.residual_theta(theta, output)
+            return self.population.residual_of(output).sample(scores, f, own)
+
+        return self.by_endpoint(each)
+
+    # Compiled once, however many checks of a fit ask for them and however many draws they want.
+
+    @cached_property
+    def of_draws(self) -> Callable[[Mapping[str, Any], Any], tuple[Any, Any]]:
+        """Draws of everything (draw, ...) and standard scores of what the assay adds (draw, P, T).
+
+        Returns:
+            ln likelihoods of the individual observations, and the same measured again.
+        """
+
+        def of_draw(sample: Mapping[str, Any], scores: Any) -> tuple[Any, Any]:
+            params, theta = self.of_sample(sample)
+            f = self.individual_levels(params)
+            return self.level_log_likelihoods(f, theta), self.measured(f, scores, theta)
+
+        return jax.jit(jax.vmap(of_draw))
+
+    @cached_property
+    def population_levels(self) -> Callable[[Mapping[str, Any]], Any]:
+        """theta -> levels at the observations with every random effect 0, (P, T): PRED."""
+        return jax.jit(lambda theta: self.individual_levels(self.typical_patients(theta)))
+
+    @cached_property
+    def new_levels(self) -> Callable[[Mapping[str, Any], Any, Any], Any]:
+        """(theta, z, scores) -> measured levels (P, T) and parameters, leaves (P, K).
+
+        Of new patients, who have the covariates, doses and sampling days of the real patients, with
+        standard scores of their effects, z (P, K, R), and of what the assay adds, (P, T).
+        """
+        design = {c: jnp.asarray(d) for c, d in self.patient_design.items()}
+
+        def one(theta: Mapping[str, Any], z: Any, scores: Any) -> Any:
+            params = self.each_from_scores(theta, design, z)
+            return self.measured(self.individual_levels(params), scores, theta), params
+
+        return jax.jit(one)
+
+    def by_endpoint(self, each: Callable[[str], Any]) -> Any:
+        """(P, T), every observation from its own endpoint's `each(output)`."""
+        a = self.individual
+        return chosen([each(self.endpoints[analyte]) for analyte in a.analytes], a.analyte)
+
+    # -- individual patients --------------------------------------------------------------------
+
+    @property
+    def infusions(self) -> int:
+        """Infusions that a patient's vector of random effects has a part for."""
+        by_infusion = self.population.random.at(INFUSION)
+        return self.individual.infusion_time.shape[1] if by_infusion else 1
+
+    @property
+    def drawn_infusions(self) -> int:
+        """Infusions that a patient's parameters are drawn for: all, in a closed form."""
+        closed = isinstance(self.population.model, ClosedForm)
+        return self.individual.infusion_time.shape[1] if closed else self.infusions
+
+    def cohort_infusions(self, cohort: str) -> int:
+        """`infusions`, of a published cohort's patients."""
+        return self.population.infusions_of(self.population.regimens.get(cohort))
+
+    def of_sample(self, sample: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """(parameters of the individual patients, those of the population) of one draw."""
+        theta = {k: x for k, x in sample.items() if k in self.priors or k in self.shared}
+        if self.individual is None:
+            return None, theta
+        shape = (len(self.patients),)
+        b = self.population.random.stacked(sample, self.infusions, shape)
+        typical = self.typical(theta, self.patient_design)
+        return self.patient_params(typical, b, self.infusions), theta
+
+    def patient_params(self, typical: Mapping[str, Any], b: Any, infusions: int) -> Params:
+        """Parameters of patients, leaves (P,) or (P, infusion).
+
+        Args:
+            typical: what `typical` gives for them.
+            b: their random effects, (P, m); see `random_effects`.
+            infusions: that b has a part for.
+        """
+        size = len(b)
+        moved = self.population.random.deviations(b, infusions)
+        wide = any(x.ndim == 2 for x in moved.values())
+        shape = (size, infusions) if wide else (size,)
+
+        def widened(x: Any) -> Any:
+            x = jnp.broadcast_to(x, (size,)) if jnp.ndim(x) < 2 else x
+            return jnp.broadcast_to(x[:, None] if wide and x.ndim == 1 else x, shape)
+
+        phi = {name: widened(x) for name, x in typical.items()}
+        phi |= {name: phi[name] + widened(x) for name, x in moved.items()}
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, shape), self.params(phi))
+
+
+def match_analytes(population: Population, data: Dataset) -> dict[str, str]:
+    """Analyte of the data -> output of the model, refusing what does not fit together."""
+    model = population.model
+    present = list(dict.fromkeys([*data.analytes]))
+    asked = population.outputs_of
+    if len(asked) > 1 and not set(asked) <= set(present):
+        missing = next(a for a in asked if a not in present)
+        raise FitError(
+            f"{data.name} has no {missing!r}, which `analytes` names as an endpoint; it has "
+            f"{', '.join(present)}."
+        )
+    wanted = asked or {a: a for a in present if a in model.outputs}
+    wanted = {a: o for a, o in wanted.items() if a in present}
+    if not wanted:
+        units = ", ".join(f"{a} [{data.units.get(a, '?')}]" for a in present)
+        outputs = ", ".join(f"{o} [{u}]" for o, u in model.units.items())
+        raise FitError(
+            f"{data.name} has {units}, but {model.name!r} gives {outputs}. Use a model with that "
+            f'output, such as ck.load_model("piecewise", output={present[0]!r}, unit=...), or say '
+            f"which is which: Population(..., analytes={{{present[0]!r}: "
+            f"{next(iter(model.outputs))!r}}})."
+        )
+    if len(wanted) > 1 and not asked:
+        raise FitError(
+            f"{data.name} has several analytes that {model.name!r} could be fitted to: choose one, "
+            f"Population(..., analytes=[{next(iter(wanted))!r}]), or fit them together, "
+            f"analytes={list(wanted)}."
+        )
+    for analyte, output in wanted.items():
+        unit = data.units.get(analyte, "")
+        if unit and between(unit, model.units[output]) is None:
+            raise FitError(
+                f"{data.name}: {analyte} is in {unit}, but {output!r} of {model.name!r} is in "
+                f"{model.units[output]}. Convert the data (copies/µg and cells/µL convert only "
+                "through the leukocyte count of each day: carpk.assay.to_cells(data, vcn=...) does "
+                "it with the patients' own counts, the analyte 'wbc'; or fit the copies to the "
+                "output 'transgene' of 'niche'), or load the model in the data's unit: "
+                f'ck.load_model("piecewise", output={analyte!r}, unit={unit!r}, cmax=...).'
+            )
+    return wanted
+
+
+def cohort_facts(
+    data: Dataset, outputs: Mapping[str, str], uses: Sequence[str] = ("fit", "value")
+) -> dict[str, list[Fact]]:
+    """The facts of each cohort with one of these uses, those of the likelihood by default.
+
+    `outputs` are the analytes wanted and the output of the model that each is fitted to.
+    """
+    facts: dict[str, list[Fact]] = {}
+    if data.summaries is None or data.summaries.empty:
+        return facts
+    rows = data.summaries
+    rows = rows[rows["analyte"].isin(list(outputs)) & rows["use"].isin(list(uses))]
+    several = rows["analyte"].nunique() > 1
+    for row in rows.to_dict("records"):
+        day = "" if np.isnan(row["time"]) else f" day {row['time']:g}"
+        what = f"{row['analyte']} {row['metric']}" if several else row["metric"]
+        fact = Fact(
+            metric=row["metric"],
+            time=float(row["time"]),
+            statistic=row["statistic"],
+            value=float(row["value"]),
+            low=float(row["low"]),
+            high=float(row["high"]),
+            interval=row["interval"],
+            spread=float(row["spread"]),
+            n=int(row["n"]),
+            lloq=float(row["lloq"]),
+            use=row["use"],
+            label=f"{data.name}, cohort {row['cohort']!r}, {what}{day}",
+            output=outputs[row["analyte"]],
+        )
+        if row["use"] == "value":
+            fact = fact._replace(low=np.nan, high=np.nan, interval="", spread=np.nan)
+        if row["metric"] == "detectable" and np.isfinite(row["threshold"]):
+            fact = fact._replace(lloq=float(row["threshold"]))
+        if row["statistic"] in ("proportion", "percentage"):
+            low, high = proportion_bounds(fact.value, row["statistic"])
+            value = fact.value / (100 if row["statistic"] == "percentage" else 1)
+            fact = fact._replace(statistic="proportion", value=value, low=low, high=high)
+        facts.setdefault(str(row["cohort"]), []).append(fact)
+    return facts
+
+
+def sampling_days(data: Dataset, facts: Sequence[Fact]) -> tuple[float, ...]:
+    """The study's sampling days, as far as the facts depend on them.
+
+    Peaks are looked for in the first two months, half-lives over the whole schedule. Days before
+    the infusion are left out: no metric of expansion begins there.
+    """
+    days = tuple(t for t in data.sampling or () if t >= 0)
+    metrics = {f.metric for f in facts}
+    if not metrics & set(SAMPLED):
+        return ()
+    if "t_half" in metrics:
+        return days
+    last = max([PEAK_BY, *(f.time for f in facts if f.metric == "auc")])
+    return tuple(t for t in days if t <= last)

@@ -1,0 +1,133 @@
+"""Levels of patients from their parameters, whatever kind the structural model is.
+
+A predictor is made once, for given patients, days and doses; calling it with parameters gives the
+levels, shape (patient, time). It is what likelihoods, checks and figures are written against.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from carpk.dosing.regimen import Regimen
+from carpk.solver.events import Plan
+from carpk.solver.solve import Solver
+from carpk.structural import ClosedForm, ODEModel
+
+SHRINK = (1.0, 0.5, 0.25)  # how far reference patients may lie from the middle of the prior
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedLevels:
+    """Levels from a closed form.
+
+    Attributes:
+        days: (T,), or (P, T).
+        infusion_time: (P, K) days, infinite where there is none; None for one infusion on day 0.
+        amount: (P, K) cells.
+        smooth: use the rounded-off outputs.
+        which: of several outputs, the one of each level, (P, T).
+    """
+
+    model: ClosedForm
+    outputs: tuple[str, ...]
+    days: Any
+    infusion_time: Any = None
+    amount: Any = None
+    smooth: bool = False
+    which: Any = None
+
+    def __call__(self, params: Any) -> Any:
+        """Levels (P, T) of parameters with leaves (P,) or (P, K)."""
+        days = jnp.asarray(self.days)
+        axis = 0 if days.ndim == 2 else None
+        given = None if self.infusion_time is None else 0
+
+        def one(output: str, t: Any, p: Any, start: Any, amount: Any) -> Any:
+            start = 0.0 if start is None else start
+            return self.model.level(output, t, p, start, amount, smooth=self.smooth)
+
+        axes = (axis, 0, given, given)
+        levels = [
+            jax.vmap(partial(one, output), in_axes=axes)(
+                days, params, self.infusion_time, self.amount
+            )
+            for output in self.outputs
+        ]
+        return chosen(levels, self.which)
+
+
+@dataclasses.dataclass(frozen=True)
+class SolvedLevels:
+    """Levels from differential equations.
+
+    Attributes:
+        place: where each wanted day stands among the solver's; None where they are the same.
+        which: of several outputs, the one of each level, (P, T).
+    """
+
+    solver: Solver
+    outputs: tuple[str, ...]
+    place: Any = None
+    which: Any = None
+
+    def __call__(self, params: Any) -> Any:
+        """Levels (P, T) of parameters with leaves (P,) or (P, K)."""
+        every = self.solver(jax.tree.map(lambda x: x[:, 0] if x.shape[1:] == (1,) else x, params))
+        levels = chosen([every[output] for output in self.outputs], self.which)
+        return levels if self.place is None else levels[:, self.place]
+
+    def adaptive(self, rtol: float) -> SolvedLevels:
+        """The same on the adaptive route."""
+        method = "kvaerno5" if self.solver.mesh is None else "auto"
+        return dataclasses.replace(self, solver=self.solver.adaptively(method, rtol))
+
+
+def chosen(levels: Sequence[Any], which: Any) -> Any:
+    """Levels (P, T), each from the one of several that `which` says."""
+    level = levels[0]
+    for i, other in enumerate(levels[1:], 1):
+        level = jnp.where(which == i, other, level)
+    return level
+
+
+Predictor = ClosedLevels | SolvedLevels
+
+
+def solved(
+    model: ODEModel,
+    outputs: tuple[str, ...],
+    regimens: Sequence[Regimen],
+    days: Any,
+    reference: Callable[[float], Any],
+    *,
+    rtol: float,
+    labels: Sequence[str] | None = None,
+    which: Any = None,
+) -> SolvedLevels:
+    """A predictor for an ODE model; its mesh is chosen for reference patients.
+
+    Args:
+        regimens: one for everybody, or one per patient.
+        days: (T,) in any order, or (P, T) ascending, with NaN where a patient has fewer.
+        reference: parameters, leaves (D, P) or (D, P, K), from how far they may lie from the middle
+            of the prior: where the widest ones cannot be put on a mesh, nearer ones are tried.
+        rtol: largest relative error of the levels.
+        labels: how messages name the patients.
+        which: of several outputs, the one of each level, (P, T).
+    """
+    days, place = np.asarray(days, float), None
+    if days.ndim == 1:
+        days, place = np.unique(days, return_inverse=True)
+    plan = Plan.of(model, regimens, days, labels=labels)
+    for width in SHRINK:
+        solver = Solver.prepare(plan, reference(width), rtol=rtol)
+        if solver.mesh is not None:
+            break
+    return SolvedLevels(solver, outputs, place, which)

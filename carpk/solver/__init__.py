@@ -1,0 +1,1 @@
+"""Differential equations: events, the adaptive route and the mesh."""

@@ -1,0 +1,97 @@
+"""The adaptive route: Diffrax between the boundaries of the timeline."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+
+from carpk.errors import ModelError
+from carpk.solver.events import Structure, Timeline
+from carpk.solver.system import NOT_FINITE, OK, TOO_MANY_STEPS, Content, after, observed, placed
+
+RTOL = 1e-8  # of the adaptive route: relative, and absolute on the log of a state
+ATOL = 1e-12  # of the adaptive route, for states not integrated as logs, in their own unit
+MAX_STEPS = 100_000  # of the adaptive route, between two boundaries
+
+EXPLICIT = {"tsit5": diffrax.Tsit5, "dopri8": diffrax.Dopri8}
+STIFF = {"kvaerno5": diffrax.Kvaerno5, "kvaerno3": diffrax.Kvaerno3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptive:
+    """Settings of the adaptive route.
+
+    Attributes:
+        method: "tsit5" or "dopri8" (explicit), "kvaerno5" or "kvaerno3" (stiff).
+        rtol: relative tolerance; of a state integrated as its log, absolute on the log.
+        atol: absolute tolerance of the other states, in their own unit.
+        max_steps: between two boundaries.
+    """
+
+    method: str = "tsit5"
+    rtol: float = RTOL
+    atol: float = ATOL
+    max_steps: int = MAX_STEPS
+
+    def __post_init__(self) -> None:
+        known = [*EXPLICIT, *STIFF]
+        if self.method not in known:
+            raise ModelError(
+                f"The method {self.method!r} is not known; known are {', '.join(map(repr, known))}."
+            )
+
+    def solve(self, structure: Structure, line: Timeline | None, params: Any, patient: Any) -> Any:
+        """States, outputs, code and number of steps of one patient; works under vmap."""
+        system, line = placed(structure, line, params, patient)
+        logs = jnp.array(structure.model.logs)
+        rtol = jnp.where(logs, 0.0, self.rtol)
+        atol = jnp.where(logs, self.rtol, self.atol)
+        controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=lambda x: jnp.max(jnp.abs(x)))
+        if self.method in STIFF:
+            finder = diffrax.VeryChord(rtol=self.rtol, atol=self.atol)
+            method: Any = STIFF[self.method](root_finder=finder)
+        else:
+            method = EXPLICIT[self.method]()
+
+        def segment(carry: Any, k: Any) -> Any:
+            content, code, steps = carry
+            here = system.during(line.occasion[k])
+            content = here.act(line, k, content)
+            flows = here.inflow(line.rate[k])
+            begin = line.time[k]
+            end = jnp.where(code == OK, line.time[k + 1], begin)  # no steps on nan
+
+            def slope(t: Any, u: Any, _: Any) -> Any:
+                c = here.concentrations(content.amplitude, flows, t - begin)
+                return jnp.stack(here.slope(t, tuple(u), c, flows))
+
+            sol = diffrax.diffeqsolve(
+                diffrax.ODETerm(slope),
+                method,
+                begin,
+                end,
+                None,
+                jnp.stack(content.u),
+                stepsize_controller=controller,
+                max_steps=self.max_steps,
+                throw=False,
+            )
+            u = sol.ys[0]
+            failed = sol.result != diffrax.RESULTS.successful
+            finite = jnp.all(jnp.isfinite(u))
+            reason = jnp.where(failed, TOO_MANY_STEPS, jnp.where(finite, OK, NOT_FINITE))
+            code = jnp.where(code == OK, reason, code)
+            u = jnp.where(code == OK, u, jnp.nan)
+            amplitude = here.propagate(content.amplitude, flows, end - begin)
+            content = Content(tuple(u), amplitude)
+            return (content, code, steps + sol.stats["num_steps"]), content
+
+        begin = system.begin()
+        carry = (begin, jnp.asarray(OK), jnp.asarray(0))
+        (_, code, steps), rest = jax.lax.scan(segment, carry, jnp.arange(line.time.shape[0] - 1))
+        states, outputs = observed(system, line, after(begin, rest))
+        return states, outputs, code, steps

@@ -1,0 +1,244 @@
+"""The two routes through the equations of one patient; `solve` is what users call.
+
+*adaptive*: Diffrax between the boundaries of the timeline, an explicit or a stiff method, tight
+tolerances. *mesh*: the steps are laid out beforehand (`mesh`), so that the loop has no
+branches, runs over many patients at once and is cheap to differentiate.
+
+On both, what happens at a boundary is exact, and drugs with linear disposition are propagated in
+closed form. States declared with `log=True` are integrated as logarithms. A solution that fails is
+nan with a reason, never an exception.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from carpk.dosing.disposition import Modes
+from carpk.solver.events import Structure, Timeline
+from carpk.structural import States
+
+FLOOR = 1e-30  # in any unit; a state integrated as its log is never below it when it is set
+LOWEST = -690.0  # a log below it is read as this: its exponential would be 0, and divides
+BEYOND = 1e-12  # of its largest value: what is smaller need not be relatively exact
+
+OK, TOO_MANY_STEPS, NOT_FINITE, TOO_COARSE = range(4)
+REASONS = {
+    OK: "",
+    TOO_MANY_STEPS: "the solver used up its steps: the equations are stiff for an explicit "
+    'method, or have no solution there; try method="kvaerno5"',
+    NOT_FINITE: "a state is not finite: it grows without bound, or the vector field divides by "
+    "zero or takes the log of a negative number there",
+    TOO_COARSE: "the mesh is too coarse for these parameters",
+}
+
+
+class Content(NamedTuple):
+    """What a patient's compartments hold.
+
+    Attributes:
+        u: a number per state, the log of those integrated as logs.
+        amplitude: per input, the amplitudes of its exponentials.
+    """
+
+    u: tuple[Any, ...]
+    amplitude: tuple[tuple[Any, ...], ...]
+
+
+@jax.custom_jvp
+def _relative(slope: Any, level: Any) -> Any:
+    """slope / level, with a derivative that does not square a level near 0."""
+    return slope / level
+
+
+@_relative.defjvp
+def _relative_jvp(at: Any, tangent: Any) -> Any:
+    (slope, level), (d_slope, d_level) = at, tangent
+    ratio = slope / level
+    return ratio, (d_slope - ratio * d_level) / level
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A structural model with the parameters of one patient in one occasion.
+
+    The disposition of the inputs is that of the first occasion in all of them.
+
+    Attributes:
+        structure: model and targets.
+        every: parameters, leaves () or (occasion,).
+        params: those of this occasion, scalars.
+        initial: the states at the start, natural scale.
+        share: bioavailability per target, of the doses that arrive in this occasion.
+        modes: exponentials per input.
+    """
+
+    structure: Structure
+    every: Any
+    params: Any
+    initial: tuple[Any, ...]
+    share: tuple[Any, ...]
+    modes: tuple[Modes, ...]
+
+    @classmethod
+    def of(cls, structure: Structure, every: Any, occasion: Any = 0) -> System:
+        model, params, first = structure.model, every.during(occasion), every.during(0)
+        start = model.start(params)
+        one = jnp.ones(())
+        return cls(
+            structure=structure,
+            every=every,
+            params=params,
+            initial=tuple(jnp.asarray(getattr(start, s), float) for s in model.states.names()),
+            share=tuple(
+                one if t.bioavailability is None else jnp.asarray(t.bioavailability(params), float)
+                for t in structure.targets
+            ),
+            modes=tuple(f(first).modes() for f in model.inputs.values()),
+        )
+
+    def during(self, occasion: Any) -> System:
+        """The same patient in another occasion; itself where no parameter differs."""
+        same = all(jnp.ndim(x) == 0 for x in jax.tree.leaves(self.every))
+        return self if same else System.of(self.structure, self.every, occasion)
+
+    def begin(self) -> Content:
+        """The compartments at the start."""
+        amplitude = tuple(tuple(jnp.zeros(()) for _ in m.rate) for m in self.modes)
+        return Content(self.scaled(self.initial), amplitude)
+
+    def scaled(self, y: Sequence[Any]) -> tuple[Any, ...]:
+        """The scale of integration from the natural one."""
+        logs = self.structure.model.logs
+        return tuple(
+            jnp.log(jnp.maximum(x, FLOOR)) if log else x for x, log in zip(y, logs, strict=True)
+        )
+
+    def natural(self, u: Sequence[Any]) -> tuple[Any, ...]:
+        """The natural scale from that of integration.
+
+        The barrier keeps XLA from turning a division by exp(u) into another exponential.
+        """
+        logs = self.structure.model.logs
+        return tuple(
+            jax.lax.optimization_barrier(jnp.exp(jnp.maximum(x, LOWEST))) if log else x
+            for x, log in zip(u, logs, strict=True)
+        )
+
+    def inflow(self, rate: Sequence[Any]) -> tuple[Any, ...]:
+        """What infusions bring into each compartment per day; None where none ever runs."""
+        flows: list[Any] = [None] * len(self.structure.model.compartments)
+        for g, (share, infused) in enumerate(zip(self.share, self.structure.infused, strict=True)):
+            if infused:
+                c = self.structure.into[g]
+                flow = share * rate[g]
+                flows[c] = flow if flows[c] is None else flows[c] + flow
+        return tuple(flows)
+
+    def concentrations(
+        self, amplitude: Sequence[Any], flows: Sequence[Any], dt: Any
+    ) -> dict[str, Any]:
+        """Concentration of each input, `dt` days after these amplitudes."""
+        return self.levels(self.propagate(amplitude, flows, dt))
+
+    def levels(self, amplitude: Sequence[Any]) -> dict[str, Any]:
+        """Concentration of each input that has these amplitudes."""
+        return {k: sum(a) for k, a in zip(self.structure.model.inputs, amplitude, strict=True)}
+
+    def propagate(self, amplitude: Sequence[Any], flows: Sequence[Any], dt: Any) -> tuple[Any, ...]:
+        """The amplitudes of each input `dt` days later."""
+        drugs = flows[len(self.initial) :]
+        return tuple(
+            m.after(a, flow, dt) for m, a, flow in zip(self.modes, amplitude, drugs, strict=True)
+        )
+
+    def slope(self, t: Any, u: Sequence[Any], c: Mapping[str, Any], flows: Sequence[Any]) -> Any:
+        """Derivatives on the scale of integration."""
+        model = self.structure.model
+        y = self.natural(u)
+        dy = model.vector_field(t, model.states(*y), self.params, *self.extra(c))
+        slopes = []
+        for i, name in enumerate(model.states.names()):
+            d = getattr(dy, name)
+            if flows[i] is not None:
+                d = d + flows[i]
+            slopes.append(_relative(d, y[i]) if model.logs[i] else jnp.asarray(d, float))
+        return tuple(slopes)
+
+    def extra(self, c: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The concentrations as an argument, for a model that takes them."""
+        return (c,) if self.structure.model.inputs else ()
+
+    def act(self, line: Timeline, k: Any, content: Content) -> Content:
+        """The compartments after what happens at boundary `k`."""
+        keep, reset, put, dose = (x[k] for x in line[1:5])
+        gain: list[Any] = [0.0] * len(self.structure.model.compartments)
+        for g, c in enumerate(self.structure.into):
+            gain[c] = gain[c] + self.share[g] * dose[g]
+        states = [
+            keep[i] * x + reset[i] * start + put[i] + gain[i]
+            for i, (x, start) in enumerate(zip(self.natural(content.u), self.initial, strict=True))
+        ]
+        # what nothing happens to stays as it is, a log below the floor above all
+        still = [(keep[i] == 1) & (put[i] + gain[i] == 0) for i in range(len(states))]
+        u = [
+            jnp.where(same, old, new)
+            for same, old, new in zip(still, content.u, self.scaled(states), strict=True)
+        ]
+        first = len(states)
+        drugs = []
+        for j, (m, amplitude) in enumerate(zip(self.modes, content.amplitude, strict=True)):
+            c = first + j
+            drugs.append(
+                tuple(
+                    keep[c] * a + w * (put[c] + gain[c])
+                    for a, w in zip(amplitude, m.weight, strict=True)
+                )
+            )
+        return Content(tuple(u), tuple(drugs))
+
+    def outputs(self, t: Any, content: Content) -> tuple[States, dict[str, Any]]:
+        """States and outputs of compartments that hold this."""
+        model = self.structure.model
+        states = model.states(*self.natural(content.u))
+        more = self.extra(self.levels(content.amplitude))
+        values = {
+            k: jnp.asarray(f(t, states, self.params, *more), float)
+            for k, f in model.outputs.items()
+        }
+        return states, values
+
+
+def placed(
+    structure: Structure, line: Timeline | None, params: Any, patient: Any
+) -> tuple[System, Timeline]:
+    """The system of a patient, and the timeline: made here where it depends on the lags."""
+    system = System.of(structure, params)
+    return system, structure.timeline(patient, params) if line is None else line
+
+
+def observed(system: System, line: Timeline, at_boundary: Content) -> tuple[States, dict[str, Any]]:
+    """States and outputs at the observations, from what is there before each boundary.
+
+    Outputs have the parameters of the occasion that ends there, or of the one that begins there
+    where observations see what is there after it.
+    """
+    ended = jnp.concatenate([jnp.zeros(1, int), line.occasion[:-1]])
+    occasion = line.occasion if system.structure.after else ended
+
+    def one(k: Any, content: Content) -> tuple[States, dict[str, Any]]:
+        here = system.during(occasion[k])
+        if system.structure.after:
+            content = here.act(line, k, content)
+        return here.outputs(line.time[k], content)
+
+    return jax.vmap(one)(line.at, jax.tree.map(lambda x: x[line.at], at_boundary))
+
+
+def after(begin: Content, rest: Content) -> Content:
+    """What is there at the start, then the rest."""
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), begin, rest)
