@@ -36,6 +36,7 @@ from verdict_faults import ASKED, FAULTS, Fault
 
 import carpk as ck
 from carpk._arviz import PARETO_K, az, group
+from carpk.population.parameters import Kind
 from carpk.population.random_effects import CORRELATION
 from carpk.verdict.chains import ESS_MIN, RHAT_MAX
 from carpk.verdict.modes import MASS
@@ -150,14 +151,10 @@ def reported(fit: ck.Fit) -> dict[str, np.ndarray]:
     """
     bound, found = fit.bound, {}
     for name in bound.priors:
-        if name == CORRELATION:
-            continue
-        x = np.asarray(bound.scale(name).forward(fit.posterior[name].values))
-        if name in bound.effects:
-            columns = bound.covariates[bound.effects[name][1]].columns
-            found |= {f"{name}[{c}]": x[..., i] for i, c in enumerate(columns)}
-        else:
-            found[name] = x
+        parameter = bound.parameters[name]
+        if parameter.kind != Kind.CORRELATION:
+            on_scale = parameter.transform.forward(fit.posterior[name].values)
+            found |= {k: np.asarray(x) for k, x in parameter.split(on_scale).items()}
     population = bound.population
     free = {k: fit.posterior[k].values for k in population.estimated}
     typical = population.model.params(**free, **population.fixed)
@@ -248,7 +245,7 @@ def estimation_scale(design: Design, draws: Mapping[str, np.ndarray]) -> dict[st
     """Draws (draw,) of `Design.exact` as four chains on the scale of `reported`."""
     bound = design.build()[0].bind(design.build()[1])
     return {
-        name: np.asarray(bound.scale(name.split("[")[0]).forward(x)).reshape(4, -1)
+        name: np.asarray(bound.parameters[name.split("[")[0]].transform.forward(x)).reshape(4, -1)
         for name, x in draws.items()
     }
 
@@ -363,7 +360,7 @@ def conflict(fit: ck.Fit) -> float:
     prior, largest = group(fit.idata, "prior"), 0.0
     for name in fit.bound.priors:
         if name != CORRELATION:
-            forward = fit.bound.scale(name).forward
+            forward = fit.bound.parameters[name].transform.forward
             after, before = (np.asarray(forward(x[name].values)) for x in (fit.posterior, prior))
             away = np.median(after, (0, 1)) - np.median(before, (0, 1))
             largest = max(largest, float(np.max(np.abs(away) / before.std((0, 1)))))
@@ -400,7 +397,7 @@ def is_bad(fit: ck.Fit, fault: Fault, references: References) -> dict[str, Any]:
     draws, lost = reported(fit), nonfinite(fit)
     found: dict[str, Any] = {"lost": lost}
     if fault.compared == "truth":
-        scale = {k: fit.bound.scale(k).forward for k in fault.truth}
+        scale = {k: fit.bound.parameters[k].transform.forward for k in fault.truth}
         away = {
             k: abs(float(np.median(draws[k]) - scale[k](true))) / float(np.std(draws[k]))
             for k, true in fault.truth.items()

@@ -32,6 +32,7 @@ from carpk.dosing.regimen import Dose, Regimen
 from carpk.errors import CarpkWarning, FitError, ModelError, RegimenError
 from carpk.inference.result import INTERVAL, Fit
 from carpk.params import Params
+from carpk.population.parameters import Kind
 from carpk.solver.events import SIZE
 from carpk.solver.solve import Solver, first_below, solve_all, solve_many
 from carpk.structural import ClosedForm, ODEModel
@@ -43,20 +44,29 @@ class Simulation:
 
     Attributes:
         data: xarray Dataset, a variable per output with dims (draw, patient, time) and its unit in
-            `attrs`; structural parameters with dims (draw, patient, infusion).
+            `attrs`.
+        parameters: the structural parameters behind it, dims (draw, patient, infusion).
         regimen: what was given.
     """
 
     data: xr.Dataset
+    parameters: xr.Dataset
     regimen: Regimen
 
-    def __getitem__(self, output: str) -> xr.DataArray:
-        return self.data[output]
+    def __getitem__(self, name: str) -> xr.DataArray:
+        """An output; or a parameter, where no output has its name."""
+        known = self.data if name in self.data else self.parameters
+        if name not in known:
+            raise ModelError(
+                f"The simulation has no {name!r}; its outputs are {', '.join(self.outputs)}, its "
+                f"parameters {', '.join(map(str, self.parameters.data_vars))}."
+            )
+        return known[name]
 
     @property
     def outputs(self) -> list[str]:
         """Names of the simulated outputs."""
-        return [str(k) for k, v in self.data.data_vars.items() if v.dims[-1] == "time"]
+        return [str(name) for name in self.data.data_vars]
 
     def summary(self) -> pd.DataFrame:
         """Cmax, Tmax and AUC0-28d per output: median and 90 % equal-tailed interval over patients.
@@ -107,8 +117,8 @@ class Simulation:
         return late("carpk.plot.simulation")(self, output or self.outputs[0], **kwargs)
 
     def save(self, path: str | Path) -> Path:
-        """Write the levels to a NetCDF file."""
-        return _files.write(path, netcdf({"/": self.data}))
+        """Write the levels to a NetCDF file, and the parameters to its group "parameters"."""
+        return _files.write(path, netcdf({"/": self.data, "parameters": self.parameters}))
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{self.data.sizes[d]} {d}s" for d in ("draw", "patient", "time"))
@@ -188,16 +198,18 @@ def simulate(
         if output in model.one_cell:
             attrs["one_cell"] = model.one_cell[output]
         variables[output] = (("draw", "patient", "time"), np.asarray(levels), attrs)
-    for name, info in model.params.info().items():
-        value = np.asarray(getattr(params, name))
-        variables[name] = (("draw", "patient", "infusion"), value, {"units": info.unit})
-    coords = {
-        "draw": np.arange(size[0]),
-        "patient": np.arange(size[1]),
-        "time": ("time", t, {"units": "day"}),
-        "infusion": np.arange(1, size[2] + 1),
+    dims = ("draw", "patient", "infusion")
+    behind = {
+        name: (dims, np.asarray(getattr(params, name)), {"units": info.unit})
+        for name, info in model.params.info().items()
     }
-    return Simulation(xr.Dataset(variables, coords=coords, attrs={"solver": block.note}), regimen)
+    who = {"draw": np.arange(size[0]), "patient": np.arange(size[1])}
+    time = {"time": ("time", t, {"units": "day"})}
+    return Simulation(
+        xr.Dataset(variables, coords={**who, **time}, attrs={"solver": block.note}),
+        xr.Dataset(behind, coords={**who, "infusion": np.arange(1, size[2] + 1)}),
+        regimen,
+    )
 
 
 def check_regimen(model: ClosedForm | ODEModel, regimen: Regimen, *, stacklevel: int = 3) -> None:
@@ -393,7 +405,8 @@ def _from_fit(
     draws, size = len(next(iter(theta.values()))), patients or 1
     around = theta
     if patients is None:
-        around = {k: v * (not k.startswith("omega_")) for k, v in theta.items()}
+        omegas = bound.named(Kind.OMEGA)
+        around = {k: v * (k not in omegas) for k, v in theta.items()}
 
     shape = (draws, size, len(bound.random.columns))
     keys = [jax.random.fold_in(key, k) for k in range(infusions)]  # of each: none changes another

@@ -23,6 +23,8 @@ from carpk.dosing.regimen import Regimen
 from carpk.errors import ModelError
 from carpk.params import Params
 
+AXES = ("chain", "draw", "patient", "time", "infusion", "cohort")  # of results
+
 Curve = Callable[[Float[Array, " time"], Any], Float[Array, " time"]]
 
 
@@ -137,6 +139,13 @@ class StructuralModel:
                 )
         for name in [*self.units, *self.one_cell]:
             self.require(name)
+        for what, names in (("output", self.outputs), ("parameter", known)):
+            for name in names:
+                if name in AXES:
+                    raise ModelError(
+                        f"Model {self.name!r}: the {what} {name!r} has the name of an axis of "
+                        f"results ({', '.join(AXES)}); give it another."
+                    )
         for pair in self.correlation:
             bad = [x for x in pair if x not in known or not known[x].iiv]
             if len(pair) != 2 or bad:

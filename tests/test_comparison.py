@@ -98,8 +98,9 @@ def known_fit(effect_sd=0.0, tmax_sd=0.1, ok=True, unit="cells/µL"):
                 values[name] = (("chain", "draw", "level"), (math.log(2) + sd * z)[..., None])
             else:
                 sd = 1.0 if spread else {"tmax": tmax_sd}.get(name, 0.05)
-                u = bound.scale(name).forward(KNOWN[name]) + sd * z
-                values[name] = (("chain", "draw"), np.asarray(bound.scale(name).inverse(u)))
+                scale = bound.parameters[name].transform
+                u = scale.forward(KNOWN[name]) + sd * z
+                values[name] = (("chain", "draw"), np.asarray(scale.inverse(u)))
         return xr.Dataset(values)
 
     idata = to_idata({"posterior": group(False), "prior": group(True)})

@@ -62,8 +62,8 @@ def weighed(weights, column="WT"):
 def individual_levels(bound):
     """Levels of the patients at the typical values, shape (patient, time)."""
     values = {name: bound.population.model.params.info()[name].value for name in ("k", "V")}
-    phi = bound.typical(values, bound.patient_design)
-    params = bound.params({k: np.broadcast_to(v, 3) for k, v in phi.items()})
+    phi = bound.population.typical(values, bound.patient_design)
+    params = bound.population.structural({k: np.broadcast_to(v, 3) for k, v in phi.items()})
     if "WT" not in phi:
         params = params.replace(WT=np.full(3, params.WT))
     return np.asarray(bound.individual_levels(params.replace(LOW=np.zeros(3))))
@@ -93,16 +93,16 @@ class TestSimulation:
 
     def test_draws_latent_classes_with_their_share_and_effects_with_their_correlation(self, model):
         sim = ck.simulate(model, DOSE, DAYS, patients=4000)
-        low = sim.data["LOW"].values[0, :, 0]
+        low = sim["LOW"].values[0, :, 0]
         assert set(low) == {0.0, 1.0}
         assert low.mean() == pytest.approx(0.25, abs=0.03)
-        k, v = (np.log(sim.data[name].values[0, :, 0]) for name in ("k", "V"))
+        k, v = (np.log(sim[name].values[0, :, 0]) for name in ("k", "V"))
         assert np.corrcoef(k, v)[0, 1] == pytest.approx(0.9, abs=0.02)
         assert k.std() == pytest.approx(0.3, rel=0.05)
         assert v.std() == pytest.approx(0.2, rel=0.05)
 
     def test_leaves_the_typical_patient_in_the_typical_class(self, model):
-        assert ck.simulate(model, DOSE, DAYS).data["LOW"].values.item() == 0.0
+        assert ck.simulate(model, DOSE, DAYS)["LOW"].values.item() == 0.0
 
     @pytest.mark.slow
     def test_names_the_day_on_which_less_than_one_cell_is_left(self, model):

@@ -106,6 +106,64 @@ def test_effects_of_infusions_are_told_apart_from_those_of_patients():
     assert result.information == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
+def test_correlated_effects_share_the_variance():
+    population = ck.Population(LINE, varies=["a", "b"], correlated=["a", "b"])
+    rho = 0.6
+    at = {"omega_a": 0.7, "omega_b": 0.05, "sigma": 0.4}
+    at |= {"correlation": np.array([[1.0, rho], [rho, 1.0]])}
+    result = identifiability(population, PlannedArm(4, {"y": DAYS}), at=at)
+
+    def variance(u):
+        one, other = np.exp(u[2:4])
+        effects = one**2 + other**2 * np.outer(DAYS, DAYS)
+        effects = effects + u[4] * one * other * np.add.outer(DAYS, DAYS)
+        return effects + np.exp(2 * u[5]) * np.eye(5)
+
+    point = np.array([2.0, -0.1, *np.log([0.7, 0.05]), rho, np.log(0.4)])
+    expected = 4 * matrix_of(lambda u: u[0] + u[1] * DAYS, variance, point)
+    names = ("a", "b", "omega_a", "omega_b", "correlation[a, b]", "sigma")
+    assert result.names == names
+    assert result.information == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_patients_of_a_cohort_share_its_effect():
+    """Two arms of two and three patients: V of a whole cohort, written out."""
+    varies = {"a": ["cohort", "patient"], "b": ["cohort"]}
+    population = ck.Population(LINE, varies=varies)
+    at = {"omega_a_cohort": 0.5, "omega_a": 0.7, "omega_b_cohort": 0.03, "sigma": 0.4}
+    arms = {"one": PlannedArm(2, {"y": DAYS}), "other": PlannedArm(3, {"y": DAYS[:3]})}
+    result = identifiability(population, arms, at=at)
+    names = ("a", "b", "omega_a_cohort", "omega_a", "omega_b_cohort", "sigma")
+    assert result.names == names
+    point = np.array([2.0, -0.1, *np.log([0.5, 0.7, 0.03, 0.4])])
+
+    def of_cohort(size, days):
+        t = np.tile(days, size)
+        same = np.repeat(np.arange(size), len(days))
+
+        def variance(u):
+            w = np.exp(2 * u[2:])
+            shared = w[0] + w[2] * np.outer(t, t)
+            return shared + w[1] * (same[:, None] == same) + w[3] * np.eye(len(t))
+
+        return matrix_of(lambda u: u[0] + u[1] * t, variance, point)
+
+    expected = of_cohort(2, DAYS) + of_cohort(3, DAYS[:3])
+    assert result.information == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_an_exponent_is_planned_as_it_is_told_by_data():
+    """Not as an effect per unit, which would look forty times as informative."""
+    population = ck.Population(LINE, covariates={"a": {"weight": "power"}})
+    arms = {
+        name: PlannedArm(5, {"y": DAYS}, covariates={"weight": weight})
+        for name, weight in (("light", 20.0), ("heavy", 80.0))
+    }
+    (effect,) = identifiability(population, arms).information.diagonal()[-1:]
+    x = np.log([20 / 40, 80 / 40])
+    assert effect == pytest.approx(5 * 5 * np.sum(x**2) / 0.5**2, rel=1e-6)
+
+
 def test_expected_errors_of_the_warfarin_design_are_those_of_poped():
     """The example of Nyberg et al. (2015) Br J Clin Pharmacol 79:6-17, reduced matrix.
 

@@ -494,7 +494,7 @@ def test_many_patients_do_not_add_up_what_is_not_normal_in_each():
     assert nuts.ok
     assert ours.settings["importance"]["moved"] > 0.5
     for name in ours.bound.priors:
-        forward = ours.bound.scale(name).forward
+        forward = ours.bound.parameters[name].transform.forward
         mine, theirs = (forward(each.posterior[name].values) for each in (ours, nuts))
         assert abs(np.median(mine) - np.median(theirs)) < 0.2 * np.std(theirs), name
         assert np.std(mine) == pytest.approx(np.std(theirs), rel=0.25), name

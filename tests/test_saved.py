@@ -402,7 +402,7 @@ class TestPopulations:
 
     def test_keep_priors_that_were_defaults_where_those_change(self, monkeypatch):
         population = ck.Population(ck.load_model("piecewise"), varies=["cmax"])
-        spec = storage.encode_population(population, population.all_priors(["beta_cmax_age"]))
+        spec = storage.encode_population(population)
         monkeypatch.setattr("carpk.population.population.OMEGA_SD", 0.9)
         back = storage.decode_population(spec, population.model)
         assert set(back.priors) == {"omega_cmax"}

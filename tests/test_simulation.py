@@ -33,7 +33,7 @@ def test_axes_units_and_origin_are_written_on_the_data():
     assert sim.outputs == ["transgene"]
     assert sim["tmax"].dims == ("draw", "patient", "infusion")
     assert sim["tmax"].attrs["units"] == "day"
-    assert list(sim.data["infusion"].values) == [1, 2, 3]
+    assert list(sim.parameters["infusion"].values) == [1, 2, 3]
 
 
 def test_levels_belong_to_the_parameters_beside_them():

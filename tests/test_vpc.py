@@ -17,6 +17,7 @@ import xarray as xr
 import carpk as ck
 from carpk._arviz import to_idata
 from carpk.checks import residuals, visual
+from carpk.population.parameters import Kind
 from carpk.population.replicates import new_people
 from carpk.verdict.judge import Verdict
 from carpk.verdict.words import trouble
@@ -100,7 +101,7 @@ def known(data, population=POP, truth=TRUTH, **effects):
     values = {
         k: (("chain", "draw"), np.full((1, 1), v)) for k, v in truth.items() if np.ndim(v) < 1
     }
-    for name in bound.effects:
+    for name in bound.named(Kind.BETA):
         values[name] = (("chain", "draw", "arm_level"), truth[name].reshape(1, 1, -1))
     for name, x in effects.items():
         values[name] = (("chain", "draw", "patient"), np.reshape(x, (1, 1, -1)))

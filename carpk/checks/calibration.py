@@ -25,6 +25,7 @@ from carpk._late import late
 from carpk.checks.truth import SimulatedFits, simulated_fits, typical
 from carpk.errors import FitError
 from carpk.population.bound import PopulationModel
+from carpk.population.parameters import split_draws
 from carpk.population.population import Population
 from carpk.population.replicates import with_values
 
@@ -254,14 +255,10 @@ def sbc(
         progress=progress,
     )
     target = known.target
-    truth, samples = {}, {}
-    for name in target.priors:
-        x, true = known.samples[name], known.truth[name]
-        if x.ndim == 2:
-            truth[name], samples[name] = true, x
-            continue
-        for j, level in enumerate(target.covariates[target.effects[name][1]].columns):
-            truth[f"{name}[{level}]"], samples[f"{name}[{level}]"] = true[:, j], x[:, :, j]
+    truth, samples = (
+        split_draws(target.parameters, {n: x[n] for n in target.priors})
+        for x in (known.truth, known.samples)
+    )
     estimated = target.population.estimated
     for name, derive in (derived or {}).items():
         truth[name] = np.asarray(derive(typical(target, {k: known.truth[k] for k in estimated})))

@@ -93,13 +93,15 @@ def proposal(bound: PopulationModel, sample: Mapping[str, Any]) -> Proposal:
 
 def _vector(bound: PopulationModel, theta: Mapping[str, Any]) -> Any:
     """The population parameters of one draw on the estimation scale, (parameter,)."""
-    each = [jnp.ravel(bound.scale(name).forward(theta[name])) for name in bound.priors]
+    each = [
+        jnp.ravel(bound.parameters[name].transform.forward(theta[name])) for name in bound.priors
+    ]
     return jnp.concatenate(each)
 
 
 def _typical(bound: PopulationModel, theta: Mapping[str, Any]) -> Any:
     """What each effect deviates from, (patient, effect): a parameter's second effect from 0."""
-    phi = bound.typical(theta, bound.patient_design)
+    phi = bound.population.typical(theta, bound.patient_design)
     own, people = bound.random.at(PATIENT), len(bound.patients)
     apart = [0.0 if name in own else phi[name] for name in bound.random.at(INFUSION)]
     each = [phi[name] for name in own] + apart * bound.infusions

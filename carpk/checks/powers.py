@@ -14,6 +14,7 @@ import pandas as pd
 from carpk._arviz import PARETO_K, group, groups, pareto_smoothed
 from carpk.inference.draws import log_priors
 from carpk.inference.result import INTERVAL, Fit
+from carpk.population.parameters import split_draws
 
 ALPHAS = (0.99, 1.01)  # for the sensitivity: a derivative
 WIDE = (0.8, 1.25)  # for people to see: what becomes of the interval
@@ -100,7 +101,7 @@ def sensitivity(fit: Fit) -> Sensitivity:
     bound, draws = fit.bound, fit.draws()
     log_prior = np.sum(list(log_priors(bound, draws).values()), axis=0)
     log_likelihood = _log_likelihood(fit)
-    scalars = _scalars(fit, draws)
+    scalars = split_draws(bound.parameters, draws)
     table = power_scaling(scalars, log_prior, log_likelihood, alphas=ALPHAS)
     rows, k_hats = [], [float(table["k_hat"].max())]
     for component, log_density in (("prior", log_prior), ("likelihood", log_likelihood)):
@@ -133,18 +134,6 @@ def _log_likelihood(fit: Fit) -> np.ndarray:
         of_facts = jax.jit(lambda theta: jax.lax.map(facts, theta, batch_size=BATCH))(theta)
         total = total + np.asarray(of_facts)
     return total
-
-
-def _scalars(fit: Fit, draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Effects with several levels as scalars, named `effect[level]`."""
-    out: dict[str, np.ndarray] = {}
-    for name, x in draws.items():
-        if x.ndim == 1:
-            out[name] = x
-            continue
-        levels = fit.bound.covariates[fit.bound.effects[name][1]].columns
-        out |= {f"{name}[{level}]": x[:, j] for j, level in enumerate(levels)}
-    return out
 
 
 def _quantiles(x: np.ndarray, weights: np.ndarray) -> np.ndarray:

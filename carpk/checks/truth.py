@@ -228,16 +228,17 @@ def recovery(
         progress=progress,
     )
     target, theta, samples = known.target, known.truth, known.samples
-    names = list(target.priors)
-    quantiles, z = {}, {}
+    truths, found, scores = {}, {}, {}
     ends = [0.5, (1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
-    for n in names:
-        scale = target.scale(n).forward
-        x = np.asarray(scale(samples[n]))
-        quantiles[n] = np.moveaxis(np.quantile(samples[n], ends, axis=1), 0, 1)
-        z[n] = (x.mean(1) - np.asarray(scale(theta[n]))) / x.std(1)
+    for n in target.priors:
+        parameter = target.parameters[n]
+        scale, true = parameter.transform.forward, parameter.split(theta[n])
+        for label, x in parameter.split(samples[n]).items():
+            truths[label] = true[label]
+            found[label] = np.moveaxis(np.quantile(x, ends, axis=1), 0, 1)
+            on_scale = np.asarray(scale(x))
+            scores[label] = (on_scale.mean(1) - np.asarray(scale(true[label]))) / on_scale.std(1)
     failed = int((~known.finite).sum())
-    truths, found, scores = _scalars(target, theta, quantiles, z)
     for n, derive in (derived or {}).items():
         estimated = target.population.estimated
         x = np.log(derive(typical(target, {k: samples[k].ravel() for k in estimated})))
@@ -254,17 +255,3 @@ def typical(bound: PopulationModel, theta: Mapping[str, np.ndarray]) -> Params:
     params = bound.population.model.params(**theta, **fixed)
     size = len(next(iter(theta.values())))
     return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), (size,)), params)
-
-
-def _scalars(target: PopulationModel, theta: Any, quantiles: Any, z: Any) -> tuple[Any, Any, Any]:
-    """Split effects with several levels into scalars."""
-    truths, q_out, z_out = {}, {}, {}
-    for n in target.priors:
-        q, score = quantiles[n], z[n]
-        if q.ndim == 2:
-            truths[n], q_out[n], z_out[n] = theta[n], q, score
-            continue
-        for j, level in enumerate(target.covariates[target.effects[n][1]].columns):
-            name = f"{n}[{level}]"
-            truths[name], q_out[name], z_out[name] = theta[n][:, j], q[:, :, j], score[:, j]
-    return truths, q_out, z_out

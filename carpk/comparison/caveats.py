@@ -18,6 +18,7 @@ from carpk.comparison.virtual import Facts
 from carpk.dosing.regimen import CELLS, Regimen
 from carpk.errors import CarpkWarning
 from carpk.inference.result import Fit
+from carpk.population.parameters import Kind, split_draws
 from carpk.structural import ClosedForm, ODEModel
 from carpk.verdict.priors import UNINFORMED, posterior_over_prior
 
@@ -47,7 +48,7 @@ def about_arms(
     model = source.population.model if isinstance(source, Fit) else source
     differ = differing({name: plan.covariates for name, plan in plans.items()})
     if isinstance(source, Fit):
-        effects = {c for _, c in source.bound.effects.values()}
+        effects = {p.by for p in source.bound.parameters.values() if p.kind == Kind.BETA}
         if asked := [c for c in differ if c in effects]:
             yield (
                 f"Not randomized: the effect of {listing(asked)} is that between the patients "
@@ -145,7 +146,9 @@ def _about_priors(
         for plan in plans.values()
     ]
     told = set()
-    for name, (parameter, covariate) in bound.effects.items():
+    effects = bound.named(Kind.BETA)
+    for name in effects:
+        parameter, covariate = bound.parameters[name].of, bound.parameters[name].by
         used = np.ptp([d[covariate] for d in designs], axis=0) > 0
         ratio = posterior_over_prior(bound, *groups, name)
         for column in np.flatnonzero(used & (ratio > UNINFORMED)):
@@ -155,15 +158,15 @@ def _about_priors(
                 f"({bound.covariates[covariate].columns[column]}) on {parameter} is as uncertain "
                 f"after the data as before (posterior SD {ratio[column]:.2f} of the prior's)."
             )
-    free = [n for n in bound.priors if n not in told and n not in bound.effects]
+    free = [n for n in bound.priors if n not in told and n not in effects]
     free = [n for n in free if posterior_over_prior(bound, *groups, n).max() > UNINFORMED]
     for (outcome, arm, _), c in usual(data):
         if not c.known:
             continue
         with np.errstate(all="ignore"):
             m = np.nanmean(c.x, axis=1)
-        for name in free:
-            share = _explained(m, np.asarray(bound.scale(name).forward(theta[name])))
+        for name, x in split_draws({n: bound.parameters[n] for n in free}, theta).items():
+            share = _explained(m, np.asarray(x))
             if share > DRIVES:
                 yield (
                     f"The prior drove a part of the answer: the data say next to nothing about "

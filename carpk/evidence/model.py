@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ import pandas as pd
 from carpk.errors import DatasetError
 from carpk.evidence.likelihoods import LIKELIHOODS, SIZED, SLOPES, Arm, Fact
 from carpk.evidence.table import check, load
-from carpk.params import Transform, transform_for
+from carpk.params import transform_for
+from carpk.population.parameters import WHOLE_LINE, Kind, PopulationParameter
 from carpk.population.random_effects import RandomEffects
 
 PRIORS: dict[str, dist.Distribution] = {
@@ -64,20 +66,20 @@ class Model(NamedTuple):
     # What `judge` asks of a bound population model.
     at_reference: Mapping[str, float] = {}
     individual: None = None
-    residual_parameters: tuple[str, ...] = ()
     random: RandomEffects = RandomEffects({})
 
-    def bounds(self, name: str) -> tuple[float, float]:
-        """The whole line: no parameter has an end."""
-        return -math.inf, math.inf
-
-    def unit(self, name: str) -> str:
-        """None that a verdict looks for."""
-        return ""
-
-    def scale(self, name: str) -> Transform:
-        """The scale on which prior and posterior are compared: that of the prior."""
-        return transform_for((-math.inf, math.inf))
+    @property
+    def parameters(self) -> dict[str, PopulationParameter]:
+        """Prior and posterior are compared on the scale of the prior; no parameter has an end."""
+        plain, outcomes = transform_for(WHOLE_LINE), tuple(map(", ".join, self.outcomes))
+        found = {
+            name: PopulationParameter(name, Kind.TYPICAL, prior, plain)
+            for name, prior in self.priors.items()
+        }
+        if "base" in found:
+            labels = {"outcome": outcomes}
+            found["base"] = dataclasses.replace(found["base"], dims=("outcome",), labels=labels)
+        return found
 
     def data(self) -> dict[str, np.ndarray]:
         """What `numpyro_model` takes, shape (row,): value, p and weight, 1 if it is not given."""

@@ -36,7 +36,7 @@ from numpyro.distributions import biject_to
 
 from carpk.assay.residual import LN_SQRT_2PI
 from carpk.population.bound import PopulationModel
-from carpk.population.covariates import OF_COHORT
+from carpk.population.population import OF_COHORT
 from carpk.population.random_effects import COHORT, PATIENT, eta_name, omega_name
 
 JUMPS = 4  # Metropolis steps of a patient after each of NUTS
@@ -182,6 +182,10 @@ class Posterior:
             start = stop
         return tuple(sites)
 
+    def on_scale(self, name: str, value: Any) -> Any:
+        """A population parameter on its estimation scale."""
+        return self.bound.parameters[name].transform.forward(value)
+
     @property
     def outer(self) -> int:
         """n, the number of outer coordinates."""
@@ -243,7 +247,7 @@ class Posterior:
         names, cohorts = self.bound.random.at(COHORT), self.cohorts or self.no_cohorts
         k, known = range(len(names)), self.of_cohorts(theta, cohorts)
         sds = [theta[omega_name(name, COHORT)] for name in names]
-        typical = [self.bound.scale(name).forward(theta[name]) for name in names]
+        typical = [self.on_scale(name, theta[name]) for name in names]
         away = [cohorts.peak[i] - x for i, x in enumerate(typical)]
         lower = cholesky(
             [[sds[i] * known[:, i, j] * sds[j] + (i == j) for j in range(i + 1)] for i in k]
@@ -290,7 +294,7 @@ class Posterior:
         at, cohorts = {site.name: site.place for site in self.sites}, self.no_cohorts
         place = np.array([np.arange(u.size)[at[eta_name(name, COHORT)]] for name in names])
         sd = np.array([theta[omega_name(name, COHORT)] for name in names])
-        typical = np.array([self.bound.scale(name).forward(theta[name]) for name in names])
+        typical = np.array([self.on_scale(name, theta[name]) for name in names])
         z, precision = u[place], np.linalg.inv(covariance)
         known = precision[place.T[:, :, None], place.T[:, None, :]] - np.eye(len(names))
         values, vectors = np.linalg.eigh(known)
@@ -339,7 +343,7 @@ class Posterior:
 
     def typical(self, theta: Mapping[str, Any]) -> Any:
         """Typical values at every patient's covariates, on the estimation scale, (P, D)."""
-        phi = self.bound.typical(theta, self.bound.patient_design)
+        phi = self.bound.population.typical(theta, self.bound.patient_design)
         names = self.bound.population.estimated
         each = [jnp.broadcast_to(phi[name], (self.patients,)) for name in names]
         return jnp.stack(each, axis=-1) if each else jnp.zeros((self.patients, 0))

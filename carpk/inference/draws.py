@@ -18,7 +18,6 @@ from carpk.inference.nuts import in_threads, prior_draws
 from carpk.inference.result import Fit
 from carpk.inference.starts import PRIOR_DRAWS
 from carpk.population.bound import PopulationModel
-from carpk.population.random_effects import CORRELATION
 from carpk.verdict.judge import judge
 from carpk.verdict.outliers import surprises
 from carpk.verdict.solver_error import solver_check
@@ -71,26 +70,13 @@ def labelled(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> xr.Da
     """Samples as an xarray Dataset with named dimensions."""
     variables: dict[str, Any] = {}
     coords: dict[str, Any] = {}
-    infusion, cohort = ("patient", "infusion"), ("cohort",)
+    infusions = range(1, bound.infusions + 1) if bound.patients else ()
+    of_patients = {"patient": bound.patients, "infusion": tuple(infusions)}
     for name, value in samples.items():
-        dims: tuple[str, ...] = ()
-        if name in bound.effects:
-            covariate = bound.effects[name][1]
-            dims = (f"{covariate}_level",)
-            coords[dims[0]] = list(bound.covariates[covariate].columns)
-        elif name == CORRELATION:
-            dims = ("parameter", "parameter_bis")
-            coords |= {dim: list(bound.population.correlated) for dim in dims}
-        elif name.startswith("eta_"):
-            dims = {1: cohort if name.endswith("_cohort") else ("patient",), 2: infusion}[
-                value.ndim - 2
-            ]
-            labels: dict[str, list[Any]] = {
-                "patient": list(bound.patients),
-                "cohort": list(bound.clusters),
-                "infusion": list(range(1, bound.infusions + 1)) if bound.patients else [],
-            }
-            coords |= {dim: labels[dim] for dim in dims}
+        dims, labels = tuple(of_patients)[: value.ndim - 2], of_patients
+        if name in bound.parameters:
+            dims, labels = bound.parameters[name].dims, dict(bound.parameters[name].labels)
+        coords |= {dim: list(labels[dim]) for dim in dims}
         variables[name] = (("chain", "draw", *dims), value)
     shape = next(iter(samples.values())).shape[:2]
     coords |= {"chain": list(range(shape[0])), "draw": list(range(shape[1]))}
@@ -105,7 +91,7 @@ def log_priors(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dic
         out = {}
         for name, prior in bound.priors.items():
             x = samples[name]
-            log_slope = jnp.log(bound.scale(name).derivative(x))
+            log_slope = jnp.log(bound.parameters[name].transform.derivative(x))
             log_slope = jnp.sum(log_slope, axis=tuple(range(-prior.event_dim, 0)))
             out[name] = prior.log_prob(x) - log_slope
         return out

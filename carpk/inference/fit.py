@@ -125,7 +125,7 @@ def fit_bound(
         return _fit_bound(bound, settings, None, label, progress)
     told = {
         "model": identity(population.model),
-        "population": encode_population(population, bound.priors),
+        "population": encode_population(population),
     }
     told |= {k: v for k, v in settings.items() if k != "max_draws"}  # which only ends the cure
     with Blocks(folder, told) as blocks:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +17,9 @@ from carpk._late import late
 from carpk.dataset import Dataset
 from carpk.inference import saving
 from carpk.population.bound import PopulationModel
+from carpk.population.parameters import Kind
 from carpk.population.population import Population
-from carpk.population.random_effects import CORRELATION, INFUSION, eta_name, omega_name
+from carpk.population.random_effects import INFUSION, PATIENT, eta_name
 from carpk.verdict.chains import mixing
 from carpk.verdict.judge import Verdict
 
@@ -151,7 +151,6 @@ def random_effects(result: Fit) -> pd.DataFrame:
 
 def summarize(result: Fit) -> pd.DataFrame:
     bound, posterior = result.bound, result.posterior
-    info = bound.population.model.params.info()
     named = posterior[[n for n in bound.priors if n in posterior]]
     sampled = result.settings["method"] == "nuts"
     rhat, ess = mixing(named) if sampled else ({}, {})
@@ -172,13 +171,13 @@ def summarize(result: Fit) -> pd.DataFrame:
         return entry
 
     draws = result.draws()
-    for name in bound.population.estimated:
-        entry = row(name, draws[name], info[name].unit, name)
-        omega = omega_name(name)
-        if omega in draws:
-            low, mid, high = np.quantile(
-                draws[omega], [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2]
-            )
+    parameters = bound.parameters
+    ends = [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2]
+    spreads = {p.of: draws[name] for name, p in parameters.items() if p.by == PATIENT}
+    for name in bound.named(Kind.TYPICAL):
+        entry = row(name, draws[name], parameters[name].unit, name)
+        if name in spreads:
+            low, mid, high = np.quantile(spreads[name], ends)
             entry |= {"iiv_sd": mid, "iiv_low": low, "iiv_high": high}
         rows.append(entry)
     typical = bound.population.model.params(
@@ -186,19 +185,11 @@ def summarize(result: Fit) -> pd.DataFrame:
     )
     for name, (derive, unit) in bound.population.model.derived.items():
         rows.append(row(name, np.asarray(derive(typical)), unit))
-    for name in bound.effects:
-        for i, column in enumerate(bound.covariates[bound.effects[name][1]].columns):
-            rows.append(row(f"{name}[{column}]", draws[name][:, i], "1", f"{name}[{column}]"))
-    shown = set(bound.population.estimated) | set(bound.effects)
-    shown |= {omega_name(n) for n in bound.population.estimated}
-    pairs = list(itertools.combinations(bound.population.correlated, 2))
-    for one, other in pairs:
-        i, j = (list(bound.population.correlated).index(x) for x in (one, other))
-        label = f"{CORRELATION}[{one}, {other}]"
-        rows.append(row(label, draws[CORRELATION][:, i, j], "1", label))
-    for name in bound.priors:
-        if name not in shown and name != CORRELATION:
-            rows.append(row(name, draws[name], "1", name))
+    for kinds in ((Kind.BETA,), (Kind.CORRELATION,), (Kind.OMEGA, Kind.RESIDUAL)):
+        for name in bound.named(*kinds):
+            if parameters[name].by != PATIENT:  # whose SDs stand beside the typical values
+                each = parameters[name].split(draws[name])
+                rows += [row(label, x, "1", label) for label, x in each.items()]
     columns = ["parameter", "median", "eti90_low", "eti90_high", "unit"]
     columns += ["iiv_sd", "iiv_low", "iiv_high", "rhat", "ess"]
     table = pd.DataFrame(rows).reindex(columns=columns).set_index("parameter")

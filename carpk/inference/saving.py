@@ -67,7 +67,7 @@ def _spec(fit: Fit) -> dict[str, Any]:
         "schema": SCHEMA,
         "written by": written_by(),
         "model": encode_model(fit.population.model),
-        "population": encode_population(fit.population, fit.bound.priors),
+        "population": encode_population(fit.population),
         "data": encode_data(fit.data),
         "settings": VERDICT.encode(dict(fit.settings)),
         "verdict": VERDICT.encode(fit.verdict),

@@ -15,7 +15,7 @@ from carpk.inference.density import Posterior
 from carpk.inference.laplace import Descent, Engine, Mode
 from carpk.inference.nuts import in_threads, prior_draws
 from carpk.population.bound import PopulationModel
-from carpk.population.random_effects import COHORT, LEVELS, eta_name, omega_name
+from carpk.population.parameters import Kind
 from carpk.verdict.modes import DECREMENT
 
 PRIOR_DRAWS = 4000
@@ -78,7 +78,7 @@ def exchanges(engine: Engine, mode: Mode, spread: np.ndarray) -> list[np.ndarray
     prior = jax.jit(posterior.log_prior)
     allowed = []
     for pairs in exchangeable(posterior.bound):
-        start = np.asarray(posterior.outer_of(exchanged(theta, pairs)))
+        start = np.asarray(posterior.outer_of(exchanged(posterior.bound, theta, pairs)))
         lower = float(prior(mode.u) - prior(start))
         if lower < HOPELESS and not mode.holds(start):
             allowed.append((lower, start))
@@ -98,16 +98,17 @@ def exchangeable(bound: PopulationModel) -> list[tuple[tuple[str, str], ...]]:
     return [tuple(pair for pair in pairs if pair is not None) for pairs in every]
 
 
-def exchanged(theta: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def exchanged(
+    bound: PopulationModel, theta: Mapping[str, Any], pairs: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
     """Values of population parameters after exchanging these, with their omegas and effects."""
     other = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
+    known = {(p.kind, p.of, p.by): name for name, p in bound.parameters.items()}
     out = dict(theta)
-    for a, b in other.items():
-        names = {a: b, eta_name(a, COHORT): eta_name(b, COHORT)}
-        names |= {omega_name(a, level): omega_name(b, level) for level in LEVELS}
-        head = f"beta_{a}_"
-        names |= {k: f"beta_{b}_{k[len(head) :]}" for k in theta if k.startswith(head)}
-        out |= {k: theta[v] for k, v in names.items() if k in theta and v in theta}
+    for name, p in bound.parameters.items():
+        source = known.get((p.kind, other.get(p.of, p.of), p.by))
+        if p.kind != Kind.RESIDUAL and source is not None and source in theta:
+            out[name] = theta[source]
     return out
 
 

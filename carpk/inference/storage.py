@@ -187,20 +187,12 @@ def _on_disk(source: str, files: Mapping[str, str]) -> str:
 # -- populations ------------------------------------------------------------------------------
 
 
-def encode_population(
-    p: Population, priors: Mapping[str, dist.Distribution] | None = None
-) -> dict[str, Any]:
-    """Everything but the structural model.
-
-    Args:
-        priors: of every parameter, as a bound population has them; without them those that do not
-            depend on data.
-    """
+def encode_population(p: Population) -> dict[str, Any]:
+    """Everything but the structural model."""
     fields = {f.name: getattr(p, f.name) for f in dataclasses.fields(p) if f.name != "model"}
     fields |= {"varies": p.levels, "analytes": p.outputs_of, "priors": dict(p.priors)}
     fields["covariates"] = {name: p.forms(name) for name in p.covariates}
-    effects = [name for name in priors or () if name.startswith("beta_")]
-    default = {k: v for k, v in p.all_priors(effects).items() if k not in p.priors}
+    default = {k: v for k, v in p.default_priors().items() if k not in p.priors}
     encoded: dict[str, Any] = CODEC.encode(fields)
     return encoded | {"default_priors": CODEC.encode(default)}
 
@@ -221,7 +213,7 @@ def decode_population(spec: Mapping[str, Any], model: Any, *, trust: bool = Fals
         for part in ("priors", "default_priors")
     )
     population = Population(model, **decoded, priors=given)
-    now = population.all_priors([name for name in default if name.startswith("beta_")])
+    now = population.default_priors()
     changed = {
         k: v for k, v in default.items() if CODEC.encode(now.get(k)) != spec["default_priors"][k]
     }

@@ -14,6 +14,7 @@ from carpk.errors import FitError
 from carpk.information.columns import Column, point_of, theta_of
 from carpk.information.patients import moved, slopes
 from carpk.population.bound import FLOOR, PopulationModel
+from carpk.population.random_effects import COHORT
 from carpk.population.replicates import simulated_values, with_facts
 
 
@@ -24,6 +25,12 @@ def cohort_information(
 
     The covariance of the score over simulated cohorts; what makes the facts is that of `recovery`.
     """
+    if bound.shared:
+        raise FitError(
+            f"identifiability: {bound.random.at(COHORT)[0]!r} varies by cohort, and the expected "
+            "information of published cohorts is known for effects of patients only; let it vary "
+            "by patient, or leave the published cohorts out."
+        )
     point = point_of(columns)
     theta = theta_of(columns, jnp.asarray(point))
     every = {

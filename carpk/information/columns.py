@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from carpk.errors import FitError
-from carpk.params import Transform, transform_for
-from carpk.population.covariates import Covariate, covariate_effects
+from carpk.params import Transform
+from carpk.population.covariates import Covariate
+from carpk.population.parameters import Kind, PopulationParameter
 from carpk.population.population import Population
 
 QUANTILES = 4001  # of a prior, for its median and SD
@@ -20,74 +21,70 @@ QUANTILES = 4001  # of a prior, for its median and SD
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One scalar population parameter.
+    """One number among the population parameters.
 
     Attributes:
-        name: as shown, "beta_cmax_arm[Flu]" for an effect of a covariate with levels.
-        site: name in the priors.
-        index: place in the site's array; None for a scalar.
-        scale: the estimation scale.
+        name: as shown, "beta_cmax_arm[Flu]" for an effect of a covariate with categories.
+        parameter: whose number it is.
+        place: in the parameter's array; () of a number.
         value: at which everything is evaluated, natural scale.
         prior_sd: on the estimation scale.
     """
 
     name: str
-    site: str
-    index: int | None
-    scale: Transform
+    parameter: PopulationParameter
+    place: tuple[int, ...]
     value: float
     prior_sd: float
+
+    @property
+    def scale(self) -> Transform:
+        """The estimation scale."""
+        return self.parameter.transform
 
 
 def columns_of(
     population: Population, covariates: Mapping[str, Covariate], at: Mapping[str, Any] | None
 ) -> list[Column]:
-    info = population.model.params.info()
-    effects = covariate_effects(population)
-    priors = population.all_priors(list(effects))
+    parameters = population.parameters({c: x.columns for c, x in covariates.items()})
     at = at or {}
     for name in at:
-        if name not in priors:
+        if name not in parameters:
             raise FitError(
                 f"identifiability: {name!r} in `at` is not a parameter of this population; known "
-                f"are {', '.join(priors)}."
+                f"are {', '.join(parameters)}."
             )
     columns = []
-    for site, prior in priors.items():
-        if site in effects:
-            scale, labels = transform_for((-np.inf, np.inf)), covariates[effects[site][1]].columns
-        else:
-            scale = info[site].transform if site in info else transform_for((0.0, np.inf))
-            labels = ("",)
-        median, sd = _centre(prior, scale)
-        values = np.broadcast_to(np.asarray(at.get(site, median), float), len(labels))
-        for i, label in enumerate(labels):
-            name = site if not label else f"{site}[{label}]"
-            index = i if site in effects else None
-            columns.append(Column(name, site, index, scale, float(values[i]), sd))
+    for name, parameter in parameters.items():
+        median, sd = _centre(parameter)
+        values = np.broadcast_to(np.asarray(at.get(name, median), float), parameter.shape)
+        for label, place in parameter.scalars.items():
+            columns.append(Column(label, parameter, place, float(values[place]), sd))
     return columns
 
 
-def _centre(prior: Any, scale: Transform) -> tuple[float, float]:
-    """Median [natural scale] and SD [estimation scale] of a prior."""
+def _centre(parameter: PopulationParameter) -> tuple[float, float]:
+    """Median [natural scale] and SD [estimation scale] of the prior of each number."""
+    prior: Any = parameter.prior
     u = (np.arange(QUANTILES) + 0.5) / QUANTILES
     try:
         x = prior.icdf(jnp.asarray(u))
     except (ImportError, NotImplementedError):  # NumPyro has no quantiles of some distributions
         x = prior.sample(jax.random.key(0), (25 * QUANTILES,))
-    return float(jnp.median(x)), float(jnp.std(scale.forward(x)))
+    if parameter.kind == Kind.CORRELATION:  # alike in all pairs
+        x = x[..., 0, 1]
+        return 0.0, float(jnp.std(x))
+    return float(jnp.median(x)), float(jnp.std(parameter.transform.forward(x)))
 
 
 def theta_of(columns: Sequence[Column], u: Any) -> dict[str, Any]:
-    """Population parameters [natural scale] by site, from estimation-scale values (p,)."""
-    theta: dict[str, Any] = {}
+    """Population parameters [natural scale] by name, from estimation-scale values (p,)."""
+    values: dict[str, list[Any]] = {}
+    parameters = {}
     for column, x in zip(columns, u, strict=True):
-        value = column.scale.inverse(x)
-        if column.index is None:
-            theta[column.site] = value
-        else:
-            theta.setdefault(column.site, []).append(value)
-    return {k: jnp.stack(v) if isinstance(v, list) else v for k, v in theta.items()}
+        values.setdefault(column.parameter.name, []).append(column.scale.inverse(x))
+        parameters[column.parameter.name] = column.parameter
+    return {name: parameters[name].joined(x) for name, x in values.items()}
 
 
 def point_of(columns: Sequence[Column]) -> np.ndarray:

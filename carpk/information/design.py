@@ -12,11 +12,11 @@ import numpy as np
 
 from carpk.dosing.regimen import Regimen
 from carpk.errors import FitError, RegimenError
-from carpk.information.columns import Column, columns_of, point_of
+from carpk.information.columns import Column, columns_of, point_of, theta_of
 from carpk.params import Params
 from carpk.population.bound import PopulationModel
-from carpk.population.covariates import Covariate, covariate_effects
-from carpk.population.population import Population
+from carpk.population.covariates import Covariate, forms_of
+from carpk.population.population import OF_COHORT, Population
 from carpk.population.predict import ClosedLevels, Predictor, SolvedLevels
 from carpk.solver.events import Plan
 from carpk.solver.solve import Solver
@@ -91,6 +91,7 @@ class Sampled:
         patients: how many each row stands for, (P,).
         design: covariate -> (P, columns).
         covariates: name -> `Covariate`.
+        cohort: index of the cohort of each row, whose effects its patients share, (P,).
         labels: of the rows, for messages.
     """
 
@@ -104,6 +105,7 @@ class Sampled:
     patients: np.ndarray
     design: Mapping[str, np.ndarray]
     covariates: Mapping[str, Covariate]
+    cohort: np.ndarray
     labels: tuple[str, ...]
 
     @classmethod
@@ -122,6 +124,7 @@ class Sampled:
             patients=np.ones(len(a.patients)),
             design=bound.patient_design,
             covariates=bound.covariates,
+            cohort=bound.patient_design.get(OF_COHORT, np.zeros(len(a.patients), int)),
             labels=tuple(f"patient {name!r}" for name in a.patients),
         )
 
@@ -173,6 +176,7 @@ class Sampled:
             patients=np.array([arm.patients for arm in arms.values()], float),
             design=design,
             covariates=covariates,
+            cohort=np.arange(len(arms)),
             labels=tuple(f"arm {name!r}" for name in arms),
         )
 
@@ -180,23 +184,14 @@ class Sampled:
 def typical_of(
     population: Population, columns: Sequence[Column], design: Mapping[str, np.ndarray], size: int
 ) -> dict[str, np.ndarray]:
-    """The typical patient of each row on the estimation scale, (P,), as `Population` has it."""
-    u = {c.name: x for c, x in zip(columns, point_of(columns), strict=True)}
-    phi = {name: np.full(size, u[name]) for name in population.estimated}
-    effects = covariate_effects(population)
-    for c in columns:
-        if c.site in effects:
-            parameter, covariate = effects[c.site]
-            phi[parameter] = phi[parameter] + u[c.name] * design[covariate][:, c.index]
-    own = population.model.params.covariates()
-    return phi | {name: design[name][:, 0] for name in own if name in design}
+    """The typical patient of each row on the estimation scale, (P,)."""
+    phi = population.typical(theta_of(columns, point_of(columns)), design)
+    return {name: np.broadcast_to(np.asarray(x, float), (size,)) for name, x in phi.items()}
 
 
 def params_of(population: Population, phi: Mapping[str, Any]) -> Params:
     """Structural parameters [natural scale]; every leaf has the shape of phi's."""
-    info = population.model.params.info()
-    values = {name: info[name].transform.inverse(jnp.asarray(x)) for name, x in phi.items()}
-    params = population.model.params(**{**values, **population.fixed})
+    params = population.structural({name: jnp.asarray(x) for name, x in phi.items()})
     shape = np.broadcast_shapes(*(np.shape(x) for x in phi.values()))
     return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), shape), params)
 
@@ -241,7 +236,7 @@ def planned_covariates(
                 f"The planned arm {name!r} has no value of the covariate {missing[0]!r}; give "
                 f"covariates={{{missing[0]!r}: ...}}."
             )
-    covariates, design = {}, {}
+    covariates, design, forms = {}, {}, forms_of(population)
     for c in wanted:
         values = [arm.covariates[c] for arm in arms.values()]
         if c in own:
@@ -249,7 +244,7 @@ def planned_covariates(
         else:
             sizes = [arm.patients for arm in arms.values()]
             everyone = [v for v, n in zip(values, sizes, strict=True) for _ in range(n)]
-            covariates[c] = Covariate.of(c, everyone)
+            covariates[c] = Covariate.of(c, everyone, forms[c])
         design[c] = np.stack([covariates[c].encode(v) for v in values])
     return covariates, design
 

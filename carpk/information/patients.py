@@ -17,9 +17,9 @@ from carpk.errors import FitError
 from carpk.information.columns import Column, point_of, theta_of
 from carpk.information.design import Sampled, params_of, typical_of
 from carpk.population.bound import FLOOR
-from carpk.population.covariates import covariate_effects
+from carpk.population.parameters import Kind
 from carpk.population.population import Population
-from carpk.population.random_effects import INFUSION, PATIENT, omega_name
+from carpk.population.random_effects import COHORT, INFUSION, PATIENT
 
 STEP = 1e-3  # of the central differences, on the estimation scale
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)  # averages over random effects
@@ -153,40 +153,108 @@ def censored_normal(limit: Any) -> tuple[Any, Any, Any]:
 class PatientInformation:
     """Arrays from which the information of any choice of the samples follows by linear algebra.
 
-    Of P rows, T samples, each as a normal variable with SD 1, K infusions and p columns.
+    Of P rows, T samples, each as a normal variable with SD 1, K infusions, q random effects of one
+    infusion and p columns. The covariance of a row's samples is I + sum_k B_k C B_k', with B_k the
+    effects of infusion k and C their correlation.
 
     Attributes:
         patients: (P,).
         mean: derivatives of the means by every column, (P, T, p).
-        effects: (P, T, K, p): derivative by the random effects of a column that is an omega, in SDs
-            of the effect; infusion by infusion, or all in the first place.
+        effects: B, derivatives of the means by the random effects, in SDs of these, (P, T, K, q);
+            those of the patient in the first place.
+        correlation: C, (q, q).
+        spreads: of each column that is an omega or a correlation, the derivative of the covariance
+            of the random effects, in these SDs, (p, q, q); zeros of the others.
         noise: derivative of ln SD by the column, (P, T, p).
+        shared: derivatives of the means by the effects that the patients of a cohort share, in SDs
+            of these, (P, T, g).
+        of_shared: the column of each one's SD, (g,).
+        cohort: index of the cohort of each row, (P,).
     """
 
     patients: np.ndarray
     mean: np.ndarray
     effects: np.ndarray
+    correlation: np.ndarray
+    spreads: np.ndarray
     noise: np.ndarray
+    shared: np.ndarray
+    of_shared: tuple[int, ...]
+    cohort: np.ndarray
 
     def matrix(self, keep: np.ndarray) -> np.ndarray:
         """Information (p, p) of the samples that are kept, (P, T)."""
         kept = keep.astype(float)[..., None]
         mean, noise = self.mean * kept, self.noise * kept
-        effects = self.effects * kept[..., None]
-        spread = [i for i in range(mean.shape[2]) if self.effects[..., i].any()]
-        b = effects[..., spread]
-        flat = b.reshape(*b.shape[:2], -1)
+        b = self.effects * kept[..., None]
+        factor = np.linalg.cholesky(self.correlation)
+        flat = (b @ factor).reshape(*b.shape[:2], -1)
         inverse = np.linalg.inv(np.eye(b.shape[1]) + flat @ flat.transpose(0, 2, 1))
         total = np.einsum("p,pti,pts,psj->ij", self.patients, mean, inverse, mean, optimize=True)
-        # dV by ln omega: 2 sum_k b_k b_k'; by ln SD of the noise: 2 diag(noise)
-        inside = np.einsum("ptki,pts,pslj->pkilj", b, inverse, b, optimize=True)
-        total[np.ix_(spread, spread)] += 2 * np.einsum("p,pkilj->ij", self.patients, inside**2)
-        half = np.einsum("ptki,pts->pski", b, inverse, optimize=True)
-        mixed = 2 * np.einsum("p,pski,psj->ij", self.patients, half**2, noise, optimize=True)
+        # 1/2 tr(V^-1 dV_i V^-1 dV_j), with dV_i = sum_k B_k S_i B_k' of a spread S_i and
+        # 2 diag(noise_i) of a residual parameter
+        spread = [i for i, s in enumerate(self.spreads) if s.any()]
+        s = self.spreads[spread]
+        inside = np.einsum("ptka,pts,pslb->pkalb", b, inverse, b, optimize=True)
+        pairs = np.einsum(
+            "p,iab,pkblc,jcd,pldka->ij",
+            self.patients,
+            s,
+            inside,
+            s,
+            inside,
+            optimize=True,
+        )
+        total[np.ix_(spread, spread)] += 0.5 * pairs
+        half = np.einsum("ptka,pts->pska", b, inverse, optimize=True)
+        mixed = np.einsum(
+            "p,pska,iab,pskb,psj->ij", self.patients, half, s, half, noise, optimize=True
+        )
         total[spread] += mixed
         total[:, spread] += mixed.T
         of_noise = np.einsum("pti,pts,psj->pij", noise, inverse**2, noise, optimize=True)
-        return total + 2 * np.einsum("p,pij->ij", self.patients, of_noise)
+        total += 2 * np.einsum("p,pij->ij", self.patients, of_noise)
+        if not self.of_shared:
+            return total
+        by_row = zip(b, noise, mean, self.shared * kept, inverse, self.patients, strict=True)
+        rows = [self._beside_shared(*row) for row in by_row]
+        for cohort in np.unique(self.cohort):
+            own = [row for row, c in zip(rows, self.cohort, strict=True) if c == cohort]
+            total += self._of_cohort(*(np.sum(x, axis=0) for x in zip(*own, strict=True)))
+        return total
+
+    def _beside_shared(
+        self, b: Any, noise: Any, mean: Any, u: Any, inverse: Any, size: float
+    ) -> tuple[Any, ...]:
+        """What the effects shared with other patients, u (T, g), have in common with a row's.
+
+        With D the inverse of the row's own covariance and dV_i its derivative by column i, for
+        `size` patients: u'Du, u'D mean, u'D dV_i Du and u'D dV_i D dV_j Du.
+        """
+        v = np.einsum("tka,iab,skb->its", b, self.spreads, b, optimize=True)
+        v += 2 * np.einsum("ti,ts->its", noise, np.eye(len(noise)))
+        du = inverse @ u
+        first = np.einsum("tg,its,sh->igh", du, v, du, optimize=True)
+        second = np.einsum("tg,itr,rq,jqs,sh->ijgh", du, v, inverse, v, du, optimize=True)
+        return size * u.T @ du, size * du.T @ mean, size * first, size * second
+
+    def _of_cohort(self, inside: Any, by_mean: Any, first: Any, second: Any) -> np.ndarray:
+        """What is to be added to the information of a cohort's patients as if they shared nothing.
+
+        The inverse of D^-1 + u u' is D - D u m u' D, with m the inverse of 1 + u'Du.
+        """
+        g = len(inside)
+        m = np.linalg.inv(np.eye(g) + inside)
+        weighed = m @ first  # (p, g, g)
+        added = -by_mean.T @ m @ by_mean
+        added -= np.einsum("gh,ijhg->ij", m, second)
+        added += 0.5 * np.einsum("igh,jhg->ij", weighed, weighed)
+        place, alone = np.array(self.of_shared), inside @ m
+        added[np.ix_(place, place)] += 2 * alone**2
+        mixed = np.einsum("igg->gi", weighed @ m)
+        added[place] += mixed
+        added[:, place] += mixed.T
+        return added
 
 
 def patient_information(
@@ -195,30 +263,49 @@ def patient_information(
     """The arrays of a design, with the samples that may be censored as what they are worth."""
     s = sensitivity(population, who, columns)
     size, p = who.mask.shape, len(columns)
-    effects, mean = np.zeros((*size, who.infusions, p)), np.zeros((*size, p))
-    noise = np.zeros(mean.shape)
-    random = {
-        omega_name(name, kind): (name, kind)
-        for name, kinds in population.levels.items()
-        for kind in kinds
-    }
-    fixed = covariate_effects(population)
-    for j, c in enumerate(columns):
-        if c.site in s.typical:
-            mean[..., j] = s.typical[c.site].sum(axis=2)
-        elif c.site in fixed:
-            parameter, covariate = fixed[c.site]
-            x = who.design[covariate][:, None, c.index]
-            mean[..., j] = s.typical[parameter].sum(axis=2) * x
-        elif c.site in random:
-            name, kind = random[c.site]
-            if kind == PATIENT:
-                effects[:, :, 0, j] = c.value * s.typical[name].sum(axis=2)
-            else:
-                effects[..., j] = c.value * s.typical[name]
+    random = population.random
+    place = {effect: i for i, effect in enumerate(random.columns)}
+    theta = theta_of(columns, point_of(columns))
+    factor = np.asarray(random.factor(theta))
+    sds = np.sqrt(np.diag(factor @ factor.T))
+    correlation = factor @ factor.T / np.outer(sds, sds)
+    effects = np.zeros((*size, who.infusions, len(place)))
+    for (name, kind), i in place.items():
+        by = sds[i] * s.typical[name]
+        if kind == PATIENT:
+            effects[:, :, 0, i] = by.sum(axis=2)
         else:
-            noise[..., j] = s.residual.get(c.site, 0.0)
-    variance = np.sum(effects**2, axis=(2, 3))
+            effects[..., i] = by
+    shared = [
+        (j, c.value * s.typical[c.parameter.of].sum(axis=2))
+        for j, c in enumerate(columns)
+        if c.parameter.by == COHORT
+    ]
+    common = np.zeros((*size, len(shared)))
+    for g, (_, by) in enumerate(shared):
+        common[..., g] = by
+    mean, noise = np.zeros((*size, p)), np.zeros((*size, p))
+    spreads = np.zeros((p, len(place), len(place)))
+    for j, c in enumerate(columns):
+        parameter = c.parameter
+        if parameter.kind == Kind.TYPICAL:
+            mean[..., j] = s.typical[parameter.of].sum(axis=2)
+        elif parameter.kind == Kind.BETA:
+            x = who.design[parameter.by][:, None, c.place[0]]
+            mean[..., j] = s.typical[parameter.of].sum(axis=2) * x
+        elif parameter.by == COHORT:
+            continue
+        elif parameter.kind == Kind.OMEGA:  # of ln omega, which is in its row and its column
+            i = place[parameter.of, parameter.by]
+            spreads[j, i] += correlation[i]
+            spreads[j, :, i] += correlation[i]
+        elif parameter.kind == Kind.CORRELATION:
+            one, other = (place[population.correlated[k], PATIENT] for k in c.place)
+            spreads[j, one, other] = spreads[j, other, one] = 1.0
+        else:
+            noise[..., j] = s.residual.get(parameter.name, 0.0)
+    variance = np.einsum("ptka,ab,ptkb->pt", effects, correlation, effects)
+    variance += np.sum(common**2, axis=2)
     nodes = s.limit[..., None] - np.sqrt(variance)[..., None] * NODES
     share = WEIGHTS / WEIGHTS.sum()
     a, b, d = (x @ share for x in censored_normal(nodes))
@@ -229,5 +316,13 @@ def patient_information(
     rest = np.sqrt(np.maximum(d - tilt**2, 0.0) / 2)
     mean = mean * root[..., None] + noise * tilt[..., None]
     return PatientInformation(
-        who.patients, mean, effects * root[..., None, None], noise * rest[..., None]
+        who.patients,
+        mean,
+        effects * root[..., None, None],
+        correlation,
+        spreads,
+        noise * rest[..., None],
+        common * root[..., None],
+        tuple(j for j, _ in shared),
+        who.cohort,
     )

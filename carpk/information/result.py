@@ -13,6 +13,7 @@ import pandas as pd
 
 from carpk._late import late
 from carpk.information.columns import Column
+from carpk.population.parameters import Kind
 from carpk.population.population import Population
 from carpk.verdict.priors import UNINFORMED
 
@@ -263,5 +264,5 @@ def _last_largest(x: np.ndarray) -> int:
 def result_of(
     population: Population, columns: Sequence[Column], information: np.ndarray, notes: Sequence[str]
 ) -> Identifiability:
-    structural = {c.name: c.value for c in columns if c.site in population.estimated}
+    structural = {c.name: c.value for c in columns if c.parameter.kind == Kind.TYPICAL}
     return Identifiability(tuple(columns), information, structural, tuple(notes))

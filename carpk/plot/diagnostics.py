@@ -19,6 +19,7 @@ from carpk.checks.visual import BELOW, PERCENTILES
 from carpk.errors import FitError
 from carpk.inference.result import Fit
 from carpk.plot.style import BLUE, GREY, INK, RED, time_axis
+from carpk.population.random_effects import omega_name
 
 MIDDLE = PERCENTILES[1]
 BOXES = 2  # numbers with at most this many values are groups
@@ -425,7 +426,7 @@ def eta_pairs(result: Fit) -> Figure:
             if i == size - 1:
                 axis.set_xlabel(f"eta of {column}", fontsize=8)
             if i == j:
-                omega = float(np.median(draws[f"omega_{row}"]))
+                omega = float(np.median(draws[omega_name(row)]))
                 reach = max(3 * omega, float(means[row].abs().max()))
                 grid = np.linspace(-reach, reach, 200)
                 bins = np.linspace(-reach, reach, max(9, round(2 * len(means) ** 0.5)))

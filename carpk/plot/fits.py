@@ -18,6 +18,7 @@ from carpk.inference.nuts import prior_draws
 from carpk.inference.result import Fit
 from carpk.inference.starts import PRIOR_DRAWS
 from carpk.plot.style import BLUE, GREY, HIGH, INK, LONG, LOW, RED, from_scale, time_axis, to_scale
+from carpk.population.parameters import PopulationParameter
 from carpk.population.summaries import Fact, sample_log_sd
 from carpk.structural import ClosedForm
 from carpk.verdict.modes import SAME_MODE
@@ -162,19 +163,16 @@ def facts(check: Predictive) -> Figure:
 def prior_posterior(result: Fit) -> Figure:
     """Posterior (filled) against prior (line) of every population parameter."""
     bound = result.bound
-    info = bound.population.model.params.info()
     prior = prior_draws(bound.priors, PRIOR_DRAWS, seed=0)
     posterior = result.draws()
     panels = []
     for name in bound.priors:
-        scale = bound.scale(name).forward
-        before, after = (np.asarray(scale(x[name])) for x in (prior, posterior))
-        if before.ndim == 1:
-            panels.append((name, name, before, after))
-        else:
-            levels = bound.covariates[bound.effects[name][1]].columns
-            for i, level in enumerate(levels):
-                panels.append((name, f"{name}\n{level}", before[:, i], after[:, i]))
+        parameter = bound.parameters[name]
+        before, after = (
+            parameter.split(np.asarray(parameter.transform.forward(x[name])))
+            for x in (prior, posterior)
+        )
+        panels += [(parameter, label, before[label], after[label]) for label in before]
     columns = min(5, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure, axes = plt.subplots(
@@ -182,33 +180,31 @@ def prior_posterior(result: Fit) -> Figure:
     )
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    for axis, (name, label, before, after) in zip(axes.flat, panels, strict=False):
+    for axis, (parameter, label, before, after) in zip(axes.flat, panels, strict=False):
         low = min(np.quantile(before, 0.01), np.quantile(after, 0.001))
         high = max(np.quantile(before, 0.99), np.quantile(after, 0.999))
         bins = np.linspace(low, high, 50)
         axis.hist(after, bins, density=True, color=BLUE, alpha=0.6, label="posterior")
         axis.hist(before, bins, density=True, histtype="step", color=INK, lw=1.0, label="prior")
-        unit = info[name].unit if name in info else "1"
-        shown = label if unit == "1" else f"{label} [{unit}]"
+        shown = label.replace("[", "\n").removesuffix("]")
+        shown += "" if parameter.unit in ("", "1") else f" [{parameter.unit}]"
         axis.set_title(shown, fontsize=8)
         axis.set_yticks([])
         axis.spines[["top", "right", "left"]].set_visible(False)
-        _natural_ticks(axis, bound, name, low, high)
+        _natural_ticks(axis, parameter, low, high)
     axes.flat[0].legend(frameon=False, fontsize=7)
     figure.suptitle(f"Posterior and prior: {bound.data.name}", x=0.01, ha="left", fontsize=11)
     figure.tight_layout()
     return figure
 
 
-def _natural_ticks(axis: Any, bound: Any, name: str, low: float, high: float) -> None:
+def _natural_ticks(axis: Any, parameter: PopulationParameter, low: float, high: float) -> None:
     """Label an axis of the estimation scale with natural values."""
-    info = bound.population.model.params.info()
-    if name in bound.effects:
+    if parameter.transform.name == "identity":
         axis.tick_params(labelsize=7)
         return
-    transform = info[name].transform if name in info else None
-    inverse = transform.inverse if transform else np.exp
     ticks = np.linspace(low, high, 5)[1:-1]
+    inverse = parameter.transform.inverse
     axis.set_xticks(ticks, [f"{float(inverse(x)):.2g}" for x in ticks], fontsize=7)
 
 

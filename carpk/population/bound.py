@@ -21,16 +21,10 @@ from carpk.dataset import Dataset
 from carpk.dataset.facts import SAMPLED, proportion_bounds
 from carpk.dataset.units import between
 from carpk.errors import FitError
-from carpk.params import Params, Transform, transform_for
-from carpk.population.covariates import (
-    OF_COHORT,
-    Covariate,
-    _in_equations,
-    cohorts_of_effects,
-    covariate_effects,
-    forms_of,
-)
-from carpk.population.population import Population
+from carpk.params import Params, transform_for
+from carpk.population.covariates import Covariate, _in_equations, cohorts_of_effects, forms_of
+from carpk.population.parameters import WHOLE_LINE, Kind, PopulationParameter
+from carpk.population.population import OF_COHORT, Population
 from carpk.population.predict import ClosedLevels, Predictor, chosen, solved
 from carpk.population.random_effects import (
     COHORT,
@@ -52,16 +46,17 @@ REFERENCE_DRAWS = 16  # per patient, for the mesh of an ODE model
 class PopulationModel:
     """A `Population` bound to data: arrays, priors and the joint log-likelihood.
 
-    `priors` holds the prior of every population parameter, in the order of the results;
-    `predictors` what gives the levels behind the likelihood, of the individual patients (under
-    None) and of each cohort. `endpoints` are analytes of the data -> outputs of the model; the
-    names of the first, of which there are cohort facts if of any, are `analyte` and `output`.
+    `parameters` are those of the population, in the order of the results, then the effects that
+    patients of a cohort share; `predictors` what gives the levels behind the likelihood, of the
+    individual patients (under None) and of each cohort. `endpoints` are analytes of the data ->
+    outputs of the model; the names of the first, of which there are cohort facts if of any, are
+    `analyte` and `output`.
     """
 
     population: Population
     data: Dataset
     covariates: Mapping[str, Covariate]
-    priors: Mapping[str, dist.Distribution]
+    parameters: Mapping[str, PopulationParameter]
     endpoints: Mapping[str, str]
     individual: Any  # IndividualArrays or None
     patient_design: Mapping[str, np.ndarray]  # covariate -> (P, columns)
@@ -123,16 +118,24 @@ class PopulationModel:
             )
             for cohort, rows in facts.items()
         }
-        effects_of = covariate_effects(population)
-        priors = population.all_priors(list(effects_of))
-        for name, (_, covariate_name) in effects_of.items():
-            size = len(covariates[covariate_name].columns)
-            priors[name] = priors[name].expand((size,)).to_event(1)
+        parameters = population.parameters({c: x.columns for c, x in covariates.items()})
+        for name in population.random.at(COHORT):
+            shared = PopulationParameter(
+                eta_name(name, COHORT),
+                Kind.ETA,
+                None,
+                transform_for(WHOLE_LINE),
+                (COHORT,),
+                {COHORT: clusters},
+                of=name,
+                by=COHORT,
+            )
+            parameters[shared.name] = shared
         bound = cls(
             population,
             data,
             covariates,
-            priors,
+            parameters,
             endpoints,
             individual,
             patient_design,
@@ -238,7 +241,7 @@ class PopulationModel:
         theta = {}
         for i, (name, prior) in enumerate(self.priors.items()):
             x = prior.sample(jax.random.fold_in(key, i), (REFERENCE_DRAWS,))
-            scale = self.scale(name)
+            scale = self.parameters[name].transform
             centre = jnp.median(scale.forward(x), axis=0)
             near = scale.inverse(centre + width * (scale.forward(x) - centre))
             theta[name] = x if name == CORRELATION else near
@@ -247,24 +250,14 @@ class PopulationModel:
         every = jax.vmap(lambda theta, z: self.each_from_scores(theta, designs, z))(theta, z)
         return every if infusions > 1 else jax.tree.map(lambda x: x[..., 0], every)
 
-    def scale(self, name: str) -> Transform:
-        """The estimation scale of a population parameter: its own, the log for SDs, none for
-        effects and correlations."""
-        info = self.population.model.params.info()
-        if name in info:
-            return info[name].transform
-        free = name == CORRELATION or name.startswith(("beta_", "eta_"))
-        return transform_for((-np.inf, np.inf) if free else (0.0, np.inf))
+    @cached_property
+    def priors(self) -> dict[str, dist.Distribution]:
+        """The prior of every population parameter."""
+        return {name: p.joint for name, p in self.parameters.items() if p.prior is not None}
 
-    def bounds(self, name: str) -> tuple[float, float]:
-        """The range of a structural parameter; the whole line for the others."""
-        info = self.population.model.params.info()
-        return info[name].bounds if name in info else (-np.inf, np.inf)
-
-    def unit(self, name: str) -> str:
-        """The unit of a structural parameter; "" of the others."""
-        info = self.population.model.params.info()
-        return info[name].unit if name in info else ""
+    def named(self, *kinds: Kind) -> tuple[str, ...]:
+        """Names of the parameters of these kinds."""
+        return tuple(name for name, p in self.parameters.items() if p.kind in kinds)
 
     @property
     def random(self) -> RandomEffects:
@@ -274,7 +267,7 @@ class PopulationModel:
     @property
     def shared(self) -> tuple[str, ...]:
         """Names of the effects that the patients of a cohort share, each (cohort,)."""
-        return tuple(eta_name(name, COHORT) for name in self.random.at(COHORT))
+        return self.named(Kind.ETA)
 
     @property
     def analyte(self) -> str:
@@ -285,12 +278,6 @@ class PopulationModel:
     def output(self) -> str:
         """The output that is fitted to `analyte`."""
         return self.endpoints[self.analyte]
-
-    @property
-    def residual_parameters(self) -> tuple[str, ...]:
-        """Names of the parameters of the residual models."""
-        each = [self.population.residual_names(output) for output in self.endpoints.values()]
-        return tuple(dict.fromkeys(name for names in each for name in names.values()))
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -304,41 +291,15 @@ class PopulationModel:
         own = self.population.model.params.covariates()
         return {name: info[name].value for name in own if name not in known}
 
-    @property
-    def effects(self) -> dict[str, tuple[str, str]]:
-        """Name of a covariate effect -> (parameter, covariate)."""
-        return covariate_effects(self.population)
-
     # -- parameters ---------------------------------------------------------------------------
-
-    def typical(self, theta: Mapping[str, Any], design: Mapping[str, Any]) -> dict[str, Any]:
-        """phi of each estimated parameter at these covariates, on the estimation scale."""
-        info = self.population.model.params.info()
-        phi = {}
-        for name in self.population.estimated:
-            value = info[name].transform.forward(theta[name])
-            for covariate in self.population.covariates.get(name, ()):
-                value = value + design[covariate] @ theta[f"beta_{name}_{covariate}"]
-            shared = theta.get(eta_name(name, COHORT))
-            if shared is not None and OF_COHORT in design:
-                value = value + shared[design[OF_COHORT]]
-            phi[name] = value
-        for name in self.population.model.params.covariates():
-            if name in design:
-                phi[name] = design[name][..., 0]
-        return phi
-
-    def params(self, phi: Mapping[str, Any]) -> Params:
-        """Structural parameters [natural scale] from the estimation scale."""
-        info = self.population.model.params.info()
-        values = {name: info[name].transform.inverse(x) for name, x in phi.items()}
-        return self.population.model.params(**{**values, **self.population.fixed})
 
     def virtual_patients(self, theta: Mapping[str, Any], cohort: str) -> Params:
         """The virtual patients of a cohort; leaves of shape (S,) or (S, infusion)."""
         z, infusions = self.cohorts[cohort].normals()[0], self.cohort_infusions(cohort)
         b = z @ self.random.factor(theta, infusions).T
-        return self.patient_params(self.typical(theta, self.cohort_design[cohort]), b, infusions)
+        return self.patient_params(
+            self.population.typical(theta, self.cohort_design[cohort]), b, infusions
+        )
 
     def params_from_scores(
         self, theta: Mapping[str, Any], design: Mapping[str, Any], z: Any
@@ -350,10 +311,12 @@ class PopulationModel:
         random = self.population.random
         same = np.array([level == PATIENT for _, level in random.columns], bool)
         z = jnp.where(same, z[:, :1], z)
-        phi = self.typical(theta, design)
+        phi = self.population.typical(theta, design)
         for name, x in random.deviations(z @ random.factor(theta).T).items():
             phi[name] = phi[name] + (x[..., 0] if x.ndim == 3 else x)
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, z.shape[:2]), self.params(phi))
+        return jax.tree.map(
+            lambda x: jnp.broadcast_to(x, z.shape[:2]), self.population.structural(phi)
+        )
 
     def each_from_scores(
         self, theta: Mapping[str, Any], designs: Mapping[str, Any], z: Any
@@ -365,7 +328,7 @@ class PopulationModel:
     def typical_patients(self, theta: Mapping[str, Any]) -> Params:
         """The individual patients with every random effect 0, leaves (P,): what PRED is made of."""
         design = {c: jnp.asarray(d) for c, d in self.patient_design.items()}
-        params = self.params(self.typical(theta, design))
+        params = self.population.structural(self.population.typical(theta, design))
         size = len(self.patients)
         return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), (size,)), params)
 
@@ -503,7 +466,7 @@ class PopulationModel:
             return None, theta
         shape = (len(self.patients),)
         b = self.population.random.stacked(sample, self.infusions, shape)
-        typical = self.typical(theta, self.patient_design)
+        typical = self.population.typical(theta, self.patient_design)
         return self.patient_params(typical, b, self.infusions), theta
 
     def patient_params(self, typical: Mapping[str, Any], b: Any, infusions: int) -> Params:
@@ -525,7 +488,7 @@ class PopulationModel:
 
         phi = {name: widened(x) for name, x in typical.items()}
         phi |= {name: phi[name] + widened(x) for name, x in moved.items()}
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, shape), self.params(phi))
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, shape), self.population.structural(phi))
 
 
 def match_analytes(population: Population, data: Dataset) -> dict[str, str]:

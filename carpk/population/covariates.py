@@ -13,8 +13,6 @@ from carpk.errors import FitError
 from carpk.population.population import FORMS, Population
 from carpk.population.random_effects import COHORT
 
-OF_COHORT = "index of the cohort"  # in a design, beside the covariates: whose effects it has
-
 
 @dataclasses.dataclass(frozen=True)
 class Covariate:
@@ -124,8 +122,3 @@ def cohorts_of_effects(
             f"{cohorts[0]!r}; let the parameter vary by patient."
         )
     return cohorts
-
-
-def covariate_effects(population: Population) -> dict[str, tuple[str, str]]:
-    """Name of a covariate effect -> (parameter, covariate)."""
-    return {f"beta_{p}_{c}": (p, c) for p, names in population.covariates.items() for c in names}

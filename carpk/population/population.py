@@ -16,15 +16,20 @@ from numpyro.distributions import constraints
 from carpk._late import late
 from carpk.assay.residual import LogNormal, Residual
 from carpk.dataset import Dataset
+from carpk.dataset.tables import nearest
 from carpk.dosing.regimen import Regimen
 from carpk.errors import ModelError
-from carpk.params import ParamInfo
+from carpk.params import ParamInfo, Params, transform_for
+from carpk.population.parameters import WHOLE_LINE, Kind, PopulationParameter, refuse_reserved
 from carpk.population.random_effects import (
+    COHORT,
     CORRELATION,
     INFUSION,
     LEVELS,
     PATIENT,
     RandomEffects,
+    effect_name,
+    eta_name,
     omega_name,
 )
 from carpk.structural import ClosedForm, ODEModel
@@ -40,6 +45,7 @@ PUBLISHED_OMEGA_SD = 0.3  # SD of ln omega where the model file has its value
 EFFECT_SD = 1.0  # default prior SD of a covariate effect, on the estimation scale
 LKJ = 2.0  # default concentration of the prior of correlations: mild, towards none
 FORMS = ("linear", "power")  # of the effect of a number
+OF_COHORT = "index of the cohort"  # in a design, beside the covariates: whose effects it has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,12 +205,16 @@ class Population:
                 f"Population: virtual_patients is {self.virtual_patients}, but must be a power of "
                 "two, at least 16."
             )
-        allowed = set(self.default_priors())
+        known_priors = self.default_priors()
+        made = [p.name for p in self._defaults({}) if p.kind != Kind.TYPICAL]
+        refuse_reserved(self.model.name, known, made)
         for name, prior in self.priors.items():
-            if name not in allowed and not name.startswith("beta_"):
+            if name not in known_priors:
+                close = nearest(name, known_priors)
                 raise ModelError(
-                    f"Population: there is no parameter for the prior {name!r}; known are "
-                    f"{', '.join(sorted(allowed))} and beta_<parameter>_<covariate>."
+                    f"Population: there is no parameter for the prior {name!r}; "
+                    + (f"did you mean {close!r}? Known" if close else "known")
+                    + f" are {', '.join(known_priors)}."
                 )
             if not isinstance(prior, dist.Distribution):
                 raise ModelError(
@@ -266,23 +276,84 @@ class Population:
         return tuple(p for p in info if p not in self.fixed and not info[p].is_covariate)
 
     def default_priors(self) -> dict[str, dist.Distribution]:
-        """Priors of everything but covariate effects, before `priors` replaces any."""
-        priors: dict[str, dist.Distribution] = {}
-        for name in self.estimated:
-            info = self.model.params.info()[name]
-            priors[name] = typical_prior(info, info.prior_sd)
+        """Priors of everything, before `priors` replaces any."""
+        return {p.name: p.prior for p in self._defaults({}) if p.prior is not None}
+
+    def _defaults(self, columns: Mapping[str, Sequence[str]]) -> list[PopulationParameter]:
+        """Every parameter with its default prior; `columns` as in `parameters`."""
+        info = self.model.params.info()
+        free, positive = transform_for(WHOLE_LINE), transform_for((0.0, np.inf))
+        found = [
+            PopulationParameter(
+                name,
+                Kind.TYPICAL,
+                typical_prior(info[name], info[name].prior_sd),
+                info[name].transform,
+                unit=info[name].unit,
+                bounds=info[name].bounds,
+                of=name,
+            )
+            for name in self.estimated
+        ]
         for name, kinds in self.levels.items():
-            median = self.model.params.info()[name].iiv or OMEGA_MEDIAN
-            for kind in kinds:
-                priors[omega_name(name, kind)] = dist.LogNormal(float(np.log(median)), OMEGA_SD)
+            prior = dist.LogNormal(float(np.log(info[name].iiv or OMEGA_MEDIAN)), OMEGA_SD)
+            found += [
+                PopulationParameter(
+                    omega_name(name, kind), Kind.OMEGA, prior, positive, of=name, by=kind
+                )
+                for kind in kinds
+            ]
         if self.correlated:
-            priors[CORRELATION] = dist.LKJ(len(list(self.correlated)), LKJ)
+            names = tuple(self.correlated)
+            dims = ("parameter", "parameter_bis")
+            found.append(
+                PopulationParameter(
+                    CORRELATION,
+                    Kind.CORRELATION,
+                    dist.LKJ(len(names), LKJ),
+                    free,
+                    dims,
+                    dict.fromkeys(dims, names),
+                )
+            )
         outputs = list(dict.fromkeys(self.outputs_of.values())) or list(self.model.outputs)[:1]
         for output in outputs:
-            own = self.residual_of(output).priors()
-            names = self.residual_names(output)
-            priors |= {names[name]: prior for name, prior in own.items()}
-        return priors
+            own, names_of = self.residual_of(output).priors(), self.residual_names(output)
+            found += [
+                PopulationParameter(names_of[name], Kind.RESIDUAL, prior, positive, of=output)
+                for name, prior in own.items()
+            ]
+        effect = dist.Normal(0.0, EFFECT_SD)
+        for name in self.covariates:
+            for covariate in self.forms(name):
+                dims_of = (f"{covariate}_level",) if covariate in columns else ()
+                found.append(
+                    PopulationParameter(
+                        effect_name(name, covariate),
+                        Kind.BETA,
+                        effect,
+                        free,
+                        dims_of,
+                        {dim: tuple(columns[covariate]) for dim in dims_of},
+                        of=name,
+                        by=covariate,
+                    )
+                )
+        return found
+
+    def parameters(
+        self, columns: Mapping[str, Sequence[str]] | None = None
+    ) -> dict[str, PopulationParameter]:
+        """Every population parameter by name, in the order of the results.
+
+        Args:
+            columns: covariate -> labels of its columns, where data or a planned study have said
+                them; effects are one number without.
+        """
+        return {
+            p.name: dataclasses.replace(p, prior=self.priors.get(p.name, p.prior))
+            for p in self._defaults(columns or {})
+        }
 
     def published_priors(self) -> dict[str, dist.Distribution]:
         """Priors from what the model file's sources found, widened; the others are the defaults.
@@ -309,11 +380,33 @@ class Population:
                     priors[omega_name(name, level)] = dist.LogNormal(middle, PUBLISHED_OMEGA_SD)
         return priors
 
-    def all_priors(self, effects: Sequence[str] = ()) -> dict[str, dist.Distribution]:
-        """The prior of every population parameter, in the order of the results."""
-        priors = self.default_priors()
-        priors |= {name: dist.Normal(0.0, EFFECT_SD) for name in effects}
-        return {name: self.priors.get(name, prior) for name, prior in priors.items()}
+    def typical(self, theta: Mapping[str, Any], design: Mapping[str, Any]) -> dict[str, Any]:
+        """phi of each estimated parameter at these covariates, on the estimation scale.
+
+        Args:
+            theta: population parameters, and the effects that patients of a cohort share.
+            design: covariate -> columns, (..., column); of cohorts their index.
+        """
+        info = self.model.params.info()
+        phi = {}
+        for name in self.estimated:
+            value = info[name].transform.forward(theta[name])
+            for covariate in self.covariates.get(name, ()):
+                value = value + design[covariate] @ theta[effect_name(name, covariate)]
+            shared = theta.get(eta_name(name, COHORT))
+            if shared is not None and OF_COHORT in design:
+                value = value + shared[design[OF_COHORT]]
+            phi[name] = value
+        for name in self.model.params.covariates():
+            if name in design:
+                phi[name] = design[name][..., 0]
+        return phi
+
+    def structural(self, phi: Mapping[str, Any]) -> Params:
+        """Structural parameters [natural scale] from the estimation scale."""
+        info = self.model.params.info()
+        values = {name: info[name].transform.inverse(x) for name, x in phi.items()}
+        return self.model.params(**{**values, **self.fixed})
 
     def bind(self, data: Dataset) -> PopulationModel:
         """The population model of one data set; every mismatch is refused here."""

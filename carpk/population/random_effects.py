@@ -36,6 +36,11 @@ def eta_name(parameter: str, level: str = PATIENT) -> str:
     return f"eta_{parameter}" + ("" if level == PATIENT else f"_{level}")
 
 
+def effect_name(parameter: str, covariate: str) -> str:
+    """Name of the effect of a covariate on a parameter."""
+    return f"beta_{parameter}_{covariate}"
+
+
 @dataclasses.dataclass(frozen=True)
 class RandomEffects:
     """The random effects of a population.

@@ -115,7 +115,7 @@ def _crossed(
         return False
     away = 0.0
     for name in names:
-        forward = bound.scale(name).forward
+        forward = bound.parameters[name].transform.forward
         draws = np.asarray(forward(posterior[name].values))  # (chain, draw)
         places = np.array([float(forward(mode["theta"][name])) for mode in modes])
         away = away + ((draws - places[:, None, None]) / max(float(draws.std()), 1e-300)) ** 2

@@ -36,8 +36,8 @@ from jax.scipy.special import log_ndtr
 from carpk._compile import quickly
 from carpk.dataset.arrays import NEVER
 from carpk.population.bound import PopulationModel
-from carpk.population.covariates import OF_COHORT
-from carpk.population.random_effects import COHORT, PATIENT, eta_name
+from carpk.population.population import OF_COHORT
+from carpk.population.random_effects import COHORT, PATIENT, effect_name, eta_name
 from carpk.verdict.words import DOUBTED_EXCHANGE
 
 NOTED = 0.003  # p below which a surprise is told
@@ -129,14 +129,14 @@ def _fact(
     bound: PopulationModel, name: str, parameters: int, away: float, sds: float, p: float, of: int
 ) -> dict[str, Any]:
     """What is told of a parameter's random effects; p counts `parameters`, and `of` is counted."""
-    on_log = bound.bounds(name) == (0.0, np.inf)
+    on_log = bound.parameters[name].bounds == (0.0, np.inf)
     ratio = {"ratio": float(np.exp(np.clip(away, -50, 50)))} if on_log else {}
     looked = [f"{of} patients"] * (of > 1) + [f"{parameters} parameters"] * (parameters > 1)
     used = bound.population.covariates.get(name, ())
     return {
         "parameter": name,
         "away": float(away),
-        "bounded": bool(np.isfinite(bound.bounds(name)).any()),
+        "bounded": bool(np.isfinite(bound.parameters[name].bounds).any()),
         "sds": float(sds),
         "p": float(min(p * parameters, 1.0)),
         "looked": " and ".join(looked),
@@ -256,7 +256,7 @@ def _of_levels(bound: PopulationModel, samples: Mapping[str, Any], name: str) ->
     total = np.zeros(len(bound.patients))
     for covariate in bound.population.covariates.get(name, ()):
         if bound.covariates[covariate].levels:
-            effect = np.asarray(samples[f"beta_{name}_{covariate}"]).mean(0)
+            effect = np.asarray(samples[effect_name(name, covariate)]).mean(0)
             total += bound.patient_design[covariate] @ effect
     if name in bound.random.at(COHORT) and bound.clusters:
         effect = np.asarray(samples[eta_name(name, COHORT)]).mean(0)

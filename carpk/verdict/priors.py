@@ -11,7 +11,7 @@ import scipy.stats
 import xarray as xr
 
 from carpk.population.bound import PopulationModel
-from carpk.population.random_effects import CORRELATION
+from carpk.population.parameters import Kind
 from carpk.verdict.words import WRONG, Finding, chance, doubt, note, number, trouble, unit_of
 
 UNINFORMED = 0.9  # posterior SD over prior SD, on the estimation scale
@@ -69,7 +69,7 @@ def _levels_over_prior(bound: PopulationModel, prior: xr.Dataset) -> float:
 
 def _structural(bound: PopulationModel, name: str) -> bool:
     """Whether a parameter is one of the model, or an effect on one: neither omega nor sigma."""
-    return not (name.startswith("omega_") or name in bound.residual_parameters)
+    return bound.parameters[name].kind not in (Kind.OMEGA, Kind.RESIDUAL)
 
 
 def against_the_prior(
@@ -78,7 +78,8 @@ def against_the_prior(
     """Parameters whose prior the data contradict, or that lie at the end of their range."""
     found = []
     for name in bound.priors:
-        if name == CORRELATION or not np.isfinite(posterior[name].values).all():
+        correlation = bound.parameters[name].kind == Kind.CORRELATION
+        if correlation or not np.isfinite(posterior[name].values).all():
             continue
         ends = _at_bound(posterior, prior, bound, name)
         conflict = _conflict(posterior, prior, bound, name)
@@ -96,7 +97,7 @@ def _conflict(
     moves the answer is told in posterior SDs: a prior that the data overrule is no doubt, unless
     its distance is that between two units.
     """
-    scale = bound.scale(name)
+    scale = bound.parameters[name].transform
     after, before = (np.asarray(scale.forward(x[name].values)) for x in (posterior, prior))
     middle, centre = (np.atleast_1d(np.median(x, (0, 1))) for x in (after, before))
     sd, wide = (np.atleast_1d(x.std((0, 1))) for x in (after, before))
@@ -166,7 +167,7 @@ def _conflict(
 
 def _hours(bound: PopulationModel, name: str, here: Any, there: Any) -> bool:
     """Whether a parameter in time, or by time, is off as if hours stood for days."""
-    if "day" not in bound.unit(name):
+    if "day" not in bound.parameters[name].unit:
         return False
     ratio = abs(float(np.log(np.ravel(here)[0] / np.ravel(there)[0])))
     return abs(ratio - math.log(24)) < math.log(1.5)
@@ -174,9 +175,10 @@ def _hours(bound: PopulationModel, name: str, here: Any, there: Any) -> bool:
 
 def _suspects(bound: PopulationModel, name: str) -> str:
     """Where the reason may lie for what the data say of a parameter."""
-    if name.startswith("omega_"):
+    kind = bound.parameters[name].kind
+    if kind == Kind.OMEGA:
         return "single patients first, then the model"
-    if name in bound.residual_parameters:
+    if kind == Kind.RESIDUAL:
         return "single samples first, then the model, which may not follow the curves"
     return "units, assay, patients, then the model"
 
@@ -184,7 +186,7 @@ def _suspects(bound: PopulationModel, name: str) -> str:
 def _at_bound(
     posterior: xr.Dataset, prior: xr.Dataset, bound: PopulationModel, name: str
 ) -> list[Finding]:
-    low, high = bound.bounds(name)
+    low, high = bound.parameters[name].bounds
     if not (math.isfinite(low) and math.isfinite(high)):
         return []
     places = [(x[name].values - low) / (high - low) for x in (posterior, prior)]
@@ -210,14 +212,14 @@ def _open_together(
     names = [
         name
         for name in bound.priors
-        if name != CORRELATION and name not in alone and posterior[name].ndim == 2
+        if name not in alone and posterior[name].ndim == 2
         if np.isfinite(posterior[name].values).all()
     ]
     if len(names) < 2:
         return []
 
     def columns(draws: xr.Dataset) -> np.ndarray:
-        each = [np.ravel(bound.scale(n).forward(draws[n].values)) for n in names]
+        each = [np.ravel(bound.parameters[n].transform.forward(draws[n].values)) for n in names]
         return np.stack([np.asarray(x) for x in each])
 
     cov = np.cov(columns(posterior) / columns(prior).std(axis=1, keepdims=True))
@@ -248,10 +250,10 @@ def _open_together(
 def posterior_over_prior(
     bound: PopulationModel, posterior: xr.Dataset, prior: xr.Dataset, name: str
 ) -> np.ndarray:
-    """Posterior SD over prior SD on the estimation scale, one per column of an effect."""
-    forward = bound.scale(name).forward
-    after, before = (np.asarray(forward(x[name].values)) for x in (posterior, prior))
-    spread = [np.atleast_1d(x.std(axis=(0, 1))) for x in (after, before)]
-    if name == CORRELATION:
-        spread = [x[np.triu_indices(len(x), 1)] for x in spread]
-    return spread[0] / spread[1]
+    """Posterior SD over prior SD of a parameter's numbers, on the estimation scale."""
+    parameter = bound.parameters[name]
+    each = [
+        parameter.split(parameter.transform.forward(x[name].values)) for x in (posterior, prior)
+    ]
+    after, before = (np.array([np.std(x) for x in one.values()]) for one in each)
+    return after / before
