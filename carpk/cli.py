@@ -16,8 +16,6 @@ import typer
 
 import carpk as ck
 from carpk import _files
-from carpk.inference import saving
-from carpk.library import catalogue
 
 app = typer.Typer(
     help="CAR-T cellular kinetics: fit expansion curves, compare arms, look at models and studies.",
@@ -57,10 +55,12 @@ def models(
     as_json: AsJson = False,
 ) -> None:
     """List the structural models, or show one with its equations, parameters and citation."""
+    from carpk.library import catalogue
+
     if name is None:
         listed = catalogue.listing()
         if as_json:
-            typer.echo(listed.to_json(orient="index"))
+            typer.echo(json.dumps(listed))
         else:
             typer.echo(catalogue.markdown().rstrip() if markdown else catalogue.lines())
         return
@@ -117,6 +117,8 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Fit a model to a study or a data set."""
+    from carpk.inference.saving import save_or_rescue
+
     covariates: dict[str, list[str]] = {}
     for pair in covariate or []:
         parameter, column = _pair("covariate", pair, "parameter:covariate")
@@ -150,7 +152,7 @@ def fit(
     else:
         typer.echo(repr(result))
     if out is not None:
-        saving.save_or_rescue(result, out / "fit.nc")
+        save_or_rescue(result, out / "fit.nc")
         _files.write(out / "summary.csv", result.summary().to_csv())
         _files.write_figure(out / "fit.png", result.plot(), dpi=130)
     if not result.ok:
@@ -173,6 +175,8 @@ def rerun(
     as_json: AsJson = False,
 ) -> None:
     """Repeat a saved fit: is it bit-equal, equal within Monte Carlo error, or different?"""
+    from carpk.inference.saving import save_or_rescue
+
     if out is not None:
         _files.require_folder(out)
     given = None if model is None else ck.load_model(model, **_choices(option))
@@ -183,7 +187,7 @@ def rerun(
     else:
         typer.echo(repr(result))
     if out is not None:
-        saving.save_or_rescue(result.after, out / "fit.nc")
+        save_or_rescue(result.after, out / "fit.nc")
     if not result.ok:
         raise typer.Exit(3)
 

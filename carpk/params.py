@@ -19,17 +19,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.special as jsp
-import pandas as pd
 from jaxtyping import Array, Float
 
 from carpk._late import late
 from carpk.errors import ModelError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Scalar = Float[Array, ""] | float
 
@@ -215,6 +217,8 @@ class Params(eqx.Module):
 
         `scale` is the estimation scale, or "covariate".
         """
+        import pandas as pd
+
         rows = [
             {
                 "symbol": i.symbol,

@@ -17,12 +17,11 @@ import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from carpk import _files, nca
@@ -36,6 +35,9 @@ from carpk.population.parameters import Kind
 from carpk.solver.events import SIZE
 from carpk.solver.solve import Solver, first_below, solve_all, solve_many
 from carpk.structural import ClosedForm, ODEModel
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Simulation:
 
         Patients of all draws are pooled, so that the interval is that of a new patient.
         """
+        import pandas as pd
+
         t = jnp.asarray(self.data["time"].values)
         shown = t >= 0
         rows = []

@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import pandas as pd
 from jaxtyping import Array, Float
 
 from carpk._late import late
@@ -22,6 +21,9 @@ from carpk.dosing.disposition import Disposition
 from carpk.dosing.regimen import Regimen
 from carpk.errors import ModelError
 from carpk.params import Params
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 AXES = ("chain", "draw", "patient", "time", "infusion", "cohort")  # of results
 
@@ -50,23 +52,30 @@ class States(eqx.Module):
     @classmethod
     def describe(cls) -> pd.DataFrame:
         """One row per compartment: symbol, initial, unit, about."""
-        rows = []
+        import pandas as pd
+
+        cls.check()
+        rows = [
+            {
+                "symbol": field.name,
+                "initial": field.default,
+                "unit": field.metadata["unit"],
+                "about": field.metadata["about"],
+                "integrated_as": "log" if field.metadata["log"] else "itself",
+            }
+            for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+        ]
+        return pd.DataFrame(rows).set_index("symbol")
+
+    @classmethod
+    def check(cls) -> None:
+        """Refuse compartments without a unit."""
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
             if "unit" not in field.metadata:
                 raise ModelError(
                     f"{cls.__name__}.{field.name} has no unit and no meaning; define it with "
                     f'`{field.name}: ck.Scalar = ck.state("unit", "meaning")`.'
                 )
-            rows.append(
-                {
-                    "symbol": field.name,
-                    "initial": field.default,
-                    "unit": field.metadata["unit"],
-                    "about": field.metadata["about"],
-                    "integrated_as": "log" if field.metadata["log"] else "itself",
-                }
-            )
-        return pd.DataFrame(rows).set_index("symbol")
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -329,7 +338,7 @@ class ODEModel(StructuralModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.states.describe()
+        self.states.check()
         for name in self.inputs:
             if name in self.states.names():
                 raise ModelError(

@@ -18,13 +18,13 @@ def test_the_readme_of_the_models_is_current():
 
 def test_the_list_names_every_model_with_its_outputs_and_states():
     listed = catalogue.listing()
-    assert list(listed.index) == ck.list_models()
-    row = listed.loc["kimmel2021"]
+    assert list(listed) == ck.list_models()
+    row = listed["kimmel2021"]
     assert row["product"] == "axicabtagene ciloleucel"
     assert row["outputs"] == {"car_t": "cells/µL", "t_cells": "cells/µL", "tumor": "mL"}
     assert row["states"] == ["N", "C", "B"]
     assert row["options"] == {"scale": ["blood", "body"], "cure": [False, True]}
-    assert listed.loc["stein2019", "states"] == ["closed form"]
+    assert listed["stein2019"]["states"] == ["closed form"]
     text = catalogue.lines()
     assert all(f"{name}: " in text for name in ck.list_models())
     assert max(map(len, text.splitlines())) <= 140

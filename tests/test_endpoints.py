@@ -254,6 +254,17 @@ class TestFactsOfSeveralAnalytes:
         ]
         assert set(bound.cohorts) == {"all", "late"}
 
+    def test_may_be_of_the_same_days(self, alone):
+        days, which = np.array([4.0, 9.0, 9.0, 4.0]), np.array([0, 0, 1, 1])
+        patients = alone.virtual_patients(THETA | {"omega_kill": 0.3}, "all")
+        outputs = ("cells", "host")
+        found = alone.cohort_predictor("all", days, outputs=outputs, which=which)(patients)
+        each = [
+            alone.cohort_predictor("all", days[which == i], outputs=(output,))(patients)
+            for i, output in enumerate(outputs)
+        ]
+        np.testing.assert_allclose(found, np.concatenate(each, axis=1), rtol=1e-3)
+
     def test_are_replicated_by_endpoint(self, alone):
         bound = alone
         theta = {k: np.full(1, v) for k, v in (THETA | {"omega_kill": 0.3}).items()}

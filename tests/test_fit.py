@@ -76,7 +76,7 @@ def test_log_likelihood_of_patients_is_the_plain_sum_over_samples(data):
     bound = POP.bind(data)
     assert (bound.individual.censored == 1).any()
     size = len(bound.patients)
-    params = jax.tree.map(lambda x: jnp.broadcast_to(x, (size,)), bound.params(_phi(bound)))
+    params = jax.tree.map(lambda x: jnp.broadcast_to(x, (size,)), POP.structural(_phi(bound)))
     theta = {"sigma": 0.45}
     ours = np.asarray(bound.observation_log_likelihoods(params, theta))
     model = POP.model

@@ -527,13 +527,14 @@ def test_parameters_that_may_change_names_are_found_from_any_start(seed):
 
 def test_what_is_exchanged_are_parameters_of_one_unit_with_their_spreads():
     pop = ck.Population(ck.load_model("piecewise"), varies=["tmax", "t_alpha"])
-    pairs = exchangeable(pop.bind(peaking(4)))
+    bound = pop.bind(peaking(4))
+    pairs = exchangeable(bound)
     assert (("tmax", "t_alpha"),) in pairs
     assert (("tmax", "t_double"), ("fb", "beta_alpha")) in pairs
     assert not any("cmax" in pair for each in pairs for pair in each)
     theta = {"tmax": 9.0, "t_alpha": 5.0, "omega_tmax": 0.2, "omega_t_alpha": 0.7, "fb": 0.1}
     swapped = {"tmax": 5.0, "t_alpha": 9.0, "omega_tmax": 0.7, "omega_t_alpha": 0.2, "fb": 0.1}
-    assert exchanged(theta, [("tmax", "t_alpha")]) == swapped
+    assert exchanged(bound, theta, [("tmax", "t_alpha")]) == swapped
 
 
 def test_correlations_that_laplace_misses_are_found_between_its_axes():

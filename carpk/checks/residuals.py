@@ -274,9 +274,9 @@ def gof(fit: Fit, *, output: str | None = None, draws: int = 1000, seed: int = 0
         draws: of the posterior behind IPRED, and replicated data sets behind NPDE.
         seed: same seed, same answer.
     """
-    errors = npde(fit, output=output, draws=draws, seed=seed)
     bound = fit.bound
     seen = Observed.of(bound, output, "checks.gof")
+    errors = npde(fit, output=output, draws=draws, seed=seed)
     sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, effects=True).items()}
 
     def levels(sample: Mapping[str, Any]) -> Any:
@@ -300,23 +300,25 @@ def gof(fit: Fit, *, output: str | None = None, draws: int = 1000, seed: int = 0
 # --- random effects -------------------------------------------------------------------------------
 
 
-def eta_means(fit: Fit) -> pd.DataFrame:
+def eta_means(fit: Fit, who: str) -> pd.DataFrame:
     """Posterior mean of every patient's random effects: a row per patient, a column per parameter.
 
     The empirical Bayes estimates of the field; `Fit.effects` has their SDs as well, and the effects
     of infusions and cohorts, which are left out here.
+
+    Args:
+        who: asks, for the message of a refusal.
     """
     bound = fit.bound
     if bound.individual is None:
         raise FitError(
-            f"checks.shrinkage: {bound.data.name} has published cohort statistics only, so there "
+            f"{who}: {bound.data.name} has published cohort statistics only, so there "
             "are no random effects of patients; their spreads (omega) are in fit.summary()."
         )
     names = bound.random.at(PATIENT)
     if not names:
         raise FitError(
-            "checks.shrinkage: no parameter varies between patients; name some in "
-            "Population(varies=...)."
+            f"{who}: no parameter varies between patients; name some in Population(varies=...)."
         )
     each = {n: fit.posterior[eta_name(n)].mean(("chain", "draw")).to_numpy() for n in names}
     return pd.DataFrame(each, index=list(bound.patients)).rename_axis("patient")
@@ -329,7 +331,7 @@ def shrinkage(fit: Fit) -> pd.Series:
     relations that exist, and show some that do not (Savic and Karlsson 2009,
     doi:10.1208/s12248-009-9133-0).
     """
-    means, draws = eta_means(fit), fit.draws()
+    means, draws = eta_means(fit, "checks.shrinkage"), fit.draws()
     values = {
         str(name): 1 - float(means[name].std()) / float(np.median(draws[omega_name(str(name))]))
         for name in means

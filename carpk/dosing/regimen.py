@@ -15,15 +15,17 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
 import numpy as np
-import pandas as pd
 
 from carpk.dosing import body
 from carpk.errors import RegimenError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PER = ("", "m2", "kg")
 CELLS, DRUG = "cells", "mg"
@@ -138,6 +140,8 @@ def presets() -> pd.DataFrame:
     `Regimen.lymphodepletion(preset)` makes one. "multiply N" is the share that is left of the
     host's T cells.
     """
+    import pandas as pd
+
     rows = []
     for name, preset in PRESETS.items():
         table = Regimen.lymphodepletion(name).courses()
@@ -380,6 +384,8 @@ class Regimen(eqx.Module):
 
     def describe(self) -> pd.DataFrame:
         """One row per event: time [day], product, amount, unit, duration [day]."""
+        import pandas as pd
+
         rows = []
         for e in self.events:
             if isinstance(e, Dose):

@@ -106,8 +106,8 @@ def exchanged(
     known = {(p.kind, p.of, p.by): name for name, p in bound.parameters.items()}
     out = dict(theta)
     for name, p in bound.parameters.items():
-        source = known.get((p.kind, other.get(p.of, p.of), p.by))
-        if p.kind != Kind.RESIDUAL and source is not None and source in theta:
+        source = known.get((p.kind, other.get(p.of, p.of), p.by), name)
+        if p.kind != Kind.RESIDUAL and {name, source} <= set(theta):
             out[name] = theta[source]
     return out
 

@@ -11,12 +11,13 @@ import importlib
 import inspect
 import textwrap
 from collections.abc import Mapping
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from carpk.library.models import list_models, load_model, options_of
 from carpk.structural import ClosedForm, ODEModel
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HEAD = """# The models
 
@@ -33,23 +34,20 @@ model of your own starts as a copy of one of these files:
 """
 
 
-def listing() -> pd.DataFrame:
-    """One row per model of the library: about, product, states, outputs, options, reference."""
-    rows = []
+def listing() -> dict[str, dict[str, Any]]:
+    """Model of the library -> about, product, states, outputs, options, reference."""
+    found = {}
     for name in list_models():
         model = load_model(name)
-        rows.append(
-            {
-                "model": name,
-                "about": model.about,
-                "product": model.product,
-                "states": states(model),
-                "outputs": dict(model.units),
-                "options": {k: list(v) for k, v in options_of(name).items()},
-                "reference": model.reference,
-            }
-        )
-    return pd.DataFrame(rows).set_index("model")
+        found[name] = {
+            "about": model.about,
+            "product": model.product,
+            "states": states(model),
+            "outputs": dict(model.units),
+            "options": {k: list(v) for k, v in options_of(name).items()},
+            "reference": model.reference,
+        }
+    return found
 
 
 def states(model: ClosedForm | ODEModel) -> list[str]:
@@ -60,7 +58,7 @@ def states(model: ClosedForm | ODEModel) -> list[str]:
 def lines(width: int = 100) -> str:
     """The list as text: three lines or so per model."""
     text = []
-    for name, row in listing().iterrows():
+    for name, row in listing().items():
         text.append(f"{name}: {row['about']}")
         facts = [f"outputs {_outputs(row['outputs'])}", f"states {', '.join(row['states'])}"]
         if row["product"]:
@@ -81,7 +79,7 @@ def markdown() -> str:
         f"| [`{name}`]({name}.py) | {row['about']}{_link(row['reference'])} | {row['product']} | "
         f"{_outputs(row['outputs'])} | {', '.join(row['states'])} | "
         f"{'; '.join(_option(*item) for item in row['options'].items())} |"
-        for name, row in listing().iterrows()
+        for name, row in listing().items()
     ]
     return HEAD + "\n".join(rows) + "\n"
 

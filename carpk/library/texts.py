@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -115,31 +116,39 @@ def _text_of(file: Path) -> str:
     return f"{len(content)} bytes, SHA-256 {hashlib.sha256(content).hexdigest()}\n"
 
 
-def _named_in(path: Path, source: str) -> Iterator[Path]:
-    """Model files that a file imports, and files beside it that it names in a string."""
+@lru_cache(maxsize=64)
+def _names_in(source: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Modules that a file may import, and strings in it that may be names of files."""
+    modules, files = set(), set()
     try:
-        tree = ast.parse(source)
+        nodes = list(ast.walk(ast.parse(source)))
     except SyntaxError:
-        return
-    for node in ast.walk(tree):
-        names: list[str] = []
+        nodes = []
+    for node in nodes:
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             is_name = len(node.value) < 200 and re.fullmatch(r"[\w.-][\w./-]*\.\w+", node.value)
-            if is_name and (path.parent / node.value).is_file():
-                yield (path.parent / node.value).resolve()
-        for name in names:
-            head, _, rest = name.rpartition(".")
-            places = [path.parent]
-            if head == carpk.models.__name__:
-                places, name = [Path(place) for place in carpk.models.__path__], rest
-            parts = name.split(".")
-            for place in places:
-                whole = (
-                    place.joinpath(*parts, "__init__.py"),
-                    place.joinpath(*parts).with_suffix(".py"),
-                )
-                yield from (file.resolve() for file in whole if file.is_file() and file != path)
+            files |= {node.value} if is_name else set()
+    return frozenset(modules), frozenset(files)
+
+
+def _named_in(path: Path, source: str) -> Iterator[Path]:
+    """Model files that a file imports, and files beside it that it names in a string."""
+    modules, files = _names_in(source)
+    beside = (path.parent / name for name in sorted(files))
+    yield from (file.resolve() for file in beside if file.is_file())
+    for name in sorted(modules):
+        head, _, rest = name.rpartition(".")
+        places = [path.parent]
+        if head == carpk.models.__name__:
+            places, name = [Path(place) for place in carpk.models.__path__], rest
+        parts = name.split(".")
+        for place in places:
+            whole = (
+                place.joinpath(*parts, "__init__.py"),
+                place.joinpath(*parts).with_suffix(".py"),
+            )
+            yield from (file.resolve() for file in whole if file.is_file() and file != path)

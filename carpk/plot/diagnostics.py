@@ -357,7 +357,7 @@ def eta_covariates(result: Fit) -> Figure:
     a fit accounts for as a covariate already should show no relation any more. With shrinkage above
     30 % relations can be hidden, or not be real (see `checks.shrinkage`).
     """
-    means, shrunk = eta_means(result), shrinkage(result)
+    means, shrunk = eta_means(result, "plot.eta_covariates"), shrinkage(result)
     columns = _covariates(result)
     if not columns:
         raise FitError(
@@ -408,7 +408,7 @@ def eta_pairs(result: Fit) -> Figure:
     The histograms are compared with the population's normal distribution; they are narrower by the
     shrinkage. A correlation is missing from the model if the dots show one.
     """
-    means, shrunk = eta_means(result), shrinkage(result)
+    means, shrunk = eta_means(result, "plot.eta_pairs"), shrinkage(result)
     names = list(means.columns)
     size = len(names)
     figure, axes = plt.subplots(

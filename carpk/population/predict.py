@@ -80,8 +80,10 @@ class SolvedLevels:
     def __call__(self, params: Any) -> Any:
         """Levels (P, T) of parameters with leaves (P,) or (P, K)."""
         every = self.solver(jax.tree.map(lambda x: x[:, 0] if x.shape[1:] == (1,) else x, params))
-        levels = chosen([every[output] for output in self.outputs], self.which)
-        return levels if self.place is None else levels[:, self.place]
+        levels = [every[output] for output in self.outputs]
+        if self.place is not None:
+            levels = [x[:, self.place] for x in levels]
+        return chosen(levels, self.which)
 
     def adaptive(self, rtol: float) -> SolvedLevels:
         """The same on the adaptive route."""

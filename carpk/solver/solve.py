@@ -18,12 +18,11 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
 from carpk.dosing.regimen import Regimen
 from carpk.errors import ModelError
@@ -34,6 +33,9 @@ from carpk.solver.events import Plan, Structure, Timeline
 from carpk.solver.march import Steps, march
 from carpk.solver.system import OK, REASONS
 from carpk.structural import ODEModel, States
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHUNK = 512  # patients that run side by side
 BLOCK = 8 * CHUNK  # patients that one thread takes at a time
@@ -78,6 +80,8 @@ class Solution:
 
     def table(self) -> pd.DataFrame:
         """One row per time: outputs, then states."""
+        import pandas as pd
+
         states = {n: np.asarray(getattr(self.states, n)) for n in self.states.names()}
         outputs = {f"{k} [{self.units[k]}]": np.asarray(v) for k, v in self.outputs.items()}
         return pd.DataFrame({**outputs, **states}, index=pd.Index(self.time, name="time"))

@@ -1,6 +1,7 @@
 """Calibrate the model `niche` to `targets.csv`; writes `models/niche_posterior.csv` and a report.
 
-    python data/niche_calibration/calibrate.py             some minutes on two cores
+    python data/niche_calibration/calibrate.py                        some minutes on two cores
+    python data/niche_calibration/calibrate.py --rounds 50 --out .    a look, kept elsewhere
 
 Estimated together: rho (blood cancers), its ratio in solid tumors, kF, kC, LH, th, SA0, dE and rN.
 Everything else keeps the values of the model's file. Statistics of cohorts are compared with those
@@ -14,6 +15,7 @@ not to be used. `report.csv` holds every target
 beside its posterior predictive: what is not met is read there.
 """
 
+import argparse
 import sys
 from functools import partial
 from pathlib import Path
@@ -24,23 +26,24 @@ import jax.scipy.special as jsp
 import jax.scipy.stats as jst
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize
 
 import carpk as ck
 from carpk import _files
 from carpk._arviz import pareto_smoothed
-from carpk.inference.nuts import downhill_from
 from carpk.models import _niche_parts as parts
 from carpk.population.summaries import CohortLikelihood, Fact, Quantity, quantiles, virtual_normals
 from carpk.solver.events import Plan
 from carpk.solver.solve import Solver
 
 HERE = Path(__file__).parent
-POSTERIOR = HERE.parents[1] / "models" / "niche_posterior.csv"
+MODELS = HERE.parents[1] / "models"
 TARGETS = pd.read_csv(HERE / "targets.csv", index_col="target")
 SIZE, SIGMA = 32, 0.5
 FLU_ONLY = 9  # of the 32 virtual patients of HEROS: 3 of 11 had Flu alone (AACR 2019)
 OTHER_LYMPHOCYTES = 1.25  # B and NK cells: lymphocytes over T cells (assumed: 20 to 30 % more)
 DOUBT = 0.1  # chance that a statement without a number says nothing of the quantity (assumed)
+REACH = 5.0  # prior SDs that the mode is looked for in
 DRAWS, DEGREES, ROUNDS = 1000, 5, (1500, 1500, 1500, 1500, 6000)
 
 # name -> (middle, SD) of the normal prior on the estimation scale
@@ -227,7 +230,7 @@ HEROS = CohortLikelihood(
         fact("detectable_day_42", "detectable", "count", 42.0, 50.0),
     ),
     sampling=SAMPLES,
-    residual=ck.LogNormal(),
+    residuals={"": ck.LogNormal()},
     virtual_patients=SIZE,
     random_effects=VARYING,
 )
@@ -249,7 +252,7 @@ def log_likelihoods(u):
     median = jnp.mean(jnp.log(s["alc_axi_cel"]))
     edges = [(np.log(TARGETS[k]["alc_axi_cel"]) - median) / 0.5 for k in ("low", "high")]
     folds = Quantity(s["fold"], grown + 1e-3, None)
-    tmax, late, _ = HEROS.log_likelihoods(s["pooled"], {"sigma": SIGMA})
+    tmax, late, _ = HEROS.log_likelihoods(s["pooled"], {"": {"sigma": SIGMA}})
     return {
         "alc_heros_flu": 3 * jnp.log(share_below(s["alc_heros_flu"], 100.0, 0.3) + 1e-9),
         "alc_heros_flu_cy": 3 * jnp.log(share_below(s["alc_heros_flu_cy"], 100.0, 0.3) + 1e-9),
@@ -318,14 +321,34 @@ def report(draws):
     return pd.DataFrame(table, columns=columns).set_index("target")
 
 
-def main():
+def lowest():
+    """The mode of the standardized parameters, and the inverse Hessian that L-BFGS has met."""
     downhill = jax.jit(jax.value_and_grad(lambda w: -log_posterior(w)))
-    mode, metric = downhill_from(np.zeros(len(U0)), downhill)
+
+    def finite(w):
+        value, slope = map(np.asarray, downhill(w))
+        bad = not (np.isfinite(value) and np.isfinite(slope).all())
+        return (1e10, np.zeros_like(slope)) if bad else (float(value), slope)
+
+    bounds = [(-REACH, REACH)] * len(U0)
+    options = {"maxcor": 50}
+    found = minimize(
+        finite, np.zeros(len(U0)), jac=True, method="L-BFGS-B", bounds=bounds, options=options
+    )
+    return found.x, found.hess_inv.todense()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, nargs="+", default=ROUNDS)
+    parser.add_argument("--out", type=Path, help="folder of draws and report, if not their own")
+    args = parser.parse_args()
+    mode, metric = lowest()
     print(dict(zip(PRIORS, mode, strict=True)), file=sys.stderr)
     factor = np.linalg.cholesky(metric)
     rng = np.random.default_rng(2026)
     valued = jax.jit(partial(jax.lax.map, log_posterior))
-    for size in ROUNDS:  # each is drawn around what the one before found
+    for size in args.rounds:  # each is drawn around what the one before found
         scale = np.sqrt(DEGREES / rng.chisquare(DEGREES, size))
         steps = rng.standard_normal((size, len(U0))) * scale[:, None]
         proposals = mode + steps @ factor.T
@@ -346,9 +369,11 @@ def main():
     named = {k: np.asarray(i(draws[:, j])) for j, (k, (_, _, i)) in enumerate(PRIORS.items())}
     frame = pd.DataFrame(named)
     frame.insert(1, "rho_solid", frame["rho"] * frame.pop("solid"))
-    _files.write(POSTERIOR, frame.to_csv(index=False, float_format="%.5g"))
+    _files.write(
+        (args.out or MODELS) / "niche_posterior.csv", frame.to_csv(index=False, float_format="%.5g")
+    )
     found = report(draws)
-    _files.write(HERE / "report.csv", found.to_csv(float_format="%.4g"))
+    _files.write((args.out or HERE) / "report.csv", found.to_csv(float_format="%.4g"))
     print(frame.describe(percentiles=[0.05, 0.5, 0.95]).to_string())
     print(found.to_string(float_format="{:.3g}".format))
 

@@ -1,0 +1,30 @@
+"""Scripts beside the data run, with settings that are too small to mean anything."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_the_calibration_of_niche_runs(tmp_path):
+    script = ROOT / "data" / "niche_calibration" / "calibrate.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--rounds", "40", "60", "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    kept = pd.read_csv(ROOT / "models" / "niche_posterior.csv")
+    drawn = pd.read_csv(tmp_path / "niche_posterior.csv")
+    assert list(drawn) == list(kept)
+    assert len(drawn) == len(kept)
+    targets = pd.read_csv(script.parent / "targets.csv", index_col="target")
+    report = pd.read_csv(tmp_path / "report.csv", index_col="target")
+    assert set(targets.index) <= set(report.index)
+    assert report["model_median"].notna().all()
