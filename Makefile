@@ -28,7 +28,7 @@ test: $(VENV)/.installed-test  ## the fast tests
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 # These compile for longer than they run, the other slow tests sample for longer.
-EQUATIONS := tests/models tests/test_models.py tests/test_solver.py
+EQUATIONS := tests/models tests/test_models.py tests/test_solver.py tests/slow/test_crossing.py
 SLOW      := $(BIN)/python -m pytest -m slow -n auto --dist worksteal
 
 test-slow: $(VENV)/.installed-test  ## the tests that take minutes
@@ -47,6 +47,7 @@ validation: $(VENV)/.installed-test  ## hours of measurements; writes their tabl
 	$(BIN)/python benchmarks/verdict.py --report
 	$(BIN)/python benchmarks/calibration.py --minutes $(MINUTES)
 	$(BIN)/python benchmarks/calibration.py --report
+	CARPK_EXHAUSTIVE=1 $(SLOW) tests/slow/test_crossing.py
 	$(BIN)/python benchmarks/abuse_storage.py --kills 100 --flips 200
 	$(BIN)/python benchmarks/summaries_coverage.py 1000 --out docs/summaries.md
 

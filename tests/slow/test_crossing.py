@@ -6,6 +6,7 @@ feature, each on the first few populations that show it one that is new.
 
 import functools
 import itertools
+import os
 import re
 import warnings
 
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 
 import carpk as ck
+from carpk.solver.adaptive import MAX_STEPS, Adaptive
 
 FEATURES = {
     "correlated": ("independent", "correlated"),
@@ -45,6 +47,10 @@ ROWS = [
     "independent, patient, power, one endpoint, all measured, summaries, adaptive, fixed, many",
     "correlated, cohort, linear, two endpoints, all measured, patients, adaptive, fixed, many",
 ]
+MINUTES = {2, 6, 11, 14}  # rows that take one or more: adaptive, with effects of infusions
+EXHAUSTIVE = pytest.mark.skipif(
+    "CARPK_EXHAUSTIVE" not in os.environ, reason="minutes long: make validation runs it"
+)
 DAYS, AGAIN = (1.0, 3.0, 7.0, 14.0), (21.0, 24.0, 30.0)
 OWN = (("c0", "c1", "c2"), "aba", (20.0, 28.0, 36.0))
 LLOQ, UNITS = 6.0, {"car_t": "cells/µL", "il6": "pg/mL"}
@@ -184,7 +190,7 @@ def population_of(f):
 
 
 LOOK = {"method": "laplace", "draws": 50, "chains": 2, "seed": 1, "progress": False}
-CHAINS = {"draws": 20, "tune": 40, "chains": 2, "max_draws": 20, "seed": 1, "progress": False}
+CHAINS = {"draws": 8, "tune": 8, "chains": 2, "max_draws": 8, "seed": 1, "progress": False}
 MANY = {"simulations": 2, "draws": 20, "method": "laplace", "progress": False}
 CELLS, TWICE = ck.Regimen.cells(0, 1e8), ck.Regimen.cells([0, 20], 1e8)
 
@@ -271,6 +277,7 @@ OF_PATIENTS = (
 REFUSALS = {  # function -> (features that together are refused, what the refusal says of them)
     **{name: [({"summaries"}, "published cohort")] for name in OF_PATIENTS},
     "checks.solver": [({"closed"}, "closed form")],
+    "checks.loo, cohort": [({"one", "patients"}, "the single cohort 'c0'")],
     "plot.eta_covariates": [
         ({"summaries"}, "published cohort"),
         ({"one"}, "no covariate that differs"),
@@ -320,6 +327,11 @@ def test_every_function_meets_every_feature():
     assert all(len(x) == sum(map(len, FEATURES.values())) for x in met.values())
 
 
+def explicit(_, rtol, atol, max_steps=MAX_STEPS):
+    """Settings of the adaptive route, whatever method is asked for."""
+    return Adaptive("tsit5", max(rtol, 1e-6), atol, max_steps)
+
+
 def tried(call, given):
     """What a function says: "works", its refusal, or what it crashed with."""
     with warnings.catch_warnings():
@@ -336,10 +348,17 @@ def tried(call, given):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(len(ROWS)), ids=ROWS)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(i, id=ROWS[i], marks=EXHAUSTIVE if i in MINUTES else ())
+        for i in range(len(ROWS))
+    ],
+)
 def test_each_cell_works_or_is_refused_in_a_sentence(number, tmp_path, monkeypatch):
-    if row(number)["solver"] == "adaptive":
+    if row(number)["solver"] == "adaptive":  # by the method that compiles fastest
         monkeypatch.setattr("carpk.solver.mesh.choose", lambda *_, **__: "asked for")
+        monkeypatch.setattr("carpk.solver.solve.Adaptive", explicit)
     given, wrong = Given(number), []
     values = {x for _, x in features(number)}
     for name in assigned()[number]:
