@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pandas as pd
+from numpyro.distributions.util import lazy_property
 
 from carpk.errors import FitError
 from carpk.inference.custom import class_of, source_of
@@ -187,7 +188,7 @@ class Codec:
         ]
         for part in parts:  # a field that is worked out when first asked for is not one of its own
             for name in list(part):
-                if isinstance(getattr(cls, name, None), dist.util.lazy_property):
+                if isinstance(getattr(cls, name, None), lazy_property):
                     del part[name]
         spec = {TAG: "numpyro", "class": cls.__name__}
         if _of_numpyro().get(cls.__name__) is not cls:
