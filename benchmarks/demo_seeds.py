@@ -157,9 +157,10 @@ def ratio(timed: list[dict]) -> str:
         return "The time beside that of another commit is not yet measured."
     here, other = (statistics.median(x[k] for x in timed) for k in ("here", "other"))
     each = ", ".join(f"{x['here'] / x['other']:.2f}" for x in timed)
+    rounds = "one round" if len(timed) == 1 else f"medians of {len(timed)} rounds"
     return (
         f"Time of the whole demo: {here:.0f} s at {timed[-1]['commit']}, {other:.0f} s at "
-        f"{timed[-1]['other_commit']} (medians of {len(timed)} rounds, both in turn): ratio "
+        f"{timed[-1]['other_commit']} ({rounds}, both in turn): ratio "
         f"{here / other:.2f} (by round {each})."
     )
 
