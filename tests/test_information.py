@@ -152,6 +152,18 @@ def test_patients_of_a_cohort_share_its_effect():
     assert result.information == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
+def test_a_covariate_called_cohort_is_a_covariate():
+    """And no random effect that the patients of a cohort share."""
+
+    def of(name):
+        population = ck.Population(LINE, varies=["a"], covariates={"a": [name]})
+        arms = {x: PlannedArm(4, {"y": DAYS}, covariates={name: x}) for x in ("one", "other")}
+        return identifiability(population, arms, at={f"beta_a_{name}": 0.5})
+
+    assert np.array_equal(of("cohort").information, of("arm").information)
+    assert of("cohort").names[-1] == "beta_a_cohort[other]"
+
+
 def test_an_exponent_is_planned_as_it_is_told_by_data():
     """Not as an effect per unit, which would look forty times as informative."""
     population = ck.Population(LINE, covariates={"a": {"weight": "power"}})

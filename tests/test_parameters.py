@@ -19,7 +19,10 @@ POPULATION = ck.Population(
 
 
 def test_the_list_says_of_each_parameter_what_it_is():
-    told = {n: (p.kind, p.of, p.by) for n, p in POPULATION.parameters({"arm": ("b", "c")}).items()}
+    told = {
+        n: (p.kind, p.of, p.covariate or p.level)
+        for n, p in POPULATION.parameters({"arm": ("b", "c")}).items()
+    }
     assert list(told) == [
         *("cmax", "tmax", "t_double", "t_alpha", "fb", "beta_alpha"),
         *("omega_cmax_cohort", "omega_cmax", "omega_tmax", "correlation", "sigma"),

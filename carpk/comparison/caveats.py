@@ -48,7 +48,7 @@ def about_arms(
     model = source.population.model if isinstance(source, Fit) else source
     differ = differing({name: plan.covariates for name, plan in plans.items()})
     if isinstance(source, Fit):
-        effects = {p.by for p in source.bound.parameters.values() if p.kind == Kind.BETA}
+        effects = {p.covariate for p in source.bound.parameters.values() if p.kind == Kind.BETA}
         if asked := [c for c in differ if c in effects]:
             yield (
                 f"Not randomized: the effect of {listing(asked)} is that between the patients "
@@ -148,7 +148,7 @@ def _about_priors(
     told = set()
     effects = bound.named(Kind.BETA)
     for name in effects:
-        parameter, covariate = bound.parameters[name].of, bound.parameters[name].by
+        parameter, covariate = bound.parameters[name].of, bound.parameters[name].covariate
         used = np.ptp([d[covariate] for d in designs], axis=0) > 0
         ratio = posterior_over_prior(bound, *groups, name)
         for column in np.flatnonzero(used & (ratio > UNINFORMED)):

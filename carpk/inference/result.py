@@ -173,7 +173,7 @@ def summarize(result: Fit) -> pd.DataFrame:
     draws = result.draws()
     parameters = bound.parameters
     ends = [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2]
-    spreads = {p.of: draws[name] for name, p in parameters.items() if p.by == PATIENT}
+    spreads = {p.of: draws[name] for name, p in parameters.items() if p.level == PATIENT}
     for name in bound.named(Kind.TYPICAL):
         entry = row(name, draws[name], parameters[name].unit, name)
         if name in spreads:
@@ -187,7 +187,7 @@ def summarize(result: Fit) -> pd.DataFrame:
         rows.append(row(name, np.asarray(derive(typical)), unit))
     for kinds in ((Kind.BETA,), (Kind.CORRELATION,), (Kind.OMEGA, Kind.RESIDUAL)):
         for name in bound.named(*kinds):
-            if parameters[name].by != PATIENT:  # whose SDs stand beside the typical values
+            if parameters[name].level != PATIENT:  # whose SDs stand beside the typical values
                 each = parameters[name].split(draws[name])
                 rows += [row(label, x, "1", label) for label, x in each.items()]
     columns = ["parameter", "median", "eti90_low", "eti90_high", "unit"]

@@ -103,10 +103,10 @@ def exchanged(
 ) -> dict[str, Any]:
     """Values of population parameters after exchanging these, with their omegas and effects."""
     other = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
-    known = {(p.kind, p.of, p.by): name for name, p in bound.parameters.items()}
+    known = {(p.kind, p.of, p.covariate, p.level): n for n, p in bound.parameters.items()}
     out = dict(theta)
     for name, p in bound.parameters.items():
-        source = known.get((p.kind, other.get(p.of, p.of), p.by), name)
+        source = known.get((p.kind, other.get(p.of, p.of), p.covariate, p.level), name)
         if p.kind != Kind.RESIDUAL and {name, source} <= set(theta):
             out[name] = theta[source]
     return out

@@ -279,7 +279,7 @@ def patient_information(
     shared = [
         (j, c.value * s.typical[c.parameter.of].sum(axis=2))
         for j, c in enumerate(columns)
-        if c.parameter.by == COHORT
+        if c.parameter.level == COHORT
     ]
     common = np.zeros((*size, len(shared)))
     for g, (_, by) in enumerate(shared):
@@ -291,12 +291,12 @@ def patient_information(
         if parameter.kind == Kind.TYPICAL:
             mean[..., j] = s.typical[parameter.of].sum(axis=2)
         elif parameter.kind == Kind.BETA:
-            x = who.design[parameter.by][:, None, c.place[0]]
+            x = who.design[parameter.covariate][:, None, c.place[0]]
             mean[..., j] = s.typical[parameter.of].sum(axis=2) * x
-        elif parameter.by == COHORT:
+        elif parameter.level == COHORT:
             continue
         elif parameter.kind == Kind.OMEGA:  # of ln omega, which is in its row and its column
-            i = place[parameter.of, parameter.by]
+            i = place[parameter.of, parameter.level]
             spreads[j, i] += correlation[i]
             spreads[j, :, i] += correlation[i]
         elif parameter.kind == Kind.CORRELATION:

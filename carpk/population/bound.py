@@ -128,7 +128,7 @@ class PopulationModel:
                 (COHORT,),
                 {COHORT: clusters},
                 of=name,
-                by=COHORT,
+                level=COHORT,
             )
             parameters[shared.name] = shared
         bound = cls(

@@ -48,7 +48,8 @@ class PopulationParameter:
         unit: of a typical value; "" of the others.
         bounds: the range of a typical value; the whole line of the others.
         of: the structural parameter, or output of a residual model, that it belongs to.
-        by: covariate of an effect; variability level of an SD or a random effect.
+        covariate: of an effect.
+        level: of variability, of an SD or a random effect.
     """
 
     name: str
@@ -60,7 +61,8 @@ class PopulationParameter:
     unit: str = ""
     bounds: tuple[float, float] = WHOLE_LINE
     of: str = ""
-    by: str = ""
+    covariate: str = ""
+    level: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -299,7 +299,7 @@ class Population:
             prior = dist.LogNormal(float(np.log(info[name].iiv or OMEGA_MEDIAN)), OMEGA_SD)
             found += [
                 PopulationParameter(
-                    omega_name(name, kind), Kind.OMEGA, prior, positive, of=name, by=kind
+                    omega_name(name, kind), Kind.OMEGA, prior, positive, of=name, level=kind
                 )
                 for kind in kinds
             ]
@@ -336,7 +336,7 @@ class Population:
                         dims_of,
                         {dim: tuple(columns[covariate]) for dim in dims_of},
                         of=name,
-                        by=covariate,
+                        covariate=covariate,
                     )
                 )
         return found
