@@ -1,5 +1,10 @@
 """Errors and warnings: what, where, what was expected and what to do, in a sentence."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
 
 class CarpkError(ValueError):
     """Something a user gave cannot be used; the message says what, where and what to do."""
@@ -27,3 +32,18 @@ class SaveError(CarpkError):
 
 class CarpkWarning(UserWarning):
     """Nothing is wrong with the input, but the answer needs a caveat."""
+
+
+def nearest_of(word: str, known: Iterable[str]) -> str:
+    """ "did you mean ...? Known are ..." """
+    names = list(known)
+    if not names:
+        return "there is none to choose from."
+    by_lower = {name.lower(): name for name in names}
+    close = [
+        by_lower[n] for n in difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.5)
+    ]
+    if not close:
+        close = [n for n in names if word and (word.lower() in n.lower())][:3]
+    hint = f"did you mean {' or '.join(map(repr, close))}? Known" if close else "known"
+    return f"{hint} are {', '.join(names)}."

@@ -73,7 +73,7 @@ def proposal(bound: PopulationModel, sample: Mapping[str, Any]) -> Proposal:
     """From a fit's draws, those of the random effects among them."""
     eta = deviations(bound, sample)
     size, people, effects = eta.shape
-    theta = {name: jnp.asarray(sample[name]) for name in (*bound.priors, *bound.shared)}
+    theta = {name: jnp.asarray(sample[name]) for name in bound.parameters}
     x = np.asarray(jax.vmap(lambda th: _vector(bound, th))(theta))
     own = eta + np.asarray(jax.vmap(lambda th: _typical(bound, th))(theta))
     mean, sd = x.mean(0), x.std(0)
@@ -174,7 +174,7 @@ def marginal(
     compiled = jax.jit(lambda theta: jax.lax.map(one, theta))
 
     def of(theta: Mapping[str, Any], *, label: str = "", progress: bool = False) -> Marginal:
-        theta = {name: np.asarray(theta[name]) for name in (*bound.priors, *bound.shared)}
+        theta = {name: np.asarray(theta[name]) for name in bound.parameters}
         size = len(next(iter(theta.values())))
         blocks = [np.arange(start, start + BLOCK) for start in range(0, size, BLOCK)]
         bar = Progress(len(blocks) * BLOCK, label, progress)

@@ -63,7 +63,7 @@ class Fit:
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the parameters of the population and its cohorts."""
-        return (*self.bound.priors, *self.bound.shared)
+        return tuple(self.bound.parameters)
 
     @property
     def posterior(self) -> xr.Dataset:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import importlib
 import importlib.abc
@@ -16,7 +15,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import jax
 
 import carpk.models
-from carpk.errors import ModelError
+from carpk.errors import ModelError, nearest_of
 from carpk.library.texts import SBML, digest_of, files_of, installed_from
 from carpk.structural import ODEModel, StructuralModel
 
@@ -320,18 +319,3 @@ def _finish(
     origin = {"name": origin["name"], "options": dict(origin["options"])}
     model.params._origin = origin  # for pickle
     return dataclasses.replace(model, origin=origin, files=files, doc=model.doc or doc or "")
-
-
-def nearest_of(word: str, known: Iterable[str]) -> str:
-    """ "did you mean ...? Known are ..." """
-    names = list(known)
-    if not names:
-        return "there is none to choose from."
-    by_lower = {name.lower(): name for name in names}
-    close = [
-        by_lower[n] for n in difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.5)
-    ]
-    if not close:
-        close = [n for n in names if word and (word.lower() in n.lower())][:3]
-    hint = f"did you mean {' or '.join(map(repr, close))}? Known" if close else "known"
-    return f"{hint} are {', '.join(names)}."

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from carpk.errors import DatasetError
-from carpk.library.models import nearest_of
+from carpk.errors import DatasetError, nearest_of
 from carpk.library.study import Study, read_study
 
 _PACKAGE = Path(__file__).parents[1]

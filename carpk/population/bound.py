@@ -23,12 +23,11 @@ from carpk.dataset.units import between
 from carpk.errors import FitError
 from carpk.params import Params, transform_for
 from carpk.population.covariates import Covariate, _in_equations, cohorts_of_effects, forms_of
-from carpk.population.parameters import WHOLE_LINE, Kind, PopulationParameter
+from carpk.population.parameters import WHOLE_LINE, Kind, PopulationParameter, named
 from carpk.population.population import OF_COHORT, Population
 from carpk.population.predict import ClosedLevels, Predictor, chosen, solved
 from carpk.population.random_effects import (
     COHORT,
-    CORRELATION,
     INFUSION,
     PATIENT,
     RandomEffects,
@@ -241,10 +240,11 @@ class PopulationModel:
         theta = {}
         for i, (name, prior) in enumerate(self.priors.items()):
             x = prior.sample(jax.random.fold_in(key, i), (REFERENCE_DRAWS,))
-            scale = self.parameters[name].transform
+            parameter = self.parameters[name]
+            scale = parameter.transform
             centre = jnp.median(scale.forward(x), axis=0)
             near = scale.inverse(centre + width * (scale.forward(x) - centre))
-            theta[name] = x if name == CORRELATION else near
+            theta[name] = x if parameter.kind == Kind.CORRELATION else near
         shape = (REFERENCE_DRAWS, size, infusions, len(self.random.columns))
         z = np.random.default_rng(0).standard_normal(shape)
         every = jax.vmap(lambda theta, z: self.each_from_scores(theta, designs, z))(theta, z)
@@ -257,7 +257,7 @@ class PopulationModel:
 
     def named(self, *kinds: Kind) -> tuple[str, ...]:
         """Names of the parameters of these kinds."""
-        return tuple(name for name, p in self.parameters.items() if p.kind in kinds)
+        return named(self.parameters, *kinds)
 
     @property
     def random(self) -> RandomEffects:
@@ -461,7 +461,7 @@ class PopulationModel:
 
     def of_sample(self, sample: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """(parameters of the individual patients, those of the population) of one draw."""
-        theta = {k: x for k, x in sample.items() if k in self.priors or k in self.shared}
+        theta = {k: x for k, x in sample.items() if k in self.parameters}
         if self.individual is None:
             return None, theta
         shape = (len(self.patients),)

@@ -124,6 +124,11 @@ def refuse_reserved(model: str, structural: Iterable[str], made: Iterable[str]) 
             )
 
 
+def named(parameters: Mapping[str, PopulationParameter], *kinds: Kind) -> tuple[str, ...]:
+    """Names of the parameters of these kinds."""
+    return tuple(name for name, p in parameters.items() if p.kind in kinds)
+
+
 def split_draws(
     parameters: Mapping[str, PopulationParameter], draws: Mapping[str, Any]
 ) -> dict[str, Any]:

@@ -16,9 +16,8 @@ from numpyro.distributions import constraints
 from carpk._late import late
 from carpk.assay.residual import LogNormal, Residual
 from carpk.dataset import Dataset
-from carpk.dataset.tables import nearest
 from carpk.dosing.regimen import Regimen
-from carpk.errors import ModelError
+from carpk.errors import ModelError, nearest_of
 from carpk.params import ParamInfo, Params, transform_for
 from carpk.population.parameters import WHOLE_LINE, Kind, PopulationParameter, refuse_reserved
 from carpk.population.random_effects import (
@@ -205,16 +204,15 @@ class Population:
                 f"Population: virtual_patients is {self.virtual_patients}, but must be a power of "
                 "two, at least 16."
             )
-        known_priors = self.default_priors()
-        made = [p.name for p in self._defaults({}) if p.kind != Kind.TYPICAL]
+        every = self._defaults({})
+        made = [p.name for p in every if p.kind != Kind.TYPICAL]
         refuse_reserved(self.model.name, known, made)
+        known_priors = [p.name for p in every]
         for name, prior in self.priors.items():
             if name not in known_priors:
-                close = nearest(name, known_priors)
                 raise ModelError(
                     f"Population: there is no parameter for the prior {name!r}; "
-                    + (f"did you mean {close!r}? Known" if close else "known")
-                    + f" are {', '.join(known_priors)}."
+                    f"{nearest_of(name, known_priors)}"
                 )
             if not isinstance(prior, dist.Distribution):
                 raise ModelError(

@@ -11,7 +11,7 @@ import xarray as xr
 
 from carpk._arviz import az
 from carpk.population.bound import PopulationModel
-from carpk.population.parameters import Kind
+from carpk.population.parameters import Kind, named
 from carpk.population.random_effects import CORRELATION
 from carpk.verdict.words import Finding, doubt, note, number, trouble
 
@@ -116,7 +116,9 @@ def _of_divergences(
         if len(cure.get("divergences", ())) < 2
         else "A smaller step did not help: "
     )
-    spreads = {k: float(np.median(posterior[k].values)) for k in _omegas(bound)}
+    spreads = {
+        k: float(np.median(posterior[k].values)) for k in named(bound.parameters, Kind.OMEGA)
+    }
     least = min(spreads, key=lambda k: spreads[k], default="")
     advice = (
         f"a spread may be close to 0 ({least} is the smallest, {number(spreads[least])}): leave "
@@ -132,17 +134,13 @@ def _of_divergences(
     ]
 
 
-def _omegas(bound: PopulationModel) -> list[str]:
-    return [name for name, p in bound.parameters.items() if p.kind == Kind.OMEGA]
-
-
 def _slow_energy(bound: PopulationModel, ebfmi: float) -> Finding:
     return doubt(
         "slow energy",
         f"The energy changes slowly from draw to draw (E-BFMI {number(ebfmi, '.2f')}, to be above "
         f"{EBFMI_MIN}): the posterior has heavy tails, and the ends of intervals are less exact "
         f"than R-hat and effective draws say. Use narrower priors"
-        f"{' for the omegas' if _omegas(bound) else ''}.",
+        f"{' for the omegas' if named(bound.parameters, Kind.OMEGA) else ''}.",
     )
 
 

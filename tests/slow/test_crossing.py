@@ -198,18 +198,18 @@ CELLS, TWICE = ck.Regimen.cells(0, 1e8), ck.Regimen.cells([0, 20], 1e8)
 class Given:
     """A population, its data and its fit by Laplace's method."""
 
-    def __init__(self, number):
+    def __init__(self, number, folder):
         f = row(number)
-        self.pop, self.data = population_of(f), data_of(f)
+        self.pop, self.data, self.folder = population_of(f), data_of(f), folder
 
     @functools.cached_property
     def fit(self):
         return ck.fit(self.pop, self.data, **LOOK)
 
-    def saved(self, folder):
+    def saved(self):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ck.load_fit(self.fit.save(folder / "fit.nc"), population=self.pop)
+            return ck.load_fit(self.fit.save(self.folder / "fit.nc"), population=self.pop)
 
 
 def planned(given):
@@ -265,9 +265,7 @@ FUNCTIONS = {
     "plot.prior_posterior": lambda g: ck.plot.prior_posterior(g.fit),
     "plot.vpc": lambda g: ck.checks.vpc(g.fit, draws=40).plot(),
     "plot.waterfall": lambda g: ck.plot.waterfall(g.fit),
-}
-WITH_FILES = {
-    "save, load_fit": lambda g, folder: g.saved(folder).summary(),
+    "save, load_fit": lambda g: g.saved().summary(),
 }
 OF_PATIENTS = (
     *("checks.gof", "checks.npde", "checks.vpc", "checks.shrinkage", "plot.vpc"),
@@ -292,7 +290,7 @@ REFUSALS = {  # function -> (features that together are refused, what the refusa
 def assigned():
     """Number of a row -> the functions that are tried there."""
     found = {i: [] for i in range(len(ROWS))}
-    for place, name in enumerate([*FUNCTIONS, *WITH_FILES]):
+    for place, name in enumerate(FUNCTIONS):
         order = [(place * 4 + i) % len(ROWS) for i in range(len(ROWS))]
         missing = {(k, x) for k, each in FEATURES.items() for x in each}
         while missing:
@@ -323,7 +321,7 @@ def test_every_function_meets_every_feature():
     for number, names in assigned().items():
         for name in names:
             met.setdefault(name, set()).update(features(number))
-    assert set(met) == {*FUNCTIONS, *WITH_FILES}
+    assert set(met) == set(FUNCTIONS)
     assert all(len(x) == sum(map(len, FEATURES.values())) for x in met.values())
 
 
@@ -359,11 +357,10 @@ def test_each_cell_works_or_is_refused_in_a_sentence(number, tmp_path, monkeypat
     if row(number)["solver"] == "adaptive":  # by the method that compiles fastest
         monkeypatch.setattr("carpk.solver.mesh.choose", lambda *_, **__: "asked for")
         monkeypatch.setattr("carpk.solver.solve.Adaptive", explicit)
-    given, wrong = Given(number), []
+    given, wrong = Given(number, tmp_path), []
     values = {x for _, x in features(number)}
     for name in assigned()[number]:
-        call = FUNCTIONS.get(name) or functools.partial(WITH_FILES[name], folder=tmp_path)
-        told = tried(call, given)
+        told = tried(FUNCTIONS[name], given)
         print(f"{number}\t{name}\t{told}")
         refused = [words for together, words in REFUSALS.get(name, ()) if together <= values]
         if not (any(re.search(w, told) for w in refused) if refused else told == "works"):
