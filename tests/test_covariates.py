@@ -87,8 +87,8 @@ class TestSimulation:
         np.testing.assert_allclose(sim["car_t"], 2 * reference["car_t"], rtol=1e-4)
         weights = np.array([70.0, 35.0, 20.0])
         three = ck.simulate(model, DOSE, DAYS, patients=3, covariates={"WT": weights, "LOW": 0.0})
-        held = three["car_t"].values[0, :, 0] * three.data["V"].values[0, :, 0] * weights / 70
-        k = three.data["k"].values[0, :, 0]
+        held = three["car_t"].values[0, :, 0] * three["V"].values[0, :, 0] * weights / 70
+        k = three["k"].values[0, :, 0]
         np.testing.assert_allclose(held, 100 * np.exp(-0.5 * k), rtol=1e-3)
 
     def test_draws_latent_classes_with_their_share_and_effects_with_their_correlation(self, model):

@@ -1,5 +1,7 @@
 """Points over patients' random effects, and coordinates that are found from them."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +60,20 @@ def counting(engine, mode, conditional):
     likelihood = engine.measurements(u, engine.batched(c))[0].sum(-1)
     by_x = effective((likelihood + alone)[points.by_x]) / points.by_x.sum()
     return by_x, effective(likelihood + rest) / 512
+
+
+def test_points_that_are_not_finite_count_nothing_and_leak_no_warning(recwarn):
+    """On some processors, and with some seeds, those of impossible patients overflow."""
+    points = Points.quasi_random((3, 2), 1, 64)
+    x = np.where(np.arange(64)[:, None, None] % 2, np.inf, points.x)
+    x[::4, 0] = np.nan
+    engine = SimpleNamespace(proposals=lambda *_: (x, points.z, x, np.zeros(x.shape[:2])))
+    _, rest, alone = Points.proposed(points, engine, np.zeros((64, 5)), None)
+    finite = np.isfinite(x).all(-1)
+    assert finite.any()
+    assert np.isfinite((rest + alone)[finite]).all()
+    assert not np.isfinite(rest + alone)[~finite].any()
+    assert not list(recwarn)
 
 
 def test_points_of_both_kinds_are_weighed_by_the_density_from_which_they_come(seldom):

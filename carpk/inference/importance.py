@@ -258,6 +258,7 @@ class Points(NamedTuple):
         scale = np.sqrt(FREEDOM / scipy.stats.chi2.ppf(p[..., m:], FREEDOM))
         return cls(z * scale, z, np.arange(points) >= points // OF_PRIOR)
 
+    @np.errstate(all="ignore")  # points that are not finite count nothing
     def proposed(
         self, engine: Engine, u: np.ndarray, conditional: Conditional
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -272,8 +273,7 @@ class Points(NamedTuple):
         t = scipy.stats.multivariate_t(np.zeros(x.shape[-1]), df=FREEDOM)
         by_x = t.logpdf(x.reshape(-1, x.shape[-1])).reshape(prior.shape) - slope
         share = 1 / OF_PRIOR
-        with np.errstate(invalid="ignore"):  # of points that are not finite, which count nothing
-            mixture = np.logaddexp(np.log(share) + prior, np.log1p(-share) + by_x)
+        mixture = np.logaddexp(np.log(share) + prior, np.log1p(-share) + by_x)
         return c, prior - mixture, prior - by_x
 
 
