@@ -8,14 +8,12 @@ without a language is a drawing. A comment in the page, right above a block, mak
 `<!-- not run: why -->`, `<!-- numbers vary: why -->`.
 
 Pages are compared with their own settings. README, whose fits take hours, shows no number that
-depends on them, and runs with the settings of `SMALL`.
+depends on them, and runs with the settings of `small.py`.
 """
 
 import ast
 import contextlib
 import dataclasses
-import functools
-import inspect
 import io
 import re
 import shlex
@@ -26,6 +24,7 @@ from pathlib import Path
 import jax
 import matplotlib.pyplot as plt
 import pytest
+import small
 import typer
 
 import carpk as ck
@@ -33,11 +32,8 @@ from carpk import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SMALL = {"README.md"}
 SLOW = {"README.md", "when_a_fit_goes_wrong.md"}
-SMALL = {
-    "README.md": {"draws": 4, "tune": 30, "chains": 2, "max_draws": 4, "patients": 4}
-    | {"simulations": 20, "points": 16, "target_accept": 0.6}
-}
 FENCE = re.compile(
     r"(?:<!-- (?P<mark>not run|numbers vary): (?P<why>.+?) -->\n)?"
     r"^```(?P<language>\w*)\n(?P<text>.*?)^```$",
@@ -151,25 +147,6 @@ def command_line(words):
         assert extra[1] in project["optional-dependencies"], words
 
 
-def small(function, caps):
-    """The function, with arguments of these names at most so large, given or not."""
-    signature = inspect.signature(function)
-
-    @functools.wraps(function)
-    def call(*args, **kwargs):
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        for name, cap in caps.items():
-            given = bound.arguments.get(name)
-            if isinstance(given, int | float):
-                bound.arguments[name] = min(given, cap)
-            elif name == "max_draws" and name in bound.arguments:
-                bound.arguments[name] = cap
-        return function(*bound.args, **bound.kwargs)
-
-    return call
-
-
 @pytest.fixture
 def session(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -184,15 +161,8 @@ def session(tmp_path, monkeypatch):
     [pytest.param(p, id=p.name, marks=[pytest.mark.slow] if p.name in SLOW else []) for p in PAGES],
 )
 def test_a_page_runs_from_top_to_bottom_and_prints_what_it_shows(page, session, monkeypatch):
-    caps = SMALL.get(page.name, {})
-    for module in (ck, ck.checks, ck.evidence) if caps else ():
-        for name in dir(module):
-            function = getattr(module, name)
-            if (
-                inspect.isfunction(function)
-                and caps.keys() & inspect.signature(function).parameters
-            ):
-                monkeypatch.setattr(module, name, small(function, caps))
+    if page.name in SMALL:
+        small.everywhere(small.PAGES, monkeypatch.setattr)
     blocks = blocks_of(page)
     for block, following in zip(blocks, [*blocks, None][1:], strict=True):
         if block.mark != "not run":

@@ -1,7 +1,8 @@
 """Calibrate the model `niche` to `targets.csv`; writes `models/niche_posterior.csv` and a report.
 
     python data/niche_calibration/calibrate.py                        some minutes on two cores
-    python data/niche_calibration/calibrate.py --rounds 50 --out .    a look, kept elsewhere
+    python data/niche_calibration/calibrate.py --iterations 20 --rounds 50 --draws 20 --out .
+                                                                      a look, kept elsewhere
 
 Estimated together: rho (blood cancers), its ratio in solid tumors, kF, kC, LH, th, SA0, dE and rN.
 Everything else keeps the values of the model's file. Statistics of cohorts are compared with those
@@ -321,7 +322,7 @@ def report(draws):
     return pd.DataFrame(table, columns=columns).set_index("target")
 
 
-def lowest():
+def lowest(iterations):
     """The mode of the standardized parameters, and the inverse Hessian that L-BFGS has met."""
     downhill = jax.jit(jax.value_and_grad(lambda w: -log_posterior(w)))
 
@@ -331,7 +332,7 @@ def lowest():
         return (1e10, np.zeros_like(slope)) if bad else (float(value), slope)
 
     bounds = [(-REACH, REACH)] * len(U0)
-    options = {"maxcor": 50}
+    options = {"maxcor": 50, "maxiter": iterations}
     found = minimize(
         finite, np.zeros(len(U0)), jac=True, method="L-BFGS-B", bounds=bounds, options=options
     )
@@ -341,9 +342,11 @@ def lowest():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, nargs="+", default=ROUNDS)
+    parser.add_argument("--draws", type=int, default=DRAWS, help="draws that are written")
+    parser.add_argument("--iterations", type=int, default=15000, help="at most, to the mode")
     parser.add_argument("--out", type=Path, help="folder of draws and report, if not their own")
     args = parser.parse_args()
-    mode, metric = lowest()
+    mode, metric = lowest(args.iterations)
     print(dict(zip(PRIORS, mode, strict=True)), file=sys.stderr)
     factor = np.linalg.cholesky(metric)
     rng = np.random.default_rng(2026)
@@ -364,7 +367,7 @@ def main():
         mode = weights @ proposals
         spread = np.cov(proposals.T, aweights=weights) + 0.01 * np.eye(len(U0))
         factor = np.linalg.cholesky(spread)
-    chosen = rng.choice(len(proposals), DRAWS, p=weights)
+    chosen = rng.choice(len(proposals), args.draws, p=weights)
     draws = U0 + SD * proposals[chosen]
     named = {k: np.asarray(i(draws[:, j])) for j, (k, (_, _, i)) in enumerate(PRIORS.items())}
     frame = pd.DataFrame(named)
