@@ -4,9 +4,10 @@ import functools
 import inspect
 
 import carpk as ck
+from carpk.inference import importance
 
 PAGES = {"draws": 4, "tune": 30, "chains": 2, "max_draws": 4, "patients": 4}
-PAGES |= {"simulations": 20, "points": 16, "target_accept": 0.6}
+PAGES |= {"simulations": 20, "points": 32, "starts": 1, "target_accept": 0.6}
 NOTEBOOKS = {"draws": 150, "tune": 60, "chains": 2, "max_draws": 150, "patients": 20}
 NOTEBOOKS |= {"simulations": 50, "points": 32, "target_accept": 0.8}
 
@@ -23,7 +24,7 @@ def small(function, caps):
             given = bound.arguments.get(name)
             if isinstance(given, int | float):
                 bound.arguments[name] = min(given, cap)
-            elif name == "max_draws" and name in bound.arguments:
+            elif name in {"max_draws", "starts"} and name in bound.arguments:  # None: many
                 bound.arguments[name] = cap
         return function(*bound.args, **bound.kwargs)
 
@@ -40,3 +41,5 @@ def everywhere(caps, replace=setattr):
                 and caps.keys() & inspect.signature(function).parameters
             ):
                 replace(module, name, small(function, caps))
+    replace(importance, "ROUNDS", importance.ROUNDS[:1])
+    replace(importance, "PASSES", 1)
