@@ -40,6 +40,8 @@ Table 2. Read in the transcription of nlmixr2lib (Langenhorst_2019_fludarabine) 
 in the abstract; not in the paper itself. Section 3.3 gives eGFR in "l/h/kg"; only L/h fits Table 2.
 """
 
+from collections.abc import Iterable, Mapping
+
 import jax.numpy as jnp
 
 import carpk as ck
@@ -104,7 +106,7 @@ class States(ck.States):
     auc: ck.Scalar = ck.state("mg h/L", "integral of the concentration of F-ara-A")
 
 
-def egfr_cap(age):
+def egfr_cap(age: ck.Scalar) -> ck.Scalar:
     """The largest eGFR [mL/min/1.73 m²] that counts at this age [years]: section 2.5.
 
     35 at birth, rising to 140 at 1.5 years; 140 to 30 years; then 8 less every ten years.
@@ -112,12 +114,12 @@ def egfr_cap(age):
     return jnp.minimum(35 + 70 * jnp.minimum(age, 1.5), 140 - 0.8 * jnp.maximum(age - 30, 0))
 
 
-def clearance(p):
+def clearance(p: Params) -> ck.Scalar:
     """CL [L/h] of a patient with these covariates."""
     return (p.CLnr + p.fren * L_PER_H * p.eGFR) * (p.WT / 70) ** 0.75 * p.fCL
 
 
-def fludarabine(p) -> ck.Disposition:
+def fludarabine(p: Params) -> ck.Disposition:
     """F-ara-A [mg/L] in a patient with these covariates."""
     flow = HOURS * (p.WT / 70) ** 0.75 * p.fCL
     size = p.WT / 70 * p.fV
@@ -125,17 +127,17 @@ def fludarabine(p) -> ck.Disposition:
     return ck.Disposition(HOURS * clearance(p), size * p.V1, peripheral)
 
 
-def vector_field(t, y, p, c):
+def vector_field(t: ck.Scalar, y: States, p: ck.Params, c: Mapping[str, ck.Scalar]) -> States:
     """The exposure; the drug itself is in closed form."""
     return States(auc=HOURS * c["flu"])
 
 
-def auc_of(p, phosphate):
+def auc_of(p: Params, phosphate: float) -> ck.Scalar:
     """AUC from 0 to infinity [mg h/L] of this much fludarabine phosphate [mg]."""
     return F_ARA_A * phosphate / clearance(p)
 
 
-def doses(days, amount: float, hours: float) -> ck.Regimen:
+def doses(days: Iterable[float], amount: float, hours: float) -> ck.Regimen:
     """The same infusion of fludarabine phosphate [mg] on each of these days."""
     return ck.Regimen(
         tuple(ck.Infusion(float(d), amount, hours / HOURS, product="fludarabine") for d in days)

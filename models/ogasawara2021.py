@@ -50,13 +50,13 @@ class Params(ck.Params):
     )
 
 
-def rates(p) -> dict:
+def rates(p: Params) -> dict[str, ck.Scalar]:
     """The arguments of the piecewise curve from the parameters of the paper."""
     rho, alpha, beta = (jnp.log(2) / x for x in (p.t_double, p.t_alpha, p.t_beta))
     return dict(cmax=p.cmax, tmax=p.tmax, rho=rho, alpha=alpha, beta=beta, fb=p.fb, lag=p.lag)
 
 
-def transgene(t: Float[Array, " time"], p) -> Float[Array, " time"]:
+def transgene(t: Float[Array, " time"], p: Params) -> Float[Array, " time"]:
     """Transgene level [copies/µg]."""
     return piecewise.level(t, **rates(p))
 

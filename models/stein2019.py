@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import carpk as ck
+from carpk.models import _variants as variants
 from carpk.models import piecewise
 
 TABLE = "Stein 2019, Table 1, as transcribed in nlmixr2lib"
@@ -33,19 +34,28 @@ RESIDUAL_SD = 0.56  # of ln(level); same table
 F_TOCILIZUMAB, F_STEROIDS = 1.2, 1.0  # factors on the growth rate; same table
 
 
-def rates(p) -> dict:
+class Params(ck.Params):
+    foldx: ck.Scalar = ck.param(3_900.0, "1", "fold expansion, first level to peak", TABLE, iiv=2.4)
+    tmax: ck.Scalar = ck.param(9.3, "day", "time of the peak", TABLE, iiv=0.38)
+    cmax: ck.Scalar = ck.param(24_000.0, "copies/µg", "peak level", TABLE, iiv=0.65)
+    alpha: ck.Scalar = ck.param(0.16, "1/day", "contraction rate", TABLE, iiv=0.91)
+    fb: ck.Scalar = ck.param(0.0079, "1", "share of the peak that persists", TABLE, (0, 1), iiv=0.8)
+    beta: ck.Scalar = ck.param(0.0032, "1/day", "loss rate of persisting cells", TABLE, iiv=0.86)
+
+
+def rates(p: Params) -> dict[str, ck.Scalar]:
     """The arguments of the piecewise curve from the parameters of the paper."""
     rho = jnp.log(p.foldx) / p.tmax
     return dict(cmax=p.cmax, tmax=p.tmax, rho=rho, alpha=p.alpha, beta=p.beta, fb=p.fb)
 
 
-def transgene(t: Float[Array, " time"], p) -> Float[Array, " time"]:
+def transgene(t: Float[Array, " time"], p: Params) -> Float[Array, " time"]:
     """Transgene level [copies/µg]."""
     return piecewise.level(t, **rates(p))
 
 
 def with_comedication(
-    t: Float[Array, " time"], p, tocilizumab: float = math.inf, steroids: float = math.inf
+    t: Float[Array, " time"], p: Params, tocilizumab: float = math.inf, steroids: float = math.inf
 ) -> Float[Array, " time"]:
     """Transgene level [copies/µg] with the first dose of either drug on these days.
 
@@ -56,7 +66,7 @@ def with_comedication(
     until_peak = jnp.minimum(t, p.tmax)
     days = jnp.array([0.0, tocilizumab, steroids])
     days = jnp.sort(jnp.maximum(days, 0.0))  # nothing grows before the infusion
-    grown = 0.0
+    grown = jnp.zeros_like(until_peak)
     for start, stop in zip(days, [*days[1:], jnp.inf], strict=True):
         factor = jnp.where(tocilizumab <= start, F_TOCILIZUMAB, 1.0)
         factor = factor * jnp.where(steroids <= start, F_STEROIDS, 1.0)
@@ -68,28 +78,17 @@ def with_comedication(
 def build(omega_is: Literal["sd", "variance"] = "sd") -> ck.ClosedForm:
     """The model with the printed random effects read as "sd" or as "variance"."""
 
-    def sd(printed: float) -> float:
-        return printed if omega_is == "sd" else math.sqrt(printed)
-
-    class Params(ck.Params):
-        foldx: ck.Scalar = ck.param(
-            3_900.0, "1", "fold expansion, first level to peak", TABLE, iiv=sd(2.4)
+    params = Params
+    if omega_is == "variance":
+        printed = {name: info.iiv or 0.0 for name, info in Params.info().items()}
+        params = variants.with_fields(
+            Params, {n: variants.like(Params, n, iiv=math.sqrt(x)) for n, x in printed.items()}
         )
-        tmax: ck.Scalar = ck.param(9.3, "day", "time of the peak", TABLE, iiv=sd(0.38))
-        cmax: ck.Scalar = ck.param(24_000.0, "copies/µg", "peak level", TABLE, iiv=sd(0.65))
-        alpha: ck.Scalar = ck.param(0.16, "1/day", "contraction rate", TABLE, iiv=sd(0.91))
-        fb: ck.Scalar = ck.param(
-            0.0079, "1", "share of the peak that persists", TABLE, (0, 1), iiv=sd(0.8)
-        )
-        beta: ck.Scalar = ck.param(
-            0.0032, "1/day", "loss rate of persisting cells", TABLE, iiv=sd(0.86)
-        )
-
     return ck.ClosedForm(
         name="stein2019",
         product="tisagenlecleucel",
         reference="doi:10.1002/psp4.12388",
-        params=Params,
+        params=params,
         outputs={"transgene": transgene},
         smooth={"transgene": lambda t, p: piecewise.smooth_level(t, **rates(p))},
         states=lambda t, p: piecewise.compartments(t, **rates(p)),
