@@ -6,8 +6,10 @@ A model file declares `Params` and `States` once, with the values of its default
     revised(Params, {"CL": 4.1}, "Author 2021, Table 2")         # other typical values
     with_fields(Params, {"CL": like(Params, "CL", unit="mL/h")}) # any other property of a parameter
     with_fields(States, {"X": ck.state("cells", "exhausted cells")})
+    with_fields(Params, fields_of(Immunity, Graft))              # those of further classes
 """
 
+import dataclasses
 import types
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -24,6 +26,16 @@ def like(params: type[ck.Params], name: str, **changes: Any) -> Any:
     for derived in ("symbol", "is_covariate", "share"):
         del known[derived]
     return ck.param(**(known | changes))
+
+
+def fields_of(*classes: type[ck.Params | ck.States]) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of these classes, in their order."""
+    found = {}
+    for each in classes:
+        for f in dataclasses.fields(each):
+            copy: dataclasses.Field[Any] = dataclasses.field(default=f.default, metadata=f.metadata)
+            found[f.name] = copy
+    return found
 
 
 def with_fields(base: type[Class], fields: Mapping[str, Any]) -> type[Class]:

@@ -146,6 +146,20 @@ def disposition(p: Neutrophils | Leukocytes) -> ck.Disposition:
     return ck.Disposition(HOURS * p.CL, p.Vc, ((HOURS * p.Q, p.Vp),))
 
 
+def slopes(
+    y: States, effect: ck.Scalar, feedback: ck.Scalar, MTT: ck.Scalar
+) -> dict[str, ck.Scalar]:
+    """Derivatives [per day] of the chain, under this effect of drugs and (Circ0/Circ)^gamma."""
+    ktr = 4 * HOURS / MTT
+    return dict(
+        Prol=ktr * y.Prol * ((1 - effect) * feedback - 1),
+        T1=ktr * (y.Prol - y.T1),
+        T2=ktr * (y.T1 - y.T2),
+        T3=ktr * (y.T2 - y.T3),
+        Circ=ktr * (y.T3 - y.Circ),
+    )
+
+
 def chain(drug: str) -> Callable[..., States]:
     """The vector field with this drug."""
 
@@ -153,15 +167,7 @@ def chain(drug: str) -> Callable[..., States]:
         t: ck.Scalar, y: States, p: Neutrophils | Leukocytes, c: Mapping[str, ck.Scalar]
     ) -> States:
         effect = sensitivity(p) * c[drug] * 1000 / MOLAR_MASS[drug]
-        feedback = (baseline(p) / y.Circ) ** p.gamma
-        ktr = 4 * HOURS / p.MTT
-        return States(
-            Prol=ktr * y.Prol * ((1 - effect) * feedback - 1),
-            T1=ktr * (y.Prol - y.T1),
-            T2=ktr * (y.T1 - y.T2),
-            T3=ktr * (y.T2 - y.T3),
-            Circ=ktr * (y.T3 - y.Circ),
-        )
+        return States(**slopes(y, effect, (baseline(p) / y.Circ) ** p.gamma, p.MTT))
 
     return vector_field
 

@@ -81,7 +81,11 @@ PATIENTS = {
     "melanoma4": SKIN | dict(dE=4.23, l=1.43, s=0.36),
 }
 DLBCL = PATIENTS["dlbcl"]
-AS_RUN = {"mC": 0.293, "pulse_width": 1 / 24}  # as_printed: 0.0293, 1 / 48
+PRESETS = {
+    "as_run": {"mC": 0.293, "pulse_width": 1 / 24},
+    "as_printed": {"mC": 0.0293, "pulse_width": 1 / 48},
+}
+AS_RUN, AS_PRINTED = PRESETS["as_run"], PRESETS["as_printed"]
 
 
 def regimen(chemotherapy: Chemotherapy = "C5", level: int = 1, rest: float = 2.0) -> ck.Regimen:
@@ -205,8 +209,8 @@ def build(
     inferred = preset == "as_run"
     params = Params if patient == "dlbcl" else variants.revised(Params, PATIENTS[patient])
     if not inferred:
-        params = variants.revised(params, {"mC": 0.0293}, TABLE)
-        params = variants.revised(params, {"pulse_width": 1 / 48}, TEXT)
+        params = variants.revised(params, {"mC": AS_PRINTED["mC"]}, TABLE)
+        params = variants.revised(params, {"pulse_width": AS_PRINTED["pulse_width"]}, TEXT)
 
     published: dict[str, tuple[Any, ...]] = {  # noted beside the table of parameters
         "division of CAR-T cells over that of effectors": (lambda p: p.jC / p.jE, 22.0)
