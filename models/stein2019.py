@@ -2,7 +2,21 @@
 
 Empirical cellular kinetics in blood: exponential expansion up to `tmax`, then biexponential
 decline (contraction of effectors, persistence of memory cells). 90 patients of ELIANA and ENSIGN.
-Level: transgene copies per µg of genomic DNA (qPCR). Time: days after infusion.
+Level C: transgene copies per µg of genomic DNA (qPCR). Time t: days after infusion. With
+rho = ln(foldx) / tmax:
+
+    t < tmax    C = cmax exp(rho (t - tmax))                                 C(0) = cmax / foldx
+    t >= tmax   C = cmax [(1 - fb) exp(-alpha (t - tmax)) + fb exp(-beta (t - tmax))]
+
+    foldx   fold expansion, first level to peak    1           3900      Table 1   omega 2.4
+    tmax    time of the peak                       day         9.3       Table 1   omega 0.38
+    cmax    peak level                             copies/µg   24,000    Table 1   omega 0.65
+    alpha   contraction rate                       1/day       0.16      Table 1   omega 0.91
+    fb      share of the peak that persists        1           0.0079    Table 1   omega 0.8
+    beta    loss rate of persisting cells          1/day       0.0032    Table 1   omega 0.86
+
+The curve is `piecewise.level`, without lag: E' = rho E to the peak, then E' = -alpha E and
+M' = fb (alpha - beta) E - beta M, with C = E + M.
 
 Reference: Stein et al. (2019) CPT Pharmacometrics Syst Pharmacol 8:285-295,
 doi:10.1002/psp4.12388. Typical values and random effects: Table 1, read in the transcription of
