@@ -10,7 +10,7 @@ G + turnover and dies at the rate k + turnover, with G the growth and k the kill
 import jax.numpy as jnp
 
 import carpk as ck
-from carpk.models import _niche_parts as parts
+from carpk.models import _body as body
 from carpk.models import _variants as variants
 from carpk.models import kimmel2021
 
@@ -33,4 +33,4 @@ def slope(w: ck.Scalar, growth: ck.Scalar, killing: ck.Scalar, p: Params) -> ck.
 def no_cell_left(w: ck.Scalar, B: ck.Scalar, B0: ck.Scalar) -> ck.Scalar:
     """The chance that no tumor cell is left."""
     alive = jnp.minimum(w * B / B0, 1 - 1e-9)
-    return jnp.exp(B0 / parts.ML_PER_CELL * jnp.log1p(-alive))
+    return jnp.exp(B0 / body.ML_PER_CELL * jnp.log1p(-alive))

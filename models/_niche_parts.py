@@ -18,15 +18,11 @@ import math
 from collections.abc import Iterable
 
 import carpk as ck
+from carpk.models import _body as body
 from carpk.models import _variants as variants
 from carpk.models import friberg2002, langenhorst2019
 
 F_ARA_A, fludarabine = langenhorst2019.F_ARA_A, langenhorst2019.fludarabine
-GENOMES = 151_515  # diploid genomes in 1 µg of DNA, at 6.6 pg each
-ML_PER_CELL = 1e-9
-UL_PER_NL = 1000.0  # cells/µL in 1e9/L
-UL_PER_L = 1e6
-H = 24.0  # per day; clearances are per hour
 HOUSE = "this project: design value, assumed"
 SCENARIO = HOUSE + ", a scenario"
 AHMED = "Ahmed 2020, Table 3, as transcribed in nlmixr2lib"
@@ -205,7 +201,7 @@ class Myeloid(ck.Params):
 
 def killing_by_drugs(y: States, p: Common) -> ck.Scalar:
     """kLD, the rate at which both drugs kill T cells [per day]."""
-    return H * (p.kF * y.Fe + p.kC * y.Ce)
+    return body.HOURS * (p.kF * y.Fe + p.kC * y.Ce)
 
 
 def stimulation(B: ck.Scalar, p: Common) -> ck.Scalar:

@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 from carpk.models import _niche_antigens as antigens
 from carpk.models import _niche_cure as cure
 from carpk.models import _niche_exhaustion as exhaustion
@@ -279,7 +280,7 @@ def seen(form: Form, on: Switches) -> tuple[dict[str, Callable[..., Any]], dict[
         if on.graft == "on":
             pool: ck.Scalar = y.Hm + y.D
         else:
-            pool = parts.UL_PER_NL * y.Circ if on.denominator == "modelled" else p.Wmy
+            pool = body.UL_PER_NL * y.Circ if on.denominator == "modelled" else p.Wmy
         return pool
 
     def wbc(t: ck.Scalar, y: Any, p: Any, c: Any) -> ck.Scalar:
@@ -288,7 +289,7 @@ def seen(form: Form, on: Switches) -> tuple[dict[str, Callable[..., Any]], dict[
 
     def transgene(t: ck.Scalar, y: Any, p: Any, c: Any) -> Any:
         """Copies per µg of DNA of all nucleated cells."""
-        return parts.GENOMES * p.VCN * car_t(t, y, p, c) / wbc(t, y, p, c)
+        return body.GENOMES_PER_UG * p.VCN * car_t(t, y, p, c) / wbc(t, y, p, c)
 
     two = on.products == "two"
     outputs: dict[str, tuple[Callable[..., Any], str]] = {
@@ -302,7 +303,7 @@ def seen(form: Form, on: Switches) -> tuple[dict[str, Callable[..., Any]], dict[
     }
     outputs |= form.outputs
     if on.denominator == "modelled":
-        outputs["anc"] = (lambda t, y, p, c: myeloid(y, p) / parts.UL_PER_NL, "1e9/L")
+        outputs["anc"] = (lambda t, y, p, c: myeloid(y, p) / body.UL_PER_NL, "1e9/L")
     if on.immunity == "on":
         outputs["immunity"] = (lambda t, y, p, c: y.J, "share of its largest")
     if on.antibody:
@@ -335,7 +336,7 @@ def assemble(form: Form, params: type[parts.Common], on: Switches) -> ck.ODEMode
     """The model of this form with these typical values and switches."""
     states = compartments(form, on)
     outputs, units = seen(form, on)
-    into = ck.Target("P", lambda p: 1 / (form.volume(p) * parts.UL_PER_L))
+    into = ck.Target("P", lambda p: 1 / (form.volume(p) * body.UL_PER_L))
     targets: dict[str, Any] = {
         "car_t": into,
         "fludarabine": ck.Target("flu", lambda p: parts.F_ARA_A, unit="mg"),
@@ -368,7 +369,7 @@ def assemble(form: Form, params: type[parts.Common], on: Switches) -> ck.ODEMode
         inputs=inputs,
         outputs=outputs,
         units=units,
-        one_cell={"tumor": parts.ML_PER_CELL},
+        one_cell={"tumor": body.ML_PER_CELL},
         regimens=regimens,
         derived={
             # in an empty niche with plenty of tumor

@@ -37,10 +37,11 @@ from typing import Literal
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 
 TABLE = "Ahamadi 2017, Table 3, as transcribed in nlmixr2lib"
 RESIDUAL_SD = 0.272  # of ln(concentration); same table
-HALF_HOUR = 0.5 / 24
+HALF_HOUR = 0.5 / body.HOURS
 
 
 class Params(ck.Params):

@@ -51,6 +51,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 
 Form = Literal["first_order", "lotka_volterra", "ec50"]
 
@@ -59,7 +60,6 @@ PREY = "Chaudhury 2020, as in BIOMD0000001024"
 EC50 = "Chaudhury 2020, as in BIOMD0000001025"
 BOTH = "Chaudhury 2020, as in MODEL2109110005 and BIOMD0000001025"
 ALL = "Chaudhury 2020, as in all three files"
-UL_PER_L = 1e6
 LITERS = 5.0  # of blood, assumed
 GONE = 1e-100  # cells/µL; see above
 
@@ -179,7 +179,7 @@ def lotka_volterra(t: ck.Scalar, y: States, p: LotkaVolterra) -> States:
 
 def per_cell(p: Common) -> ck.Scalar:
     """Cells per µL of blood, per cell infused."""
-    return 1 / (p.V * UL_PER_L)
+    return 1 / (p.V * body.UL_PER_L)
 
 
 def both(t: ck.Scalar, y: PhasedStates, p: Common) -> ck.Scalar:
@@ -218,14 +218,14 @@ def build(form: Form = "first_order") -> ck.ODEModel:
         targets={"car_t": (BLOOD, *PHASES) if phased else BLOOD},
         outputs={"car_t": both if phased else expanding_only, "tumor": tumor},
         units={"car_t": "cells/µL", "tumor": "cells/µL"},
-        one_cell={"tumor": 1 / (LITERS * UL_PER_L)},
+        one_cell={"tumor": 1 / (LITERS * body.UL_PER_L)},
         regimens={"paper": PAPER},
         derived=DERIVED[form],
         published=PUBLISHED[form],
     )
 
 
-PAPER = ck.Regimen.cells(0, 10 * LITERS * UL_PER_L)  # 10 cells/µL
+PAPER = ck.Regimen.cells(0, 10 * LITERS * body.UL_PER_L)  # 10 cells/µL
 BLOOD = ck.Target("CE", per_cell)
 PHASES = (ck.Target("given", per_cell), ck.Target("done", per_cell, lag=lambda p: p.Tmax))
 FORMS: dict[Form, tuple[type[Common], Callable[..., States]]] = {

@@ -59,11 +59,11 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 from carpk.models import _variants as variants
 
 AHMED = "Ahmed 2020, Table 3, as transcribed in nlmixr2lib"
 NKI = "population model of the NKI (abstract)"
-HOURS = 24.0  # per day; clearances are per hour
 MG_PER_UMOL = 0.2771  # 4-OH-CY; molecular weight 277.1
 RESIDUAL_SD = 1.54  # mg/L of cyclophosphamide, additive; Ahmed 2020, Table 3
 IMAX = {"on": 0.5, "strong": 1.33}
@@ -149,7 +149,7 @@ class Enzyme(ck.Params):
         prior_sd=0.3,
     )
     kz: ck.Scalar = ck.param(
-        0.0223 * HOURS, "1/day", "rate of induction", NKI + ": 0.0223/h", prior_sd=0.3
+        0.0223 * body.HOURS, "1/day", "rate of induction", NKI + ": 0.0223/h", prior_sd=0.3
     )
     Imax: ck.Scalar = ck.param(
         IMAX["on"], "1", "largest gain of the enzyme", IMAX_FROM["on"], prior_sd=0.5
@@ -188,7 +188,7 @@ def doses(number: int, amount: float, hours: float = 1.0) -> ck.Regimen:
     """Daily infusions [mg], the first on day 0."""
     return ck.Regimen(
         tuple(
-            ck.Infusion(float(day), amount, hours / HOURS, product="cyclophosphamide")
+            ck.Infusion(float(day), amount, hours / body.HOURS, product="cyclophosphamide")
             for day in range(number)
         )
     )
@@ -239,7 +239,7 @@ def build(
 
     def drug(p: Any) -> ck.Disposition:
         clearance, volume = sizes(p)
-        return ck.Disposition(HOURS * clearance, volume)
+        return ck.Disposition(body.HOURS * clearance, volume)
 
     def concentration(t: ck.Scalar, y: Any, p: Any, *c: Mapping[str, ck.Scalar]) -> ck.Scalar:
         if linear:
@@ -251,13 +251,13 @@ def build(
 
     def vector_field(t: ck.Scalar, y: Any, p: Any, *c: Mapping[str, ck.Scalar]) -> LinearStates:
         cy = concentration(t, y, p, *c)
-        auc = dict(auc=HOURS * cy, auc4oh=HOURS * active(t, y, p, *c))
+        auc = dict(auc=body.HOURS * cy, auc4oh=body.HOURS * active(t, y, p, *c))
         if linear:
             return LinearStates(**auc)
         clearance, volume = sizes(p)
         return States(
             **auc,
-            Y=-HOURS * clearance / volume * (p.fn + (1 - p.fn) * y.z) * y.Y,
+            Y=-body.HOURS * clearance / volume * (p.fn + (1 - p.fn) * y.z) * y.Y,
             z=p.kz * (1 + p.Imax * cy / (cy + p.C50z) - y.z),
         )
 
@@ -271,7 +271,7 @@ def build(
         return active / cy
 
     def induced_on_day_4(p: Common) -> ck.Scalar:
-        days = 3 + jnp.arange(0.0, 13.0) / HOURS
+        days = 3 + jnp.arange(0.0, 13.0) / body.HOURS
         enzyme = ck.solve(model, doses(4, 2250.0), days, p).states
         assert isinstance(enzyme, States)
         return jnp.max(jnp.asarray(enzyme.z)) - 1

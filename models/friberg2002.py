@@ -46,6 +46,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 
 KLOFT = "Kloft 2006, in Netterberg 2017 (DDMODEL00000224), as transcribed in nlmixr2lib"
 FRIBERG = "Friberg 2002 (DDMODEL00000186), as transcribed in nlmixr2lib"
@@ -53,7 +54,6 @@ ONOUE = "Onoue 2016, Table 2, as used by Norris 2017"
 MEDIAN = FRIBERG + "; median of individual estimates in its simulated data"
 MOLAR_MASS = {"docetaxel": 808.0, "paclitaxel": 853.9}  # g/mol, as in the transcriptions
 RESIDUAL_SD = {"neutrophils": 0.424, "leukocytes": 0.286}  # of ln(count); proportional
-HOURS = 24.0  # in a day
 MEDIAN_AAG = 1.34  # g/L; Kloft 2006
 
 
@@ -143,14 +143,14 @@ def sensitivity(p: Neutrophils | Leukocytes) -> ck.Scalar:
 
 def disposition(p: Neutrophils | Leukocytes) -> ck.Disposition:
     """Of the drug."""
-    return ck.Disposition(HOURS * p.CL, p.Vc, ((HOURS * p.Q, p.Vp),))
+    return ck.Disposition(body.HOURS * p.CL, p.Vc, ((body.HOURS * p.Q, p.Vp),))
 
 
 def slopes(
     y: States, effect: ck.Scalar, feedback: ck.Scalar, MTT: ck.Scalar
 ) -> dict[str, ck.Scalar]:
     """Derivatives [per day] of the chain, under this effect of drugs and (Circ0/Circ)^gamma."""
-    ktr = 4 * HOURS / MTT
+    ktr = 4 * body.HOURS / MTT
     return dict(
         Prol=ktr * y.Prol * ((1 - effect) * feedback - 1),
         T1=ktr * (y.Prol - y.T1),
@@ -192,7 +192,7 @@ def simulated_patient(p: Neutrophils) -> Neutrophils:
 
 def infusion(drug: str, amount: float, hours: float, cycles: int = 1) -> ck.Regimen:
     """Of a drug [mg], every three weeks if more than once."""
-    once = ck.Infusion(0.0, amount, hours / HOURS, product=drug)
+    once = ck.Infusion(0.0, amount, hours / body.HOURS, product=drug)
     again = dataclasses.replace(once, addl=cycles - 1, ii=21.0)
     return ck.Regimen((again if cycles > 1 else once,))
 
@@ -241,12 +241,12 @@ def build(cells: Literal["neutrophils", "leukocytes"] = "neutrophils") -> ck.ODE
         units={count: "1e9/L", drug: "mg/L"},
         regimens=regimens,
         derived={
-            "k_tr": (lambda p: 4 * HOURS / p.MTT, "1/day"),
+            "k_tr": (lambda p: 4 * body.HOURS / p.MTT, "1/day"),
             "baseline": (baseline, "1e9/L"),
             # concentration at which division stops
             "C_stop": (lambda p: MOLAR_MASS[drug] / 1000 / sensitivity(p), "mg/L"),
             "t_half_drug": (
-                lambda p: HOURS * jnp.log(2) / disposition(p).modes().rate[-1],
+                lambda p: body.HOURS * jnp.log(2) / disposition(p).modes().rate[-1],
                 "h",
             ),
         },

@@ -59,6 +59,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import carpk as ck
+from carpk.models import _body as body
 from carpk.models import _variants as variants
 
 NLMIXR = ", as transcribed in nlmixr2lib"
@@ -269,7 +270,7 @@ def build(patient: Literal["upn1", "upn3"] = "upn1") -> ck.ODEModel:
         initial=lambda p: States(B=p.B0, IL6=p.b6, IL10=p.b10, IFN=p.bG),
         targets={"car_t": ck.Target("Ep", lambda p: 1 / CELLS)},
         outputs={
-            "car_t": lambda t, y, p: CELLS * (y.Ep + y.Mp) / (1e6 * p.Vb),
+            "car_t": lambda t, y, p: CELLS * (y.Ep + y.Mp) / (body.UL_PER_L * p.Vb),
             "car_t_blood": lambda t, y, p: y.Ep + y.Mp,
             "tumor": lambda t, y, p: y.B,
             "il6": lambda t, y, p: y.IL6,

@@ -51,14 +51,15 @@ import jax
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 
 TRANSCRIBED = ", as transcribed in nlmixr2lib"
 TABLE = "Hu 2024, Table 4" + TRANSCRIBED
 CODE = "Hu 2024, NONMEM code" + TRANSCRIBED
 REFERENCE = "Hu 2024, Table 4: reference"
 RESIDUAL_SD = 0.199  # proportional; same table
-LITERS_PER_DAY = 24 / 1000  # in 1 mL/h
-HALF_HOUR = 0.5 / 24
+LITERS_PER_DAY = body.HOURS / 1000  # in 1 mL/h
+HALF_HOUR = 0.5 / body.HOURS
 
 
 class Params(ck.Params):
@@ -165,7 +166,7 @@ def clearance(t: ck.Scalar, p: Params) -> ck.Scalar:
     since = t - p.START
     begun = since > 0
     # Two `where`s: the derivatives of t^H at t = 0 are not numbers.
-    logit = p.H * jnp.log(jnp.where(begun, since, 1.0) / (p.T50 / 24))
+    logit = p.H * jnp.log(jnp.where(begun, since, 1.0) / (p.T50 / body.HOURS))
     done = jnp.where(begun, jax.nn.sigmoid(logit), 0.0)
     return first_clearance(p) * jnp.exp(largest_change(p) * done)
 

@@ -55,13 +55,12 @@ from typing import Literal
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 from carpk.models import _variants as variants
 
 TABLE = "Kimmel 2021, Table 1"
 BIOMODELS = "BIOMD0000001041; in cells: " + TABLE
-CELLS_PER_UL = 5e8  # cells in the body at 1 cell/µL; Table 1 over BIOMD0000001041
 IN_CELLS = {"KN": 2.50e11, "KC": 6.96e10, "kB": 2.024e9, "N0": 3.0e9, "B0": 9.486e10}  # Table 1
-CELLS_PER_ML = 1e9  # of tumor; Table 1 (9.486e10 cells) over Figure 1 (94.86 mL)
 
 
 class Params(ck.Params):
@@ -211,11 +210,11 @@ def build(
     """The model with T cells per µL and the tumor in mL ("blood"), or in cells ("body")."""
     blood = scale == "blood"
     count = "cells/µL" if blood else "cells"
-    per_ul, per_ml = (1.0, 1.0) if blood else (CELLS_PER_UL, CELLS_PER_ML)
+    per_ul, per_ml = (1.0, 1.0) if blood else (body.CELLS_PER_UL, body.CELLS_PER_ML)
 
     def no_cell_left(t: ck.Scalar, y: CureStates, p: CureParams) -> ck.Scalar:
         alive = jnp.minimum(y.w * y.B / p.B0, 1 - 1e-9)
-        return jnp.exp(p.B0 / per_ml * CELLS_PER_ML * jnp.log1p(-alive))
+        return jnp.exp(p.B0 / per_ml * body.CELLS_PER_ML * jnp.log1p(-alive))
 
     outputs = {
         "car_t": lambda t, y, p: y.C / per_ul,
@@ -232,19 +231,28 @@ def build(
 
     if blood:
         published = {  # Table 1 counts cells; rounding of the cells/µL form: BIOMD0000001041
-            "carrying capacity of normal T cells [cells]": (lambda p: p.KN * CELLS_PER_UL, 2.50e11),
-            "carrying capacity of CAR-T cells [cells]": (lambda p: p.KC * CELLS_PER_UL, 6.96e10),
-            "saturation of killing [cells]": (lambda p: p.kB * CELLS_PER_UL, 2.024e9),
-            "normal T cells at the infusion [cells]": (lambda p: p.N0 * CELLS_PER_UL, 3.00e9),
-            "tumor at the infusion [cells]": (lambda p: p.B0 * CELLS_PER_ML, 9.486e10),
+            "carrying capacity of normal T cells [cells]": (
+                lambda p: p.KN * body.CELLS_PER_UL,
+                2.50e11,
+            ),
+            "carrying capacity of CAR-T cells [cells]": (
+                lambda p: p.KC * body.CELLS_PER_UL,
+                6.96e10,
+            ),
+            "saturation of killing [cells]": (lambda p: p.kB * body.CELLS_PER_UL, 2.024e9),
+            "normal T cells at the infusion [cells]": (lambda p: p.N0 * body.CELLS_PER_UL, 3.00e9),
+            "tumor at the infusion [cells]": (lambda p: p.B0 * body.CELLS_PER_ML, 9.486e10),
         }
     else:
         published = {  # BIOMD0000001041; the tumor: legend of Figure 1
-            "carrying capacity of normal T cells [/µL]": (lambda p: p.KN / CELLS_PER_UL, 500.0),
-            "carrying capacity of CAR-T cells [/µL]": (lambda p: p.KC / CELLS_PER_UL, 139.0),
-            "saturation of killing [/µL]": (lambda p: p.kB / CELLS_PER_UL, 4.05),
-            "normal T cells at the infusion [/µL]": (lambda p: p.N0 / CELLS_PER_UL, 6.0),
-            "tumor at the infusion [mL]": (lambda p: p.B0 / CELLS_PER_ML, 94.86),
+            "carrying capacity of normal T cells [/µL]": (
+                lambda p: p.KN / body.CELLS_PER_UL,
+                500.0,
+            ),
+            "carrying capacity of CAR-T cells [/µL]": (lambda p: p.KC / body.CELLS_PER_UL, 139.0),
+            "saturation of killing [/µL]": (lambda p: p.kB / body.CELLS_PER_UL, 4.05),
+            "normal T cells at the infusion [/µL]": (lambda p: p.N0 / body.CELLS_PER_UL, 6.0),
+            "tumor at the infusion [mL]": (lambda p: p.B0 / body.CELLS_PER_ML, 94.86),
         }
 
     return ck.ODEModel(
@@ -255,10 +263,10 @@ def build(
         states=states,
         vector_field=vector_field_with_cure if cure else vector_field,
         initial=lambda p: states(N=p.N0, C=0.0, B=p.B0),
-        targets={"car_t": ck.Target("C", lambda p: per_ul / CELLS_PER_UL)},
+        targets={"car_t": ck.Target("C", lambda p: per_ul / body.CELLS_PER_UL)},
         outputs=outputs,
         units=units,
-        one_cell={"tumor": 1 / CELLS_PER_ML},
+        one_cell={"tumor": 1 / body.CELLS_PER_ML},
         regimens={"paper": ck.Regimen.cells(0, 1.8e8)},
         derived={
             # CAR-T cells that only just hold the tumor; there are none where rB >= gammaB

@@ -45,10 +45,10 @@ from collections.abc import Iterable, Mapping
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 
 TABLE = "Langenhorst 2019, Table 2, as transcribed in nlmixr2lib"
 F_ARA_A = 0.781  # mg of F-ara-A per mg of fludarabine phosphate: molecular weights 285.2 / 365.2
-HOURS = 24.0  # per day; clearances are per hour
 L_PER_H = 0.06  # in 1 mL/min
 RESIDUAL_SD = 0.063  # proportional; same table
 
@@ -121,15 +121,15 @@ def clearance(p: Params) -> ck.Scalar:
 
 def fludarabine(p: Params) -> ck.Disposition:
     """F-ara-A [mg/L] in a patient with these covariates."""
-    flow = HOURS * (p.WT / 70) ** 0.75 * p.fCL
+    flow = body.HOURS * (p.WT / 70) ** 0.75 * p.fCL
     size = p.WT / 70 * p.fV
     peripheral = ((flow * p.Q2, size * p.V2), (flow * p.Q3, size * p.V3))
-    return ck.Disposition(HOURS * clearance(p), size * p.V1, peripheral)
+    return ck.Disposition(body.HOURS * clearance(p), size * p.V1, peripheral)
 
 
 def vector_field(t: ck.Scalar, y: States, p: ck.Params, c: Mapping[str, ck.Scalar]) -> States:
     """The exposure; the drug itself is in closed form."""
-    return States(auc=HOURS * c["flu"])
+    return States(auc=body.HOURS * c["flu"])
 
 
 def auc_of(p: Params, phosphate: float) -> ck.Scalar:
@@ -140,7 +140,9 @@ def auc_of(p: Params, phosphate: float) -> ck.Scalar:
 def doses(days: Iterable[float], amount: float, hours: float) -> ck.Regimen:
     """The same infusion of fludarabine phosphate [mg] on each of these days."""
     return ck.Regimen(
-        tuple(ck.Infusion(float(d), amount, hours / HOURS, product="fludarabine") for d in days)
+        tuple(
+            ck.Infusion(float(d), amount, hours / body.HOURS, product="fludarabine") for d in days
+        )
     )
 
 
@@ -164,7 +166,7 @@ model = ck.ODEModel(
     derived={
         "CL": (clearance, "L/h"),
         "V_ss": (lambda p: (p.V1 + p.V2 + p.V3) * p.WT / 70 * p.fV, "L"),
-        "t_half": (lambda p: HOURS * jnp.log(2) / fludarabine(p).modes().rate[-1], "h"),
+        "t_half": (lambda p: body.HOURS * jnp.log(2) / fludarabine(p).modes().rate[-1], "h"),
         "auc_100mg": (lambda p: auc_of(p, 100.0), "mg h/L"),
         # fludarabine phosphate, all doses together, for the AUC of Fabrizio 2022
         "phosphate_for_13_8": (lambda p: AUC_ENOUGH["Fabrizio 2022"] / auc_of(p, 1.0), "mg"),

@@ -44,10 +44,10 @@ from typing import Literal
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 
 FILE = "León-Triana 2020, as in BIOMD0000001011"
 MARROW = "León-Triana 2020, as in BIOMD0000001012"
-UL_PER_L = 1e6
 NONE = 1e-6  # cells; see above
 
 
@@ -175,7 +175,7 @@ FORMS = {
     "as_encoded": (MarrowParams, FilledStates, as_encoded, filled_start),
 }
 OUTPUTS = {
-    "car_t": lambda t, y, p: y.C / (p.Vd * UL_PER_L),
+    "car_t": lambda t, y, p: y.C / (p.Vd * body.UL_PER_L),
     "car_t_body": lambda t, y, p: y.C,
     "tumor": lambda t, y, p: y.L,
     "b_cells": lambda t, y, p: y.B,

@@ -44,11 +44,11 @@ from typing import Literal
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 
 SINGLE = "León-Triana 2021, as in BIOMD0000001013"
 DUAL = "León-Triana 2021, as in BIOMD0000001014"
 BOTH = DUAL + " and BIOMD0000001013"
-UL_PER_L = 1e6
 NONE = 1e-6  # cells; see above
 
 
@@ -161,7 +161,7 @@ OUTPUTS = {
     "tumor": lambda t, y, p: y.T,
 }
 DUAL_OUTPUTS = {
-    "car_t": lambda t, y, p: y.Cb / (p.Vd * UL_PER_L),
+    "car_t": lambda t, y, p: y.Cb / (p.Vd * body.UL_PER_L),
     # C is no logarithm: once it is next to nothing, an error can leave it below 0
     "car_t_body": lambda t, y, p: jnp.maximum(y.C, 0.0) + y.Cb,
     "tumor": lambda t, y, p: y.T,

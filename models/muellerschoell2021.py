@@ -54,13 +54,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import carpk as ck
+from carpk.models import _body as body
 
 NLMIXR = ", as transcribed in nlmixr2lib"
 TABLE = "Müller-Schöll 2021, Table 1" + NLMIXR
 FIXED = "Müller-Schöll 2021, Table 1 (fixed)" + NLMIXR
 COHORT_TABLE = "Müller-Schöll 2021, Table S1" + NLMIXR
 
-CELLS_PER_UL = 5e8  # cells in the body at 1 cell/µL; assumed, after Kimmel 2021
 QUARTER = 0.25  # of the cells given are of each phenotype; assumed from equal levels at day 0
 
 # residual CV of each output, log-normal; Table 1
@@ -239,8 +239,11 @@ model = ck.ODEModel(
     initial=lambda p: States(B=p.MTV),
     targets={
         "car_t": (
-            *(ck.Target(s, lambda p: QUARTER / CELLS_PER_UL) for s in ("TN", "TCM", "TEM", "TEff")),
-            ck.Target("infused", lambda p: 1 / CELLS_PER_UL),
+            *(
+                ck.Target(s, lambda p: QUARTER / body.CELLS_PER_UL)
+                for s in ("TN", "TCM", "TEM", "TEff")
+            ),
+            ck.Target("infused", lambda p: 1 / body.CELLS_PER_UL),
         )
     },
     outputs={

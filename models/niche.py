@@ -93,12 +93,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import carpk as ck
+from carpk.models import _body as body
 from carpk.models import _niche_parts as parts
 from carpk.models import _niche_switches as switches
 from carpk.models import _variants as variants
 
 F_ARA_A, fludarabine = parts.F_ARA_A, parts.fludarabine
-H, HOUSE, REGIMENS = parts.H, parts.HOUSE, parts.REGIMENS
+HOUSE, REGIMENS = parts.HOUSE, parts.REGIMENS
 
 FITTED = "this project: fitted to niche_full"
 
@@ -229,14 +230,14 @@ def equations(
         E=p.kact * y.P + (expansion - p.dE - p.kEM - kLD) * y.E,
         M=p.kEM * y.E - (p.dM + kLD) * y.M,
         B=(parts.tumor_growth(B, p) - parts.tumor_killing(y.E, p)) * B,
-        AUCF=H * c["flu"],
-        AUCC=H * active,
+        AUCF=body.HOURS * c["flu"],
+        AUCC=body.HOURS * active,
     )
 
 
 def cyclophosphamide(p: Params) -> ck.Disposition:
     """Cyclophosphamide [mg/L] without autoinduction."""
-    return ck.Disposition(H * p.CLY * (p.WT / 70) ** 0.75, p.VY * p.WT / 70)
+    return ck.Disposition(body.HOURS * p.CLY * (p.WT / 70) ** 0.75, p.VY * p.WT / 70)
 
 
 FORM = switches.Form(
@@ -252,15 +253,23 @@ FORM = switches.Form(
     inputs={"cy": cyclophosphamide},
     derived={
         # ln of the T cells killed by 100 mg of the phosphate, or of cyclophosphamide
-        "flu_ln_kill": (lambda p: 100 * F_ARA_A * p.kF * H / fludarabine(p).clearance, "1"),
-        "cy_ln_kill": (lambda p: 100 * p.MR * p.kC * H / cyclophosphamide(p).clearance, "1"),
+        "flu_ln_kill": (
+            lambda p: 100 * F_ARA_A * p.kF * body.HOURS / fludarabine(p).clearance,
+            "1",
+        ),
+        "cy_ln_kill": (
+            lambda p: 100 * p.MR * p.kC * body.HOURS / cyclophosphamide(p).clearance,
+            "1",
+        ),
     },
     published={
         # Langenhorst 2019, section 3.3: median of adults after 160 mg/m² of the phosphate. Table 1:
         # 78 kg, eGFR 110; 1.93 m² is assumed for them, hence 5 %.
         "AUC of F-ara-A in adults [mg h/L]": (
             lambda p: (
-                H * (160 * 1.93 * F_ARA_A) / fludarabine(p.replace(WT=78.0, eGFR=110.0)).clearance
+                body.HOURS
+                * (160 * 1.93 * F_ARA_A)
+                / fludarabine(p.replace(WT=78.0, eGFR=110.0)).clearance
             ),
             26.0,
             0.05,

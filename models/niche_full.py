@@ -50,11 +50,12 @@ from typing import Literal
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 from carpk.models import _niche_parts as parts
 from carpk.models import _niche_switches as switches
 from carpk.models import _variants as variants
 
-HOURS, HOUSE, KIMMEL = parts.H, parts.HOUSE, parts.KIMMEL
+HOUSE, KIMMEL = parts.HOUSE, parts.KIMMEL
 INDUCIBLE = 0.8  # of the clearance of cyclophosphamide: all but the non-inducible 20 % (abstract)
 NKI = "Netherlands Cancer Institute, population model (abstract)"
 STEIN = "this project, after Stein 2019"
@@ -66,7 +67,7 @@ SOLID = {"S0": 0.5, "B50": 20.0, "gB": 0.15, "tau": 0.3, "B0": 200.0}
 
 class Params(parts.Common):
     kz: ck.Scalar = ck.param(
-        0.0223 * HOURS, "1/day", "rate of autoinduction", NKI + ": 0.0223/h", prior_sd=0.2
+        0.0223 * body.HOURS, "1/day", "rate of autoinduction", NKI + ": 0.0223/h", prior_sd=0.2
     )
     Imax: ck.Scalar = ck.param(
         0.5, "1", "largest gain of inducible clearance", NKI + ": about 50 %", prior_sd=0.3
@@ -241,7 +242,9 @@ def equations(
     """Slopes [per day]: the equations at the head, with L T cells in all and the tumor B."""
     size = p.WT / 70
     CY = jnp.maximum(y.Y, 0.0) / (p.VY * size)  # a coarse trial step may undershoot 0
-    elimination = HOURS * p.CLY * size**0.75 / (p.VY * size) * (1 - INDUCIBLE + INDUCIBLE * y.z)
+    elimination = (
+        body.HOURS * p.CLY * size**0.75 / (p.VY * size) * (1 - INDUCIBLE + INDUCIBLE * y.z)
+    )
     active = p.MR * CY * y.z
     kLD = parts.killing_by_drugs(y, p)
     killed = p.phiC * kLD
@@ -259,8 +262,8 @@ def equations(
         + p.aME * signal * y.M,
         M=p.kact * p.fM * y.P + p.kEM * y.E - (p.dM + p.aME * signal + killed) * y.M,
         B=(parts.tumor_growth(B, p) - parts.tumor_killing(y.E, p)) * B,
-        AUCF=HOURS * c["flu"],
-        AUCC=HOURS * active,
+        AUCF=body.HOURS * c["flu"],
+        AUCC=body.HOURS * active,
     )
 
 

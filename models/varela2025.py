@@ -40,11 +40,12 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 from carpk.models import _variants as variants
 from carpk.models import langenhorst2019
 
 TABLE = "Varela 2025, Table 2, as transcribed in nlmixr2lib"
-F_ARA_A, HOURS = langenhorst2019.F_ARA_A, langenhorst2019.HOURS
+F_ARA_A = langenhorst2019.F_ARA_A
 ENOUGH = langenhorst2019.AUC_ENOUGH["Fabrizio 2022"]
 RESIDUAL_SD = 0.29  # of ln(concentration); same table
 BY_OTHERS = "clearance of F-ara-A but by the kidney before {}, 70 kg"
@@ -101,9 +102,9 @@ def clearance(p: Params) -> ck.Scalar:
 
 def fludarabine(p: Params) -> ck.Disposition:
     """F-ara-A [mg/L] in a patient with these covariates."""
-    flow, size = HOURS * (p.WT / 70) ** 0.75, p.WT / 70
+    flow, size = body.HOURS * (p.WT / 70) ** 0.75, p.WT / 70
     peripheral = ((flow * p.CLD2, size * p.V2), (flow * p.CLD3, size * p.V3))
-    return ck.Disposition(HOURS * clearance(p), size * p.V1, peripheral)
+    return ck.Disposition(body.HOURS * clearance(p), size * p.V1, peripheral)
 
 
 def auc_of(p: Params, phosphate: float) -> ck.Scalar:
@@ -115,7 +116,7 @@ def late_ratio(p: Params, low: float, high: float) -> ck.Scalar:
     """Concentration five days after the first of three doses, at one CRCL over that at another."""
     level = [
         fludarabine(p.replace(CRCL=each)).concentration(
-            jnp.array([5.0]), jnp.arange(3.0), 1.0, 0.5 / HOURS
+            jnp.array([5.0]), jnp.arange(3.0), 1.0, 0.5 / body.HOURS
         )[0]
         for each in (low, high)
     ]
@@ -159,7 +160,7 @@ def build(product: Literal["axi-cel", "tisa-cel"] = "axi-cel") -> ck.ODEModel:
         derived={
             "CL": (clearance, "L/h"),
             "V_ss": (lambda p: (p.V1 + p.V2 + p.V3) * p.WT / 70, "L"),
-            "t_half": (lambda p: HOURS * jnp.log(2) / fludarabine(p).modes().rate[-1], "h"),
+            "t_half": (lambda p: body.HOURS * jnp.log(2) / fludarabine(p).modes().rate[-1], "h"),
             "auc_100mg": (lambda p: auc_of(p, 100.0), "mg h/L"),
             # fludarabine phosphate, all doses together, for the AUC of Fabrizio 2022
             "phosphate_for_13_8": (lambda p: ENOUGH / auc_of(p, 1.0), "mg"),
