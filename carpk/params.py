@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import equinox as eqx
 import jax
@@ -238,11 +238,11 @@ class Params(eqx.Module):
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             yield field.name, getattr(self, field.name)
 
-    def during(self, occasion: Any) -> Params:
+    def during(self, occasion: Any) -> Self:
         """The parameters of a patient, leaves () or (occasion,), in one occasion; leaves ()."""
         return jax.tree.map(lambda x: x if jnp.ndim(x) == 0 else x[occasion], self)
 
-    def replace(self, **changes: Any) -> Params:
+    def replace(self, **changes: Any) -> Self:
         """A copy with other values; names that are not parameters are refused."""
         unknown = sorted(set(changes) - set(self.info()))
         if unknown:

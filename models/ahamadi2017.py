@@ -31,15 +31,17 @@ doi:10.1002/psp4.12139, Table 3. Read in the transcription of nlmixr2lib
 (Ahamadi_2017_pembrolizumab) and its article, not in the paper itself.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 
 TABLE = "Ahamadi 2017, Table 3, as transcribed in nlmixr2lib"
 RESIDUAL_SD = 0.272  # of ln(concentration); same table
-HALF_HOUR = 0.5 / 24
+HALF_HOUR = 0.5 / body.HOURS
 
 
 class Params(ck.Params):
@@ -91,7 +93,7 @@ class States(ck.States):
     auc: ck.Scalar = ck.state("µg/mL day", "integral of the concentration")
 
 
-def clearance(p):
+def clearance(p: Params) -> ck.Scalar:
     """CL [L/day] of a patient with these covariates."""
     size = (p.WT / 76.8) ** 0.595 * (p.ALB / 39.6) ** -0.907
     disease = (p.SLD / 89.6) ** 0.0872 * (p.eGFR / 88.47) ** 0.135
@@ -100,7 +102,7 @@ def clearance(p):
     return p.CL * size * disease * groups * p.fCL
 
 
-def pembrolizumab(p):
+def pembrolizumab(p: Params) -> ck.Disposition:
     """Its disposition in a patient with these covariates."""
     weight = (p.WT / 76.8) ** 0.489
     Vc = p.Vc * weight * (p.ALB / 39.6) ** -0.208 * (1 - 0.134 * p.FEMALE)
@@ -109,20 +111,21 @@ def pembrolizumab(p):
     return ck.Disposition(clearance(p), Vc, ((Q, p.Vp * weight * p.fV),))
 
 
-def vector_field(t, y, p, c):
+def vector_field(t: ck.Scalar, y: States, p: Params, c: Mapping[str, ck.Scalar]) -> States:
     """The exposure; the drug itself is in closed form."""
     return States(auc=c["pembrolizumab"])
 
 
-def half_life(p):
+def half_life(p: Params) -> ck.Scalar:
     """Terminal half-life [day]."""
-    return jnp.log(2) / pembrolizumab(p).modes().rate[-1]
+    slowest: ck.Scalar = pembrolizumab(p).modes().rate[-1]
+    return jnp.log(2) / slowest
 
 
-def accumulation(p):
+def accumulation(p: Params) -> ck.Scalar:
     """AUC over an interval of 21 days at steady state over that after the first dose."""
     modes = pembrolizumab(p).modes()
-    shares = [w / k for w, k in zip(modes.weight, modes.rate, strict=True)]
+    shares: list[ck.Scalar] = [w / k for w, k in zip(modes.weight, modes.rate, strict=True)]
     first = sum(-s * jnp.expm1(-21 * k) for s, k in zip(shares, modes.rate, strict=True))
     return sum(shares) / first
 

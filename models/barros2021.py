@@ -40,11 +40,13 @@ the paper's virtual mice vary every parameter by up to 60 %, with rho between ph
 """
 
 from bisect import bisect_left
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _variants as variants
 
 MILLION = 1e6  # C and M are counted in it, so that solvers need not resolve 1e-12 cells
 PAPER = "Barros 2021, table of parameters"
@@ -60,14 +62,14 @@ CELLS = {
 }
 
 
-def regimen(car_t: dict[float, float], tumor: dict[float, float]) -> ck.Regimen:
+def regimen(car_t: Mapping[float, float], tumor: Mapping[float, float]) -> ck.Regimen:
     """Cells by day: of CAR-T cells, and of tumor cells that are injected."""
     return ck.Regimen.cells(list(tumor), list(tumor.values()), product="tumor") + ck.Regimen.cells(
         list(car_t), list(car_t.values())
     )
 
 
-INOCULATED = {0: 2e6}
+INOCULATED = {0.0: 2e6}
 IN_HDLM2 = {
     "2 million cells": regimen({42: 2e6}, INOCULATED),
     "rechallenge": regimen({42: 2e6}, {0: 2e6, 250: 1e6}),
@@ -96,7 +98,29 @@ class States(ck.States):
     T: ck.Scalar = ck.state("cells", "tumor", log=True)
 
 
-def slopes(y, p, growth):
+class Params(ck.Params):
+    delta: ck.Scalar = ck.param(
+        HDLM2["delta"], "1/day", "loss of effectors over their division", PAPER + ": rho - phi"
+    )
+    eps: ck.Scalar = ck.param(
+        HDLM2["eps"], "1/day", "rate at which effectors make memory cells", PAPER
+    )
+    theta: ck.Scalar = ck.param(
+        HDLM2["theta"], "1/cell/day", "return of memory cells, per tumor cell", PAPER
+    )
+    alpha: ck.Scalar = ck.param(
+        HDLM2["alpha"], "1/cell/day", "inhibition of effectors, per tumor cell", PAPER
+    )
+    mu: ck.Scalar = ck.param(HDLM2["mu"], "1/day", "death rate of memory cells", PAPER)
+    r: ck.Scalar = ck.param(HDLM2["r"], "1/day", "growth rate of the tumor", PAPER, prior_sd=0.5)
+    gamma: ck.Scalar = ck.param(HDLM2["gamma"], "1/cell/day", "killing rate per effector", PAPER)
+
+
+class Limited(Params):
+    b: ck.Scalar = ck.param(1.404029e-12, "1/cell", "1 over the largest tumor", PAPER)
+
+
+def slopes(y: States, p: Params, growth: ck.Scalar) -> States:
     """Derivatives [per day], where the tumor alone would grow at the rate `growth`."""
     woken = p.theta * y.T * y.M
     return States(
@@ -106,27 +130,27 @@ def slopes(y, p, growth):
     )
 
 
-def limited(t, y, p):
+def limited(t: ck.Scalar, y: States, p: Limited) -> States:
     """A tumor that grows to 1 / b."""
     return slopes(y, p, p.r * (1 - p.b * y.T))
 
 
-def unlimited(t, y, p):
+def unlimited(t: ck.Scalar, y: States, p: Params) -> States:
     """A tumor that grows for ever."""
     return slopes(y, p, p.r)
 
 
-def sizes(p):
+def sizes(p: Params) -> tuple[ck.Scalar, ck.Scalar]:
     """Tumor at which C neither grows nor shrinks, M being in balance: the smaller, the larger."""
     a, b, c = p.alpha * p.theta, p.theta * (p.eps - p.delta) - p.alpha * p.mu, p.delta * p.mu
     larger = (b + jnp.sqrt(b**2 - 4 * a * c)) / (2 * a)
     return c / (a * larger), larger
 
 
-def least_dose(model, p):
+def least_dose(model: ck.ODEModel, p: Params) -> int:
     """CAR-T cells on day 42 that 2 million HDLM-2 cells do not survive 300 days, to 20,000."""
 
-    def controls(dose):
+    def controls(dose: int) -> bool:
         day_300 = ck.solve(model, regimen({42: dose}, INOCULATED), [300.0], p)["tumor"][0]
         return bool(day_300 < 8e5)
 
@@ -136,34 +160,8 @@ def least_dose(model, p):
 
 def build(cells: Literal["hdlm2", "raji", "raji_ido", "raji_ido_1mt"] = "hdlm2") -> ck.ODEModel:
     """The tumor, and the CAR-T cells made against it."""
-    value = CELLS[cells]
-
-    class Params(ck.Params):
-        delta: ck.Scalar = ck.param(
-            value["delta"], "1/day", "loss of effectors over their division", PAPER + ": rho - phi"
-        )
-        eps: ck.Scalar = ck.param(
-            value["eps"], "1/day", "rate at which effectors make memory cells", PAPER
-        )
-        theta: ck.Scalar = ck.param(
-            value["theta"], "1/cell/day", "return of memory cells, per tumor cell", PAPER
-        )
-        alpha: ck.Scalar = ck.param(
-            value["alpha"], "1/cell/day", "inhibition of effectors, per tumor cell", PAPER
-        )
-        mu: ck.Scalar = ck.param(value["mu"], "1/day", "death rate of memory cells", PAPER)
-        r: ck.Scalar = ck.param(
-            value["r"], "1/day", "growth rate of the tumor", PAPER, prior_sd=0.5
-        )
-        gamma: ck.Scalar = ck.param(
-            value["gamma"], "1/cell/day", "killing rate per effector", PAPER
-        )
-
-    class Limited(Params):
-        b: ck.Scalar = ck.param(1.404029e-12, "1/cell", "1 over the largest tumor", PAPER)
-
     hodgkin = cells == "hdlm2"
-    published = {}
+    published: dict[str, tuple[Any, ...]] = {}
     if cells in PUBLIC_RUNS:
         published = {
             f"{output} on day 9 [cells]": (
@@ -177,11 +175,11 @@ def build(cells: Literal["hdlm2", "raji", "raji_ido", "raji_ido_1mt"] = "hdlm2")
         published["least dose against 2 million cells"] = (lambda p: least_dose(mice, p), 260_000)
 
     regimens = IN_HDLM2 if hodgkin else IN_RAJI
-    first = next(iter(regimens.values()))
-    mice = ck.ODEModel(
+    first: ck.Regimen = next(iter(regimens.values()))
+    mice: ck.ODEModel = ck.ODEModel(
         name="barros2021",
         reference="doi:10.3390/cancers13122941",
-        params=Limited if hodgkin else Params,
+        params=Limited if hodgkin else variants.revised(Params, CELLS[cells]),
         states=States,
         vector_field=limited if hodgkin else unlimited,
         targets={"car_t": ck.Target("C", lambda p: 1 / MILLION), "tumor": ck.Target("T")},

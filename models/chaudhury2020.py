@@ -45,18 +45,21 @@ MODEL2109110005 (first order), BIOMD0000001024 and BIOMD0000001025, the last two
 the files, the first at second hand; a public run of each is reproduced (`published`).
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
+
+Form = Literal["first_order", "lotka_volterra", "ec50"]
 
 FIRST = "Chaudhury 2020, as in MODEL2109110005"
 PREY = "Chaudhury 2020, as in BIOMD0000001024"
 EC50 = "Chaudhury 2020, as in BIOMD0000001025"
 BOTH = "Chaudhury 2020, as in MODEL2109110005 and BIOMD0000001025"
 ALL = "Chaudhury 2020, as in all three files"
-UL_PER_L = 1e6
 LITERS = 5.0  # of blood, assumed
 GONE = 1e-100  # cells/µL; see above
 
@@ -140,14 +143,16 @@ class PhasedStates(States):
     done: ck.Scalar = ck.state("cells/µL", "of those, infused more than Tmax days ago")
 
 
-def tumor_growth(u, p):
+def tumor_growth(u: ck.Scalar, p: FirstOrder | Saturable) -> ck.Scalar:
     """Growth rate of the tumor [1/day]. F is written with tanh: no power of Uc / U overflows."""
     log_u = jnp.log(u)
     f = (1 + jnp.tanh(p.h * (log_u - jnp.log(p.Uc)) / 2)) / 2
     return f * p.g * (1 - log_u / jnp.log(p.Um))
 
 
-def in_phases(y, p, growth, killing):
+def in_phases(
+    y: PhasedStates, p: FirstOrder | Saturable, growth: ck.Scalar, killing: ck.Scalar
+) -> PhasedStates:
     """Derivatives [per day] where CAR-T cells and then no more expand, at these rates [1/day]."""
     expanding = y.given - y.done > 1e-9 * y.given
     return PhasedStates(
@@ -159,47 +164,47 @@ def in_phases(y, p, growth, killing):
     )
 
 
-def first_order(t, y, p):
+def first_order(t: ck.Scalar, y: PhasedStates, p: FirstOrder) -> PhasedStates:
     return in_phases(y, p, p.rho, p.d * y.CE)
 
 
-def ec50(t, y, p):
+def ec50(t: ck.Scalar, y: PhasedStates, p: Saturable) -> PhasedStates:
     growth = p.rho * y.U / (p.EC50rho + y.CE + y.U)
     return in_phases(y, p, growth, p.d * y.CE / (p.EC50d + y.CE + y.U))
 
 
-def lotka_volterra(t, y, p):
+def lotka_volterra(t: ck.Scalar, y: States, p: LotkaVolterra) -> States:
     return States(CE=y.CE * (p.rho * y.U - p.kE), U=y.U * (p.g - p.d * y.CE))
 
 
-def per_cell(p):
+def per_cell(p: Common) -> ck.Scalar:
     """Cells per µL of blood, per cell infused."""
-    return 1 / (p.V * UL_PER_L)
+    return 1 / (p.V * body.UL_PER_L)
 
 
-def both(t, y, p):
+def both(t: ck.Scalar, y: PhasedStates, p: Common) -> ck.Scalar:
     """CAR-T cells that are seen."""
     return y.CE + y.CP
 
 
-def expanding_only(t, y, p):
+def expanding_only(t: ck.Scalar, y: States, p: Common) -> ck.Scalar:
     """CAR-T cells of the form without CP."""
     return y.CE
 
 
-def tumor(t, y, p):
+def tumor(t: ck.Scalar, y: States, p: Common) -> ck.Scalar:
     return y.U
 
 
-def start(p):
+def start(p: Common) -> States:
     return States(U=p.U0)
 
 
-def phased_start(p):
+def phased_start(p: Common) -> PhasedStates:
     return PhasedStates(U=p.U0)
 
 
-def build(form: Literal["first_order", "lotka_volterra", "ec50"] = "first_order") -> ck.ODEModel:
+def build(form: Form = "first_order") -> ck.ODEModel:
     """The form of the review, by what the tumor is to CAR-T cells."""
     params, vector_field = FORMS[form]
     phased = form != "lotka_volterra"
@@ -213,17 +218,17 @@ def build(form: Literal["first_order", "lotka_volterra", "ec50"] = "first_order"
         targets={"car_t": (BLOOD, *PHASES) if phased else BLOOD},
         outputs={"car_t": both if phased else expanding_only, "tumor": tumor},
         units={"car_t": "cells/µL", "tumor": "cells/µL"},
-        one_cell={"tumor": 1 / (LITERS * UL_PER_L)},
+        one_cell={"tumor": 1 / (LITERS * body.UL_PER_L)},
         regimens={"paper": PAPER},
         derived=DERIVED[form],
         published=PUBLISHED[form],
     )
 
 
-PAPER = ck.Regimen.cells(0, 10 * LITERS * UL_PER_L)  # 10 cells/µL
+PAPER = ck.Regimen.cells(0, 10 * LITERS * body.UL_PER_L)  # 10 cells/µL
 BLOOD = ck.Target("CE", per_cell)
 PHASES = (ck.Target("given", per_cell), ck.Target("done", per_cell, lag=lambda p: p.Tmax))
-FORMS = {
+FORMS: dict[Form, tuple[type[Common], Callable[..., States]]] = {
     "first_order": (FirstOrder, first_order),
     "lotka_volterra": (LotkaVolterra, lotka_volterra),
     "ec50": (Saturable, ec50),
@@ -249,7 +254,9 @@ DERIVED = {
     "ec50": DECLINE,
 }
 
-STEIN = {  # Stein 2019, whose rates the files take: its Discussion and Table 1
+STEIN: dict[
+    str, tuple[Any, ...]
+] = {  # Stein 2019, whose rates the files take: its Discussion and Table 1
     "half-life of contraction [day]": (DECLINE["t_half_contraction"][0], 4.3),
     "half-life of persistence [day]": (DECLINE["t_half_persistence"][0], 220.0),
     # kEP is rounded to 0.0012, from 0.00124
@@ -257,14 +264,14 @@ STEIN = {  # Stein 2019, whose rates the files take: its Discussion and Table 1
 }
 
 
-def on(form, day, output):
+def on(form: Form, day: float, output: str) -> Callable[[Common], ck.Scalar]:
     """An output on a day, as a function of the parameters."""
     return lambda p: ck.solve(build(form), PAPER, [day], p)[output][0]
 
 
 # Public runs of the files with libRoadRunner (Biosimulant/models-oncology), last day reported. They
 # say 10 days in steps of 1 (first order: 8.5), and are what stands on day 9 (8).
-PUBLISHED = {
+PUBLISHED: dict[Form, dict[str, tuple[Any, ...]]] = {
     "first_order": STEIN
     | {"tumor on day 8 [cells/µL]": (on("first_order", 8.0, "tumor"), 5.92e-7)},
     "lotka_volterra": {

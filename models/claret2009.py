@@ -31,11 +31,12 @@ Reference: Claret et al. (2009) J Clin Oncol 27:4103-4108, doi:10.1200/JCO.2008.
 MODEL1708310001 and abstracts, not the paper. Left out: its model of survival.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _variants as variants
 
 FILE = "MODEL1708310001 (not curated)"
 DAYS = {"week": 7.0, "day": 1.0}
@@ -47,13 +48,23 @@ class States(ck.States):
     exposure: ck.Scalar = ck.state("1", "exposure to the drug, set by events")
 
 
-def relative_size(p, exposure, t):
+class Params(ck.Params):
+    KL: ck.Scalar = ck.param(0.021, "1/week", "growth rate of the tumor", FILE)
+    KD0: ck.Scalar = ck.param(0.025, "1/week", "shrinkage rate per exposure, at the start", FILE)
+    lam: ck.Scalar = ck.param(0.053, "1/week", "rate at which resistance appears (lambda)", FILE)
+    y0: ck.Scalar = ck.param(200.0, "unit not stated", "size of the tumor at the start", FILE)
+    START: ck.Scalar = ck.covariate(
+        0.0, "day", "day on which treatment begins", "time zero, assumed"
+    )
+
+
+def relative_size(p: Params, exposure: ck.Scalar, t: ck.Scalar) -> ck.Scalar:
     """Size over that at the start, at time t of a constant exposure, t in the unit of the rates."""
     killing = p.KD0 * exposure * -jnp.expm1(-p.lam * t) / p.lam
     return jnp.exp(p.KL * t - killing)
 
 
-def shrinkage(p, dose):
+def shrinkage(p: Params, dose: float) -> ck.Scalar:
     """At week 6 [%] with this share of the exposure that gives `SHRINKAGE`; rates per week."""
     growth, effect = 6 * p.KL, p.KD0 * -jnp.expm1(-6 * p.lam) / p.lam
     full = (growth - jnp.log(1 - SHRINKAGE / 100)) / effect
@@ -63,7 +74,7 @@ def shrinkage(p, dose):
 def pulses(cycles: int = 3) -> ck.Regimen:
     """The file's: an exposure of 12 for 1.5 hours twice daily, on 14 of 21 days."""
     starts = [21 * c + d + h for c in range(cycles) for d in range(14) for h in (0.0, 0.5)]
-    events = []
+    events: list[ck.Replace] = []
     for start in starts:
         events += [ck.Replace(start, 12.0, "exposure"), ck.Replace(start + 1 / 16, 0.0, "exposure")]
     return ck.Regimen(tuple(events))
@@ -71,23 +82,18 @@ def pulses(cycles: int = 3) -> ck.Regimen:
 
 def build(time_base: Literal["week", "day"] = "week") -> ck.ODEModel:
     """The model with rates per week, as the paper is said to have them, or per day."""
-    unit, days = f"1/{time_base}", DAYS[time_base]
+    days = DAYS[time_base]
+    params = Params
+    if time_base == "day":
+        rates = {name: variants.like(Params, name, unit="1/day") for name in ("KL", "KD0", "lam")}
+        params = variants.with_fields(Params, rates)
 
-    class Params(ck.Params):
-        KL: ck.Scalar = ck.param(0.021, unit, "growth rate of the tumor", FILE)
-        KD0: ck.Scalar = ck.param(0.025, unit, "shrinkage rate per exposure, at the start", FILE)
-        lam: ck.Scalar = ck.param(0.053, unit, "rate at which resistance appears (lambda)", FILE)
-        y0: ck.Scalar = ck.param(200.0, "unit not stated", "size of the tumor at the start", FILE)
-        START: ck.Scalar = ck.covariate(
-            0.0, "day", "day on which treatment begins", "time zero, assumed"
-        )
-
-    def vector_field(t, y, p):
+    def vector_field(t: ck.Scalar, y: States, p: Params) -> States:
         since = jnp.maximum(t - p.START, 0.0) / days
         rate = p.KL - p.KD0 * jnp.exp(-p.lam * since) * y.exposure
         return States(y=y.y * rate / days, exposure=0.0)
 
-    published = {}
+    published: dict[str, tuple[Any, ...]] = {}
     if time_base == "week":
         published = {  # PAGE, abstract 1312. Lower doses were reduced less often, so shrink more.
             "shrinkage at week 6 with 1000 mg/m² [%]": (
@@ -105,7 +111,7 @@ def build(time_base: Literal["week", "day"] = "week") -> ck.ODEModel:
         name="claret2009",
         product="capecitabine",
         reference="doi:10.1200/JCO.2008.21.0807",
-        params=Params,
+        params=params,
         states=States,
         vector_field=vector_field,
         initial=lambda p: States(y=p.y0, exposure=0.0),

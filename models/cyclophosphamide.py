@@ -53,15 +53,17 @@ et al. (1987) Cancer Chemother Pharmacol 20:248-252, doi:10.1007/BF00570495: abs
 """
 
 import math
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
+from carpk.models import _variants as variants
 
 AHMED = "Ahmed 2020, Table 3, as transcribed in nlmixr2lib"
 NKI = "population model of the NKI (abstract)"
-HOURS = 24.0  # per day; clearances are per hour
 MG_PER_UMOL = 0.2771  # 4-OH-CY; molecular weight 277.1
 RESIDUAL_SD = 1.54  # mg/L of cyclophosphamide, additive; Ahmed 2020, Table 3
 IMAX = {"on": 0.5, "strong": 1.33}
@@ -124,43 +126,52 @@ class Ahmed(Common):
     )
 
 
-def scaled_by_weight(p):
+def scaled_by_weight(p: House) -> tuple[ck.Scalar, ck.Scalar]:
     """Clearance before induction [L/h] and volume [L]."""
     return p.CL * (p.WT / 70) ** 0.75, p.V * p.WT / 70
 
 
-def scaled_by_surface(p):
+def scaled_by_surface(p: Ahmed) -> tuple[ck.Scalar, ck.Scalar]:
     """Clearance before induction [L/h] and volume [L]: Ahmed 2020, Table 4."""
     volume = p.V * (p.BSA / 1.58) ** 0.861
     return p.CL * (1 - 0.323 * p.FAC), volume * (1 - 0.371 * p.FAC)
 
 
-SETS = {"house": (House, scaled_by_weight), "ahmed2020": (Ahmed, scaled_by_surface)}
+class Enzyme(ck.Params):
+    """Induction of the clearance."""
+
+    fn: ck.Scalar = ck.param(
+        0.2,
+        "1",
+        "share of clearance that cannot be induced",
+        NKI + ": assumed by its authors",
+        bounds=(0, 1),
+        prior_sd=0.3,
+    )
+    kz: ck.Scalar = ck.param(
+        0.0223 * body.HOURS, "1/day", "rate of induction", NKI + ": 0.0223/h", prior_sd=0.3
+    )
+    Imax: ck.Scalar = ck.param(
+        IMAX["on"], "1", "largest gain of the enzyme", IMAX_FROM["on"], prior_sd=0.5
+    )
+    C50z: ck.Scalar = ck.param(
+        10.0, "mg/L", "cyclophosphamide that induces by half", "assumed", prior_sd=0.5
+    )
 
 
-def with_induction(base: type[Common], induction: str) -> type[Common]:
-    """The parameters, and those of the enzyme."""
+class InducedHouse(Enzyme, House):
+    pass
 
-    class Induced(base):
-        fn: ck.Scalar = ck.param(
-            0.2,
-            "1",
-            "share of clearance that cannot be induced",
-            NKI + ": assumed by its authors",
-            bounds=(0, 1),
-            prior_sd=0.3,
-        )
-        kz: ck.Scalar = ck.param(
-            0.0223 * HOURS, "1/day", "rate of induction", NKI + ": 0.0223/h", prior_sd=0.3
-        )
-        Imax: ck.Scalar = ck.param(
-            IMAX[induction], "1", "largest gain of the enzyme", IMAX_FROM[induction], prior_sd=0.5
-        )
-        C50z: ck.Scalar = ck.param(
-            10.0, "mg/L", "cyclophosphamide that induces by half", "assumed", prior_sd=0.5
-        )
 
-    return Induced
+class InducedAhmed(Enzyme, Ahmed):
+    pass
+
+
+# values -> parameters without and with induction, and clearance [L/h] and volume [L] from them
+SETS: dict[str, tuple[type[Common], type[Enzyme], Callable[[Any], tuple[ck.Scalar, ck.Scalar]]]] = {
+    "house": (House, InducedHouse, scaled_by_weight),
+    "ahmed2020": (Ahmed, InducedAhmed, scaled_by_surface),
+}
 
 
 class LinearStates(ck.States):
@@ -177,7 +188,7 @@ def doses(number: int, amount: float, hours: float = 1.0) -> ck.Regimen:
     """Daily infusions [mg], the first on day 0."""
     return ck.Regimen(
         tuple(
-            ck.Infusion(float(day), amount, hours / HOURS, product="cyclophosphamide")
+            ck.Infusion(float(day), amount, hours / body.HOURS, product="cyclophosphamide")
             for day in range(number)
         )
     )
@@ -201,12 +212,12 @@ PUBLISHED_AHMED = {  # Results: means of the estimates of single patients, so th
 }
 
 
-def mean_clearance(p, fac):
+def mean_clearance(p: Ahmed, fac: float) -> ck.Scalar:
     """Mean of the clearances [L/h] of patients on one regimen."""
     return scaled_by_surface(p.replace(FAC=fac))[0] * math.sqrt(1 + 0.464**2)
 
 
-def median_half_life(p, share):
+def median_half_life(p: Ahmed, share: float) -> ck.Scalar:
     """Half-life [h] before induction, of patients of whom this share is on 500 mg/m²."""
     each = []
     for fac in (0.0, 1.0):
@@ -220,49 +231,56 @@ def build(
     induction: Literal["on", "strong", "off"] = "on",
 ) -> ck.ODEModel:
     """The model with one of two sets of clearance and volume, and one of three inductions."""
-    base, sizes = SETS[values]
+    plain, induced, sizes = SETS[values]
     linear = induction == "off"
+    params: type[ck.Params] = plain if linear else induced
+    if induction == "strong":
+        params = variants.revised(induced, {"Imax": IMAX["strong"]}, IMAX_FROM["strong"])
 
-    def drug(p):
+    def drug(p: Any) -> ck.Disposition:
         clearance, volume = sizes(p)
-        return ck.Disposition(HOURS * clearance, volume)
+        return ck.Disposition(body.HOURS * clearance, volume)
 
-    def concentration(t, y, p, *c):
+    def concentration(t: ck.Scalar, y: Any, p: Any, *c: Mapping[str, ck.Scalar]) -> ck.Scalar:
         if linear:
             return c[0]["cy"]
         return jnp.maximum(y.Y, 0.0) / sizes(p)[1]  # a coarse step may end below 0
 
-    def active(t, y, p, *c):
+    def active(t: ck.Scalar, y: Any, p: Any, *c: Mapping[str, ck.Scalar]) -> Any:
         return p.MR * concentration(t, y, p, *c) * (1.0 if linear else y.z)
 
-    def vector_field(t, y, p, *c):
+    def vector_field(t: ck.Scalar, y: Any, p: Any, *c: Mapping[str, ck.Scalar]) -> LinearStates:
         cy = concentration(t, y, p, *c)
-        auc = dict(auc=HOURS * cy, auc4oh=HOURS * active(t, y, p, *c))
+        auc = dict(auc=body.HOURS * cy, auc4oh=body.HOURS * active(t, y, p, *c))
         if linear:
             return LinearStates(**auc)
         clearance, volume = sizes(p)
         return States(
             **auc,
-            Y=-HOURS * clearance / volume * (p.fn + (1 - p.fn) * y.z) * y.Y,
+            Y=-body.HOURS * clearance / volume * (p.fn + (1 - p.fn) * y.z) * y.Y,
             z=p.kz * (1 + p.Imax * cy / (cy + p.C50z) - y.z),
         )
 
-    def after_one_dose(p, amount):
+    def after_one_dose(p: Common, amount: float) -> tuple[ck.Scalar, ck.Scalar]:
         """AUC of cyclophosphamide and of 4-OH-CY [mg h/L] after a dose over an hour [mg]."""
         solution = ck.solve(model, doses(1, amount), [10.0], p)
         return solution["cy_auc"][0], solution["cy4oh_auc"][0]
 
-    def ratio_of_auc(p):
+    def ratio_of_auc(p: Common) -> ck.Scalar:
         cy, active = after_one_dose(p, 1000.0)
         return active / cy
 
-    def induced_on_day_4(p):
-        days = 3 + jnp.arange(0.0, 13.0) / HOURS
-        return jnp.max(ck.solve(model, doses(4, 2250.0), days, p).states.z) - 1
+    def induced_on_day_4(p: Common) -> ck.Scalar:
+        days = 3 + jnp.arange(0.0, 13.0) / body.HOURS
+        enzyme = ck.solve(model, doses(4, 2250.0), days, p).states
+        assert isinstance(enzyme, States)
+        return jnp.max(jnp.asarray(enzyme.z)) - 1
 
     # Joy 2012: 0.06, SD 0.04, of 23 patients; 14 % is the standard error of that mean. The doses
     # are not in the abstract; 1000 mg is assumed
-    published = {"AUC of 4-OH-CY over that of cyclophosphamide": (ratio_of_auc, 0.06, 0.14)}
+    published: dict[str, tuple[Any, ...]] = {
+        "AUC of 4-OH-CY over that of cyclophosphamide": (ratio_of_auc, 0.06, 0.14)
+    }
     if values == "house":
         # Campagne 2020: 1500 mg/m² over an hour, young children; 12 kg and 0.55 m² are assumed
         published["AUC of 4-OH-CY in children [µmol h/L]"] = (
@@ -275,11 +293,11 @@ def build(
     else:
         published |= PUBLISHED_AHMED
 
-    model = ck.ODEModel(
+    model: ck.ODEModel = ck.ODEModel(
         name="cyclophosphamide",
         product="cyclophosphamide",
         reference="doi:10.3389/fphar.2020.00406" if values == "ahmed2020" else "",
-        params=base if linear else with_induction(base, induction),
+        params=params,
         states=LinearStates if linear else States,
         vector_field=vector_field,
         inputs={"cy": drug} if linear else {},

@@ -39,11 +39,14 @@ doi:10.12688/f1000research.10624.3. Left out: the variance of gamma in Kloft 200
 Netterberg 2017 set to 0. Random effects of the counts are printed as variances of ln.
 """
 
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 
 KLOFT = "Kloft 2006, in Netterberg 2017 (DDMODEL00000224), as transcribed in nlmixr2lib"
 FRIBERG = "Friberg 2002 (DDMODEL00000186), as transcribed in nlmixr2lib"
@@ -51,7 +54,6 @@ ONOUE = "Onoue 2016, Table 2, as used by Norris 2017"
 MEDIAN = FRIBERG + "; median of individual estimates in its simulated data"
 MOLAR_MASS = {"docetaxel": 808.0, "paclitaxel": 853.9}  # g/mol, as in the transcriptions
 RESIDUAL_SD = {"neutrophils": 0.424, "leukocytes": 0.286}  # of ln(count); proportional
-HOURS = 24.0  # in a day
 MEDIAN_AAG = 1.34  # g/L; Kloft 2006
 
 
@@ -122,7 +124,7 @@ class States(ck.States):
     Circ: ck.Scalar = ck.state("1e9/L", "cells in blood", log=True)
 
 
-def baseline(p):
+def baseline(p: Neutrophils | Leukocytes) -> ck.Scalar:
     """Count before treatment [1e9/L] of a patient with these covariates."""
     if isinstance(p, Leukocytes):
         return p.Circ0
@@ -132,62 +134,72 @@ def baseline(p):
     return p.Circ0 * groups * (1 + by_aag)
 
 
-def sensitivity(p):
+def sensitivity(p: Neutrophils | Leukocytes) -> ck.Scalar:
     """Effect per concentration [L/µmol] of a patient with these covariates."""
     if isinstance(p, Leukocytes):
         return p.slope
     return p.slope * (1 - 0.351 * (p.AAG - MEDIAN_AAG))
 
 
-def disposition(p):
+def disposition(p: Neutrophils | Leukocytes) -> ck.Disposition:
     """Of the drug."""
-    return ck.Disposition(HOURS * p.CL, p.Vc, ((HOURS * p.Q, p.Vp),))
+    return ck.Disposition(body.HOURS * p.CL, p.Vc, ((body.HOURS * p.Q, p.Vp),))
 
 
-def chain(drug: str):
+def slopes(
+    y: States, effect: ck.Scalar, feedback: ck.Scalar, MTT: ck.Scalar
+) -> dict[str, ck.Scalar]:
+    """Derivatives [per day] of the chain, under this effect of drugs and (Circ0/Circ)^gamma."""
+    ktr = 4 * body.HOURS / MTT
+    return dict(
+        Prol=ktr * y.Prol * ((1 - effect) * feedback - 1),
+        T1=ktr * (y.Prol - y.T1),
+        T2=ktr * (y.T1 - y.T2),
+        T3=ktr * (y.T2 - y.T3),
+        Circ=ktr * (y.T3 - y.Circ),
+    )
+
+
+def chain(drug: str) -> Callable[..., States]:
     """The vector field with this drug."""
 
-    def vector_field(t, y, p, c):
+    def vector_field(
+        t: ck.Scalar, y: States, p: Neutrophils | Leukocytes, c: Mapping[str, ck.Scalar]
+    ) -> States:
         effect = sensitivity(p) * c[drug] * 1000 / MOLAR_MASS[drug]
-        feedback = (baseline(p) / y.Circ) ** p.gamma
-        ktr = 4 * HOURS / p.MTT
-        return States(
-            Prol=ktr * y.Prol * ((1 - effect) * feedback - 1),
-            T1=ktr * (y.Prol - y.T1),
-            T2=ktr * (y.T1 - y.T2),
-            T3=ktr * (y.T2 - y.T3),
-            Circ=ktr * (y.T3 - y.Circ),
-        )
+        return States(**slopes(y, effect, (baseline(p) / y.Circ) ** p.gamma, p.MTT))
 
     return vector_field
 
 
-def initial(p):
+def initial(p: Neutrophils | Leukocytes) -> States:
     """All compartments at the baseline."""
     count = baseline(p)
     return States(count, count, count, count, count)
 
 
-def day_of_nadir(model, p):
+def day_of_nadir(model: ck.ODEModel, p: Neutrophils | Leukocytes) -> ck.Scalar:
     """Day of the lowest count after the first of the model's regimens."""
     days = jnp.arange(2.0, 21.0, 0.25)
     regimen, count = next(iter(model.regimens.values())), next(iter(model.outputs))
     return days[jnp.argmin(jnp.asarray(ck.solve(model, regimen, days, p)[count]))]
 
 
-def simulated_patient(p):
+def simulated_patient(p: Neutrophils) -> Neutrophils:
     """The one of DDMODEL00000224."""
     return p.replace(FEMALE=1.0, ECOG=1.0, PRIOR=1.0, AAG=2.54)
 
 
 def infusion(drug: str, amount: float, hours: float, cycles: int = 1) -> ck.Regimen:
     """Of a drug [mg], every three weeks if more than once."""
-    again = {"addl": cycles - 1, "ii": 21.0} if cycles > 1 else {}
-    return ck.Regimen((ck.Infusion(0.0, amount, hours / HOURS, product=drug, **again),))
+    once = ck.Infusion(0.0, amount, hours / body.HOURS, product=drug)
+    again = dataclasses.replace(once, addl=cycles - 1, ii=21.0)
+    return ck.Regimen((again if cycles > 1 else once,))
 
 
 def build(cells: Literal["neutrophils", "leukocytes"] = "neutrophils") -> ck.ODEModel:
     """Neutrophils after docetaxel, or leukocytes after paclitaxel."""
+    params: type[Neutrophils | Leukocytes]
     if cells == "neutrophils":
         drug, count, params = "docetaxel", "anc", Neutrophils
         regimens = {  # for 1.8 m²
@@ -212,7 +224,7 @@ def build(cells: Literal["neutrophils", "leukocytes"] = "neutrophils") -> ck.ODE
         published = {  # nlmixr2lib's article: 7 to 14 days
             "lowest leukocytes [day]": (lambda p: day_of_nadir(made, p), 10.5, 1 / 3),
         }
-    made = ck.ODEModel(
+    made: ck.ODEModel = ck.ODEModel(
         name="friberg2002",
         product=drug,
         reference="doi:10.1200/JCO.2002.02.140",
@@ -229,12 +241,12 @@ def build(cells: Literal["neutrophils", "leukocytes"] = "neutrophils") -> ck.ODE
         units={count: "1e9/L", drug: "mg/L"},
         regimens=regimens,
         derived={
-            "k_tr": (lambda p: 4 * HOURS / p.MTT, "1/day"),
+            "k_tr": (lambda p: 4 * body.HOURS / p.MTT, "1/day"),
             "baseline": (baseline, "1e9/L"),
             # concentration at which division stops
             "C_stop": (lambda p: MOLAR_MASS[drug] / 1000 / sensitivity(p), "mg/L"),
             "t_half_drug": (
-                lambda p: HOURS * jnp.log(2) / disposition(p).modes().rate[-1],
+                lambda p: body.HOURS * jnp.log(2) / disposition(p).modes().rate[-1],
                 "h",
             ),
         },

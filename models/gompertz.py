@@ -60,25 +60,25 @@ class States(ck.States):
     exposure: ck.Scalar = ck.state("share of the largest effect", "exposure, set by events")
 
 
-def rate(p):
+def rate(p: Params) -> ck.Scalar:
     """g per day."""
     return p.g / DAYS_PER_MONTH
 
 
-def vector_field(t, y, p):
+def vector_field(t: ck.Scalar, y: States, p: Params) -> States:
     """Derivatives [per day]."""
     growth = rate(p) * (jnp.log(p.Bmax) - jnp.log(y.B))
     return States(B=y.B * (growth - p.kill * y.exposure), exposure=0.0)
 
 
-def size(p, exposure, t):
+def size(p: Params, exposure: ck.Scalar, t: ck.Scalar) -> ck.Scalar:
     """The tumor [cells] after t days of a constant exposure."""
     x = p.kill * exposure / rate(p)
     log_ratio = (jnp.log(p.B0 / p.Bmax) + x) * jnp.exp(-rate(p) * t)
     return p.Bmax * jnp.exp(log_ratio - x)
 
 
-def days_to(p, cells):
+def days_to(p: Params, cells: ck.Scalar) -> ck.Scalar:
     """Day on which the tumor has this size without any exposure."""
     return jnp.log(jnp.log(p.Bmax / p.B0) / jnp.log(p.Bmax / cells)) / rate(p)
 

@@ -53,12 +53,14 @@ transcription of nlmixr2lib (Hardiansyah_2019_CART_upn1_qsp and _upn3_qsp: suppl
 to 9, Tables S1 and S2, Figures 1b, 2 and S1), not in the paper itself.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 import carpk as ck
+from carpk.models import _body as body
+from carpk.models import _variants as variants
 
 NLMIXR = ", as transcribed in nlmixr2lib"
 FIXED = "Hardiansyah 2019, Table S1 (fixed)" + NLMIXR
@@ -97,6 +99,8 @@ PATIENTS = {
         "bG": 1.7,
     },
 }
+UPN1, FITTED_UPN1 = PATIENTS["upn1"], FITTED + ": UPN1"
+SECRETED = "pg/µL/day per 1e15 cells²"
 DOSES = {"upn1": 1.1e9, "upn3": 1.4e7}
 
 UNITS = {
@@ -128,7 +132,76 @@ class States(ck.States):
     IFN: ck.Scalar = ck.state("pg/mL", "interferon gamma")
 
 
-def vector_field(t, y, p):
+class Params(ck.Params):
+    B0: ck.Scalar = ck.param(
+        UPN1["B0"],
+        "1e9 cells",
+        "leukemic B cells in blood at the first infusion",
+        f"Hardiansyah 2019, legend of Figure 2{NLMIXR}: UPN1",
+    )
+    rB: ck.Scalar = ck.param(9.3e-3, "1/day", "growth rate of B cells", FIXED, prior_sd=0.5)
+    dB: ck.Scalar = ck.param(7.6e-3, "1/day", "death rate of B cells", FIXED, prior_sd=0.5)
+    Kbc: ck.Scalar = ck.param(
+        UPN1["Kbc"], "1/day per 1e9 cells", "killing rate of an effector cell", FITTED_UPN1
+    )
+    rE: ck.Scalar = ck.param(
+        UPN1["rE"], "1/day per 1e9 cells", "growth of effectors per B cell", FITTED_UPN1
+    )
+    dE: ck.Scalar = ck.param(UPN1["dE"], "1/day", "loss rate of effectors in blood", FITTED_UPN1)
+    aE: ck.Scalar = ck.param(
+        UPN1["aE"], "1/day", "rate at which effectors become memory cells", FITTED_UPN1
+    )
+    aM: ck.Scalar = ck.param(
+        1.0, "1/day", "rate at which memory cells become effectors", FIXED, prior_sd=0.5
+    )
+    h: ck.Scalar = ck.param(
+        1e5,
+        "1e9 cells",
+        "B cells at which half of the memory cells' switch is on",
+        FIXED + "; unit corrected",
+        prior_sd=0.5,
+    )
+    rM: ck.Scalar = ck.param(
+        0.0509, "1/day", "growth rate of memory cells in blood", FIXED, prior_sd=0.5
+    )
+    dM: ck.Scalar = ck.param(
+        0.408, "1/day", "death rate of memory cells in blood", FIXED, prior_sd=0.5
+    )
+    kin: ck.Scalar = ck.param(76.78, "1/day", "rate from blood to tissue", FIXED, prior_sd=0.5)
+    kout: ck.Scalar = ck.param(1.84, "1/day", "rate from tissue to blood", FIXED, prior_sd=0.5)
+    P6: ck.Scalar = ck.param(UPN1["P6"], SECRETED, "secretion of interleukin-6", FITTED_UPN1)
+    P10: ck.Scalar = ck.param(UPN1["P10"], SECRETED, "secretion of interleukin-10", FITTED_UPN1)
+    PG: ck.Scalar = ck.param(UPN1["PG"], SECRETED, "secretion of interferon gamma", FITTED_UPN1)
+    d6: ck.Scalar = ck.param(
+        3.96, "1/day", "elimination rate of interleukin-6", FIXED, prior_sd=0.5
+    )
+    d10: ck.Scalar = ck.param(
+        4.68, "1/day", "elimination rate of interleukin-10", FIXED, prior_sd=0.5
+    )
+    dG: ck.Scalar = ck.param(
+        1.51, "1/day", "elimination rate of interferon gamma", FIXED, prior_sd=0.5
+    )
+    aG: ck.Scalar = ck.param(
+        0.59, "1", "share of interferon secretion that IL-10 leaves", FIXED, bounds=(0, 1)
+    )
+    bI: ck.Scalar = ck.param(
+        650.0, "pg/mL", "IL-10 at half its effect", FIXED + "; unit corrected", prior_sd=0.5
+    )
+    b6: ck.Scalar = ck.param(
+        UPN1["b6"], "pg/mL", "interleukin-6 before the infusion", READ_OFF, prior_sd=0.5
+    )
+    b10: ck.Scalar = ck.param(
+        UPN1["b10"], "pg/mL", "interleukin-10 before the infusion", READ_OFF, prior_sd=0.5
+    )
+    bG: ck.Scalar = ck.param(
+        UPN1["bG"], "pg/mL", "interferon gamma before the infusion", READ_OFF, prior_sd=0.5
+    )
+    Vb: ck.Scalar = ck.covariate(
+        5.0, "L", "volume of blood", "assumed: the paper counts cells and gives no volume"
+    )
+
+
+def vector_field(t: ck.Scalar, y: States, p: Params) -> States:
     """Equations 1 to 9 of the supplement, with the errata above."""
     fB = y.B / (y.B + p.h)
     to_memory = p.aE * y.Ep * (1 - fB) - p.aM * y.Mp * fB
@@ -150,84 +223,25 @@ def vector_field(t, y, p):
 
 def build(patient: Literal["upn1", "upn3"] = "upn1") -> ck.ODEModel:
     """The model with the parameters fitted to one of the two patients."""
-    own = PATIENTS[patient]
-    fitted = f"{FITTED}: {patient.upper()}"
-    secretion = "pg/µL/day per 1e15 cells²"
-
-    class Params(ck.Params):
-        B0: ck.Scalar = ck.param(
-            own["B0"],
-            "1e9 cells",
-            "leukemic B cells in blood at the first infusion",
-            f"Hardiansyah 2019, legend of Figure 2{NLMIXR}: {patient.upper()}",
-        )
-        rB: ck.Scalar = ck.param(9.3e-3, "1/day", "growth rate of B cells", FIXED, prior_sd=0.5)
-        dB: ck.Scalar = ck.param(7.6e-3, "1/day", "death rate of B cells", FIXED, prior_sd=0.5)
-        Kbc: ck.Scalar = ck.param(
-            own["Kbc"], "1/day per 1e9 cells", "killing rate of an effector cell", fitted
-        )
-        rE: ck.Scalar = ck.param(
-            own["rE"], "1/day per 1e9 cells", "growth of effectors per B cell", fitted
-        )
-        dE: ck.Scalar = ck.param(own["dE"], "1/day", "loss rate of effectors in blood", fitted)
-        aE: ck.Scalar = ck.param(
-            own["aE"], "1/day", "rate at which effectors become memory cells", fitted
-        )
-        aM: ck.Scalar = ck.param(
-            1.0, "1/day", "rate at which memory cells become effectors", FIXED, prior_sd=0.5
-        )
-        h: ck.Scalar = ck.param(
-            1e5,
-            "1e9 cells",
-            "B cells at which half of the memory cells' switch is on",
-            FIXED + "; unit corrected",
-            prior_sd=0.5,
-        )
-        rM: ck.Scalar = ck.param(
-            0.0509, "1/day", "growth rate of memory cells in blood", FIXED, prior_sd=0.5
-        )
-        dM: ck.Scalar = ck.param(
-            0.408, "1/day", "death rate of memory cells in blood", FIXED, prior_sd=0.5
-        )
-        kin: ck.Scalar = ck.param(76.78, "1/day", "rate from blood to tissue", FIXED, prior_sd=0.5)
-        kout: ck.Scalar = ck.param(1.84, "1/day", "rate from tissue to blood", FIXED, prior_sd=0.5)
-        P6: ck.Scalar = ck.param(own["P6"], secretion, "secretion of interleukin-6", fitted)
-        P10: ck.Scalar = ck.param(own["P10"], secretion, "secretion of interleukin-10", fitted)
-        PG: ck.Scalar = ck.param(own["PG"], secretion, "secretion of interferon gamma", fitted)
-        d6: ck.Scalar = ck.param(
-            3.96, "1/day", "elimination rate of interleukin-6", FIXED, prior_sd=0.5
-        )
-        d10: ck.Scalar = ck.param(
-            4.68, "1/day", "elimination rate of interleukin-10", FIXED, prior_sd=0.5
-        )
-        dG: ck.Scalar = ck.param(
-            1.51, "1/day", "elimination rate of interferon gamma", FIXED, prior_sd=0.5
-        )
-        aG: ck.Scalar = ck.param(
-            0.59, "1", "share of interferon secretion that IL-10 leaves", FIXED, bounds=(0, 1)
-        )
-        bI: ck.Scalar = ck.param(
-            650.0, "pg/mL", "IL-10 at half its effect", FIXED + "; unit corrected", prior_sd=0.5
-        )
-        b6: ck.Scalar = ck.param(
-            own["b6"], "pg/mL", "interleukin-6 before the infusion", READ_OFF, prior_sd=0.5
-        )
-        b10: ck.Scalar = ck.param(
-            own["b10"], "pg/mL", "interleukin-10 before the infusion", READ_OFF, prior_sd=0.5
-        )
-        bG: ck.Scalar = ck.param(
-            own["bG"], "pg/mL", "interferon gamma before the infusion", READ_OFF, prior_sd=0.5
-        )
-        Vb: ck.Scalar = ck.covariate(
-            5.0, "L", "volume of blood", "assumed: the paper counts cells and gives no volume"
+    params = Params
+    if patient == "upn3":
+        of = {n: i.source.replace("UPN1", "UPN3") for n, i in Params.info().items()}
+        own = PATIENTS["upn3"]
+        params = variants.with_fields(
+            Params, {n: variants.like(Params, n, value=x, source=of[n]) for n, x in own.items()}
         )
 
     dose = ck.Regimen.cells([0, 1, 2], [share * DOSES[patient] for share in SPLIT])
 
-    def curves(p):
+    def curves(p: Params) -> ck.Solution:
         return ck.solve(model, dose, FIGURE_DAYS, p)
 
-    published = {
+    def peak_of_memory(p: Params) -> float:
+        states = curves(p).states
+        assert isinstance(states, States)
+        return float(np.asarray(states.Mp).max())
+
+    published: dict[str, tuple[Any, ...]] = {
         f"peak of {name} [{UNITS[name]}]": (
             lambda p, name=name: np.asarray(curves(p)[name]).max(),
             level,
@@ -236,7 +250,7 @@ def build(patient: Literal["upn1", "upn3"] = "upn1") -> ck.ODEModel:
         for name, level in PEAKS[patient].items()
     }
     published["peak of memory cells in blood [1e9 cells]"] = (
-        lambda p: np.asarray(curves(p).states.Mp).max(),
+        peak_of_memory,
         MEMORY_PEAK[patient],
         0.25,
     )
@@ -247,16 +261,16 @@ def build(patient: Literal["upn1", "upn3"] = "upn1") -> ck.ODEModel:
         published["B cells on day 50 [1e9 cells]"] = (lambda p: curves(p)["tumor"][500], 0.30, 0.10)
         published["B cells on day 350 [1e9 cells]"] = (lambda p: curves(p)["tumor"][-1], 0.45, 0.10)
 
-    model = ck.ODEModel(
+    model: ck.ODEModel = ck.ODEModel(
         name="hardiansyah2019",
         reference="doi:10.1111/cts.12636",
-        params=Params,
+        params=params,
         states=States,
         vector_field=vector_field,
         initial=lambda p: States(B=p.B0, IL6=p.b6, IL10=p.b10, IFN=p.bG),
         targets={"car_t": ck.Target("Ep", lambda p: 1 / CELLS)},
         outputs={
-            "car_t": lambda t, y, p: CELLS * (y.Ep + y.Mp) / (1e6 * p.Vb),
+            "car_t": lambda t, y, p: CELLS * (y.Ep + y.Mp) / (body.UL_PER_L * p.Vb),
             "car_t_blood": lambda t, y, p: y.Ep + y.Mp,
             "tumor": lambda t, y, p: y.B,
             "il6": lambda t, y, p: y.IL6,

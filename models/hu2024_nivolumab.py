@@ -44,20 +44,22 @@ glioblastoma and that Q and VP share the block of CL and VC is in that code only
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 
 TRANSCRIBED = ", as transcribed in nlmixr2lib"
 TABLE = "Hu 2024, Table 4" + TRANSCRIBED
 CODE = "Hu 2024, NONMEM code" + TRANSCRIBED
 REFERENCE = "Hu 2024, Table 4: reference"
 RESIDUAL_SD = 0.199  # proportional; same table
-LITERS_PER_DAY = 24 / 1000  # in 1 mL/h
-HALF_HOUR = 0.5 / 24
+LITERS_PER_DAY = body.HOURS / 1000  # in 1 mL/h
+HALF_HOUR = 0.5 / body.HOURS
 
 
 class Params(ck.Params):
@@ -130,13 +132,13 @@ class States(ck.States):
     auc: ck.Scalar = ck.state("µg/mL day", "integral of the concentration")
 
 
-def ages(p):
+def ages(p: Params) -> tuple[ck.Scalar, ck.Scalar, ck.Scalar]:
     """(below 12, 12 to 17, from 18 years), 1.0 for the one that holds."""
     child, adult = jnp.where(p.AGE < 12, 1.0, 0.0), jnp.where(p.AGE >= 18, 1.0, 0.0)
     return child, 1 - child - adult, adult
 
 
-def first_clearance(p):
+def first_clearance(p: Params) -> ck.Scalar:
     """Clearance at the first dose [L/day]."""
     child, teen, adult = ages(p)
     minor = child + teen
@@ -149,7 +151,7 @@ def first_clearance(p):
     return p.CL0 * LITERS_PER_DAY * size * jnp.exp(person + drugs + tumor)
 
 
-def largest_change(p):
+def largest_change(p: Params) -> ck.Scalar:
     """Of ln clearance with time: Emax of this patient."""
     child, teen, adult = ages(p)
     ipilimumab = p.IPI_1_Q3W + p.IPI_3_Q3W + p.IPI_1_Q6W
@@ -159,29 +161,29 @@ def largest_change(p):
     return change * (1 - adult * p.CNS)
 
 
-def clearance(t, p):
+def clearance(t: ck.Scalar, p: Params) -> ck.Scalar:
     """Clearance on day t [L/day]."""
     since = t - p.START
     begun = since > 0
     # Two `where`s: the derivatives of t^H at t = 0 are not numbers.
-    logit = p.H * jnp.log(jnp.where(begun, since, 1.0) / (p.T50 / 24))
+    logit = p.H * jnp.log(jnp.where(begun, since, 1.0) / (p.T50 / body.HOURS))
     done = jnp.where(begun, jax.nn.sigmoid(logit), 0.0)
     return first_clearance(p) * jnp.exp(largest_change(p) * done)
 
 
-def volumes(p):
+def volumes(p: Params) -> tuple[ck.Scalar, ck.Scalar]:
     """Central and peripheral volume [L]."""
     child, teen, _ = ages(p)
     size = (p.LBM / 55) ** 0.932
     return p.VC * size * jnp.exp(0.0195 * p.FEMALE - 0.273 * teen - 0.277 * child), p.VP * size
 
 
-def serum_level(y, p):
+def serum_level(y: States, p: Params) -> ck.Scalar:
     """Concentration [µg/mL]; what is left after a year of washout may be solver noise around 0."""
     return jnp.maximum(y.central, 0.0) / volumes(p)[0]
 
 
-def vector_field(t, y, p):
+def vector_field(t: ck.Scalar, y: States, p: Params) -> States:
     """Derivatives [per day]."""
     VC, VP = volumes(p)
     serum = y.central / VC
@@ -195,16 +197,17 @@ def doses(amount: float, every: float, number: int) -> ck.Regimen:
     return ck.Regimen((first,))
 
 
-def lower(f, **covariates):
+def lower(f: Callable[[Params], ck.Scalar], **covariates: float) -> Callable[[Params], ck.Scalar]:
     """By how much f is lower in a patient with these covariates than in the typical adult [%]."""
     return lambda p: 100 * (1 - f(p.replace(**covariates)) / f(p))
 
 
-def half_life(p):
+def half_life(p: Params) -> ck.Scalar:
     """Terminal half-life at the first clearance [day]."""
     VC, VP = volumes(p)
     q = p.Q * LITERS_PER_DAY * (p.WT / 75) ** 0.630
-    return jnp.log(2) / ck.Disposition(first_clearance(p), VC, ((q, VP),)).modes().rate[-1]
+    slowest: ck.Scalar = ck.Disposition(first_clearance(p), VC, ((q, VP),)).modes().rate[-1]
+    return jnp.log(2) / slowest
 
 
 def build(occupancy: Literal["off", "unverified"] = "off") -> ck.ODEModel:

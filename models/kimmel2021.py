@@ -55,14 +55,132 @@ from typing import Literal
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
+from carpk.models import _variants as variants
 
 TABLE = "Kimmel 2021, Table 1"
 BIOMODELS = "BIOMD0000001041; in cells: " + TABLE
-CELLS_PER_UL = 5e8  # cells in the body at 1 cell/µL; Table 1 over BIOMD0000001041
-CELLS_PER_ML = 1e9  # of tumor; Table 1 (9.486e10 cells) over Figure 1 (94.86 mL)
+IN_CELLS = {"KN": 2.50e11, "KC": 6.96e10, "kB": 2.024e9, "N0": 3.0e9, "B0": 9.486e10}  # Table 1
 
 
-def slopes(y, p) -> dict:
+class Params(ck.Params):
+    KN: ck.Scalar = ck.param(
+        500.0,
+        "cells/µL",
+        "T cells at which normal ones stop",
+        BIOMODELS,
+        prior_sd=0.3,
+    )
+    KC: ck.Scalar = ck.param(
+        139.0,
+        "cells/µL",
+        "T cells at which CAR-T cells peak",
+        BIOMODELS + " (quartiles 6.15e10 to 9.65e10 cells)",
+        prior_sd=0.4,
+    )
+    rN: ck.Scalar = ck.param(
+        0.170,
+        "1/day",
+        "growth rate of normal T cells",
+        TABLE + " (quartiles 0.165 to 0.170)",
+        prior_sd=0.3,
+    )
+    rhoC: ck.Scalar = ck.param(
+        0.0251,
+        "1/day",
+        "growth rate of CAR-T cells when T = KN",
+        TABLE + " (quartiles 0.0208 to 0.0354)",
+        prior_sd=0.5,
+    )
+    a: ck.Scalar = ck.param(
+        0.423,
+        "1",
+        "how soon crowding slows CAR-T cells",
+        TABLE + " (quartiles printed as 0.100 to 0.302)",
+        prior_sd=0.5,
+    )
+    b: ck.Scalar = ck.param(
+        0.525,
+        "1/day",
+        "growth rate that room adds for CAR-T cells",
+        TABLE + " (quartiles printed as 0.467 to 0.522)",
+        prior_sd=0.3,
+    )
+    rB: ck.Scalar = ck.param(
+        0.19,
+        "1/day",
+        "growth rate of the tumor",
+        "Kimmel 2021, Figure 3: medium; slow 0.105, fast 0.265; Table 1: 0.01 to 0.50",
+        prior_sd=0.5,
+    )
+    gammaB: ck.Scalar = ck.param(
+        1.15, "1/day", "largest killing rate", TABLE + " (quartiles 0.64 to 1.35)", prior_sd=0.6
+    )
+    kB: ck.Scalar = ck.param(
+        4.05,
+        "cells/µL",
+        "CAR-T cells that kill at half the largest rate",
+        BIOMODELS + " (quartiles 1.40e9 to 3.125e9 cells)",
+        prior_sd=0.6,
+    )
+    N0: ck.Scalar = ck.param(6.0, "cells/µL", "normal T cells at the infusion", BIOMODELS)
+    B0: ck.Scalar = ck.param(
+        94.86,
+        "mL",
+        "tumor at the infusion",
+        BIOMODELS + "; Figure 3: smallest 2.3e9, largest 1.3e12 cells",
+    )
+
+
+class CureParams(Params):
+    turnover: ck.Scalar = ck.param(
+        0.5, "1/day", "death rate of tumor cells without CAR-T cells", "assumed"
+    )
+
+
+class States(ck.States):
+    N: ck.Scalar = ck.state("cells/µL", "normal T cells", log=True)
+    C: ck.Scalar = ck.state("cells/µL", "CAR-T cells", log=True)
+    B: ck.Scalar = ck.state("mL", "tumor", log=True)
+
+
+class CureStates(States):
+    w: ck.Scalar = ck.state(
+        "1", "chance that a lineage of tumor cells lives on, over B/B0", 1.0, log=True
+    )
+
+
+class BodyStates(States):
+    N: ck.Scalar = ck.state("cells", "normal T cells", log=True)
+    C: ck.Scalar = ck.state("cells", "CAR-T cells", log=True)
+    B: ck.Scalar = ck.state("cells", "tumor", log=True)
+
+
+class BodyCureStates(BodyStates, CureStates):
+    pass
+
+
+FORMS: dict[tuple[str, bool], tuple[type[Params], type[States]]] = {
+    ("blood", False): (Params, States),
+    ("blood", True): (CureParams, CureStates),
+    ("body", False): (Params, BodyStates),
+    ("body", True): (CureParams, BodyCureStates),
+}
+
+
+def in_cells(params: type[Params]) -> type[Params]:
+    """The parameters with all T cells and tumor cells of the body counted, as in Table 1."""
+    of = {n: i.source.replace(BIOMODELS, TABLE) for n, i in params.info().items()}
+    return variants.with_fields(
+        params,
+        {
+            n: variants.like(params, n, value=x, unit="cells", source=of[n])
+            for n, x in IN_CELLS.items()
+        },
+    )
+
+
+def slopes(y: States, p: Params) -> dict[str, ck.Scalar]:
     """Derivatives [per day]: equations 2.1 to 2.3."""
     total = y.N + y.C
     log_total = jnp.log(total)
@@ -75,12 +193,12 @@ def slopes(y, p) -> dict:
     )
 
 
-def vector_field(t, y, p):
+def vector_field(t: ck.Scalar, y: States, p: Params) -> States:
     """The equations of the paper."""
     return type(y)(**slopes(y, p))
 
 
-def vector_field_with_cure(t, y, p):
+def vector_field_with_cure(t: ck.Scalar, y: CureStates, p: CureParams) -> CureStates:
     """The same, and that of w."""
     death = p.turnover + p.gammaB * y.C / (p.kB + y.C)
     return type(y)(**slopes(y, p), w=y.w * (death - (p.rB + p.turnover) - death * y.w))
@@ -91,98 +209,12 @@ def build(
 ) -> ck.ODEModel:
     """The model with T cells per µL and the tumor in mL ("blood"), or in cells ("body")."""
     blood = scale == "blood"
-    count, size = ("cells/µL", "mL") if blood else ("cells", "cells")
-    counted = BIOMODELS if blood else TABLE
-    per_ul, per_ml = (1.0, 1.0) if blood else (CELLS_PER_UL, CELLS_PER_ML)
+    count = "cells/µL" if blood else "cells"
+    per_ul, per_ml = (1.0, 1.0) if blood else (body.CELLS_PER_UL, body.CELLS_PER_ML)
 
-    class Params(ck.Params):
-        KN: ck.Scalar = ck.param(
-            500.0 if blood else 2.50e11,
-            count,
-            "T cells at which normal ones stop",
-            counted,
-            prior_sd=0.3,
-        )
-        KC: ck.Scalar = ck.param(
-            139.0 if blood else 6.96e10,
-            count,
-            "T cells at which CAR-T cells peak",
-            counted + " (quartiles 6.15e10 to 9.65e10 cells)",
-            prior_sd=0.4,
-        )
-        rN: ck.Scalar = ck.param(
-            0.170,
-            "1/day",
-            "growth rate of normal T cells",
-            TABLE + " (quartiles 0.165 to 0.170)",
-            prior_sd=0.3,
-        )
-        rhoC: ck.Scalar = ck.param(
-            0.0251,
-            "1/day",
-            "growth rate of CAR-T cells when T = KN",
-            TABLE + " (quartiles 0.0208 to 0.0354)",
-            prior_sd=0.5,
-        )
-        a: ck.Scalar = ck.param(
-            0.423,
-            "1",
-            "how soon crowding slows CAR-T cells",
-            TABLE + " (quartiles printed as 0.100 to 0.302)",
-            prior_sd=0.5,
-        )
-        b: ck.Scalar = ck.param(
-            0.525,
-            "1/day",
-            "growth rate that room adds for CAR-T cells",
-            TABLE + " (quartiles printed as 0.467 to 0.522)",
-            prior_sd=0.3,
-        )
-        rB: ck.Scalar = ck.param(
-            0.19,
-            "1/day",
-            "growth rate of the tumor",
-            "Kimmel 2021, Figure 3: medium; slow 0.105, fast 0.265; Table 1: 0.01 to 0.50",
-            prior_sd=0.5,
-        )
-        gammaB: ck.Scalar = ck.param(
-            1.15, "1/day", "largest killing rate", TABLE + " (quartiles 0.64 to 1.35)", prior_sd=0.6
-        )
-        kB: ck.Scalar = ck.param(
-            4.05 if blood else 2.024e9,
-            count,
-            "CAR-T cells that kill at half the largest rate",
-            counted + " (quartiles 1.40e9 to 3.125e9 cells)",
-            prior_sd=0.6,
-        )
-        N0: ck.Scalar = ck.param(
-            6.0 if blood else 3.0e9, count, "normal T cells at the infusion", counted
-        )
-        B0: ck.Scalar = ck.param(
-            94.86 if blood else 9.486e10,
-            size,
-            "tumor at the infusion",
-            counted + "; Figure 3: smallest 2.3e9, largest 1.3e12 cells",
-        )
-
-    class CureParams(Params):
-        turnover: ck.Scalar = ck.param(
-            0.5, "1/day", "death rate of tumor cells without CAR-T cells", "assumed"
-        )
-
-    class States(ck.States):
-        N: ck.Scalar = ck.state(count, "normal T cells", log=True)
-        C: ck.Scalar = ck.state(count, "CAR-T cells", log=True)
-        B: ck.Scalar = ck.state(size, "tumor", log=True)
-
-    class CureStates(States):
-        w: ck.Scalar = ck.state(
-            "1", "chance that a lineage of tumor cells lives on, over B/B0", 1.0, log=True
-        )
-
-    def no_cell_left(t, y, p):
+    def no_cell_left(t: ck.Scalar, y: CureStates, p: CureParams) -> ck.Scalar:
         alive = jnp.minimum(y.w * y.B / p.B0, 1 - 1e-9)
-        return jnp.exp(p.B0 / per_ml * CELLS_PER_ML * jnp.log1p(-alive))
+        return jnp.exp(p.B0 / per_ml * body.CELLS_PER_ML * jnp.log1p(-alive))
 
     outputs = {
         "car_t": lambda t, y, p: y.C / per_ul,
@@ -190,40 +222,51 @@ def build(
         "tumor": lambda t, y, p: y.B / per_ml,
     }
     units = {"car_t": "cells/µL", "t_cells": "cells/µL", "tumor": "mL"}
+    params, states = FORMS[scale, cure]
+    if not blood:
+        params = in_cells(params)
     if cure:
-        Params, States = CureParams, CureStates
         outputs["cure"] = no_cell_left
         units["cure"] = "probability"
 
     if blood:
         published = {  # Table 1 counts cells; rounding of the cells/µL form: BIOMD0000001041
-            "carrying capacity of normal T cells [cells]": (lambda p: p.KN * CELLS_PER_UL, 2.50e11),
-            "carrying capacity of CAR-T cells [cells]": (lambda p: p.KC * CELLS_PER_UL, 6.96e10),
-            "saturation of killing [cells]": (lambda p: p.kB * CELLS_PER_UL, 2.024e9),
-            "normal T cells at the infusion [cells]": (lambda p: p.N0 * CELLS_PER_UL, 3.00e9),
-            "tumor at the infusion [cells]": (lambda p: p.B0 * CELLS_PER_ML, 9.486e10),
+            "carrying capacity of normal T cells [cells]": (
+                lambda p: p.KN * body.CELLS_PER_UL,
+                2.50e11,
+            ),
+            "carrying capacity of CAR-T cells [cells]": (
+                lambda p: p.KC * body.CELLS_PER_UL,
+                6.96e10,
+            ),
+            "saturation of killing [cells]": (lambda p: p.kB * body.CELLS_PER_UL, 2.024e9),
+            "normal T cells at the infusion [cells]": (lambda p: p.N0 * body.CELLS_PER_UL, 3.00e9),
+            "tumor at the infusion [cells]": (lambda p: p.B0 * body.CELLS_PER_ML, 9.486e10),
         }
     else:
         published = {  # BIOMD0000001041; the tumor: legend of Figure 1
-            "carrying capacity of normal T cells [/µL]": (lambda p: p.KN / CELLS_PER_UL, 500.0),
-            "carrying capacity of CAR-T cells [/µL]": (lambda p: p.KC / CELLS_PER_UL, 139.0),
-            "saturation of killing [/µL]": (lambda p: p.kB / CELLS_PER_UL, 4.05),
-            "normal T cells at the infusion [/µL]": (lambda p: p.N0 / CELLS_PER_UL, 6.0),
-            "tumor at the infusion [mL]": (lambda p: p.B0 / CELLS_PER_ML, 94.86),
+            "carrying capacity of normal T cells [/µL]": (
+                lambda p: p.KN / body.CELLS_PER_UL,
+                500.0,
+            ),
+            "carrying capacity of CAR-T cells [/µL]": (lambda p: p.KC / body.CELLS_PER_UL, 139.0),
+            "saturation of killing [/µL]": (lambda p: p.kB / body.CELLS_PER_UL, 4.05),
+            "normal T cells at the infusion [/µL]": (lambda p: p.N0 / body.CELLS_PER_UL, 6.0),
+            "tumor at the infusion [mL]": (lambda p: p.B0 / body.CELLS_PER_ML, 94.86),
         }
 
     return ck.ODEModel(
         name="kimmel2021",
         product="axicabtagene ciloleucel",
         reference="doi:10.1098/rspb.2021.0229",
-        params=Params,
-        states=States,
+        params=params,
+        states=states,
         vector_field=vector_field_with_cure if cure else vector_field,
-        initial=lambda p: States(N=p.N0, C=0.0, B=p.B0),
-        targets={"car_t": ck.Target("C", lambda p: per_ul / CELLS_PER_UL)},
+        initial=lambda p: states(N=p.N0, C=0.0, B=p.B0),
+        targets={"car_t": ck.Target("C", lambda p: per_ul / body.CELLS_PER_UL)},
         outputs=outputs,
         units=units,
-        one_cell={"tumor": 1 / CELLS_PER_ML},
+        one_cell={"tumor": 1 / body.CELLS_PER_ML},
         regimens={"paper": ck.Regimen.cells(0, 1.8e8)},
         derived={
             # CAR-T cells that only just hold the tumor; there are none where rB >= gammaB

@@ -40,13 +40,15 @@ Table 2. Read in the transcription of nlmixr2lib (Langenhorst_2019_fludarabine) 
 in the abstract; not in the paper itself. Section 3.3 gives eGFR in "l/h/kg"; only L/h fits Table 2.
 """
 
+from collections.abc import Iterable, Mapping
+
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 
 TABLE = "Langenhorst 2019, Table 2, as transcribed in nlmixr2lib"
 F_ARA_A = 0.781  # mg of F-ara-A per mg of fludarabine phosphate: molecular weights 285.2 / 365.2
-HOURS = 24.0  # per day; clearances are per hour
 L_PER_H = 0.06  # in 1 mL/min
 RESIDUAL_SD = 0.063  # proportional; same table
 
@@ -104,7 +106,7 @@ class States(ck.States):
     auc: ck.Scalar = ck.state("mg h/L", "integral of the concentration of F-ara-A")
 
 
-def egfr_cap(age):
+def egfr_cap(age: ck.Scalar) -> ck.Scalar:
     """The largest eGFR [mL/min/1.73 m²] that counts at this age [years]: section 2.5.
 
     35 at birth, rising to 140 at 1.5 years; 140 to 30 years; then 8 less every ten years.
@@ -112,33 +114,35 @@ def egfr_cap(age):
     return jnp.minimum(35 + 70 * jnp.minimum(age, 1.5), 140 - 0.8 * jnp.maximum(age - 30, 0))
 
 
-def clearance(p):
+def clearance(p: Params) -> ck.Scalar:
     """CL [L/h] of a patient with these covariates."""
     return (p.CLnr + p.fren * L_PER_H * p.eGFR) * (p.WT / 70) ** 0.75 * p.fCL
 
 
-def fludarabine(p) -> ck.Disposition:
+def fludarabine(p: Params) -> ck.Disposition:
     """F-ara-A [mg/L] in a patient with these covariates."""
-    flow = HOURS * (p.WT / 70) ** 0.75 * p.fCL
+    flow = body.HOURS * (p.WT / 70) ** 0.75 * p.fCL
     size = p.WT / 70 * p.fV
     peripheral = ((flow * p.Q2, size * p.V2), (flow * p.Q3, size * p.V3))
-    return ck.Disposition(HOURS * clearance(p), size * p.V1, peripheral)
+    return ck.Disposition(body.HOURS * clearance(p), size * p.V1, peripheral)
 
 
-def vector_field(t, y, p, c):
+def vector_field(t: ck.Scalar, y: States, p: ck.Params, c: Mapping[str, ck.Scalar]) -> States:
     """The exposure; the drug itself is in closed form."""
-    return States(auc=HOURS * c["flu"])
+    return States(auc=body.HOURS * c["flu"])
 
 
-def auc_of(p, phosphate):
+def auc_of(p: Params, phosphate: float) -> ck.Scalar:
     """AUC from 0 to infinity [mg h/L] of this much fludarabine phosphate [mg]."""
     return F_ARA_A * phosphate / clearance(p)
 
 
-def doses(days, amount: float, hours: float) -> ck.Regimen:
+def doses(days: Iterable[float], amount: float, hours: float) -> ck.Regimen:
     """The same infusion of fludarabine phosphate [mg] on each of these days."""
     return ck.Regimen(
-        tuple(ck.Infusion(float(d), amount, hours / HOURS, product="fludarabine") for d in days)
+        tuple(
+            ck.Infusion(float(d), amount, hours / body.HOURS, product="fludarabine") for d in days
+        )
     )
 
 
@@ -162,7 +166,7 @@ model = ck.ODEModel(
     derived={
         "CL": (clearance, "L/h"),
         "V_ss": (lambda p: (p.V1 + p.V2 + p.V3) * p.WT / 70 * p.fV, "L"),
-        "t_half": (lambda p: HOURS * jnp.log(2) / fludarabine(p).modes().rate[-1], "h"),
+        "t_half": (lambda p: body.HOURS * jnp.log(2) / fludarabine(p).modes().rate[-1], "h"),
         "auc_100mg": (lambda p: auc_of(p, 100.0), "mg h/L"),
         # fludarabine phosphate, all doses together, for the AUC of Fabrizio 2022
         "phosphate_for_13_8": (lambda p: AUC_ENOUGH["Fabrizio 2022"] / auc_of(p, 1.0), "mg"),

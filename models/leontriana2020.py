@@ -44,10 +44,10 @@ from typing import Literal
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 
 FILE = "León-Triana 2020, as in BIOMD0000001011"
 MARROW = "León-Triana 2020, as in BIOMD0000001012"
-UL_PER_L = 1e6
 NONE = 1e-6  # cells; see above
 
 
@@ -88,30 +88,30 @@ class FilledStates(States):
     C: ck.Scalar = ck.state("cells", "CAR-T cells")
 
 
-def none(t, y, p):
+def none(t: ck.Scalar, y: States, p: Params) -> States:
     """No new B cells."""
     return slopes(y, p, excited=(y.L + y.B) * dividing(y), made=0.0)
 
 
-def marrow(t, y, p):
+def marrow(t: ck.Scalar, y: States, p: MarrowParams) -> States:
     """B cells are made, and their progenitors excite CAR-T cells."""
     progenitors = p.I0 / (1 + y.C / p.C50)
     excited = (y.L + y.B + p.beta * progenitors) * dividing(y)
     return slopes(y, p, excited, progenitors / p.tI)
 
 
-def as_encoded(t, y, p):
+def as_encoded(t: ck.Scalar, y: States, p: MarrowParams) -> States:
     """The same with the progenitors' term as in the file."""
     progenitors = p.I0 / (1 + y.C / p.C50)
     return slopes(y, p, (y.L + y.B) * dividing(y) + p.beta * progenitors, progenitors / p.tI)
 
 
-def dividing(y):
+def dividing(y: States) -> ck.Scalar:
     """CAR-T cells that can divide [cells]: all, unless there are none."""
     return y.C * y.C**2 / (y.C**2 + NONE**2)
 
 
-def slopes(y, p, excited, made):
+def slopes(y: States, p: Params, excited: ck.Scalar, made: ck.Scalar) -> States:
     """Derivatives [per day], with CAR-T cells x cells met, and with B cells made per day."""
     return type(y)(
         C=p.k * p.alpha * excited - y.C / p.tC,
@@ -120,17 +120,17 @@ def slopes(y, p, excited, made):
     )
 
 
-def curative_progenitors(p):
+def curative_progenitors(p: MarrowParams) -> ck.Scalar:
     """I0 from which on B cells and progenitors alone excite `c_hold` CAR-T cells [cells]."""
     b_cells = 1 / (p.tI * (p.rL + 1 / p.tB))  # per progenitor
     return (1 + p.rL / (p.alpha * p.C50)) / (p.k * p.alpha * p.tC * (b_cells + p.beta))
 
 
-def start(p):
+def start(p: Params) -> States:
     return States(L=p.L0, B=p.B0)
 
 
-def filled_start(p):
+def filled_start(p: MarrowParams) -> FilledStates:
     return FilledStates(L=p.L0, B=p.B0)
 
 
@@ -138,7 +138,7 @@ def build(progenitors: Literal["none", "marrow", "as_encoded"] = "none") -> ck.O
     """The model without new B cells, with them, or with them as in the public file."""
     params, states, vector_field, initial = FORMS[progenitors]
 
-    def peak(p, cells):
+    def peak(p: Params, cells: float) -> ck.Scalar:
         days = jnp.linspace(1.0, 40.0, 157)
         return jnp.max(ck.solve(build(progenitors), ck.Regimen.cells(0, cells), days, p)["car_t"])
 
@@ -175,7 +175,7 @@ FORMS = {
     "as_encoded": (MarrowParams, FilledStates, as_encoded, filled_start),
 }
 OUTPUTS = {
-    "car_t": lambda t, y, p: y.C / (p.Vd * UL_PER_L),
+    "car_t": lambda t, y, p: y.C / (p.Vd * body.UL_PER_L),
     "car_t_body": lambda t, y, p: y.C,
     "tumor": lambda t, y, p: y.L,
     "b_cells": lambda t, y, p: y.B,

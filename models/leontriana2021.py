@@ -44,11 +44,11 @@ from typing import Literal
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 
 SINGLE = "León-Triana 2021, as in BIOMD0000001013"
 DUAL = "León-Triana 2021, as in BIOMD0000001014"
 BOTH = DUAL + " and BIOMD0000001013"
-UL_PER_L = 1e6
 NONE = 1e-6  # cells; see above
 
 
@@ -100,23 +100,23 @@ class DualStates(States):
     B: ck.Scalar = ck.state("cells", "healthy B cells", log=True)
 
 
-def present(c):
+def present(c: ck.Scalar) -> ck.Scalar:
     """CAR-T cells that meet others [cells]: all, unless there are none."""
     return c * c**2 / (c**2 + NONE**2)
 
 
-def in_tumor(y, p) -> dict:
+def in_tumor(y: States | DualStates, p: Params) -> dict[str, ck.Scalar]:
     """Derivatives [per day] of C, but for what comes from outside, and of T."""
     growth = p.rC * y.T / (p.gT + y.T) - p.a1 * y.T / (p.gC + y.C)
     return dict(C=growth * present(y.C) - y.C / p.tC, T=(p.rT - p.a2 * y.C) * y.T)
 
 
-def single(t, y, p):
+def single(t: ck.Scalar, y: States, p: Params) -> States:
     """Equations 1 and 2."""
     return States(**in_tumor(y, p))
 
 
-def dual(t, y, p):
+def dual(t: ck.Scalar, y: DualStates, p: DualParams) -> DualStates:
     """Equations 3 to 6."""
     tumor = in_tumor(y, p)
     return DualStates(
@@ -127,11 +127,11 @@ def dual(t, y, p):
     )
 
 
-def start(p):
+def start(p: Params) -> States:
     return States(T=p.T0)
 
 
-def dual_start(p):
+def dual_start(p: DualParams) -> DualStates:
     return DualStates(T=p.T0, B=p.B0)
 
 
@@ -161,7 +161,7 @@ OUTPUTS = {
     "tumor": lambda t, y, p: y.T,
 }
 DUAL_OUTPUTS = {
-    "car_t": lambda t, y, p: y.Cb / (p.Vd * UL_PER_L),
+    "car_t": lambda t, y, p: y.Cb / (p.Vd * body.UL_PER_L),
     # C is no logarithm: once it is next to nothing, an error can leave it below 0
     "car_t_body": lambda t, y, p: jnp.maximum(y.C, 0.0) + y.Cb,
     "tumor": lambda t, y, p: y.T,

@@ -48,18 +48,19 @@ transcription of nlmixr2lib (MuellerSchoell_2021_axicabtageneCiloleucel_qsp: Tab
 """
 
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 
 import carpk as ck
+from carpk.models import _body as body
 
 NLMIXR = ", as transcribed in nlmixr2lib"
 TABLE = "Müller-Schöll 2021, Table 1" + NLMIXR
 FIXED = "Müller-Schöll 2021, Table 1 (fixed)" + NLMIXR
 COHORT_TABLE = "Müller-Schöll 2021, Table S1" + NLMIXR
 
-CELLS_PER_UL = 5e8  # cells in the body at 1 cell/µL; assumed, after Kimmel 2021
 QUARTER = 0.25  # of the cells given are of each phenotype; assumed from equal levels at day 0
 
 # residual CV of each output, log-normal; Table 1
@@ -178,17 +179,17 @@ class States(ck.States):
     infused: ck.Scalar = ck.state("cells/µL", "CAR-T cells given so far")
 
 
-def expansion_rate(p):
+def expansion_rate(p: Params) -> ck.Scalar:
     """Vmax1 of this patient: equations 10 and 11."""
     reference = p.Vmax1_ref * p.CD4CD8**p.CD4CD8_exp
     return (1 + p.ASCT_Vmax1 * p.ASCT) * (p.LOW * p.Vmax1_low + (1 - p.LOW) * reference)
 
 
-def vector_field(t, y, p):
+def vector_field(t: ck.Scalar, y: States, p: Params) -> States:
     """Equations 5 to 9."""
     contact = jnp.where(y.infused > 0, expansion_rate(p) * y.B, 0.0)
 
-    def expansion(cells):
+    def expansion(cells: ck.Scalar) -> ck.Scalar:
         return contact * cells / (p.KM1 + cells)
 
     killing = p.Vmax5_1 * y.TN + p.Vmax5_2 * y.TCM + p.Vmax5_3 * y.TEM + p.Vmax5_4 * y.TEff
@@ -206,10 +207,10 @@ PAPER = ck.Regimen.cells(0, 2e8)  # 0.1 cells/µL of each phenotype
 MONTH = np.linspace(0, 28, 281)
 
 
-def median_in_class(low, figure):
+def median_in_class(low: int, figure: Callable[[ck.Solution], float]) -> Callable[[Params], float]:
     """f(params): the median over the patients of a class of `figure(solution)`, on `MONTH`."""
 
-    def f(params):
+    def f(params: Params) -> float:
         found = []
         for row in zip(*COHORT.values(), strict=True):
             patient = params.replace(**dict(zip(COHORT, map(float, row), strict=True)))
@@ -220,12 +221,12 @@ def median_in_class(low, figure):
     return f
 
 
-def cmax(solution):
-    return solution["car_t"].max()
+def cmax(solution: ck.Solution) -> float:
+    return float(solution["car_t"].max())
 
 
-def tmax(solution):
-    return MONTH[solution["car_t"].argmax()]
+def tmax(solution: ck.Solution) -> float:
+    return float(MONTH[solution["car_t"].argmax()])
 
 
 model = ck.ODEModel(
@@ -238,8 +239,11 @@ model = ck.ODEModel(
     initial=lambda p: States(B=p.MTV),
     targets={
         "car_t": (
-            *(ck.Target(s, lambda p: QUARTER / CELLS_PER_UL) for s in ("TN", "TCM", "TEM", "TEff")),
-            ck.Target("infused", lambda p: 1 / CELLS_PER_UL),
+            *(
+                ck.Target(s, lambda p: QUARTER / body.CELLS_PER_UL)
+                for s in ("TN", "TCM", "TEM", "TEff")
+            ),
+            ck.Target("infused", lambda p: 1 / body.CELLS_PER_UL),
         )
     },
     outputs={

@@ -28,7 +28,8 @@ and right for fits to cells, not for comparing lymphodepletion in copies/µg. "a
 only; B and NK cells add some 20 to 30 % (unverified).
 
 Options beside these, all off: `immunity`, `exhaustion` (with or without an antibody to PD-1),
-`products="two"`, `graft` and `cure`; their equations stand at the head of `_niche_parts.py`.
+`products="two"`, `graft` and `cure`; their equations stand at the heads of `_niche_immunity.py`,
+`_niche_exhaustion.py`, `_niche_antigens.py`, `_niche_graft.py` and `_niche_cure.py`.
 
 Doses. Cells in number of CAR+ cells, `Regimen.cells`; VC converts them to cells/µL. Fludarabine in
 mg of the prescribed phosphate, of which 0.781 is F-ara-A; cyclophosphamide in mg. Doses per m² and
@@ -84,6 +85,7 @@ PMC3477346. Cells: Kimmel et al. (2021), doi:10.1098/rspb.2021.0229 (Table 1).
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -91,10 +93,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import carpk as ck
+from carpk.models import _body as body
 from carpk.models import _niche_parts as parts
+from carpk.models import _niche_switches as switches
+from carpk.models import _variants as variants
 
 F_ARA_A, fludarabine = parts.F_ARA_A, parts.fludarabine
-H, HOUSE, REGIMENS = parts.H, parts.HOUSE, parts.REGIMENS
+HOUSE, REGIMENS = parts.HOUSE, parts.REGIMENS
 
 FITTED = "this project: fitted to niche_full"
 
@@ -106,7 +111,7 @@ POSTERIOR = Path(__file__).with_name("niche_posterior.csv")
 def calibrated(disease: str) -> dict[str, np.ndarray]:
     """Draws of the calibrated typical values, parameter -> (draw,)."""
     table = np.genfromtxt(POSTERIOR, delimiter=",", names=True)
-    draws = {name: table[name] for name in table.dtype.names}
+    draws = {name: table[name] for name in table.dtype.names or ()}
     solid = draws.pop("rho_solid")
     return draws | ({"rho": solid} if disease == "solid" else {})
 
@@ -187,22 +192,22 @@ class Params(parts.Common):
     )
 
 
-def typical(values: str, disease: str) -> type[ck.Params]:
+def typical(values: str, disease: str) -> type[Params]:
     """The class of the parameters with these typical values."""
-    params = Params if disease == "heme" else parts.revised(Params, SOLID, AS_SOLID)
+    params = Params if disease == "heme" else variants.revised(Params, SOLID, AS_SOLID)
     if values == "as_full":
         return params
     own = {name: float(f"{np.median(x):.3g}") for name, x in calibrated(disease).items()}
     floor = ck.param(own.pop("SA0"), "1", "stimulation by normal cells", SOURCE, bounds=(0, 1))
-    return parts.with_fields(parts.revised(params, own, SOURCE), {"SA0": floor})
+    return variants.with_fields(variants.revised(params, own, SOURCE), {"SA0": floor})
 
 
 # --- equations ------------------------------------------------------------------------------------
 
 
-def recovery(total, p):
+def recovery(L: ck.Scalar, p: Params) -> ck.Scalar:
     """[1 - (L/KN)^th] / th, and what it becomes at th = 0."""
-    x = jnp.log(total / p.KN)
+    x = jnp.log(L / p.KN)
     u = p.th * x
     small = jnp.abs(u) < 1e-3
     safe = jnp.where(small, 1.0, u)
@@ -210,40 +215,37 @@ def recovery(total, p):
     return -x * jnp.where(small, series, jnp.expm1(safe) / safe)
 
 
-def around(y, p, c, total, kLD) -> dict:
-    """Slopes [per day] of drugs and normal T cells."""
+def equations(
+    y: parts.States, p: Params, c: Mapping[str, ck.Scalar], L: ck.Scalar, B: ck.Scalar
+) -> dict[str, ck.Scalar]:
+    """Slopes [per day]: the equations at the head, with L T cells in all and the tumor B."""
+    kLD, SA = parts.killing_by_drugs(y, p), parts.stimulation(B, p)
+    expansion = p.rho * SA / (1 + (L / p.LH) ** 2)
     active = p.MR * c["cy"]
     return dict(
         Fe=p.keF * (c["flu"] - y.Fe),
         Ce=p.keC * (active - y.Ce),
-        N=p.sN + (p.rN * recovery(total, p) - kLD) * y.N,
-        AUCF=H * c["flu"],
-        AUCC=H * active,
-    )
-
-
-def product(y, p, stimulation, total, kLD) -> dict:
-    """Slopes [per day] of CAR-T cells under this antigen stimulation SA."""
-    expansion = p.rho * stimulation / (1 + (total / p.LH) ** 2)
-    return dict(
+        N=p.sN + (p.rN * recovery(L, p) - kLD) * y.N,
         P=-(p.kact + kLD) * y.P,
         E=p.kact * y.P + (expansion - p.dE - p.kEM - kLD) * y.E,
         M=p.kEM * y.E - (p.dM + kLD) * y.M,
+        B=(parts.tumor_growth(B, p) - parts.tumor_killing(y.E, p)) * B,
+        AUCF=body.HOURS * c["flu"],
+        AUCC=body.HOURS * active,
     )
 
 
-def cyclophosphamide(p) -> ck.Disposition:
+def cyclophosphamide(p: Params) -> ck.Disposition:
     """Cyclophosphamide [mg/L] without autoinduction."""
-    return ck.Disposition(H * p.CLY * (p.WT / 70) ** 0.75, p.VY * p.WT / 70)
+    return ck.Disposition(body.HOURS * p.CLY * (p.WT / 70) ** 0.75, p.VY * p.WT / 70)
 
 
-FORM = parts.Form(
+FORM = switches.Form(
     name="niche",
     states=parts.States,
     own=("kact", "rho", "SA0", "B50", "dE", "kEM", "dM", "gB", "kB", "rJ", "kJ", "kEX"),
-    around=around,
-    product=product,
-    room=recovery,
+    equations=equations,
+    recovery=recovery,
     start=lambda p: {},
     growth=lambda p: p.rho,
     volume=lambda p: p.VC * p.WT / parts.WEIGHT,
@@ -251,15 +253,23 @@ FORM = parts.Form(
     inputs={"cy": cyclophosphamide},
     derived={
         # ln of the T cells killed by 100 mg of the phosphate, or of cyclophosphamide
-        "flu_ln_kill": (lambda p: 100 * F_ARA_A * p.kF * H / fludarabine(p).clearance, "1"),
-        "cy_ln_kill": (lambda p: 100 * p.MR * p.kC * H / cyclophosphamide(p).clearance, "1"),
+        "flu_ln_kill": (
+            lambda p: 100 * F_ARA_A * p.kF * body.HOURS / fludarabine(p).clearance,
+            "1",
+        ),
+        "cy_ln_kill": (
+            lambda p: 100 * p.MR * p.kC * body.HOURS / cyclophosphamide(p).clearance,
+            "1",
+        ),
     },
     published={
         # Langenhorst 2019, section 3.3: median of adults after 160 mg/m² of the phosphate. Table 1:
         # 78 kg, eGFR 110; 1.93 m² is assumed for them, hence 5 %.
         "AUC of F-ara-A in adults [mg h/L]": (
             lambda p: (
-                H * (160 * 1.93 * F_ARA_A) / fludarabine(p.replace(WT=78.0, eGFR=110.0)).clearance
+                body.HOURS
+                * (160 * 1.93 * F_ARA_A)
+                / fludarabine(p.replace(WT=78.0, eGFR=110.0)).clearance
             ),
             26.0,
             0.05,
@@ -278,11 +288,11 @@ def build(
     graft: Literal["off", "on"] = "off",
     cure: Literal["off", "on"] = "off",
 ) -> ck.ODEModel:
-    """The model with these typical values and switches; see the head of `_niche_parts`."""
-    made = parts.assemble(
+    """The model with these typical values and switches; see `_niche_switches`."""
+    made = switches.assemble(
         FORM,
         typical(values, disease),
-        parts.Switches(
+        switches.Switches(
             denominator=denominator,
             immunity=immunity,
             exhaustion=exhaustion,

@@ -24,8 +24,8 @@ to kill. `antigen="shared"` is for a target that normal cells carry too (CD19): 
 (S0 - SA0) B / (B + B50), with SA0 assumed for scenarios.
 
 Doses, reference patient, regimens, the start (`start=-10` in the reference runs), outputs, the
-neutrophils in the denominator of "transgene" and the other options are those of `niche` and
-`_niche_parts`; read there. "il15_fold" is H: 1 in health, 1 + kap with no T cells at all.
+neutrophils in the denominator of "transgene" and the other options are those of `niche`; read
+there. "il15_fold" is H: 1 in health, 1 + kap with no T cells at all.
 
 Nearly all values of the cells are design values, assumed; the drugs and some rates are published,
 as `describe()` says. Random effects are assumed but for those of the drugs. Known not to be met:
@@ -44,14 +44,18 @@ of CAR-T cells: Stein et al. (2019), doi:10.1002/psp4.12388; Owens & Bozic (2021
 83:42; IL-15 rising after Flu/Cy: Kochenderfer et al. (2017), PMC5455597 (abstract).
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
 from carpk.models import _niche_parts as parts
+from carpk.models import _niche_switches as switches
+from carpk.models import _variants as variants
 
-H, HOUSE, KIMMEL = parts.H, parts.HOUSE, parts.KIMMEL
+HOUSE, KIMMEL = parts.HOUSE, parts.KIMMEL
 INDUCIBLE = 0.8  # of the clearance of cyclophosphamide: all but the non-inducible 20 % (abstract)
 NKI = "Netherlands Cancer Institute, population model (abstract)"
 STEIN = "this project, after Stein 2019"
@@ -63,7 +67,7 @@ SOLID = {"S0": 0.5, "B50": 20.0, "gB": 0.15, "tau": 0.3, "B0": 200.0}
 
 class Params(parts.Common):
     kz: ck.Scalar = ck.param(
-        0.0223 * H, "1/day", "rate of autoinduction", NKI + ": 0.0223/h", prior_sd=0.2
+        0.0223 * body.HOURS, "1/day", "rate of autoinduction", NKI + ": 0.0223/h", prior_sd=0.2
     )
     Imax: ck.Scalar = ck.param(
         0.5, "1", "largest gain of inducible clearance", NKI + ": about 50 %", prior_sd=0.3
@@ -217,61 +221,61 @@ class States(parts.States):
 # --- equations ------------------------------------------------------------------------------------
 
 
-def cytokine(total, p):
+def cytokine(L: ck.Scalar, p: Params) -> ck.Scalar:
     """The level at which H rests with this many T cells in all."""
-    return (1 + p.kap) / (1 + p.kap * total / p.KN)
+    return (1 + p.kap) / (1 + p.kap * L / p.KN)
 
 
-def action(cytokine, p):
+def action(H: ck.Scalar, p: Params) -> ck.Scalar:
     """SH, the share of the largest expansion that this much cytokine allows."""
-    return 1 / (1 + (p.H50 / cytokine) ** p.nH)
+    return 1 / (1 + (p.H50 / H) ** p.nH)
 
 
-def recovery(total, p):
+def recovery(L: ck.Scalar, p: Params) -> ck.Scalar:
     """Gompertz: ln(KN/L)."""
-    return jnp.log(p.KN / total)
+    return jnp.log(p.KN / L)
 
 
-def around(y, p, c, total, kLD) -> dict:
-    """Slopes [per day] of drugs, normal T cells and the cytokine."""
+def equations(
+    y: States, p: Params, c: Mapping[str, ck.Scalar], L: ck.Scalar, B: ck.Scalar
+) -> dict[str, ck.Scalar]:
+    """Slopes [per day]: the equations at the head, with L T cells in all and the tumor B."""
     size = p.WT / 70
-    rate = H * p.CLY * size**0.75 / (p.VY * size) * (1 - INDUCIBLE + INDUCIBLE * y.z)
     CY = jnp.maximum(y.Y, 0.0) / (p.VY * size)  # a coarse trial step may undershoot 0
+    elimination = (
+        body.HOURS * p.CLY * size**0.75 / (p.VY * size) * (1 - INDUCIBLE + INDUCIBLE * y.z)
+    )
     active = p.MR * CY * y.z
+    kLD = parts.killing_by_drugs(y, p)
+    killed = p.phiC * kLD
+    signal = parts.stimulation(B, p) * action(y.H, p)  # SA SH
     return dict(
         Fe=p.keF * (c["flu"] - y.Fe),
-        Y=-rate * y.Y,
+        Y=-elimination * y.Y,
         z=p.kz * (1 + p.Imax * CY / (CY + p.C50z) - y.z),
         Ce=p.keC * (active - y.Ce),
-        N=p.sN + (p.rN * recovery(total, p) - kLD) * y.N,
-        H=p.kH * (cytokine(total, p) - y.H),
-        AUCF=H * c["flu"],
-        AUCC=H * active,
-    )
-
-
-def product(y, p, stimulation, total, kLD) -> dict:
-    """Slopes [per day] of CAR-T cells under this antigen stimulation SA."""
-    signal, killed = stimulation * action(y.H, p), p.phiC * kLD
-    return dict(
+        N=p.sN + (p.rN * recovery(L, p) - kLD) * y.N,
+        H=p.kH * (cytokine(L, p) - y.H),
         P=-(p.kact + p.dP + killed) * y.P,
         E=p.kact * (1 - p.fM) * y.P
         + (p.rho * signal - p.dE - p.kEM - killed) * y.E
         + p.aME * signal * y.M,
         M=p.kact * p.fM * y.P + p.kEM * y.E - (p.dM + p.aME * signal + killed) * y.M,
+        B=(parts.tumor_growth(B, p) - parts.tumor_killing(y.E, p)) * B,
+        AUCF=body.HOURS * c["flu"],
+        AUCC=body.HOURS * active,
     )
 
 
-FORM = parts.Form(
+FORM = switches.Form(
     name="niche_full",
     states=States,
     own=(
         *("kact", "dP", "fM", "rho", "S0", "SA0", "B50", "dE", "kEM", "dM", "aME", "gB", "kB"),
         *("tau", "rJ", "kJ", "kEX"),
     ),
-    around=around,
-    product=product,
-    room=recovery,
+    equations=equations,
+    recovery=recovery,
     start=lambda p: {"H": cytokine(p.N0, p)},
     growth=lambda p: p.rho * p.S0 * action(1 + p.kap, p),
     volume=lambda p: p.VC * p.WT / 70,
@@ -290,14 +294,14 @@ def build(
     graft: Literal["off", "on"] = "off",
     cure: Literal["off", "on"] = "off",
 ) -> ck.ODEModel:
-    """The model with the values of either disease, and switches: see the head of `_niche_parts`."""
-    params = Params if antigen == "tumor" else SharedParams
+    """The model with the values of either disease, and switches: see `_niche_switches`."""
+    params: type[Params] = Params if antigen == "tumor" else SharedParams
     if disease == "solid":
-        params = parts.revised(params, SOLID, HOUSE + " (solid)")
-    return parts.assemble(
+        params = variants.revised(params, SOLID, HOUSE + " (solid)")
+    return switches.assemble(
         FORM,
         params,
-        parts.Switches(
+        switches.Switches(
             denominator=denominator,
             immunity=immunity,
             exhaustion=exhaustion,

@@ -1,8 +1,23 @@
 """Lisocabtagene maraleucel in large B-cell lymphoma (Ogasawara 2021).
 
 Lag, exponential expansion, biexponential decline; 261 patients of TRANSCEND NHL 001, 2,524 qPCR
-observations. Level: transgene copies per µg of genomic DNA (qPCR). The typical peak could not be
-read; `cmax` is Stein 2019's, with a wide prior. Time: days after infusion.
+observations. Level C: transgene copies per µg of genomic DNA (qPCR). Time t: days after infusion.
+With rho = ln 2 / t_double, alpha = ln 2 / t_alpha and beta = ln 2 / t_beta:
+
+    t < lag           C = cmax exp(-rho (tmax - lag))            the level at the end of the lag
+    lag <= t < tmax   C = cmax exp(-rho (tmax - t))
+    t >= tmax         C = cmax [(1 - fb) exp(-alpha (t - tmax)) + fb exp(-beta (t - tmax))]
+
+    cmax      peak level                        copies/µg   24,000   assumed: Stein 2019
+    lag       lag before expansion              day         3.27     abstract (2.71-3.97)
+    tmax      time of the peak                  day         9.29     abstract (8.81-9.70)
+    t_double  doubling time                     day         0.755    abstract (0.667-0.821)
+    t_alpha   half-life of the first decline    day         5.00     abstract (4.15-5.90)
+    t_beta    terminal half-life                day         352      abstract (241-647)
+    fb        share of the peak that persists   1           0.0079   unverified: Stein 2019
+
+The curve is `piecewise.level` with kdist = 0: no decline before the expansion. The typical peak
+could not be read; `cmax` is Stein 2019's, with a wide prior.
 
 Reference: Ogasawara et al. (2021) Clin Pharmacokinet, doi:10.1007/s40262-021-01039-5
 (PMC8613160). Population means and their 95 % confidence intervals: abstract; the paper itself
@@ -50,13 +65,13 @@ class Params(ck.Params):
     )
 
 
-def rates(p) -> dict:
+def rates(p: Params) -> dict[str, ck.Scalar]:
     """The arguments of the piecewise curve from the parameters of the paper."""
     rho, alpha, beta = (jnp.log(2) / x for x in (p.t_double, p.t_alpha, p.t_beta))
     return dict(cmax=p.cmax, tmax=p.tmax, rho=rho, alpha=alpha, beta=beta, fb=p.fb, lag=p.lag)
 
 
-def transgene(t: Float[Array, " time"], p) -> Float[Array, " time"]:
+def transgene(t: Float[Array, " time"], p: Params) -> Float[Array, " time"]:
     """Transgene level [copies/µg]."""
     return piecewise.level(t, **rates(p))
 

@@ -42,19 +42,31 @@ written: the settings of Figures 5 and 6 that the tests hold it to are those of 
 No spread between patients is published.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _variants as variants
+
+Chemotherapy = Literal["none", "C3", "C5"]
 
 TABLE = "Owens 2021, table of parameters"
 TEXT = "Owens 2021, text"
 SCHEDULES = {"none": (0, 0.0), "C3": (3, 125.0), "C5": (5, 77.0)}  # daily pulses, µM/day
 DOSES = {1: 1e7, 2: 1e8, 3: 2.5e8}  # nominal CAR-T cells by dose level
 NOTHING = 1e-12  # cells; far below it, numbers of tumor and CAR-T cells stay where they are
-TREATMENTS = [("C5", 1, 2), ("C3", 1, 2), ("C5", 2, 2), ("C3", 2, 2), ("C5", 3, 2), ("C3", 3, 2)]
+TREATMENTS: list[tuple[Chemotherapy, int, int]]
+TREATMENTS = [
+    ("C5", 1, 2),
+    ("C3", 1, 2),
+    ("C5", 2, 2),
+    ("C3", 2, 2),
+    ("C5", 3, 2),
+    ("C3", 3, 2),
+]
 TREATMENTS += [("C5", 3, 3), ("C5", 3, 4)]  # Figure 6, where T0 = 1e10 in patient 2
 
 BLOOD = dict(b=5e-13, T0=5e9, dE=2.03, K=1.65e9, qC=3.0e-11, s=0.305)
@@ -68,12 +80,15 @@ PATIENTS = {
     "melanoma3": SKIN | dict(dE=5.8, l=1.36, s=0.25),
     "melanoma4": SKIN | dict(dE=4.23, l=1.43, s=0.36),
 }
-PRESETS = {"as_run": (0.293, 1 / 24), "as_printed": (0.0293, 1 / 48)}  # mC, pulse_width
+DLBCL = PATIENTS["dlbcl"]
+PRESETS = {
+    "as_run": {"mC": 0.293, "pulse_width": 1 / 24},
+    "as_printed": {"mC": 0.0293, "pulse_width": 1 / 48},
+}
+AS_RUN, AS_PRINTED = PRESETS["as_run"], PRESETS["as_printed"]
 
 
-def regimen(
-    chemotherapy: Literal["none", "C3", "C5"] = "C5", level: int = 1, rest: float = 2.0
-) -> ck.Regimen:
+def regimen(chemotherapy: Chemotherapy = "C5", level: int = 1, rest: float = 2.0) -> ck.Regimen:
     """Chemotherapy from day 0, and CAR-T cells `rest` days after its last pulse.
 
     Args:
@@ -94,18 +109,76 @@ class States(ck.States):
     C: ck.Scalar = ck.state("cells", "CAR-T cells", log=True)
 
 
-def vector_field(t, y, p, c):
+class Params(ck.Params):
+    a: ck.Scalar = ck.param(DLBCL["a"], "1/day", "growth rate of the tumor", TABLE, prior_sd=0.5)
+    b: ck.Scalar = ck.param(DLBCL["b"], "1/cell", "1 over the largest tumor", TABLE)
+    dE: ck.Scalar = ck.param(DLBCL["dE"], "1/day", "largest killing rate of effectors", TABLE)
+    dC: ck.Scalar = ck.param(2.25, "1/day", "largest killing rate of CAR-T cells", TABLE)
+    l: ck.Scalar = ck.param(  # noqa: E741
+        DLBCL["l"], "1", "exponent of T cells per tumor cell", TABLE, prior_sd=0.1
+    )
+    s: ck.Scalar = ck.param(
+        DLBCL["s"], "1", "(T cells per tumor cell)^l at half the largest killing", TABLE
+    )
+    g: ck.Scalar = ck.param(DLBCL["g"], "cells/day", "effectors made", TABLE)
+    mE: ck.Scalar = ck.param(DLBCL["mE"], "1/day", "death rate of effectors", TABLE)
+    mC: ck.Scalar = ck.param(
+        AS_RUN["mC"],
+        "1/day",
+        "death rate of CAR-T cells",
+        "inferred here from Owens 2021, Figures 3c, 3f, 5b; printed 0.0293",
+        prior_sd=0.5,
+    )
+    jE: ck.Scalar = ck.param(DLBCL["jE"], "1/day", "division rate of effectors", TABLE)
+    jC: ck.Scalar = ck.param(
+        DLBCL["jC"], "1/day", "division rate of CAR-T cells", TABLE, prior_sd=0.5
+    )
+    K: ck.Scalar = ck.param(
+        DLBCL["K"], "cells", "room for effectors and CAR-T cells", TABLE, prior_sd=0.5
+    )
+    k: ck.Scalar = ck.param(
+        DLBCL["k"], "cells²/day²", "tumor cells killed, squared, at half division", TABLE
+    )
+    qE: ck.Scalar = ck.param(
+        DLBCL["qE"], "1/cell/day", "loss of effectors to the tumor, per tumor cell", TABLE
+    )
+    qC: ck.Scalar = ck.param(
+        DLBCL["qC"], "1/cell/day", "loss of CAR-T cells to the tumor, per tumor cell", TABLE
+    )
+    KT: ck.Scalar = ck.param(0.70, "1/day", "largest kill of tumor by the drug", TABLE)
+    KE: ck.Scalar = ck.param(0.60, "1/day", "largest kill of effectors by the drug", TABLE)
+    KC: ck.Scalar = ck.param(0.60, "1/day", "largest kill of CAR-T cells by the drug", TABLE)
+    gamma: ck.Scalar = ck.param(0.90, "1/day", "elimination rate of the drug", TABLE, prior_sd=0.5)
+    pulse_width: ck.Scalar = ck.param(
+        AS_RUN["pulse_width"],
+        "day",
+        "length of a pulse of chemotherapy",
+        "inferred here from Owens 2021, figures; printed 1/48",
+        prior_sd=0.5,
+    )
+    F: ck.Scalar = ck.param(
+        0.01, "1", "share of the infused CAR-T cells that takes part", TEXT, bounds=(0, 1)
+    )
+    T0: ck.Scalar = ck.param(
+        DLBCL["T0"], "cells", "tumor at the first pulse", TEXT + ": medium burden"
+    )
+    E0: ck.Scalar = ck.param(4e5, "cells", "effectors at the first pulse", TEXT)
+
+
+def vector_field(t: ck.Scalar, y: States, p: Params, c: Mapping[str, ck.Scalar]) -> States:
     """Derivatives [per day]. (X/T)^l enters by its log, so that it never overflows."""
     killed = -jnp.expm1(-c["M"])
     log_room = jnp.log((y.E + y.C) / p.K)
 
-    def killing(x, d):
+    def killing(x: ck.Scalar, d: ck.Scalar) -> ck.Scalar:
         return d * jax.nn.sigmoid(p.l * (jnp.log(x) - jnp.log(y.T)) - jnp.log(p.s))
 
-    def lasting(x):  # 1, and 0 where there is nothing left to grow or to die
+    def lasting(
+        x: ck.Scalar,
+    ) -> ck.Scalar:  # 1, and 0 where there is nothing left to grow or to die
         return x / (x + NOTHING)
 
-    def division(j, rate):
+    def division(j: ck.Scalar, rate: ck.Scalar) -> ck.Scalar:
         met = (rate * y.T) ** 2
         return -j * log_room * met / (p.k + met)
 
@@ -117,12 +190,12 @@ def vector_field(t, y, p, c):
     )
 
 
-def holding(p, d):
+def holding(p: Params, d: ck.Scalar) -> ck.Scalar:
     """T cells per tumor cell that only just hold a small tumor, at most killing `d` per day."""
     return (p.s * p.a / (d - p.a)) ** (1 / p.l)
 
 
-def decline(model, p):
+def decline(model: ck.ODEModel, p: Params) -> ck.Scalar:
     """Rate at which CAR-T cells decline between days 40 and 60 [1/day], after C5."""
     early, late = ck.solve(model, regimen("C5", 1, 2), [40.0, 60.0], p)["car_t_body"]
     return jnp.log(early / late) / 20
@@ -133,72 +206,13 @@ def build(
     preset: Literal["as_run", "as_printed"] = "as_run",
 ) -> ck.ODEModel:
     """A patient of the paper, with the numbers behind its figures or with those it prints."""
-    value = PATIENTS[patient]
-    loss, width = PRESETS[preset]
     inferred = preset == "as_run"
+    params = Params if patient == "dlbcl" else variants.revised(Params, PATIENTS[patient])
+    if not inferred:
+        params = variants.revised(params, {"mC": AS_PRINTED["mC"]}, TABLE)
+        params = variants.revised(params, {"pulse_width": AS_PRINTED["pulse_width"]}, TEXT)
 
-    class Params(ck.Params):
-        a: ck.Scalar = ck.param(
-            value["a"], "1/day", "growth rate of the tumor", TABLE, prior_sd=0.5
-        )
-        b: ck.Scalar = ck.param(value["b"], "1/cell", "1 over the largest tumor", TABLE)
-        dE: ck.Scalar = ck.param(value["dE"], "1/day", "largest killing rate of effectors", TABLE)
-        dC: ck.Scalar = ck.param(2.25, "1/day", "largest killing rate of CAR-T cells", TABLE)
-        l: ck.Scalar = ck.param(  # noqa: E741
-            value["l"], "1", "exponent of T cells per tumor cell", TABLE, prior_sd=0.1
-        )
-        s: ck.Scalar = ck.param(
-            value["s"], "1", "(T cells per tumor cell)^l at half the largest killing", TABLE
-        )
-        g: ck.Scalar = ck.param(value["g"], "cells/day", "effectors made", TABLE)
-        mE: ck.Scalar = ck.param(value["mE"], "1/day", "death rate of effectors", TABLE)
-        mC: ck.Scalar = ck.param(
-            loss,
-            "1/day",
-            "death rate of CAR-T cells",
-            "inferred here from Owens 2021, Figures 3c, 3f, 5b; printed 0.0293"
-            if inferred
-            else TABLE,
-            prior_sd=0.5,
-        )
-        jE: ck.Scalar = ck.param(value["jE"], "1/day", "division rate of effectors", TABLE)
-        jC: ck.Scalar = ck.param(
-            value["jC"], "1/day", "division rate of CAR-T cells", TABLE, prior_sd=0.5
-        )
-        K: ck.Scalar = ck.param(
-            value["K"], "cells", "room for effectors and CAR-T cells", TABLE, prior_sd=0.5
-        )
-        k: ck.Scalar = ck.param(
-            value["k"], "cells²/day²", "tumor cells killed, squared, at half division", TABLE
-        )
-        qE: ck.Scalar = ck.param(
-            value["qE"], "1/cell/day", "loss of effectors to the tumor, per tumor cell", TABLE
-        )
-        qC: ck.Scalar = ck.param(
-            value["qC"], "1/cell/day", "loss of CAR-T cells to the tumor, per tumor cell", TABLE
-        )
-        KT: ck.Scalar = ck.param(0.70, "1/day", "largest kill of tumor by the drug", TABLE)
-        KE: ck.Scalar = ck.param(0.60, "1/day", "largest kill of effectors by the drug", TABLE)
-        KC: ck.Scalar = ck.param(0.60, "1/day", "largest kill of CAR-T cells by the drug", TABLE)
-        gamma: ck.Scalar = ck.param(
-            0.90, "1/day", "elimination rate of the drug", TABLE, prior_sd=0.5
-        )
-        pulse_width: ck.Scalar = ck.param(
-            width,
-            "day",
-            "length of a pulse of chemotherapy",
-            "inferred here from Owens 2021, figures; printed 1/48" if inferred else TEXT,
-            prior_sd=0.5,
-        )
-        F: ck.Scalar = ck.param(
-            0.01, "1", "share of the infused CAR-T cells that takes part", TEXT, bounds=(0, 1)
-        )
-        T0: ck.Scalar = ck.param(
-            value["T0"], "cells", "tumor at the first pulse", TEXT + ": medium burden"
-        )
-        E0: ck.Scalar = ck.param(4e5, "cells", "effectors at the first pulse", TEXT)
-
-    published = {  # noted beside the table of parameters
+    published: dict[str, tuple[Any, ...]] = {  # noted beside the table of parameters
         "division of CAR-T cells over that of effectors": (lambda p: p.jC / p.jE, 22.0)
     }
     if inferred:
@@ -210,10 +224,10 @@ def build(
             "drug after the first pulse of C5 [µM]": (lambda p: 77 * p.pulse_width, 3.0, 0.1),
         }
 
-    owens = ck.ODEModel(
+    owens: ck.ODEModel = ck.ODEModel(
         name="owens2021",
         reference="doi:10.1007/s11538-021-00869-5",
-        params=Params,
+        params=params,
         states=States,
         vector_field=vector_field,
         initial=lambda p: States(T=p.T0, E=p.E0, C=0.0),

@@ -39,7 +39,15 @@ class States(ck.States):
 
 
 def compartments(
-    t: Float[Array, " time"], cmax, tmax, rho, alpha, beta, fb, lag=0.0, kdist=0.0
+    t: Float[Array, " time"],
+    cmax: ck.Scalar,
+    tmax: ck.Scalar,
+    rho: ck.Scalar,
+    alpha: ck.Scalar,
+    beta: ck.Scalar,
+    fb: ck.Scalar,
+    lag: ck.Scalar = 0.0,
+    kdist: ck.Scalar = 0.0,
 ) -> States:
     """Effector and memory cells [unit of cmax] at `t` days after the infusion."""
     lag = jnp.minimum(lag, tmax)
@@ -52,14 +60,23 @@ def compartments(
     return States(effector, memory)
 
 
-def level(t: Float[Array, " time"], **parameters) -> Float[Array, " time"]:
+def level(t: Float[Array, " time"], **parameters: ck.Scalar) -> Float[Array, " time"]:
     """All cells [unit of cmax]; arguments as in `compartments`."""
     states = compartments(t, **parameters)
-    return states.effector + states.memory
+    return jnp.add(states.effector, states.memory)
 
 
 def smooth_level(
-    t: Float[Array, " time"], cmax, tmax, rho, alpha, beta, fb, lag=None, kdist=0.0, width=SWITCH
+    t: Float[Array, " time"],
+    cmax: ck.Scalar,
+    tmax: ck.Scalar,
+    rho: ck.Scalar,
+    alpha: ck.Scalar,
+    beta: ck.Scalar,
+    fb: ck.Scalar,
+    lag: ck.Scalar | None = None,
+    kdist: ck.Scalar = 0.0,
+    width: ck.Scalar = SWITCH,
 ) -> Float[Array, " time"]:
     """`level` with its corners rounded off over about `width` days: smooth in every parameter.
 
@@ -69,7 +86,7 @@ def smooth_level(
     lag adds an error of 13 % (rho width ln 2) at its corner.
     """
 
-    def ramp(x):  # max(x, 0), rounded off
+    def ramp(x: Float[Array, " time"]) -> Float[Array, " time"]:  # max(x, 0), rounded off
         return width * jax.nn.softplus(x / width)
 
     x = t - tmax
@@ -107,7 +124,7 @@ class Params(ck.Params):
     )
 
 
-def rates(p) -> dict:
+def rates(p: Params) -> dict[str, ck.Scalar]:
     """The arguments of `compartments` from the parameters of this file."""
     alpha = jnp.log(2) / p.t_alpha
     rho = jnp.log(2) / p.t_double

@@ -107,12 +107,14 @@ class BoundStates(States):
     X: ck.Scalar = ck.state("1/L", "complexes of CAR and BCMA in marrow")
 
 
-def receptors(y, p):
+def receptors(y: States, p: Params) -> tuple[ck.Scalar, ck.Scalar]:
     """CARs and BCMA, bound or free [per L of marrow]."""
     return p.Ag_CAR * (y.Et + y.Mt) / p.Vbm, p.Ag_T * y.T
 
 
-def slopes(y, p, per_car_t, per_tumor) -> dict:
+def slopes(
+    y: States, p: Params, per_car_t: ck.Scalar, per_tumor: ck.Scalar
+) -> dict[str, ck.Scalar]:
     """Derivatives [per day] of all but X, from complexes per CAR-T cell and per myeloma cell."""
     expansion = p.Kexp_max * per_car_t / (p.EC50 + per_car_t)
     killing = p.Kkill_max * per_tumor / (p.KC50 + per_tumor)
@@ -128,7 +130,7 @@ def slopes(y, p, per_car_t, per_tumor) -> dict:
     )
 
 
-def in_balance(t, y, p):
+def in_balance(t: ck.Scalar, y: States, p: Params) -> States:
     """Derivatives where X is the smaller root of (a - X) (b - X) = X koff / kon."""
     a, b = receptors(y, p)
     k = PER_MOLE * p.koff / p.kon
@@ -136,7 +138,7 @@ def in_balance(t, y, p):
     return States(**slopes(y, p, 2 * p.Ag_CAR * b / twice, 2 * p.Ag_T * a / twice))
 
 
-def binding(t, y, p):
+def binding(t: ck.Scalar, y: BoundStates, p: Params) -> BoundStates:
     """Derivatives where X is a state."""
     a, b = receptors(y, p)
     kon, koff = p.kon * SECONDS_PER_DAY / PER_MOLE, p.koff * SECONDS_PER_DAY
@@ -144,12 +146,12 @@ def binding(t, y, p):
     return BoundStates(**slopes(y, p, p.Ag_CAR * y.X / a, y.X / y.T), X=bound)
 
 
-def m_protein_baseline(p):
+def m_protein_baseline(p: Params) -> ck.Scalar:
     """M-protein before the infusion [g/L]."""
     return G_PER_PG * p.Pm * p.T0 / p.Km
 
 
-def sbcma_baseline(p):
+def sbcma_baseline(p: Params) -> ck.Scalar:
     """Soluble BCMA before the infusion [ng/mL]."""
     return NG_PER_ML * p.Pb * p.T0 / p.Kb
 

@@ -2,7 +2,21 @@
 
 Empirical cellular kinetics in blood: exponential expansion up to `tmax`, then biexponential
 decline (contraction of effectors, persistence of memory cells). 90 patients of ELIANA and ENSIGN.
-Level: transgene copies per µg of genomic DNA (qPCR). Time: days after infusion.
+Level C: transgene copies per µg of genomic DNA (qPCR). Time t: days after infusion. With
+rho = ln(foldx) / tmax:
+
+    t < tmax    C = cmax exp(rho (t - tmax))                                 C(0) = cmax / foldx
+    t >= tmax   C = cmax [(1 - fb) exp(-alpha (t - tmax)) + fb exp(-beta (t - tmax))]
+
+    foldx   fold expansion, first level to peak    1           3900      Table 1   omega 2.4
+    tmax    time of the peak                       day         9.3       Table 1   omega 0.38
+    cmax    peak level                             copies/µg   24,000    Table 1   omega 0.65
+    alpha   contraction rate                       1/day       0.16      Table 1   omega 0.91
+    fb      share of the peak that persists        1           0.0079    Table 1   omega 0.8
+    beta    loss rate of persisting cells          1/day       0.0032    Table 1   omega 0.86
+
+The curve is `piecewise.level`, without lag: E' = rho E to the peak, then E' = -alpha E and
+M' = fb (alpha - beta) E - beta M, with C = E + M.
 
 Reference: Stein et al. (2019) CPT Pharmacometrics Syst Pharmacol 8:285-295,
 doi:10.1002/psp4.12388. Typical values and random effects: Table 1, read in the transcription of
@@ -26,6 +40,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import carpk as ck
+from carpk.models import _variants as variants
 from carpk.models import piecewise
 
 TABLE = "Stein 2019, Table 1, as transcribed in nlmixr2lib"
@@ -33,19 +48,28 @@ RESIDUAL_SD = 0.56  # of ln(level); same table
 F_TOCILIZUMAB, F_STEROIDS = 1.2, 1.0  # factors on the growth rate; same table
 
 
-def rates(p) -> dict:
+class Params(ck.Params):
+    foldx: ck.Scalar = ck.param(3_900.0, "1", "fold expansion, first level to peak", TABLE, iiv=2.4)
+    tmax: ck.Scalar = ck.param(9.3, "day", "time of the peak", TABLE, iiv=0.38)
+    cmax: ck.Scalar = ck.param(24_000.0, "copies/µg", "peak level", TABLE, iiv=0.65)
+    alpha: ck.Scalar = ck.param(0.16, "1/day", "contraction rate", TABLE, iiv=0.91)
+    fb: ck.Scalar = ck.param(0.0079, "1", "share of the peak that persists", TABLE, (0, 1), iiv=0.8)
+    beta: ck.Scalar = ck.param(0.0032, "1/day", "loss rate of persisting cells", TABLE, iiv=0.86)
+
+
+def rates(p: Params) -> dict[str, ck.Scalar]:
     """The arguments of the piecewise curve from the parameters of the paper."""
     rho = jnp.log(p.foldx) / p.tmax
     return dict(cmax=p.cmax, tmax=p.tmax, rho=rho, alpha=p.alpha, beta=p.beta, fb=p.fb)
 
 
-def transgene(t: Float[Array, " time"], p) -> Float[Array, " time"]:
+def transgene(t: Float[Array, " time"], p: Params) -> Float[Array, " time"]:
     """Transgene level [copies/µg]."""
     return piecewise.level(t, **rates(p))
 
 
 def with_comedication(
-    t: Float[Array, " time"], p, tocilizumab: float = math.inf, steroids: float = math.inf
+    t: Float[Array, " time"], p: Params, tocilizumab: float = math.inf, steroids: float = math.inf
 ) -> Float[Array, " time"]:
     """Transgene level [copies/µg] with the first dose of either drug on these days.
 
@@ -56,7 +80,7 @@ def with_comedication(
     until_peak = jnp.minimum(t, p.tmax)
     days = jnp.array([0.0, tocilizumab, steroids])
     days = jnp.sort(jnp.maximum(days, 0.0))  # nothing grows before the infusion
-    grown = 0.0
+    grown = jnp.zeros_like(until_peak)
     for start, stop in zip(days, [*days[1:], jnp.inf], strict=True):
         factor = jnp.where(tocilizumab <= start, F_TOCILIZUMAB, 1.0)
         factor = factor * jnp.where(steroids <= start, F_STEROIDS, 1.0)
@@ -68,28 +92,17 @@ def with_comedication(
 def build(omega_is: Literal["sd", "variance"] = "sd") -> ck.ClosedForm:
     """The model with the printed random effects read as "sd" or as "variance"."""
 
-    def sd(printed: float) -> float:
-        return printed if omega_is == "sd" else math.sqrt(printed)
-
-    class Params(ck.Params):
-        foldx: ck.Scalar = ck.param(
-            3_900.0, "1", "fold expansion, first level to peak", TABLE, iiv=sd(2.4)
+    params = Params
+    if omega_is == "variance":
+        printed = {name: info.iiv or 0.0 for name, info in Params.info().items()}
+        params = variants.with_fields(
+            Params, {n: variants.like(Params, n, iiv=math.sqrt(x)) for n, x in printed.items()}
         )
-        tmax: ck.Scalar = ck.param(9.3, "day", "time of the peak", TABLE, iiv=sd(0.38))
-        cmax: ck.Scalar = ck.param(24_000.0, "copies/µg", "peak level", TABLE, iiv=sd(0.65))
-        alpha: ck.Scalar = ck.param(0.16, "1/day", "contraction rate", TABLE, iiv=sd(0.91))
-        fb: ck.Scalar = ck.param(
-            0.0079, "1", "share of the peak that persists", TABLE, (0, 1), iiv=sd(0.8)
-        )
-        beta: ck.Scalar = ck.param(
-            0.0032, "1/day", "loss rate of persisting cells", TABLE, iiv=sd(0.86)
-        )
-
     return ck.ClosedForm(
         name="stein2019",
         product="tisagenlecleucel",
         reference="doi:10.1002/psp4.12388",
-        params=Params,
+        params=params,
         outputs={"transgene": transgene},
         smooth={"transgene": lambda t, p: piecewise.smooth_level(t, **rates(p))},
         states=lambda t, p: piecewise.compartments(t, **rates(p)),

@@ -35,44 +35,88 @@ doi:10.3390/pharmaceutics17121592, Table 2. Read in the transcription of nlmixr2
 (VarelaGonzalezAller_2025_fludarabine) and its article, not in the paper itself.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
 import carpk as ck
+from carpk.models import _body as body
+from carpk.models import _variants as variants
 from carpk.models import langenhorst2019
 
 TABLE = "Varela 2025, Table 2, as transcribed in nlmixr2lib"
-F_ARA_A, HOURS = langenhorst2019.F_ARA_A, langenhorst2019.HOURS
+F_ARA_A = langenhorst2019.F_ARA_A
 ENOUGH = langenhorst2019.AUC_ENOUGH["Fabrizio 2022"]
 RESIDUAL_SD = 0.29  # of ln(concentration); same table
+BY_OTHERS = "clearance of F-ara-A but by the kidney before {}, 70 kg"
 CLNR = {"axi-cel": 4.4, "tisa-cel": 3.9}  # L/h
 PER_M2 = {"axi-cel": 30, "tisa-cel": 25}  # mg of the phosphate
 TYPICAL_CL = {"axi-cel": 6.1, "tisa-cel": 5.6}  # L/h; Discussion: 70 kg, CRCL 96
 
 
-def clearance(p):
+class Params(ck.Params):
+    CLnr: ck.Scalar = ck.param(
+        CLNR["axi-cel"],
+        "L/h",
+        BY_OTHERS.format("axi-cel"),
+        TABLE,
+        prior_sd=0.2,
+    )
+    CLren: ck.Scalar = ck.param(
+        1.7, "L/h", "clearance by the kidney at a CRCL of 96, 70 kg", TABLE, prior_sd=0.2
+    )
+    fCL: ck.Scalar = ck.param(
+        1.0,
+        "1",
+        "this patient's clearance over that expected of the covariates",
+        TABLE + ": 29.8 % CV",
+        cv=0.298,
+        prior_sd=0.2,
+    )
+    V1: ck.Scalar = ck.param(
+        41.2,
+        "L",
+        "central volume, 70 kg",
+        TABLE + ": 34.8 % CV",
+        cv=0.348,
+        prior_sd=0.2,
+    )
+    V2: ck.Scalar = ck.param(14.5, "L", "shallow peripheral volume, 70 kg", TABLE, prior_sd=0.3)
+    V3: ck.Scalar = ck.param(10.8, "L", "deep peripheral volume, 70 kg", TABLE, prior_sd=0.3)
+    CLD2: ck.Scalar = ck.param(
+        4.8, "L/h", "clearance between V1 and V2, 70 kg", TABLE, prior_sd=0.3
+    )
+    CLD3: ck.Scalar = ck.param(
+        3.6, "L/h", "clearance between V1 and V3, 70 kg", TABLE, prior_sd=0.3
+    )
+    WT: ck.Scalar = ck.covariate(70.0, "kg", "body weight", TABLE + ": reference")
+    CRCL: ck.Scalar = ck.covariate(
+        96.0, "mL/min", "creatinine clearance, Cockcroft-Gault", TABLE + ": reference, median"
+    )
+
+
+def clearance(p: Params) -> ck.Scalar:
     """CL [L/h] of a patient with these covariates."""
     return (p.CLnr + p.CLren * p.CRCL / 96) * (p.WT / 70) ** 0.75 * p.fCL
 
 
-def fludarabine(p) -> ck.Disposition:
+def fludarabine(p: Params) -> ck.Disposition:
     """F-ara-A [mg/L] in a patient with these covariates."""
-    flow, size = HOURS * (p.WT / 70) ** 0.75, p.WT / 70
+    flow, size = body.HOURS * (p.WT / 70) ** 0.75, p.WT / 70
     peripheral = ((flow * p.CLD2, size * p.V2), (flow * p.CLD3, size * p.V3))
-    return ck.Disposition(HOURS * clearance(p), size * p.V1, peripheral)
+    return ck.Disposition(body.HOURS * clearance(p), size * p.V1, peripheral)
 
 
-def auc_of(p, phosphate):
+def auc_of(p: Params, phosphate: float) -> ck.Scalar:
     """AUC from 0 to infinity [mg h/L] of this much fludarabine phosphate [mg]."""
     return F_ARA_A * phosphate / clearance(p)
 
 
-def late_ratio(p, low, high):
+def late_ratio(p: Params, low: float, high: float) -> ck.Scalar:
     """Concentration five days after the first of three doses, at one CRCL over that at another."""
     level = [
         fludarabine(p.replace(CRCL=each)).concentration(
-            jnp.array([5.0]), jnp.arange(3.0), 1.0, 0.5 / HOURS
+            jnp.array([5.0]), jnp.arange(3.0), 1.0, 0.5 / body.HOURS
         )[0]
         for each in (low, high)
     ]
@@ -81,48 +125,13 @@ def late_ratio(p, low, high):
 
 def build(product: Literal["axi-cel", "tisa-cel"] = "axi-cel") -> ck.ODEModel:
     """The model for patients who wait for axi-cel or for tisa-cel."""
+    about = BY_OTHERS.format(product)
+    other = {"CLnr": variants.like(Params, "CLnr", value=CLNR[product], about=about)}
+    params = Params if product == "axi-cel" else variants.with_fields(Params, other)
 
-    class Params(ck.Params):
-        CLnr: ck.Scalar = ck.param(
-            CLNR[product],
-            "L/h",
-            f"clearance of F-ara-A but by the kidney before {product}, 70 kg",
-            TABLE,
-            prior_sd=0.2,
-        )
-        CLren: ck.Scalar = ck.param(
-            1.7, "L/h", "clearance by the kidney at a CRCL of 96, 70 kg", TABLE, prior_sd=0.2
-        )
-        fCL: ck.Scalar = ck.param(
-            1.0,
-            "1",
-            "this patient's clearance over that expected of the covariates",
-            TABLE + ": 29.8 % CV",
-            cv=0.298,
-            prior_sd=0.2,
-        )
-        V1: ck.Scalar = ck.param(
-            41.2,
-            "L",
-            "central volume, 70 kg",
-            TABLE + ": 34.8 % CV",
-            cv=0.348,
-            prior_sd=0.2,
-        )
-        V2: ck.Scalar = ck.param(14.5, "L", "shallow peripheral volume, 70 kg", TABLE, prior_sd=0.3)
-        V3: ck.Scalar = ck.param(10.8, "L", "deep peripheral volume, 70 kg", TABLE, prior_sd=0.3)
-        CLD2: ck.Scalar = ck.param(
-            4.8, "L/h", "clearance between V1 and V2, 70 kg", TABLE, prior_sd=0.3
-        )
-        CLD3: ck.Scalar = ck.param(
-            3.6, "L/h", "clearance between V1 and V3, 70 kg", TABLE, prior_sd=0.3
-        )
-        WT: ck.Scalar = ck.covariate(70.0, "kg", "body weight", TABLE + ": reference")
-        CRCL: ck.Scalar = ck.covariate(
-            96.0, "mL/min", "creatinine clearance, Cockcroft-Gault", TABLE + ": reference, median"
-        )
-
-    published = {"clearance of the typical patient [L/h]": (clearance, TYPICAL_CL[product])}
+    published: dict[str, tuple[Any, ...]] = {
+        "clearance of the typical patient [L/h]": (clearance, TYPICAL_CL[product])
+    }
     if product == "axi-cel":
         # Results on Figure 4, axi-cel at the median weight: "five-fold" between the 10th and 90th
         # percentile of CRCL at the end of the simulation. Neither is printed: 5 days, and 96 mL/min
@@ -137,7 +146,7 @@ def build(product: Literal["axi-cel", "tisa-cel"] = "axi-cel") -> ck.ODEModel:
         name="varela2025",
         product="fludarabine",
         reference="doi:10.3390/pharmaceutics17121592",
-        params=Params,
+        params=params,
         states=langenhorst2019.States,
         vector_field=langenhorst2019.vector_field,
         inputs={"flu": fludarabine},
@@ -151,7 +160,7 @@ def build(product: Literal["axi-cel", "tisa-cel"] = "axi-cel") -> ck.ODEModel:
         derived={
             "CL": (clearance, "L/h"),
             "V_ss": (lambda p: (p.V1 + p.V2 + p.V3) * p.WT / 70, "L"),
-            "t_half": (lambda p: HOURS * jnp.log(2) / fludarabine(p).modes().rate[-1], "h"),
+            "t_half": (lambda p: body.HOURS * jnp.log(2) / fludarabine(p).modes().rate[-1], "h"),
             "auc_100mg": (lambda p: auc_of(p, 100.0), "mg h/L"),
             # fludarabine phosphate, all doses together, for the AUC of Fabrizio 2022
             "phosphate_for_13_8": (lambda p: ENOUGH / auc_of(p, 1.0), "mg"),

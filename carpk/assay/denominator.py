@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from carpk.errors import CarpkWarning, DatasetError
+from carpk.models._body import GENOMES_PER_UG
 
-GENOMES_PER_UG = 1e6 / 6.6  # diploid genomes in 1 µg of DNA, at 6.6 pg per cell
 COPIES, CELLS = "copies/µg", "cells/µL"
 COLUMNS = ("patient", "time", "analyte", "value", "unit")  # of observations
 

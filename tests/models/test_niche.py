@@ -9,6 +9,7 @@ import pytest
 from agreement import assert_has_gradients, errors, reference
 
 import carpk as ck
+from carpk.assay import GENOMES_PER_UG
 from carpk.library.models import options_of
 from carpk.models import _niche_parts as parts
 from carpk.models import friberg2002, niche, niche_full
@@ -223,7 +224,7 @@ class TestMyeloidPool:
     def test_dilutes_the_transgene(self, runs):
         run = runs["heme: Flu/Cy 30/500"]
         np.testing.assert_allclose(run.wbc, run.alc + 1000 * run.anc, rtol=1e-12)
-        np.testing.assert_allclose(run.transgene, 151_515 * run.car_t / run.wbc, rtol=1e-12)
+        np.testing.assert_allclose(run.transgene, GENOMES_PER_UG * run.car_t / run.wbc, rtol=1e-12)
 
     def test_of_a_constant_size_leaves_no_state_behind(self):
         model = ck.load_model("niche", denominator="constant")
@@ -233,7 +234,7 @@ class TestMyeloidPool:
         assert (p - q, q - p) == ({"Circ0", "MTT", "gamma", "sF", "sC"}, {"Wmy"})
         y, constant = model.states(N=50.0, E=10.0, P=1.0, M=2.0), model.params()
         assert float(model.outputs["wbc"](0.0, y, constant, {})) == 2563.0
-        copies = 151_515 * 13 / 2563
+        copies = GENOMES_PER_UG * 13 / 2563
         assert float(model.outputs["transgene"](0.0, y, constant, {})) == pytest.approx(copies)
         assert "anc" not in model.outputs
 
@@ -257,7 +258,7 @@ class TestMyeloidPool:
 
         def peaks(regimen):
             run = runs[f"heme: {regimen}"]
-            constant = 151_515 * run.car_t / (run.alc + 2500)
+            constant = GENOMES_PER_UG * run.car_t / (run.alc + 2500)
             both = [np.where(after, x, 0) for x in (run.transgene, constant)]
             return [(x.max(), DAYS[x.argmax()]) for x in both]
 

@@ -11,6 +11,11 @@ from agreement import assert_has_gradients, reference
 from test_niche import FLU_CY, assert_agrees, peak, solve_each
 
 import carpk as ck
+from carpk.models import _niche_antigens as antigens
+from carpk.models import _niche_cure as cure
+from carpk.models import _niche_exhaustion as exhaustion
+from carpk.models import _niche_graft as graft
+from carpk.models import _niche_immunity as immunity
 from carpk.models import _niche_parts as parts
 from carpk.models import ahamadi2017
 from carpk.solver.events import Plan
@@ -43,6 +48,13 @@ ADDED = {  # options -> what they add to states and parameters
     ("exhaustion", "on"): ({"X"}, {"kEX", "dX"}),
     ("exhaustion", "nivolumab"): ({"X"}, {"kEX", "dX", "eps", "kres", "Kd"}),
     ("cure", "on"): ({"w"}, {"turnover"}),
+}
+EQUATIONS = {
+    antigens: ("slopes", "start", "tumor"),
+    cure: ("slope", "no_cell_left"),
+    exhaustion: ("slopes", "slopes_with_antibody", "occupancy"),
+    graft: ("slopes",),
+    immunity: ("slope", "loss"),
 }
 OF_SWITCHES = "J|X|Nd|Hm|D|w|Bpp|Bpm|Bmp|Bmm|.*_2"
 
@@ -82,12 +94,13 @@ class TestOff:
     @FORMS
     def test_there_is_nothing_of_them(self, name, monkeypatch):
         """No state, no parameter, no output, and no line of their equations runs."""
-        for term in ("immunity", "exhaustion", "antigen_classes", "graft", "occupancy"):
-            monkeypatch.setattr(parts, term, None)
+        for scenario, terms in EQUATIONS.items():
+            for term in terms:
+                monkeypatch.setattr(scenario, term, None)
         model = load(name)
         assert not [n for n in model.states.names() if re.fullmatch(OF_SWITCHES, n)]
-        groups = (parts.Immunity, parts.Checkpoint, parts.Antigens, parts.Graft, parts.Cure)
-        extra = {n for group in groups for n in group.info()}
+        extra = {n for scenario in EQUATIONS for n in scenario.Params.info()}
+        extra |= set(exhaustion.CheckpointParams.info())
         assert not extra & set(model.params.info())
         assert not [n for n in model.params.info() if n.endswith("_2")]
         assert set(model.inputs) <= {"flu", "cy"}
@@ -122,10 +135,10 @@ class TestDesign:
     def test_with_immunity_a_later_infusion_expands_less(self, name):
         """In a tumor that is not killed: one that is killed less stimulates more."""
         peaks = {}
-        for immunity in ("off", "on"):
-            model = load(name, disease="solid", immunity=immunity)
+        for switch in ("off", "on"):
+            model = load(name, disease="solid", immunity=switch)
             run = one(model, THRICE, self.DAYS, gB=1e-3)
-            peaks[immunity] = [peak(run, self.DAYS, d + 1, d + 42)[0] for d in (0, 42, 84)]
+            peaks[switch] = [peak(run, self.DAYS, d + 1, d + 42)[0] for d in (0, 42, 84)]
         assert peaks["on"][0] == pytest.approx(peaks["off"][0], rel=0.02)
         assert peaks["on"][1] < 0.75 * peaks["off"][1]
         assert peaks["on"][2] < 0.5 * peaks["off"][2]
@@ -181,10 +194,10 @@ class TestDesign:
         model = load(name, graft="on")
         days = np.arange(-9.0, 500.0)
         cases = {
-            "in time": (FLU_CY + parts.DONOR, {}),
-            "too late": (FLU_CY + parts.DONOR.shift(300), {}),
-            "no CAR-T": (parts.FLU_3 + parts.CY_3 + parts.DONOR, {}),
-            "fratricide": (FLU_CY + parts.DONOR, {"FRATRICIDE": 0.5}),
+            "in time": (FLU_CY + graft.REGIMEN, {}),
+            "too late": (FLU_CY + graft.REGIMEN.shift(300), {}),
+            "no CAR-T": (parts.FLU_3 + parts.CY_3 + graft.REGIMEN, {}),
+            "fratricide": (FLU_CY + graft.REGIMEN, {"FRATRICIDE": 0.5}),
         }
         runs = solve_each(model, cases, days)
         day = np.searchsorted(days, 100)
@@ -223,7 +236,7 @@ FELT = {  # options -> what is given, and outputs and states that feel them, all
     "two": ({"products": "two"}, "second product", ("car_t_1", "car_t_2", "antigen_1", "tumor")),
     "nivolumab, graft": (
         {"exhaustion": "nivolumab", "graft": "on"},
-        FLU_CY + NIVOLUMAB + parts.DONOR,
+        FLU_CY + NIVOLUMAB + graft.REGIMEN,
         ("car_t", "pd1_occupancy", "chimerism_t", "chimerism_myeloid"),
     ),
 }
