@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow validation lint notebooks wheel clean
+.PHONY: help demo test test-slow test-oldest test-portable validation lint tidy notebooks wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' \
@@ -34,6 +34,28 @@ SLOW      := $(BIN)/python -m pytest -m slow -n auto --dist worksteal
 test-slow: $(VENV)/.installed-test  ## the tests that take minutes
 	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" $(SLOW) $(EQUATIONS)
 	$(SLOW) $(EQUATIONS:%=--ignore=%)
+
+test-portable: $(VENV)/.installed-test  ## those that macOS and Windows run too
+	$(BIN)/python -m pytest -m "portable and not slow" -n auto --dist loadfile
+
+# Every dependency at the lower bound that pyproject.toml gives it. The tests use all of them.
+OLDEST     := .venv-oldest
+TEST_TOOLS := pytest pytest-xdist hypothesis beartype
+ON_OLDEST  := $(patsubst %,tests/test_%.py,checks cli comparison dataset_nonmem evidence fit library \
+	models ode_fit portable repetition saved sbml sensitivity vpc)
+
+test-oldest: $(OLDEST)/.installed-oldest  ## a part of the tests with the oldest dependencies
+	$(OLDEST)/bin/python -m pytest -m "not slow" -n auto --dist loadfile $(ON_OLDEST)
+
+$(OLDEST)/.installed-oldest: pyproject.toml
+	$(MAKE) $(OLDEST)/bin/python VENV=$(OLDEST)
+	$(OLDEST)/bin/python -c 'import tomllib; \
+		project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		bounds = project["dependencies"] + project["optional-dependencies"]["sbml"]; \
+		print(*(bound.replace(">=", "==") for bound in bounds), sep="\n")' > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
+		--constraint $(OLDEST)/oldest.txt --editable ".[sbml]" $(TEST_TOOLS)
+	@touch $@
 
 # Each goes on where it stopped, for up to MINUTES, and then writes what there is.
 MINUTES ?= 40
@@ -56,6 +78,11 @@ lint: $(VENV)/.installed-test  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+lint: tidy
+tidy: $(VENV)/.installed-test  ## spelling; notebooks without outputs
+	$(BIN)/codespell
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
 # With small settings; `python tests/run_notebooks.py --as-written` runs them as readers do.
 notebooks: $(VENV)/.installed-test  ## run every notebook
 	$(BIN)/python tests/run_notebooks.py
@@ -64,7 +91,7 @@ wheel: $(VENV)/.installed-test  ## build dist/*.whl
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:  ## remove environments, caches and builds
-	rm -rf .venv .venv313 build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv313 .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -29,7 +29,7 @@ def write(path: str | os.PathLike[str], content: bytes | memoryview | str) -> Pa
 
     Args:
         path: a symbolic link stays one: the file it points to is replaced.
-        content: text is written as UTF-8.
+        content: text is written as UTF-8, its lines ended by a line feed on every system.
 
     Raises:
         SaveError: the folder or disk does not take the file; what was there is as it was.
@@ -104,7 +104,9 @@ def is_part(name: str) -> bool:
 
 
 def _bytes(content: bytes | memoryview | str) -> bytes | memoryview:
-    return content.encode() if isinstance(content, str) else content
+    if not isinstance(content, str):
+        return content
+    return content.replace("\r\n", "\n").encode()  # pandas ends lines as the system does
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ or is another one when it is repeated.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from enum import StrEnum
@@ -61,11 +62,13 @@ def models(
         listed = catalogue.listing()
         if as_json:
             typer.echo(json.dumps(listed))
+        elif markdown:
+            _echo_file(catalogue.markdown())
         else:
-            typer.echo(catalogue.markdown().rstrip() if markdown else catalogue.lines())
+            typer.echo(catalogue.lines())
         return
     if source:
-        typer.echo(catalogue.source(name).rstrip())
+        _echo_file(catalogue.source(name))
         return
     chosen = _choices(option)
     if as_json:
@@ -288,6 +291,12 @@ def demo(
         raise typer.Exit(3)
 
 
+def _echo_file(text: str) -> None:
+    """Show the text of a file; a pipe gets it as the file is, in UTF-8."""
+    text = text.rstrip()
+    typer.echo(text if sys.stdout.isatty() else text.encode())
+
+
 def _pair(option: str, text: str, form: str) -> tuple[str, str]:
     left, _, right = text.partition(":")
     if not (left and right):
@@ -317,6 +326,8 @@ def _read(data: str) -> ck.Dataset | ck.Study:
 
 def main() -> None:
     """Entry point: carpk's own errors become one sentence and exit code 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without "µ" shows "\\xb5", not "?"
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except ck.CarpkError as error:

@@ -36,6 +36,7 @@ OWNERS = {  # dependency -> the only rooms that may import it
     "equinox": {"params", "dosing", "structural"},
     "diffrax": {"solver"},
     "libsbml": {"sbml"},
+    "filelock": {"inference"},
     "lazy_loader": {"__init__"},
     "xarray": {
         "_arviz",

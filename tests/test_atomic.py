@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 import carpk as ck
 from carpk import _files
 
+pytestmark = pytest.mark.portable
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals, modes and devices")
 DAYS = np.arange(0.0, 15.0)
 DATA = data(patients=2)
 
@@ -101,6 +103,7 @@ def test_a_table_and_its_sidecar_belong_together(tmp_path, monkeypatch):
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+@posix
 def test_a_killed_writer_leaves_the_old_file_and_a_part_that_is_removed_later(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("old")
@@ -128,6 +131,7 @@ _files.write({str(path)!r}, "new")
     assert other.exists()
 
 
+@posix
 def test_what_was_there_keeps_its_link_and_its_mode(tmp_path):
     path, link = tmp_path / "a.csv", tmp_path / "link.csv"
     path.write_text("old")
@@ -139,6 +143,7 @@ def test_what_was_there_keeps_its_link_and_its_mode(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
+@posix
 def test_a_long_name_a_pipe_and_a_folder(tmp_path):
     name = "ä" * 120 + ".csv"  # 244 bytes of 255
     assert _files.write(tmp_path / "new" / name, "x").read_text() == "x"

@@ -21,6 +21,7 @@ from carpk import _files
 from carpk.inference.checkpoints import Blocks
 from carpk.inference.nuts import Nuts, Progress, Target
 
+pytestmark = pytest.mark.portable
 TARGET = Target(  # a correlated normal distribution
     potential=lambda p: 0.5 * p["x"] @ jnp.array([[2.0, 1.2], [1.2, 2.0]]) @ p["x"],
     natural=lambda p: {"x": p["x"]},
@@ -215,6 +216,7 @@ def test_a_full_disk_loses_no_draw(whole, tmp_path, monkeypatch):
     same(kept(tmp_path / "a"), whole)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="os.kill ends a process of Windows")
 def test_ctrl_c_returns_the_draws_so_far(whole, monkeypatch):
     """The interruption comes while a block is under way; it and those before it are kept."""
     add, seen, once = Progress.add, Counter(), threading.Lock()

@@ -2,16 +2,17 @@
 
 A folder belongs to one fit. It holds `manifest.json`, which says what is being sampled; a part per
 chain and block, with the draws of the block and the sampler's state after it; and `lock`, which
-keeps a second process out for as long as the first one lives. Parts are written whole or not at
-all. Each begins with a SHA-256 of the manifest, its own name and its content, so that a damaged
-part, and one that was copied from another place, is told from a whole one. Chains resume after
-their last whole block.
+keeps a second process out for as long as the first one lives, with its name in `holder` (a locked
+file cannot be read everywhere). Parts are written whole or not at all. Each begins with a SHA-256
+of the manifest, its own name and its content, so that a damaged part, and one that was copied from
+another place, is told from a whole one. Chains resume after their last whole block.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import hashlib
 import io
 import json
@@ -25,18 +26,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from filelock import FileLock, Timeout
 
 from carpk import _files
 from carpk.errors import CarpkWarning, FitError, SaveError
 from carpk.inference.encoding import differing
 
-try:
-    import fcntl
-except ImportError:  # no POSIX
-    fcntl = None  # type: ignore[assignment]
-
 MANIFEST = "manifest.json"
-LOCK = "lock"
+LOCK, HOLDER = "lock", "holder"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 CHECKSUM = 32  # bytes of SHA-256 before the content
 IS_A_PART = re.compile(r"(\w+_)?chain\d+_block\d{5}\.bin")
 
@@ -72,15 +70,16 @@ class Blocks:
 
     def close(self) -> None:
         """Let other processes in."""
-        self._lock.close()
+        self._lock.release()
 
     def _claim(self, wanted: Mapping[str, Any]) -> None:
         """Write the manifest, or compare it with the one that is there."""
         path = self.folder / MANIFEST
         found = sorted(p.name for p in self.folder.iterdir() if not _files.is_part(p.name))
-        strays = [n for n in found if n not in (MANIFEST, LOCK) and not IS_A_PART.fullmatch(n)]
+        own = {MANIFEST, LOCK, HOLDER}
+        strays = [n for n in found if n not in own and not IS_A_PART.fullmatch(n)]
         if not path.exists():
-            if set(found) - {LOCK}:
+            if set(found) - {LOCK, HOLDER}:
                 raise FitError(
                     f"fit: the folder {str(self.folder)!r} is not empty and holds no draws of "
                     "carpk; choose another."
@@ -199,39 +198,40 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _locked(folder: Path) -> Any:
-    """The open lock of a folder, which the system releases when the process ends, however."""
+def _locked(folder: Path) -> FileLock:
+    """The lock of a folder, which the system releases when the process ends, however."""
+    lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("ab+", buffering=0)
-    except OSError as trouble:
+        lock.acquire()
+    except Timeout as trouble:
         raise FitError(
-            f"fit: the folder {str(folder)!r} cannot be used for draws "
-            f"({trouble.strerror or trouble}); choose another."
-        ) from trouble
-    if fcntl is None:
-        return lock
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as trouble:
-        lock.seek(0)
-        holder = lock.read().decode(errors="replace") or "unknown"
-        lock.close()
-        raise FitError(
-            f"fit: another fit is writing to the folder {str(folder)!r} ({holder}); wait until it "
-            "ends, or choose another folder."
+            f"fit: another fit is writing to the folder {str(folder)!r} ({_holder(folder)}); wait "
+            "until it ends, or choose another folder."
         ) from trouble
     except OSError as trouble:
+        if trouble.errno not in NO_LOCKS:
+            raise FitError(
+                f"fit: the folder {str(folder)!r} cannot be used for draws "
+                f"({trouble.strerror or trouble}); choose another."
+            ) from trouble
         warnings.warn(
             f"fit: the folder {str(folder)!r} is on a file system without locks ({trouble}): see "
             "to it that no other fit uses it.",
             CarpkWarning,
             stacklevel=4,
         )
-    with contextlib.suppress(OSError):  # a full disk; the lock holds
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {platform.node()}".encode())
+    with contextlib.suppress(SaveError):  # a full disk; the lock holds
+        _files.write(folder / HOLDER, f"process {os.getpid()} on {platform.node()}")
     return lock
+
+
+def _holder(folder: Path) -> str:
+    """The process that writes to a folder."""
+    try:
+        return (folder / HOLDER).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "unknown"
 
 
 def _plain(x: Any) -> np.ndarray:

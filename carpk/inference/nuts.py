@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 import jax
@@ -263,6 +263,8 @@ class Run:
             waiting = [pool.submit(advance, i) for i in range(len(self.chains))]
             try:
                 for each in waiting:
+                    while not wait([each], timeout=1).done:
+                        pass  # Windows hears Ctrl-C between two waits only
                     each.result()
             except KeyboardInterrupt:
                 stop.set()

@@ -104,7 +104,7 @@ def written_by() -> dict[str, str]:
 
 def _cpu() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor()
@@ -113,7 +113,10 @@ def _cpu() -> str:
 @cache
 def _digest_of_code() -> str:
     folder = Path(__file__).parents[1]
-    texts = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.py"))}
+    texts = {
+        p.relative_to(folder).as_posix(): p.read_bytes().replace(b"\r\n", b"\n")
+        for p in folder.rglob("*.py")
+    }
     return hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:12]
 
 

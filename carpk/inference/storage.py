@@ -178,9 +178,11 @@ def different_files(kept: Mapping[str, str], now: Mapping[str, str]) -> str:
 def _on_disk(source: str, files: Mapping[str, str]) -> str:
     path = Path(source)
     try:
-        same = path.read_bytes() == files[path.name].encode()
+        same = path.read_text(encoding="utf-8") == files[path.name]
     except OSError:
         return "which is not there any more"
+    except UnicodeDecodeError:
+        same = False
     return "still as it was" if same else "which has changed since"
 
 

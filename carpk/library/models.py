@@ -143,7 +143,7 @@ def _load_sbml(path: Path, options: dict[str, Any]) -> Any:
             "them out; numbers are changed where the model is used."
         )
     text = _source(path)
-    origin = {"name": str(path), "options": {}}
+    origin = {"name": path.as_posix(), "options": {}}
     return _finish(sbml.read(path, text), str(path), origin, {path.name: text}, None)
 
 
@@ -157,7 +157,7 @@ def _load_file(path: Path, options: dict[str, Any]) -> Any:
         model = _finish(
             _model_of(module, str(path), options),
             str(path),
-            {"name": str(path), "options": options},
+            {"name": path.as_posix(), "options": options},
             files,
             module.__doc__,
         )

@@ -100,9 +100,9 @@ def files_of(path: Path, source: str) -> dict[str, str]:
 
 
 def _label(file: Path, folder: Path) -> str:
-    if any(file.is_relative_to(place) for place in carpk.models.__path__):
+    if any(file.is_relative_to(Path(place).resolve()) for place in carpk.models.__path__):
         return f"{LIBRARY}{file.name}"
-    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
+    return (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
 
 
 def _text_of(file: Path) -> str:
