@@ -104,14 +104,14 @@ class Session:
         with contextlib.redirect_stdout(out):
             try:
                 for node in ast.parse(block.text).body:
-                    code = ast.get_source_segment(block.text, node)
                     comment = lines[node.end_lineno - 1].partition("  # -> ")[2]
                     if isinstance(node, ast.Expr):
-                        value = eval(code, self.names)
-                        text = repr(value)  # a notebook shows it: it must be printable
+                        code = compile(ast.Expression(node.value), block.where, "eval")
+                        text = repr(eval(code, self.names))  # a notebook shows it
                         if comment:
                             assert_shown(comment, text, block.where)
                     else:
+                        code = compile(ast.Module([node], []), block.where, "exec")
                         exec(code, self.names)
             except ck.CarpkError as failure:
                 if error != type(failure).__name__:
@@ -129,13 +129,16 @@ def command_line(words):
     """Run a `carpk` command; of any other, look whether what it names exists."""
     if words[0] == "carpk":
         to = words.index(">") if ">" in words else len(words)
-        with pytest.MonkeyPatch.context() as patch, io.StringIO() as out:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) as out,
+        ):
             patch.setattr(sys, "argv", words[:to])
             with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as end:
                 cli.main()
             assert not end.value.code, words
             if words[to:]:
-                Path(words[to + 1]).write_text(out.getvalue(), encoding="utf-8")
+                Path(words[to + 1]).write_bytes(out.buffer.getvalue())
     elif words[0] == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), words
