@@ -6,7 +6,7 @@ import inspect
 import carpk as ck
 from carpk.inference import importance
 
-PAGES = {"draws": 4, "tune": 30, "chains": 2, "max_draws": 4, "patients": 4}
+PAGES = {"draws": 20, "tune": 20, "chains": 2, "max_draws": 20, "patients": 4}
 PAGES |= {"simulations": 20, "points": 32, "starts": 1, "target_accept": 0.6}
 NOTEBOOKS = {"draws": 150, "tune": 60, "chains": 2, "max_draws": 150, "patients": 20}
 NOTEBOOKS |= {"simulations": 50, "points": 32, "target_accept": 0.8}
