@@ -101,7 +101,7 @@ def figures(result: Fit, out: Path, name: str, seed: int) -> None:
     posterior = posterior_predictive(result, seed=seed)
     for kind, figure in {
         "bands": plot.predictive([prior, posterior]),
-        "facts": plot.facts(posterior),
+        "summaries": plot.summaries(posterior),
         "prior_posterior": plot.prior_posterior(result),
     }.items():
         _files.write_figure(out / f"{name}_{kind}.png", figure, dpi=130)

@@ -120,7 +120,7 @@ class Expression(NamedTuple):
     names: frozenset[str] = frozenset()
 
 
-Table = dict[str, Expression | Callable[[], Expression]]  # or how to translate it
+SymbolTable = dict[str, Expression | Callable[[], Expression]]  # or how to translate it
 
 
 class Values(dict[str, Any]):
@@ -174,9 +174,9 @@ class File:
         self.path, self.sbml = path, sbml
         self.constants: dict[str, tuple[float, str, str, str]] = {}  # as `param` takes them
         self.about: dict[str, tuple[str, str]] = {}  # variable -> unit, meaning
-        self.states: Table = {}  # what they change by, per unit of the file's time
-        self.rules: Table = {}  # assignment rules, and rates of reactions
-        self.first: Table = {}  # at time 0, of what has no rule
+        self.states: SymbolTable = {}  # what they change by, per unit of the file's time
+        self.rules: SymbolTable = {}  # assignment rules, and rates of reactions
+        self.first: SymbolTable = {}  # at time 0, of what has no rule
         self.events: list[Event] = []
         self.switches: dict[tuple[float, float], str] = {}  # the file's time, and again -> state
         self.delays: dict[str, tuple[Any, set[str]]] = {}  # switch -> its time, what that needs
@@ -524,7 +524,7 @@ class File:
 
     # values
 
-    def _entry(self, table: Table, name: str) -> Expression:
+    def _entry(self, table: SymbolTable, name: str) -> Expression:
         """What a table has for a symbol, translated."""
         entry = table[name]
         if not isinstance(entry, Expression):

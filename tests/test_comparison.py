@@ -17,7 +17,7 @@ import carpk as ck
 from carpk import comparison
 from carpk._arviz import to_idata
 from carpk.comparison import compare, published, virtual
-from carpk.comparison.arms import Plan
+from carpk.comparison.arms import ArmSpec
 from carpk.comparison.caveats import about_arms
 from carpk.verdict.judge import Verdict
 from carpk.verdict.words import trouble
@@ -372,11 +372,11 @@ class TestEquations:
 
     def test_lymphodepletion_and_copies_per_ug_are_warned_of_and_cells_are_not(self):
         fewer = ck.Regimen((ck.Multiply(-1, 0.5, "B"),))
-        arms = {"none": Plan(DOSE, {}), "some": Plan(fewer + DOSE, {})}
+        arms = {"none": ArmSpec(DOSE, {}), "some": ArmSpec(fewer + DOSE, {})}
         with pytest.warns(ck.CarpkWarning, match="may be leukopenia"):
             (text,) = about_arms(GROWTH, arms, "none", "transgene")
         assert "may be leukopenia" in text
-        same = {"1": arms["some"], "2": Plan(fewer + ck.Regimen.cells(0, 2e8), {})}
+        same = {"1": arms["some"], "2": ArmSpec(fewer + ck.Regimen.cells(0, 2e8), {})}
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert not list(about_arms(GROWTH, arms, "none", "car_t"))

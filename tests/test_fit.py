@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 import carpk as ck
-from carpk.inference.density import Posterior
+from carpk.inference.density import LogDensity
 
 DAYS = [2.0, 5.0, 7.0, 10.0, 14.0, 21.0, 28.0, 60.0]
 LLOQ = 0.5
@@ -112,7 +112,7 @@ def test_individuals_and_summaries_add_up_in_one_posterior(data):
     pop = ck.Population(ck.load_model("piecewise"), varies=["cmax"])
     theta = {"cmax": 40.0, "tmax": 8.0, "t_double": 0.8, "t_alpha": 5.0, "fb": 0.01}
     theta |= {"beta_alpha": 0.02, "omega_cmax": 0.7, "sigma": 0.5}
-    both, people, cohort = (Posterior(pop.bind(d)) for d in (data + study, data, study))
+    both, people, cohort = (LogDensity(pop.bind(d)) for d in (data + study, data, study))
     u = both.outer_of(theta)
     z = np.linspace(-1, 1, 6)[:, None]
 
@@ -264,12 +264,12 @@ def test_each_infusion_can_have_its_own_peak():
         patients=data.patients, doses=doses, observations=data.observations, name="simulated"
     )
     pop = ck.Population(ck.load_model("piecewise"), varies={"cmax": ["patient", "infusion"]})
-    posterior = Posterior(pop.bind(again))
-    assert posterior.inner == 3  # of the patient, and of each infusion
-    sample = posterior.sample_of(posterior.outer_of(THETA), np.ones((2, 3)), None)
+    density = LogDensity(pop.bind(again))
+    assert density.inner == 3  # of the patient, and of each infusion
+    sample = density.sample_of(density.outer_of(THETA), np.ones((2, 3)), None)
     assert sample["eta_cmax_infusion"].shape == (2, 2)
     np.testing.assert_allclose(sample["eta_cmax"], 0.6)
     np.testing.assert_allclose(sample["eta_cmax_infusion"], 0.3)
-    params, _ = posterior.bound.of_sample(sample)
+    params, _ = density.bound.of_sample(sample)
     np.testing.assert_allclose(params.cmax, 40.0 * math.exp(0.9))
-    assert np.isfinite(posterior.log_density(posterior.outer_of(THETA), np.ones((2, 3)), None))
+    assert np.isfinite(density.log_joint(density.outer_of(THETA), np.ones((2, 3)), None))

@@ -16,7 +16,7 @@ import carpk as ck
 from carpk.library.models import options_of
 from carpk.models import stein2019
 from carpk.population.bound import match_analytes
-from carpk.solver.events import BOLUS, INFUSION, REPLACE, Plan
+from carpk.solver.events import BOLUS, INFUSION, REPLACE, Schedule
 from carpk.solver.solve import Solver, solve_many
 from carpk.solver.system import REASONS
 
@@ -182,7 +182,7 @@ class TestEveryODEVariant:
         assert all(float(getattr(start, symbol)) >= 0 for symbol in model.states.names())
         assert model.regimens
         for regimen in model.regimens.values():
-            Plan.of(model, [regimen], [400.0])  # every dose has somewhere to go
+            Schedule.of(model, [regimen], [400.0])  # every dose has somewhere to go
 
 
 @pytest.mark.parametrize("name", CLOSED_FORMS)
@@ -263,9 +263,11 @@ class TestEveryODEModel:
     @pytest.mark.slow
     def test_stays_finite_and_never_negative_over_a_year_and_responds_to_a_dose(self, name):
         model = ck.load_model(name)
-        solver = Solver.adaptive(Plan.of(model, [pattern(model)], YEAR[::8], start=-10.0))
-        plan = dataclasses.replace(solver.plan, events=without(solver.plan.events))
-        untouched = Solver(plan, plan.fixed() if solver.line else None, None, solver.settings)
+        solver = Solver.adaptive(Schedule.of(model, [pattern(model)], YEAR[::8], start=-10.0))
+        schedule = dataclasses.replace(solver.schedule, events=without(solver.schedule.events))
+        untouched = Solver(
+            schedule, schedule.fixed() if solver.line else None, None, solver.settings
+        )
         params = jax.tree.map(lambda x: jnp.full(1, x), model.params())
         _, outputs, code, _ = solver.run(params)
         _, without_doses, _, _ = untouched.run(params)
@@ -294,9 +296,9 @@ class TestEveryODEModel:
         """Of every output with respect to every parameter; compiled, alone and in a batch."""
         model = ck.load_model(name)
         infos = model.params.info()
-        plan = Plan.of(model, [pattern(model)], SEVERAL)
+        schedule = Schedule.of(model, [pattern(model)], SEVERAL)
         reference = jax.tree.map(lambda x: jnp.full((1, 1), x), model.params())
-        solver = Solver.prepare(plan, reference, rtol=1e-6, share=1.0)
+        solver = Solver.prepare(schedule, reference, rtol=1e-6, share=1.0)
         values = [aside(i) if i.is_covariate else i.value for i in infos.values()]
         forward = [i.transform.forward for i in infos.values()]
         u = jnp.array([float(f(x)) for f, x in zip(forward, values, strict=True)])

@@ -12,7 +12,7 @@ import xarray as xr
 import carpk as ck
 from carpk._arviz import FEWEST, pareto_smoothed, to_idata
 from carpk.inference import storage
-from carpk.inference.density import Posterior
+from carpk.inference.density import LogDensity
 from carpk.population.predict import SolvedLevels
 from carpk.solver.solve import Solver, solve_many
 from carpk.verdict.judge import Verdict
@@ -141,15 +141,15 @@ class TestPopulation:
             assert levels[i] == pytest.approx(np.asarray(exact), rel=1e-3)
 
     def test_gradients_reach_every_parameter(self, kimmel_fit):
-        posterior = Posterior(kimmel_fit.bound)
+        density = LogDensity(kimmel_fit.bound)
         theta = {k: jnp.asarray(v[0]) for k, v in kimmel_fit.draws().items()}
-        u, z = posterior.outer_of(theta), jnp.array([[0.7], [-0.4]])
-        density = jax.jit(lambda u, z: posterior.log_density(u, z, None))
+        u, z = density.outer_of(theta), jnp.array([[0.7], [-0.4]])
+        log_joint = jax.jit(lambda u, z: density.log_joint(u, z, None))
         gradient = jax.grad(density)(u, z)
         h = 1e-4
-        for i, site in enumerate(posterior.sites):
+        for i, site in enumerate(density.sites):
             step = h * np.eye(len(u))[i]
-            slope = float(density(u + step, z) - density(u - step, z)) / (2 * h)
+            slope = float(log_joint(u + step, z) - log_joint(u - step, z)) / (2 * h)
             assert float(gradient[i]) == pytest.approx(slope, rel=1e-3, abs=1e-3), site.name
 
     def test_a_published_cohort_needs_its_regimen(self):

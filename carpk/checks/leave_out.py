@@ -182,8 +182,8 @@ def loo(
 
     Args:
         fit: the fit.
-        by: "observation"; "patient"; or "cohort": all patients of each cohort, all facts of each
-            published cohort.
+        by: "observation"; "patient"; or "cohort": all patients of each cohort, all summaries of
+            each published cohort.
         cohort: with by="cohort", the column of the patients table that says which is whose.
         refit: fit again, with the fit's own settings, without each unit whose k-hat is too high,
             and take the exact density; or names of units for which to do that.
@@ -401,19 +401,21 @@ def _cohorts(bound: PopulationModel, theta: Any, column: str, points: int, seed:
 
     def of(sample: Mapping[str, np.ndarray], label: str) -> Densities:
         size = len(next(iter(sample.values())))
-        facts = np.zeros((size, len(names)))
+        summaries = np.zeros((size, len(names)))
         if bound.cohorts:
             found = compiled({n: jnp.asarray(sample[n]) for n in bound.priors})
             for name, x in found.items():
-                facts[:, names.index(name)] = np.asarray(x)
+                summaries[:, names.index(name)] = np.asarray(x)
         if of_patients is None:
-            return Densities(facts)
+            return Densities(summaries)
         own = of_patients.of(sample, label)
         assert own.scrambles is not None
         assert own.ess is not None
         least = [np.min(np.where(b > 0, own.ess, points), axis=1) for b in belongs.T]
         return Densities(
-            facts + own.total @ belongs, facts + own.scrambles @ belongs, np.stack(least, axis=1)
+            summaries + own.total @ belongs,
+            summaries + own.scrambles @ belongs,
+            np.stack(least, axis=1),
         )
 
     def without(unit: int) -> PopulationModel:
@@ -484,7 +486,8 @@ def _ess(fit: Fit) -> float:
 def outcomes(bound: PopulationModel) -> str:
     """Fingerprint of the outcomes in the likelihood, whatever the population model."""
     parts: list[Any] = [
-        repr(tuple(fact._replace(label="") for fact in bound.cohorts[cohort].facts)) + cohort
+        repr(tuple(summary._replace(label="") for summary in bound.cohorts[cohort].summaries))
+        + cohort
         for cohort in sorted(bound.cohorts)
     ]
     a = bound.individual
@@ -587,7 +590,7 @@ def compare_loo(
         if other.outcomes != first.outcomes or set(other.table.index) != set(first.table.index):
             raise FitError(
                 f"checks.compare_loo: {first_name!r} and {name!r} were not fitted to the same "
-                "outcomes (samples, published facts, their units or limits), so their densities "
+                "outcomes (samples, published summaries, units, limits), so their densities "
                 "are of different things; fit both to one data set."
             )
     order = sorted(found, key=lambda name: -found[name].elpd)

@@ -96,7 +96,7 @@ def sensitivity(fit: Fit) -> Sensitivity:
     scale: raised to a power, a normal prior of ln Cmax keeps its median and changes its width. (As
     a density of Cmax it would move, too.) The distribution of the random effects belongs to the
     model and is not raised. The likelihood is that of the observations, given the random effects,
-    and of the published facts.
+    and of the published summaries.
     """
     bound, draws = fit.bound, fit.draws()
     log_prior = np.sum(list(log_priors(bound, draws).values()), axis=0)
@@ -127,12 +127,12 @@ def _log_likelihood(fit: Fit) -> np.ndarray:
             total = total + x.values.reshape(-1, x.shape[2]).sum(axis=1)
     if bound.cohorts:
 
-        def facts(theta: Mapping[str, Any]) -> Any:
+        def summaries(theta: Mapping[str, Any]) -> Any:
             return sum(jnp.sum(x) for x in bound.summary_log_likelihoods(theta).values())
 
         theta = {k: jnp.asarray(v) for k, v in fit.draws().items()}
-        of_facts = jax.jit(lambda theta: jax.lax.map(facts, theta, batch_size=BATCH))(theta)
-        total = total + np.asarray(of_facts)
+        of_summaries = jax.jit(lambda theta: jax.lax.map(summaries, theta, batch_size=BATCH))(theta)
+        total = total + np.asarray(of_summaries)
     return total
 
 

@@ -16,10 +16,10 @@ from carpk._late import late
 from carpk.dataset import Dataset
 from carpk.inference.nuts import prior_draws
 from carpk.inference.result import INTERVAL, Fit
-from carpk.population.bound import PopulationModel, cohort_facts
+from carpk.population.bound import PopulationModel, cohort_summaries
 from carpk.population.population import Population
 from carpk.population.replicates import cohort_levels, cohort_values, printed_numbers, with_cohorts
-from carpk.population.summaries import Fact
+from carpk.population.summaries import CohortSummary
 
 QUANTILES = (0.25, 0.5, 0.75)
 
@@ -33,7 +33,7 @@ class Predictive:
         bound: the population model and its data.
         curves: cohort -> DataArray (draw, quantile, time): quartiles of the measured levels of a
             replicated cohort, of the fit's first output.
-        facts: one row per published statistic: observed, and median and 90 % interval of its
+        summaries: one row per published statistic: observed, and median and 90 % interval of its
             replicates; `p` is the share of replicates below the observed value.
         observations: DataArray (draw, obs_id) of replicated individual observations, or None.
     """
@@ -41,7 +41,7 @@ class Predictive:
     kind: str
     bound: PopulationModel
     curves: Mapping[str, xr.DataArray]
-    facts: pd.DataFrame
+    summaries: pd.DataFrame
     observations: xr.DataArray | None
 
     def plot(self, **kwargs: Any) -> Any:
@@ -50,9 +50,9 @@ class Predictive:
 
     def __repr__(self) -> str:
         head = f"{self.kind} predictive check; replicates: median and 90 % equal-tailed interval"
-        if self.facts.empty:
+        if self.summaries.empty:
             return head + " (individual observations only)"
-        return head + "\n" + self.facts.to_string(float_format="{:.3g}".format)
+        return head + "\n" + self.summaries.to_string(float_format="{:.3g}".format)
 
 
 def prior_predictive(
@@ -95,10 +95,10 @@ def _predict(
     curves, rows = {}, []
     rngs = np.random.default_rng(seed).spawn(len(bound.cohorts))
     for rng, cohort in zip(rngs, bound.cohorts, strict=True):
-        facts = all_facts(bound, cohort)
-        last = max([90.0, *(f.time for f in facts if f.metric == "level")])
+        summaries = all_summaries(bound, cohort)
+        last = max([90.0, *(f.time for f in summaries if f.metric == "level")])
         grid = np.linspace(0.0, 1.1 * last, 200) if days is None else np.asarray(days, float)
-        size = max(f.n for f in facts)
+        size = max(f.n for f in summaries)
         sampling = [t for t in bound.data.sampling or () if t >= 0]
         f = cohort_levels(bound, cohort, theta, grid, size, rng, (bound.output,), once=True)
         quartiles = np.nanquantile(f, QUANTILES, axis=1).transpose(1, 0, 2)
@@ -108,29 +108,33 @@ def _predict(
             coords={"quantile": list(QUANTILES), "time": grid},
             attrs={"units": bound.population.model.units[bound.output], "patients": size},
         )
-        several = len({fact.output for fact in facts}) > 1
-        for fact, values in cohort_values(bound, cohort, theta, facts, sampling, rng):
+        several = len({summary.output for summary in summaries}) > 1
+        for summary, values in cohort_values(bound, cohort, theta, summaries, sampling, rng):
             if values is not None:
-                rows += _fact_rows(cohort, fact, values, f"{fact.output} " if several else "")
+                rows += _summary_rows(
+                    cohort, summary, values, f"{summary.output} " if several else ""
+                )
     table = pd.DataFrame(
         rows, columns=["cohort", "statistic", "n", "observed", "median", "low", "high", "p", "use"]
     )
     return Predictive(kind, bound, curves, table.set_index(["cohort", "statistic"]), None)
 
 
-def all_facts(bound: PopulationModel, cohort: str) -> list[Fact]:
+def all_summaries(bound: PopulationModel, cohort: str) -> list[CohortSummary]:
     """Everything published about a cohort that can be compared, fitted or not."""
-    return cohort_facts(bound.data, bound.endpoints, ("fit", "value", "check")).get(cohort, [])
+    return cohort_summaries(bound.data, bound.endpoints, ("fit", "value", "check")).get(cohort, [])
 
 
-def _fact_rows(cohort: str, fact: Fact, values: np.ndarray, of: str) -> list[tuple[Any, ...]]:
-    """Rows of the table of facts: each printed number against its replicates, from `values`.
+def _summary_rows(
+    cohort: str, summary: CohortSummary, values: np.ndarray, of: str
+) -> list[tuple[Any, ...]]:
+    """Rows of the table of summaries: each printed number against its replicates, from `values`.
 
     A replicate in which the statistic is not defined (no patient with a half-life, say) is left
     out; with fewer than 20 left the row is.
     """
     rows = []
-    for name, observed, statistic in printed_numbers(fact):
+    for name, observed, statistic in printed_numbers(summary):
         patients_of = [v[np.isfinite(v)] for v in values]
         with np.errstate(all="ignore"):
             replicate = np.array([statistic(v) for v in patients_of if v.size > 1])
@@ -139,7 +143,7 @@ def _fact_rows(cohort: str, fact: Fact, values: np.ndarray, of: str) -> list[tup
             continue
         low, mid, high = np.quantile(replicate, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
         share = float(np.mean(replicate < observed))
-        rows.append((cohort, of + name, fact.n, observed, mid, low, high, share, fact.use))
+        rows.append((cohort, of + name, summary.n, observed, mid, low, high, share, summary.use))
     return rows
 
 

@@ -15,13 +15,13 @@ import scipy.stats
 from carpk._compile import stacked
 from carpk.dataset import Dataset
 from carpk.errors import FitError
-from carpk.inference.density import Posterior
+from carpk.inference.density import LogDensity
 from carpk.inference.importance import around, refined
-from carpk.inference.laplace import Engine, Mode
+from carpk.inference.laplace import CompiledDensity, Mode
 from carpk.inference.nuts import in_threads, one_chain_each, prior_draws
 from carpk.inference.result import INTERVAL
 from carpk.inference.standard import Standard
-from carpk.inference.starts import around_cohorts, beforehand, centre
+from carpk.inference.starts import around_cohorts, centre, prior_draws_unconstrained
 from carpk.params import Params
 from carpk.population.bound import PopulationModel
 from carpk.population.population import Population
@@ -143,17 +143,17 @@ def sampled(
     """Draws from the posterior of each simulated data set, name -> (simulation, draw, ...)."""
     size = len(next(iter(values.values())))
 
-    def of(own: Any) -> Posterior:
+    def of(own: Any) -> LogDensity:
         values, cohorts = own
-        return Posterior(with_values(target, values), cohorts)
+        return LogDensity(with_values(target, values), cohorts)
 
-    unknown = Posterior(target).no_cohorts
-    engine = Engine(of, (jax.tree.map(lambda x: jnp.asarray(x[0]), values), unknown))
-    first = engine.posterior
-    middle, spread = centre(beforehand(first))
+    unknown = LogDensity(target).no_cohorts
+    compiled = CompiledDensity(of, (jax.tree.map(lambda x: jnp.asarray(x[0]), values), unknown))
+    first = compiled.density
+    middle, spread = centre(prior_draws_unconstrained(first))
 
-    def mode(i: int) -> tuple[Engine, Mode]:
-        own = engine.given((jax.tree.map(lambda x: jnp.asarray(x[i]), values), unknown))
+    def mode(i: int) -> tuple[CompiledDensity, Mode]:
+        own = compiled.with_values((jax.tree.map(lambda x: jnp.asarray(x[i]), values), unknown))
         own, (found, *_) = around_cohorts(own, [own.mode(middle, spread)], spread)
         return own, found
 
@@ -196,7 +196,7 @@ def recovery(
 ) -> Recovery:
     """Simulate data like these many times, fit each, and see whether the truth is found.
 
-    Cohort facts and individual observations are both simulated: the same numbers of patients,
+    Cohort summaries and individual observations are both simulated: the same numbers of patients,
     days, statistics and limits of quantification. Published statistics are computed from simulated
     patients by the hard rules of `nca`, so that every approximation in the likelihood is on trial.
 

@@ -38,7 +38,7 @@ from carpk import _files
 from carpk._arviz import netcdf
 from carpk._late import late
 from carpk.comparison import caveats, published
-from carpk.comparison.arms import check_cells, lloq_of, output_of, plan_of, windows_of
+from carpk.comparison.arms import check_cells, lloq_of, output_of, spec_of, windows_of
 from carpk.comparison.contrasts import TAILS, contrasts, levels_of, population, table_of, usual
 from carpk.comparison.outcomes import outcomes_of
 from carpk.comparison.virtual import basis_of, simulated
@@ -194,44 +194,44 @@ def compare(
         )
     if patients < 2:
         raise CarpkError(f"compare: `patients` must be at least 2, but is {patients}.")
-    plans = {name: plan_of(source, name, given) for name, given in arms.items()}
+    specs = {name: spec_of(source, name, given) for name, given in arms.items()}
     model = source.population.model if isinstance(source, Fit) else source
     output = output_of(source, output)
-    check_cells(plans, output)
+    check_cells(specs, output)
     if lloq is None and isinstance(source, Fit) and output == source.bound.output:
         lloq = lloq_of(source)
-    grid, windows, horizon = windows_of(model, plans, infusion, days)
+    grid, windows, horizon = windows_of(model, specs, infusion, days)
     wanted = outcomes_of(model, output, horizon, lloq, outcomes)
     if draws is None and (isinstance(source, Fit) or source.posterior is not None):
         draws = DRAWS
-    values, curves, theta, facts = simulated(
-        source, plans, wanted, output, grid, windows, patients, draws, seed
+    values, curves, theta, counts = simulated(
+        source, specs, wanted, output, grid, windows, patients, draws, seed
     )
     basis = basis_of(source, theta, patients, output, horizon, infusion)
-    coords = {"arm": list(plans)}
+    coords = {"arm": list(specs)}
     variables = {}
     for o in wanted:
-        x = np.stack([values[name][o.name] for name in plans])
+        x = np.stack([values[name][o.name] for name in specs])
         if not np.isfinite(x).any(axis=(1, 2)).all():
             raise CarpkError(
                 f"compare: in some arm {o.name!r} is defined for no patient, within {horizon:g} "
                 "days of the infusion. Give `days` that reach further, or leave it out."
             )
         attrs: dict[str, Any] = {"units": o.unit, "contrast": o.contrast}
-        attrs["uncertain"] = list(plans) if x.shape[1] > 1 else []
+        attrs["uncertain"] = list(specs) if x.shape[1] > 1 else []
         variables[o.name] = (("arm", "draw", "patient"), x, attrs)
     data = xr.Dataset(variables, coords=coords, attrs={"reference": reference})
     levels = xr.DataArray(
-        np.stack([curves[name] for name in plans]),
+        np.stack([curves[name] for name in specs]),
         dims=("arm", "quantile", "time"),
         coords=coords | {"quantile": [TAILS[0], 0.5, TAILS[1]], "time": grid},
         attrs={"units": model.units[output], "long_name": output},
     )
     found = [
-        *caveats.about_arms(source, plans, reference, output),
-        *caveats.about_parameters(source, plans, theta, data),
-        *(caveats.about_extrapolation(source, plans, windows) if isinstance(source, Fit) else ()),
-        *caveats.about_patients(model, data, facts),
+        *caveats.about_arms(source, specs, reference, output),
+        *caveats.about_parameters(source, specs, theta, data),
+        *(caveats.about_extrapolation(source, specs, windows) if isinstance(source, Fit) else ()),
+        *caveats.about_patients(model, data, counts),
         "Simulated patients, and a model's answer: not a trial, and not a tool for clinical "
         "decisions.",
     ]

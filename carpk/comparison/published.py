@@ -12,10 +12,10 @@ import xarray as xr
 
 from carpk.comparison.caveats import CONDITIONING, denominator, differing, listing
 from carpk.dataset import Dataset
-from carpk.dataset.facts import CONFIDENCE, COUNTED
+from carpk.dataset.cohort_summaries import CONFIDENCE, COUNTED
 from carpk.errors import CarpkError, DatasetError
 from carpk.library.study import Study
-from carpk.population.summaries import Fact, end_ranks, sample_log_sd, sample_sd
+from carpk.population.summaries import CohortSummary, end_ranks, sample_log_sd, sample_sd
 
 DRAWS = 4000  # of a published statistic
 NUMBERS = ("statistic", "value", "low", "high", "interval", "spread", "n", "lloq", "use")
@@ -182,7 +182,7 @@ def population_value(
     z = np.concatenate([z, -z])[:draws]  # antithetic: the median draw is the printed figure
     center = np.median(z, axis=1) if kind == "median" else z.mean(axis=1)
     row = {**row, "lloq": 0.0 if math.isnan(row["lloq"]) else row["lloq"]}
-    fact = Fact(**{key: row[key] for key in NUMBERS}, **NOT_NEEDED)
+    summary = CohortSummary(**{key: row[key] for key in NUMBERS}, **NOT_NEEDED)
     if interval in ("IQR", "range") or (interval in CONFIDENCE and kind == "median"):
         first, last = end_ranks(interval, n)
         low, high = np.quantile(z, ((first - 1) / (n - 1), (last - 1) / (n - 1)), axis=1)
@@ -193,12 +193,12 @@ def population_value(
         else:
             sigma = math.log(row["high"] / row["low"]) / (high - low)
     elif kind == "geometric mean" and interval not in ("SD", "SE"):
-        sigma = float(sample_log_sd(fact)) / z.std(axis=1, ddof=1)
+        sigma = float(sample_log_sd(summary)) / z.std(axis=1, ddof=1)
     elif interval == "GSD":
         sigma = math.log(row["spread"]) / z.std(axis=1, ddof=1)
     else:
         over_mean = interval == "CV%" or kind == "mean"
-        sigma = _sigma_of(z, sample_sd(fact) / value, None if over_mean else center)
+        sigma = _sigma_of(z, sample_sd(summary) / value, None if over_mean else center)
     if kind == "mean":
         return value / np.exp(sigma[:, None] * z).mean(axis=1) * np.exp(sigma**2 / 2)
     return value * np.exp(-sigma * center)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from carpk import _files
-from carpk.dataset import facts, nonmem, nonmem_file, tables, units, validate
+from carpk.dataset import cohort_summaries, nonmem, nonmem_file, tables, units, validate
 from carpk.dataset.arrays import IndividualArrays, given, padded
 from carpk.dataset.assemble import assemble, settings_of
 from carpk.dataset.folder import (
@@ -233,7 +233,7 @@ class Dataset:
     def units(self) -> dict[str, str]:
         """Analyte -> unit; analytes whose summaries tell no level unit have carpk's, or none."""
         found = dict(zip(self.observations["analyte"], self.observations["unit"], strict=True))
-        found = facts.level_units(self.summaries) | found
+        found = cohort_summaries.level_units(self.summaries) | found
         return {a: found.get(a, units.KNOWN_ANALYTES.get(a, "")) for a in self.analytes}
 
     def in_units(self, wanted: Mapping[str, str]) -> "Dataset":
@@ -254,7 +254,7 @@ class Dataset:
             for column in ("value", "lloq", "limit"):
                 observations.loc[here, column] *= factor
             observations.loc[here, "unit"] = unit
-            summaries = facts.converted(summaries, analyte, unit, factor)
+            summaries = cohort_summaries.converted(summaries, analyte, unit, factor)
             notes.append(f"{analyte} converted from {own} to {unit} (factor {factor:g}).")
         return replace(self, observations=observations, summaries=summaries, notes=tuple(notes))
 

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from carpk._arviz import to_idata
-from carpk._compile import quickly
+from carpk._compile import jit_fast_compile
 from carpk.dataset.arrays import NEVER
 from carpk.inference.nuts import in_threads, prior_draws
 from carpk.inference.result import Fit
@@ -22,7 +22,7 @@ from carpk.verdict.judge import judge
 from carpk.verdict.outliers import surprises
 from carpk.verdict.solver_error import solver_check
 
-VERDICT_DRAWS = 100  # that are solved again, and compared with the data, for the verdict
+VERDICT_DRAWS = 100  # posterior draws for solver check and outlier tests
 
 
 def assemble(
@@ -56,7 +56,7 @@ def assemble(
 
 
 def solver_settings(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What the verdict needs to know of the solver; nothing for a closed form."""
+    """Solver check for the verdict; empty for a closed form."""
     check = solver_check(bound, samples)
     if check is None:
         return {}
@@ -86,7 +86,7 @@ def labelled(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> xr.Da
 def log_priors(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """ln prior density of each population parameter at its draws, on the estimation scale."""
 
-    @quickly
+    @jit_fast_compile
     def every(samples: Mapping[str, Any]) -> dict[str, Any]:
         out = {}
         for name, prior in bound.priors.items():
@@ -103,7 +103,7 @@ def log_priors(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dic
 def pointwise(
     bound: PopulationModel, samples: Mapping[str, np.ndarray], seed: int = 0
 ) -> dict[str, xr.Dataset]:
-    """What ArviZ wants to know of the individual observations, a variable per output.
+    """ArviZ groups of the individual observations, a variable per output.
 
     Groups log_likelihood, posterior_predictive (the same patients, measured again), observed_data
     and constant_data (limits of quantification). Observations have the dimension `obs_id`; those of

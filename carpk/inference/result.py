@@ -47,7 +47,7 @@ class Fit:
 
     @property
     def ok(self) -> bool:
-        """Whether the draws can be trusted; the reasons are in `verdict`."""
+        """The draws can be trusted; reasons are in `verdict`."""
         return self.verdict.ok
 
     @cached_property
@@ -87,7 +87,7 @@ class Fit:
         return {n: x[chosen] for n, x in stacked.items()}
 
     def chosen(self, size: int | None = None, seed: int = 0) -> np.ndarray:
-        """Which draws `draws` takes, counted through the chains one after the other."""
+        """Indices of the draws that `draws` takes, chain after chain."""
         total = int(np.prod(next(iter(self.posterior.values())).shape[:2]))
         if size is None or size >= total:
             return np.arange(total)

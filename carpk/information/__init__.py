@@ -75,8 +75,8 @@ def identifiability(
         if bound.cohorts:
             of_cohorts, lost = cohort_information(bound, columns, simulations, seed)
             information += of_cohorts
-            facts = sum(len(x.facts) for x in bound.cohorts.values())
-            note = f"{facts} published facts, from {simulations} simulations of each cohort"
+            summaries = sum(len(x.summaries) for x in bound.cohorts.values())
+            note = f"{summaries} published summaries, from {simulations} simulations of each cohort"
             notes.append(note + (f", {lost} of them without a likelihood." if lost else "."))
         return result_of(population, columns, information, notes)
     who, columns = planned(population, named(design), at)

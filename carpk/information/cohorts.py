@@ -15,15 +15,16 @@ from carpk.information.columns import Column, point_of, theta_of
 from carpk.information.patients import moved, slopes
 from carpk.population.bound import FLOOR, PopulationModel
 from carpk.population.random_effects import COHORT
-from carpk.population.replicates import simulated_values, with_facts
+from carpk.population.replicates import simulated_values, with_summaries
 
 
 def cohort_information(
     bound: PopulationModel, columns: Sequence[Column], simulations: int, seed: int
 ) -> tuple[np.ndarray, int]:
-    """Information (p, p) of all cohorts' facts, and how many simulations had no score.
+    """Information (p, p) of all cohorts' summaries, and how many simulations had no score.
 
-    The covariance of the score over simulated cohorts; what makes the facts is that of `recovery`.
+    The covariance of the score over simulated cohorts; what makes the summaries is that of
+    `recovery`.
     """
     if bound.shared:
         raise FitError(
@@ -55,7 +56,7 @@ def cohort_information(
 def _scores(
     bound: PopulationModel, columns: Sequence[Column], cohort: str, values: np.ndarray
 ) -> np.ndarray:
-    """Scores (simulation, p) of the likelihood of a cohort's facts at these values, (.., fact, 4).
+    """Scores (simulation, p) of the likelihood of a cohort's summaries at these values, (.., row, 4).
 
     The virtual patients' levels and their derivatives are the same for all simulations.
     """
@@ -67,7 +68,7 @@ def _scores(
 
     def log_likelihood(f: Any, u: Any, value: Any) -> Any:
         own = bound.residual_thetas(theta_of(columns, u), likelihood.outputs)
-        return jnp.sum(with_facts(likelihood, value).log_likelihoods(f, own))
+        return jnp.sum(with_summaries(likelihood, value).log_likelihoods(f, own))
 
     run = moved(levels, point)
     f, df = jnp.asarray(run[0]), slopes(run)

@@ -18,7 +18,7 @@ from carpk.population.bound import PopulationModel
 from carpk.population.covariates import Covariate, forms_of
 from carpk.population.population import OF_COHORT, Population
 from carpk.population.predict import ClosedLevels, Predictor, SolvedLevels
-from carpk.solver.events import Plan
+from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver
 from carpk.structural import ClosedForm, ODEModel
 
@@ -160,10 +160,10 @@ class Sampled:
         else:
             regimens = _regimens(model, arms)
             infusions = max(map(population.infusions_of, regimens))
-            plan = Plan.of(model, regimens, time, labels=list(arms))
+            schedule = Schedule.of(model, regimens, time, labels=list(arms))
             typical = params_of(population, typical_of(population, columns, design, len(arms)))
             reference = jax.tree.map(lambda x: x[None], typical)
-            solver = Solver.prepare(plan, reference, rtol=population.rtol, share=1.0)
+            solver = Solver.prepare(schedule, reference, rtol=population.rtol, share=1.0)
             predictor = SolvedLevels(solver, outputs, None, which)
         return cls(
             predictor=predictor,

@@ -42,7 +42,7 @@ def slopes(y: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sensitivity:
+class SampleSensitivities:
     """What every sample tells of a patient, as a normal variable with SD 1 of its own.
 
     Attributes:
@@ -57,7 +57,9 @@ class Sensitivity:
     limit: np.ndarray
 
 
-def sensitivity(population: Population, who: Sampled, columns: Sequence[Column]) -> Sensitivity:
+def sample_sensitivities(
+    population: Population, who: Sampled, columns: Sequence[Column]
+) -> SampleSensitivities:
     """Sensitivities of all samples at the columns' values."""
     names, k = population.estimated, who.infusions
     size = len(who.patients)
@@ -92,7 +94,7 @@ def sensitivity(population: Population, who: Sampled, columns: Sequence[Column])
     typical = {n: np.zeros((*f.shape, k)) for n in names}
     for (n, i), d in zip(moves, df, strict=True):
         typical[n][..., 0 if i is None else i] = d
-    return Sensitivity(typical, residual, limit)
+    return SampleSensitivities(typical, residual, limit)
 
 
 def standardized(
@@ -261,7 +263,7 @@ def patient_information(
     population: Population, who: Sampled, columns: Sequence[Column]
 ) -> PatientInformation:
     """The arrays of a design, with the samples that may be censored as what they are worth."""
-    s = sensitivity(population, who, columns)
+    s = sample_sensitivities(population, who, columns)
     size, p = who.mask.shape, len(columns)
     random = population.random
     place = {effect: i for i, effect in enumerate(random.columns)}

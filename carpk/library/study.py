@@ -92,8 +92,9 @@ class Study:
         title: one line.
         about: `about.toml` as it is: citation, sources, licence, how figures were obtained, ...
         arms: name -> `Arm`.
-        facts: one row per published figure; `use` says what a fit does with it: "fit" (value and
-            interval enter the likelihood), "value" (only the value does), "check" (compared after
+        summaries: one row per published figure; `use` says what a fit does with it: "fit" (value
+            and interval enter the likelihood), "value" (only the value does), "check" (compared
+            after
             the fit), "no" (kept for the record); `note` says why.
         cohorts: one row per cohort: cohort, arm, covariates.
         sampling: {"days": [...], "provenance": "..."}: when blood was drawn.
@@ -104,7 +105,7 @@ class Study:
     title: str
     about: Mapping[str, Any]
     arms: Mapping[str, Arm]
-    facts: pd.DataFrame
+    summaries: pd.DataFrame
     cohorts: pd.DataFrame
     sampling: Mapping[str, Any]
     path: Path
@@ -159,14 +160,15 @@ class Study:
         return "\n".join(lines)
 
     def _counts(self) -> str:
-        if self.facts.empty:
+        if self.summaries.empty:
             return "none"
-        used = self.facts["use"].value_counts()
+        used = self.summaries["use"].value_counts()
         fit, value, check, no = (int(used.get(k, 0)) for k in ("fit", "value", "check", "no"))
         by_value = f" ({value} of them by their value alone)" if value else ""
         return (
-            f"{len(self.facts)} for {self.facts['cohort'].nunique()} cohort(s): {fit + value} "
-            f"enter a fit{by_value}, {check} are compared afterwards, {no} kept for the record"
+            f"{len(self.summaries)} for {self.summaries['cohort'].nunique()} cohort(s): "
+            f"{fit + value} enter a fit{by_value}, {check} are compared afterwards, {no} kept for "
+            "the record"
         )
 
 
@@ -186,14 +188,14 @@ def read_study(folder: Path) -> Study:
         title=str(about["title"]),
         about=about,
         arms={name: _arm(name, recipe, folder.name) for name, recipe in arms.items()},
-        facts=_csv(folder / "facts.csv", FACTS),
+        summaries=_csv(folder / "facts.csv", SUMMARIES),
         cohorts=_csv(folder / "cohorts.csv", ("cohort", "arm")),
         sampling=about.get("sampling", {}),
         path=folder,
     )
 
 
-FACTS = (
+SUMMARIES = (
     *("cohort", "analyte", "metric", "time", "statistic", "value", "low", "high", "interval"),
     *("spread", "n", "unit", "lloq", "use", "source", "note"),
 )

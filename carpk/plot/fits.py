@@ -13,13 +13,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from carpk.checks import Predictive, posterior_predictive, prior_predictive
 from carpk.checks.observed import Observed, middle
-from carpk.dataset.facts import WITH_ENDS
+from carpk.dataset.cohort_summaries import WITH_ENDS
 from carpk.inference.nuts import prior_draws
 from carpk.inference.result import Fit
 from carpk.inference.starts import PRIOR_DRAWS
 from carpk.plot.style import BLUE, GREY, HIGH, INK, LONG, LOW, RED, from_scale, time_axis, to_scale
 from carpk.population.parameters import PopulationParameter
-from carpk.population.summaries import Fact, sample_log_sd
+from carpk.population.summaries import CohortSummary, sample_log_sd
 from carpk.structural import ClosedForm
 from carpk.verdict.modes import SAME_MODE
 
@@ -88,8 +88,8 @@ def predictive(checks: Sequence[Predictive]) -> Figure:
 def _published(axis: Any, check: Predictive, cohort: str) -> None:
     """Published levels by day; else the published peak at the published time of the peak."""
     own = check.bound.output
-    facts = [f for f in check.bound.cohorts[cohort].facts if f.output == own]
-    levels = [f for f in facts if f.metric == "level"]
+    summaries = [f for f in check.bound.cohorts[cohort].summaries if f.output == own]
+    levels = [f for f in summaries if f.metric == "level"]
     bar = {"fmt": "o", "color": INK, "ms": 5, "capsize": 3, "lw": 1.2, "zorder": 5}
     if levels:
         y = np.array([max(f.value, f.lloq if f.value < f.lloq else 0.0) for f in levels])
@@ -99,8 +99,8 @@ def _published(axis: Any, check: Predictive, cohort: str) -> None:
             [f.time for f in levels], y, yerr=ends, label=f"published: {'; '.join(kinds)}", **bar
         )
         return
-    peaks = [f for f in facts if f.metric == "cmax"]
-    times = [f for f in facts if f.metric == "tmax"]
+    peaks = [f for f in summaries if f.metric == "cmax"]
+    times = [f for f in summaries if f.metric == "tmax"]
     if not (peaks and times):
         return
     peak, time = peaks[0], times[0]
@@ -110,22 +110,22 @@ def _published(axis: Any, check: Predictive, cohort: str) -> None:
     axis.errorbar([time.value], [peak.value], yerr=ends, label=label, **bar)
 
 
-def interval_ends(fact: Fact) -> tuple[float, float]:
+def interval_ends(summary: CohortSummary) -> tuple[float, float]:
     """Where the error bar of a published statistic begins and ends; the value without interval."""
-    if fact.interval in WITH_ENDS:
-        return max(fact.low, 0.1 * fact.value), fact.high
-    if not fact.interval:
-        return fact.value, fact.value
-    if fact.statistic == "geometric mean" and fact.interval in ("CV%", "GSD"):
-        factor = math.exp(sample_log_sd(fact))
-        return fact.value / factor, fact.value * factor
-    half = fact.spread / 100 * fact.value if fact.interval == "CV%" else fact.spread
-    return max(fact.value - half, 0.1 * fact.value), fact.value + half
+    if summary.interval in WITH_ENDS:
+        return max(summary.low, 0.1 * summary.value), summary.high
+    if not summary.interval:
+        return summary.value, summary.value
+    if summary.statistic == "geometric mean" and summary.interval in ("CV%", "GSD"):
+        factor = math.exp(sample_log_sd(summary))
+        return summary.value / factor, summary.value * factor
+    half = summary.spread / 100 * summary.value if summary.interval == "CV%" else summary.spread
+    return max(summary.value - half, 0.1 * summary.value), summary.value + half
 
 
-def facts(check: Predictive) -> Figure:
+def summaries(check: Predictive) -> Figure:
     """Every published number against its replicates, as ratios."""
-    table = check.facts.reset_index()
+    table = check.summaries.reset_index()
     figure, axis = plt.subplots(figsize=(8.5, 1.3 + 0.28 * len(table)))
     several = table["cohort"].nunique() > 1
     for i, row in enumerate(table.itertuples()):

@@ -18,7 +18,7 @@ import numpyro.distributions as dist
 
 from carpk.assay.residual import log_likelihood
 from carpk.dataset import Dataset
-from carpk.dataset.facts import SAMPLED, proportion_bounds
+from carpk.dataset.cohort_summaries import SAMPLED, proportion_bounds
 from carpk.dataset.units import between
 from carpk.errors import FitError
 from carpk.params import Params, transform_for
@@ -33,7 +33,7 @@ from carpk.population.random_effects import (
     RandomEffects,
     eta_name,
 )
-from carpk.population.summaries import CohortLikelihood, Fact, needed_for_ranges
+from carpk.population.summaries import CohortLikelihood, CohortSummary, needed_for_ranges
 from carpk.structural import ClosedForm
 
 FLOOR = 1e-30  # levels below this, in any unit, are taken as this: their logs stay finite
@@ -48,7 +48,7 @@ class PopulationModel:
     `parameters` are those of the population, in the order of the results, then the effects that
     patients of a cohort share; `predictors` what gives the levels behind the likelihood, of the
     individual patients (under None) and of each cohort. `endpoints` are analytes of the data ->
-    outputs of the model; the names of the first, of which there are cohort facts if of any, are
+    outputs of the model; the names of the first, of which there are cohort summaries if of any, are
     `analyte` and `output`.
     """
 
@@ -70,13 +70,13 @@ class PopulationModel:
         data = data.in_units({a: population.model.units[o] for a, o in endpoints.items()})
         observed = [a for a in endpoints if a in set(data.observations["analyte"])]
         individual = data.arrays(observed) if observed else None
-        facts = cohort_facts(data, endpoints)
-        published = {fact.output for rows in facts.values() for fact in rows}
+        summaries = cohort_summaries(data, endpoints)
+        published = {summary.output for rows in summaries.values() for summary in rows}
         for analyte in endpoints:
             if analyte not in observed and endpoints[analyte] not in published:
                 raise FitError(
                     f"{data.name}: there is nothing to fit for {analyte!r}: no observation and no "
-                    'published fact with use "fit" or "value".'
+                    'published summary with use "fit" or "value".'
                 )
         first = next((a for a in endpoints if endpoints[a] in published), next(iter(endpoints)))
         endpoints = {first: endpoints[first], **endpoints}
@@ -85,17 +85,17 @@ class PopulationModel:
         own = [n for n in population.model.params.covariates() if n not in population.fixed]
         names = [*forms, *(n for n in own if data.has_covariate(n))]
         covariates, patient_design = {}, {}
-        cohort_design: dict[str, dict[str, np.ndarray]] = {c: {} for c in facts}
-        clusters = cohorts_of_effects(population, data, individual is not None, list(facts))
+        cohort_design: dict[str, dict[str, np.ndarray]] = {c: {} for c in summaries}
+        clusters = cohorts_of_effects(population, data, individual is not None, list(summaries))
         if clusters and individual is not None:
             at = [clusters.index(c) for c in data.covariate("cohort")]
             patient_design[OF_COHORT] = np.array(at)
-        for cohort in facts if clusters else ():
+        for cohort in summaries if clusters else ():
             cohort_design[cohort][OF_COHORT] = np.array(clusters.index(cohort))
         for name in names:
             of_patients = [] if individual is None else list(data.covariate(name))
-            of_cohorts = data.cohort_covariate(name) if facts else {}
-            values = of_patients + [of_cohorts[c] for c in facts]
+            of_cohorts = data.cohort_covariate(name) if summaries else {}
+            values = of_patients + [of_cohorts[c] for c in summaries]
             if name in own:
                 covariate = _in_equations(name, info[name].value, values, data)
             else:
@@ -103,19 +103,19 @@ class PopulationModel:
             covariates[name] = covariate
             if individual is not None:
                 patient_design[name] = np.stack([covariate.encode(v) for v in of_patients])
-            for cohort in facts:
+            for cohort in summaries:
                 cohort_design[cohort][name] = covariate.encode(of_cohorts[cohort])
-        infusions = {c: population.infusions_of(population.regimens.get(c)) for c in facts}
+        infusions = {c: population.infusions_of(population.regimens.get(c)) for c in summaries}
         likelihoods = {
             cohort: CohortLikelihood(
-                facts=tuple(rows),
+                summaries=tuple(rows),
                 sampling=sampling_days(data, rows),
                 residuals={f.output: population.residual_of(f.output) for f in rows},
                 virtual_patients=max(population.virtual_patients, needed_for_ranges(rows)),
                 random_effects=population.random.size(infusions[cohort]),
                 dependence=population.summary_dependence,
             )
-            for cohort, rows in facts.items()
+            for cohort, rows in summaries.items()
         }
         parameters = population.parameters({c: x.columns for c, x in covariates.items()})
         for name in population.random.at(COHORT):
@@ -271,7 +271,7 @@ class PopulationModel:
 
     @property
     def analyte(self) -> str:
-        """The first analyte with cohort facts; the first of all where there are none."""
+        """The first analyte with cohort summaries; the first of all where there are none."""
         return next(iter(self.endpoints))
 
     @property
@@ -354,7 +354,7 @@ class PopulationModel:
     # -- likelihood ---------------------------------------------------------------------------
 
     def summary_log_likelihoods(self, theta: Mapping[str, Any]) -> dict[str, Any]:
-        """Cohort -> ln likelihood of each fact, and last of their dependence."""
+        """Cohort -> ln likelihood of each summary, and last of their dependence."""
         return {
             cohort: likelihood.log_likelihoods(
                 jnp.maximum(self.predictors[cohort](self.virtual_patients(theta, cohort)), FLOOR),
@@ -533,23 +533,23 @@ def match_analytes(population: Population, data: Dataset) -> dict[str, str]:
     return wanted
 
 
-def cohort_facts(
+def cohort_summaries(
     data: Dataset, outputs: Mapping[str, str], uses: Sequence[str] = ("fit", "value")
-) -> dict[str, list[Fact]]:
-    """The facts of each cohort with one of these uses, those of the likelihood by default.
+) -> dict[str, list[CohortSummary]]:
+    """The summaries of each cohort with one of these uses, those of the likelihood by default.
 
     `outputs` are the analytes wanted and the output of the model that each is fitted to.
     """
-    facts: dict[str, list[Fact]] = {}
+    summaries: dict[str, list[CohortSummary]] = {}
     if data.summaries is None or data.summaries.empty:
-        return facts
+        return summaries
     rows = data.summaries
     rows = rows[rows["analyte"].isin(list(outputs)) & rows["use"].isin(list(uses))]
     several = rows["analyte"].nunique() > 1
     for row in rows.to_dict("records"):
         day = "" if np.isnan(row["time"]) else f" day {row['time']:g}"
         what = f"{row['analyte']} {row['metric']}" if several else row["metric"]
-        fact = Fact(
+        summary = CohortSummary(
             metric=row["metric"],
             time=float(row["time"]),
             statistic=row["statistic"],
@@ -565,28 +565,28 @@ def cohort_facts(
             output=outputs[row["analyte"]],
         )
         if row["use"] == "value":
-            fact = fact._replace(low=np.nan, high=np.nan, interval="", spread=np.nan)
+            summary = summary._replace(low=np.nan, high=np.nan, interval="", spread=np.nan)
         if row["metric"] == "detectable" and np.isfinite(row["threshold"]):
-            fact = fact._replace(lloq=float(row["threshold"]))
+            summary = summary._replace(lloq=float(row["threshold"]))
         if row["statistic"] in ("proportion", "percentage"):
-            low, high = proportion_bounds(fact.value, row["statistic"])
-            value = fact.value / (100 if row["statistic"] == "percentage" else 1)
-            fact = fact._replace(statistic="proportion", value=value, low=low, high=high)
-        facts.setdefault(str(row["cohort"]), []).append(fact)
-    return facts
+            low, high = proportion_bounds(summary.value, row["statistic"])
+            value = summary.value / (100 if row["statistic"] == "percentage" else 1)
+            summary = summary._replace(statistic="proportion", value=value, low=low, high=high)
+        summaries.setdefault(str(row["cohort"]), []).append(summary)
+    return summaries
 
 
-def sampling_days(data: Dataset, facts: Sequence[Fact]) -> tuple[float, ...]:
-    """The study's sampling days, as far as the facts depend on them.
+def sampling_days(data: Dataset, summaries: Sequence[CohortSummary]) -> tuple[float, ...]:
+    """The study's sampling days, as far as the summaries depend on them.
 
     Peaks are looked for in the first two months, half-lives over the whole schedule. Days before
     the infusion are left out: no metric of expansion begins there.
     """
     days = tuple(t for t in data.sampling or () if t >= 0)
-    metrics = {f.metric for f in facts}
+    metrics = {f.metric for f in summaries}
     if not metrics & set(SAMPLED):
         return ()
     if "t_half" in metrics:
         return days
-    last = max([PEAK_BY, *(f.time for f in facts if f.metric == "auc")])
+    last = max([PEAK_BY, *(f.time for f in summaries if f.metric == "auc")])
     return tuple(t for t in days if t <= last)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from carpk.dosing.regimen import Regimen
-from carpk.solver.events import Plan
+from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver
 from carpk.structural import ClosedForm, ODEModel
 
@@ -127,9 +127,9 @@ def solved(
     days, place = np.asarray(days, float), None
     if days.ndim == 1:
         days, place = np.unique(days, return_inverse=True)
-    plan = Plan.of(model, regimens, days, labels=labels)
+    schedule = Schedule.of(model, regimens, days, labels=labels)
     for width in SHRINK:
-        solver = Solver.prepare(plan, reference(width), rtol=rtol)
+        solver = Solver.prepare(schedule, reference(width), rtol=rtol)
         if solver.mesh is not None:
             break
     return SolvedLevels(solver, outputs, place, which)

@@ -16,12 +16,12 @@ import numpy as np
 
 from carpk import nca
 from carpk._compile import stacked
-from carpk.dataset.facts import CONFIDENCE, METRICS, WITH_ENDS, percent_of
+from carpk.dataset.cohort_summaries import CONFIDENCE, METRICS, WITH_ENDS, percent_of
 from carpk.params import Params
 from carpk.population.bound import FLOOR, PopulationModel
 from carpk.population.predict import chosen
 from carpk.population.random_effects import COHORT, eta_name, omega_name
-from carpk.population.summaries import CohortLikelihood, Fact, end_ranks, t_quantile
+from carpk.population.summaries import CohortLikelihood, CohortSummary, end_ranks, t_quantile
 
 
 def with_cohorts(
@@ -39,7 +39,7 @@ def with_cohorts(
 def simulated_values(
     bound: PopulationModel, theta: Mapping[str, np.ndarray], seed: int
 ) -> dict[str, np.ndarray]:
-    """Values in place of the data's: (simulation, fact, 4) per cohort; observations (.., P, T)."""
+    """Values in place of the data's: (simulation, row, 4) per cohort; observations (.., P, T)."""
     return simulated(bound, theta, seed)[0]
 
 
@@ -51,9 +51,9 @@ def simulated(
     *rngs, of_people = np.random.default_rng(seed).spawn(len(bound.cohorts) + 1)
     for rng, (cohort, likelihood) in zip(rngs, bound.cohorts.items(), strict=True):
         rows = [
-            _printed_again(fact, x)
-            for fact, x in cohort_values(
-                bound, cohort, theta, likelihood.facts, likelihood.sampling, rng
+            _printed_again(summary, x)
+            for summary, x in cohort_values(
+                bound, cohort, theta, likelihood.summaries, likelihood.sampling, rng
             )
             if x is not None
         ]
@@ -98,7 +98,7 @@ def _as_measured(bound: PopulationModel, y: np.ndarray) -> dict[str, np.ndarray]
 
 def with_values(bound: PopulationModel, values: Mapping[str, Any]) -> PopulationModel:
     """The same population model with other values in place of the data's."""
-    cohorts = {name: with_facts(one, values[name]) for name, one in bound.cohorts.items()}
+    cohorts = {name: with_summaries(one, values[name]) for name, one in bound.cohorts.items()}
     individual = bound.individual
     if individual is not None:
         individual = dataclasses.replace(
@@ -107,44 +107,46 @@ def with_values(bound: PopulationModel, values: Mapping[str, Any]) -> Population
     return dataclasses.replace(bound, cohorts=cohorts, individual=individual)
 
 
-def with_facts(likelihood: CohortLikelihood, values: Any) -> CohortLikelihood:
-    """The likelihood of a cohort with other printed numbers in place of its own, (fact, 4)."""
-    facts = tuple(
-        fact._replace(value=v[0], low=v[1], high=v[2], spread=v[3])
-        for fact, v in zip(likelihood.facts, values, strict=True)
+def with_summaries(likelihood: CohortLikelihood, values: Any) -> CohortLikelihood:
+    """The likelihood of a cohort with other printed numbers in place of its own, (summary, 4)."""
+    summaries = tuple(
+        summary._replace(value=v[0], low=v[1], high=v[2], spread=v[3])
+        for summary, v in zip(likelihood.summaries, values, strict=True)
     )
-    return dataclasses.replace(likelihood, facts=facts)
+    return dataclasses.replace(likelihood, summaries=summaries)
 
 
 def cohort_values(
     bound: PopulationModel,
     cohort: str,
     theta: Mapping[str, Any],
-    facts: Sequence[Fact],
+    summaries: Sequence[CohortSummary],
     sampling: Sequence[float],
     rng: np.random.Generator,
-) -> list[tuple[Fact, np.ndarray | None]]:
-    """Each fact with the quantity behind it in its n replicated patients, (draw, n).
+) -> list[tuple[CohortSummary, np.ndarray | None]]:
+    """Each summary with the quantity behind it in its n replicated patients, (draw, n).
 
-    Facts of one cohort, of one output or several, come from the same patients. None where the
+    Summaries of one cohort, of one output or several, come from the same patients. None where the
     quantity cannot be had from these sampling days.
     """
-    outputs = tuple(dict.fromkeys(fact.output for fact in facts))
+    outputs = tuple(dict.fromkeys(summary.output for summary in summaries))
     sampled = np.asarray(sampling, float)
     level_days = [
-        np.unique([f.time for f in facts if f.output == o and f.metric in ("level", "detectable")])
+        np.unique(
+            [f.time for f in summaries if f.output == o and f.metric in ("level", "detectable")]
+        )
         for o in outputs
     ]
     each = [np.concatenate([days, sampled]) for days in level_days]
     which = np.repeat(np.arange(len(outputs)), [len(days) for days in each])
-    size = max(fact.n for fact in facts)
+    size = max(summary.n for summary in summaries)
     y = cohort_levels(bound, cohort, theta, np.concatenate(each), size, rng, outputs, which)
     found = []
-    for fact in facts:
-        i = outputs.index(fact.output)
+    for summary in summaries:
+        i = outputs.index(summary.output)
         at_levels, at_samples = np.split(y[:, :, which == i], [len(level_days[i])], axis=2)
-        x = patient_values(fact, level_days[i], at_levels, sampled, at_samples)
-        found.append((fact, None if x is None else x[:, : fact.n]))
+        x = patient_values(summary, level_days[i], at_levels, sampled, at_samples)
+        found.append((summary, None if x is None else x[:, : summary.n]))
     return found
 
 
@@ -188,61 +190,61 @@ def cohort_levels(
 
 
 def patient_values(
-    fact: Fact,
+    summary: CohortSummary,
     level_days: np.ndarray,
     y_level: np.ndarray,
     sampling: np.ndarray,
     y_sampled: np.ndarray,
 ) -> np.ndarray | None:
-    """The quantity behind a fact, for every replicated patient: shape (draw, patient)."""
-    if fact.metric in ("level", "detectable"):
-        y = y_level[:, :, np.flatnonzero(level_days == fact.time)[0]]
-        if fact.metric == "level":
+    """The quantity behind a summary, for every replicated patient: shape (draw, patient)."""
+    if summary.metric in ("level", "detectable"):
+        y = y_level[:, :, np.flatnonzero(level_days == summary.time)[0]]
+        if summary.metric == "level":
             return y
-        return (y >= fact.lloq).astype(float) if np.isfinite(fact.lloq) else None
+        return (y >= summary.lloq).astype(float) if np.isfinite(summary.lloq) else None
     if not sampling.size:
         return None
-    lloq = fact.lloq if np.isfinite(fact.lloq) else 0.0
+    lloq = summary.lloq if np.isfinite(summary.lloq) else 0.0
     t = jnp.concatenate([jnp.zeros(1), jnp.asarray(sampling)])
     functions = {
         "cmax": lambda c: nca.cmax(t, c),
         "tmax": lambda c: nca.tmax(t, c),
-        "auc": lambda c: nca.auc_to(fact.time)(t, c),
+        "auc": lambda c: nca.auc_to(summary.time)(t, c),
         "t_half": lambda c: nca.half_life(t, c, lloq),
         "tlast": lambda c: nca.tlast(t, c, lloq),
         "clast": lambda c: nca.clast(t, c, lloq),
     }
-    if fact.metric not in functions or (fact.metric in ("tlast", "clast") and lloq == 0.0):
+    if summary.metric not in functions or (summary.metric in ("tlast", "clast") and lloq == 0.0):
         return None
-    if fact.metric == "auc" and fact.time > sampling.max():
+    if summary.metric == "auc" and summary.time > sampling.max():
         return None
     c = np.concatenate([np.zeros((*y_sampled.shape[:2], 1)), y_sampled], axis=2)
-    one = jax.jit(jax.vmap(functions[fact.metric]))
+    one = jax.jit(jax.vmap(functions[summary.metric]))
     return np.asarray(one(c.reshape(-1, c.shape[2]))).reshape(c.shape[:2])
 
 
-def printed_numbers(fact: Fact) -> list[tuple[str, float, Any]]:
-    """(name, printed number, function of the patients' values) of one fact.
+def printed_numbers(summary: CohortSummary) -> list[tuple[str, float, Any]]:
+    """(name, printed number, function of the patients' values) of one summary.
 
     A quantile below the LLOQ has the LLOQ as its number, and says so in its name.
     """
-    day = f" day {fact.time:g}" if fact.metric in ("level", "detectable") else ""
-    day = f" 0-{fact.time:g}d" if fact.metric == "auc" else day
-    name = f"{fact.metric}{day}"
-    kind, interval = fact.statistic, fact.interval
+    day = f" day {summary.time:g}" if summary.metric in ("level", "detectable") else ""
+    day = f" 0-{summary.time:g}d" if summary.metric == "auc" else day
+    name = f"{summary.metric}{day}"
+    kind, interval = summary.statistic, summary.interval
     if kind == "count":
-        return [(f"{name}, patients", fact.value, np.sum)]
+        return [(f"{name}, patients", summary.value, np.sum)]
     if kind == "proportion":
-        return [(f"{name}, proportion", fact.value, np.mean)]
+        return [(f"{name}, proportion", summary.value, np.mean)]
 
     def censored(name: str, x: Any) -> tuple[str, Any]:
-        below = METRICS[fact.metric] == "level" and x < fact.lloq
-        return (f"{name}, below {fact.lloq:g}", fact.lloq) if below else (name, x)
+        below = METRICS[summary.metric] == "level" and x < summary.lloq
+        return (f"{name}, below {summary.lloq:g}", summary.lloq) if below else (name, x)
 
-    rows = [(*censored(f"{name}, {kind}", fact.value), centre_of(kind))]
+    rows = [(*censored(f"{name}, {kind}", summary.value), centre_of(kind))]
     if interval in WITH_ENDS:
         word = {"IQR": "quartile", "range": "extreme"}.get(interval, f"end of the {interval}")
-        for i, side, printed in ((0, "lower", fact.low), (1, "upper", fact.high)):
+        for i, side, printed in ((0, "lower", summary.low), (1, "upper", summary.high)):
             label, number = f"{name}, {side} {word}", printed
             if interval not in CONFIDENCE or kind == "median":
                 label, number = censored(label, printed)
@@ -250,7 +252,7 @@ def printed_numbers(fact: Fact) -> list[tuple[str, float, Any]]:
     elif interval:
         geometric = "geometric " if interval == "CV%" and kind == "geometric mean" else ""
         word = {"CV%": f"{geometric}CV %", "GSD": "geometric SD"}.get(interval, interval)
-        rows.append((f"{name}, {word}", fact.spread, lambda v: spread_of(v, kind, interval)))
+        rows.append((f"{name}, {word}", summary.spread, lambda v: spread_of(v, kind, interval)))
     return rows
 
 
@@ -294,13 +296,13 @@ def spread_of(values: np.ndarray, statistic: str, interval: str) -> float:
     return {"SD": sd, "SE": sd / np.sqrt(len(values)), "CV%": 100 * sd / np.mean(values)}[interval]
 
 
-def _printed_again(fact: Fact, x: np.ndarray) -> np.ndarray:
-    """value, low, high, spread of a fact from patients' values (simulation, patient)."""
-    numbers = [[f(v[np.isfinite(v)]) for _, _, f in printed_numbers(fact)] for v in x]
+def _printed_again(summary: CohortSummary, x: np.ndarray) -> np.ndarray:
+    """value, low, high, spread of a summary from patients' values (simulation, patient)."""
+    numbers = [[f(v[np.isfinite(v)]) for _, _, f in printed_numbers(summary)] for v in x]
     out = np.full((len(x), 4), np.nan)
-    columns = [0, 1, 2] if fact.interval in WITH_ENDS else [0, 3] if fact.interval else [0]
+    columns = [0, 1, 2] if summary.interval in WITH_ENDS else [0, 3] if summary.interval else [0]
     out[:, columns] = np.array(numbers, float)
-    if fact.statistic == "proportion":  # unrounded: this count and no other
-        half = 0.5 / fact.n
+    if summary.statistic == "proportion":  # unrounded: this count and no other
+        half = 0.5 / summary.n
         out[:, 1], out[:, 2] = out[:, 0] - half, out[:, 0] + half
     return out

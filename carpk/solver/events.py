@@ -71,7 +71,7 @@ class Timeline(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """What a plan says beyond its numbers: it decides the compiled code.
+    """What a schedule says beyond its numbers: it decides the compiled code.
 
     Attributes:
         model: the structural model.
@@ -170,7 +170,7 @@ class Structure:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Schedule:
     """Events and observation times of P patients, checked against a structural model.
 
     Attributes:
@@ -195,7 +195,7 @@ class Plan:
         start: Any = None,
         after: bool = False,
         labels: Sequence[str] | None = None,
-    ) -> Plan:
+    ) -> Schedule:
         """Check regimens and observation times, and turn them into arrays.
 
         Args:
@@ -235,7 +235,7 @@ class Plan:
 
     @property
     def patients(self) -> int:
-        """How many patients the plan is for."""
+        """How many patients the schedule is for."""
         return len(self.start)
 
     @property

@@ -62,7 +62,7 @@ class Steps(NamedTuple):
 def march(
     structure: Structure,
     lanes: int,
-    bound: float | None,
+    error_limit: float | None,
     line: Timeline | None,
     steps: Steps,
     params: Any,
@@ -70,8 +70,8 @@ def march(
 ) -> Any:
     """States, outputs, code and number of steps of one patient, one of `lanes` under vmap.
 
-    With a `bound`, a patient for whom the estimated error of any step exceeds it is reported as
-    TOO_COARSE; that costs a seventh stage in every step, and is not for derivatives.
+    With a `error_limit`, a patient for whom the estimated error of any step exceeds it is reported
+    as TOO_COARSE; that costs a seventh stage in every step, and is not for derivatives.
     """
     system, line = placed(structure, line, params, patient)
     begins, lengths = line.time[steps.segment], jnp.diff(line.time)[steps.segment]
@@ -79,7 +79,7 @@ def march(
     where = (steps.segment, steps.first, steps.any_first, line.rate[steps.segment])
     given = (structure, params, moves, line._replace(at=None), where, system.begin())
     worst = jnp.zeros(())
-    if bound is not None:
+    if error_limit is not None:
         nodes, worst = _walk_with_error(*given)
     elif lanes * steps.segment.shape[0] <= SIDE_BY_SIDE:
         nodes = _walk(*given)
@@ -88,7 +88,7 @@ def march(
     at = jax.tree.map(lambda v: v[steps.node], after(system.begin(), nodes))
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(v)) for v in at.u]))
     states, outputs = observed(system, line, at)
-    code = jnp.where(worst > (np.inf if bound is None else bound), TOO_COARSE, OK)
+    code = jnp.where(worst > (np.inf if error_limit is None else error_limit), TOO_COARSE, OK)
     code = jnp.where(finite, code, NOT_FINITE)
     return states, outputs, code, jnp.asarray(steps.segment.shape[0])
 

@@ -33,7 +33,7 @@ import pandas as pd
 import scipy.stats
 from jax.scipy.special import log_ndtr
 
-from carpk._compile import quickly
+from carpk._compile import jit_fast_compile
 from carpk.dataset.arrays import NEVER
 from carpk.population.bound import PopulationModel
 from carpk.population.population import OF_COHORT
@@ -421,7 +421,7 @@ def _scores(bound: PopulationModel, samples: Mapping[str, Any]) -> tuple[np.ndar
             jnp.log(f),
         )
 
-    return tuple(np.asarray(x) for x in quickly(lambda s: jax.lax.map(one, s))(samples))
+    return tuple(np.asarray(x) for x in jit_fast_compile(lambda s: jax.lax.map(one, s))(samples))
 
 
 def _analytes(bound: PopulationModel) -> str:

@@ -259,7 +259,7 @@ FUNCTIONS = {
     "checks.solver": lambda g: ck.checks.solver(g.fit, draws=10),
     "plot.eta_covariates": lambda g: ck.plot.eta_covariates(g.fit),
     "plot.eta_pairs": lambda g: ck.plot.eta_pairs(g.fit),
-    "plot.facts": lambda g: ck.plot.facts(ck.checks.posterior_predictive(g.fit, draws=20)),
+    "plot.summaries": lambda g: ck.plot.summaries(ck.checks.posterior_predictive(g.fit, draws=20)),
     "plot.fit": lambda g: ck.plot.fit(g.fit),
     "plot.individual_fits": lambda g: ck.plot.individual_fits(g.fit, draws=10),
     "plot.prior_posterior": lambda g: ck.plot.prior_posterior(g.fit),
