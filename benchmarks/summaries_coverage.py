@@ -31,7 +31,7 @@ import scipy.stats
 import carpk as ck
 from carpk.dataset.cohort_summaries import METRICS, WITH_ENDS, likelihoods_of
 from carpk.inference.nuts import prior_draws
-from carpk.population.bound import FLOOR, PopulationModel
+from carpk.population.bound import FLOOR, BoundPopulation
 from carpk.population.replicates import simulated_values, with_summaries
 from carpk.population.summaries import (
     CohortSummary,
@@ -110,7 +110,7 @@ def fact_rows(metric: str, n: int, lloq: float = math.nan) -> pd.DataFrame:
     )
 
 
-def scores(bound: PopulationModel, theta: dict, values: np.ndarray, uniform: np.ndarray) -> list:
+def scores(bound: BoundPopulation, theta: dict, values: np.ndarray, uniform: np.ndarray) -> list:
     """Of each summary, the normal scores of its numbers at the truth; nan where censored."""
     likelihood = bound.cohorts["c"]
     output = likelihood.outputs[0]

@@ -96,7 +96,7 @@ def run(
 
 
 def figures(result: Fit, out: Path, name: str, seed: int) -> None:
-    """Predictive bands, published numbers against replicates, posterior against prior."""
+    """Predictive bands, published summaries against replicates, posterior against prior."""
     prior = prior_predictive(result.population, result.data, seed=seed)
     posterior = posterior_predictive(result, seed=seed)
     for kind, figure in {

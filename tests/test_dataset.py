@@ -119,7 +119,7 @@ def test_printing_shows_numbers_provenance_and_notes():
     text = repr(data)
     assert str(data) == text
     for expected in (
-        "2 patients, 3 doses (2 of cells), 4 observations, 4 published statistics",
+        "2 patients, 3 doses (2 of cells), 4 observations, 4 published summaries",
         "transgene [copies/µg]: 4 observations of 2 patients, 25 % below LLOQ",
         "cohort 'flucy': 2 statistics",
         "Doe 2024, Table 2 (licence: CC BY 4.0)",

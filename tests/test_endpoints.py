@@ -135,7 +135,7 @@ class TestSeveralEndpoints:
         assert groups["observed_data"]["host"].size == 8
 
     def test_are_measured_with_their_own_noise(self, bound):
-        f = bound.individual_levels(two_patients(np.array([0.2, 0.35])))
+        f = bound.individual_predictions(two_patients(np.array([0.2, 0.35])))
         ratio = np.log(bound.measured(f, jnp.ones_like(f), THETA) / f)
         a = bound.individual
         assert ratio[a.mask & (a.analyte == 0)] == pytest.approx(0.3)

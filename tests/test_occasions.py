@@ -437,7 +437,7 @@ def test_arms_are_compared_with_the_same_infusions(trial_fit):
 
 @pytest.mark.slow
 def test_the_solver_did_not_change_the_fit(trial_fit):
-    check = ck.checks.solver(trial_fit, draws=20)
+    check = ck.checks.solver_error(trial_fit, draws=20)
     assert check.error.max() < 1e-3
 
 

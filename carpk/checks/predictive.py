@@ -16,9 +16,14 @@ from carpk._late import late
 from carpk.dataset import Dataset
 from carpk.inference.nuts import prior_draws
 from carpk.inference.result import INTERVAL, Fit
-from carpk.population.bound import PopulationModel, cohort_summaries
+from carpk.population.bound import BoundPopulation, cohort_summaries
 from carpk.population.population import Population
-from carpk.population.replicates import cohort_levels, cohort_values, printed_numbers, with_cohorts
+from carpk.population.replicates import (
+    cohort_observations,
+    cohort_values,
+    reported_values,
+    with_cohorts,
+)
 from carpk.population.summaries import CohortSummary
 
 QUANTILES = (0.25, 0.5, 0.75)
@@ -31,21 +36,21 @@ class Predictive:
     Attributes:
         kind: "prior" or "posterior".
         bound: the population model and its data.
-        curves: cohort -> DataArray (draw, quantile, time): quartiles of the measured levels of a
-            replicated cohort, of the fit's first output.
-        summaries: one row per published statistic: observed, and median and 90 % interval of its
+        curves: cohort -> DataArray (draw, quantile, time): quartiles of the measured concentrations
+            of a replicated cohort, of the fit's first output.
+        summaries: one row per published summary: observed, and median and 90 % interval of its
             replicates; `p` is the share of replicates below the observed value.
         observations: DataArray (draw, obs_id) of replicated individual observations, or None.
     """
 
     kind: str
-    bound: PopulationModel
+    bound: BoundPopulation
     curves: Mapping[str, xr.DataArray]
     summaries: pd.DataFrame
     observations: xr.DataArray | None
 
     def plot(self, **kwargs: Any) -> Any:
-        """Bands over the published figures."""
+        """Bands over the published summaries."""
         return late("carpk.plot.predictive")([self], **kwargs)
 
     def __repr__(self) -> str:
@@ -63,7 +68,7 @@ def prior_predictive(
     days: Any = None,
     seed: int = 0,
 ) -> Predictive:
-    """What the priors alone imply for these data. Look before you fit.
+    """Prior predictive check of these data, before any fit.
 
     Args:
         population: the population model.
@@ -80,7 +85,7 @@ def prior_predictive(
 def posterior_predictive(
     fit: Fit, *, draws: int = 300, days: Any = None, seed: int = 0
 ) -> Predictive:
-    """What the posterior implies for data like those fitted; arguments as in `prior_predictive`."""
+    """Posterior predictive check of the fitted data; arguments as in `prior_predictive`."""
     bound = fit.bound
     theta = fit.draws(draws, seed)
     result = _predict("posterior", bound, theta, days, seed)
@@ -90,7 +95,7 @@ def posterior_predictive(
 
 
 def _predict(
-    kind: str, bound: PopulationModel, theta: Mapping[str, Any], days: Any, seed: int
+    kind: str, bound: BoundPopulation, theta: Mapping[str, Any], days: Any, seed: int
 ) -> Predictive:
     curves, rows = {}, []
     rngs = np.random.default_rng(seed).spawn(len(bound.cohorts))
@@ -100,7 +105,7 @@ def _predict(
         grid = np.linspace(0.0, 1.1 * last, 200) if days is None else np.asarray(days, float)
         size = max(f.n for f in summaries)
         sampling = [t for t in bound.data.sampling or () if t >= 0]
-        f = cohort_levels(bound, cohort, theta, grid, size, rng, (bound.output,), once=True)
+        f = cohort_observations(bound, cohort, theta, grid, size, rng, (bound.output,), once=True)
         quartiles = np.nanquantile(f, QUANTILES, axis=1).transpose(1, 0, 2)
         curves[cohort] = xr.DataArray(
             quartiles,
@@ -120,7 +125,7 @@ def _predict(
     return Predictive(kind, bound, curves, table.set_index(["cohort", "statistic"]), None)
 
 
-def all_summaries(bound: PopulationModel, cohort: str) -> list[CohortSummary]:
+def all_summaries(bound: BoundPopulation, cohort: str) -> list[CohortSummary]:
     """Everything published about a cohort that can be compared, fitted or not."""
     return cohort_summaries(bound.data, bound.endpoints, ("fit", "value", "check")).get(cohort, [])
 
@@ -128,13 +133,13 @@ def all_summaries(bound: PopulationModel, cohort: str) -> list[CohortSummary]:
 def _summary_rows(
     cohort: str, summary: CohortSummary, values: np.ndarray, of: str
 ) -> list[tuple[Any, ...]]:
-    """Rows of the table of summaries: each printed number against its replicates, from `values`.
+    """Rows of the table of summaries: each reported value against its replicates, from `values`.
 
     A replicate in which the statistic is not defined (no patient with a half-life, say) is left
     out; with fewer than 20 left the row is.
     """
     rows = []
-    for name, observed, statistic in printed_numbers(summary):
+    for name, observed, statistic in reported_values(summary):
         patients_of = [v[np.isfinite(v)] for v in values]
         with np.errstate(all="ignore"):
             replicate = np.array([statistic(v) for v in patients_of if v.size > 1])
@@ -148,15 +153,15 @@ def _summary_rows(
 
 
 def _replicate_observations(fit: Fit, draws: int, seed: int) -> xr.DataArray:
-    """Measured levels of the same patients at the same times, from posterior draws."""
+    """Measured concentrations of the same patients at the same times, from posterior draws."""
     bound = fit.bound
     a = bound.individual
-    sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, effects=True).items()}
+    sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, random_effects=True).items()}
     size = len(next(iter(sample.values())))
 
     def one(sample: Mapping[str, Any], noise: Any) -> Any:
         params, theta = bound.of_sample(sample)
-        return bound.measured(bound.individual_levels(params), noise, theta)
+        return bound.measured(bound.individual_predictions(params), noise, theta)
 
     (rng,) = np.random.default_rng(seed).spawn(1)
     noise = rng.standard_normal((size, *a.mask.shape))

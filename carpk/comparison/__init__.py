@@ -16,7 +16,7 @@ patients of one draw is variability between patients. The two are never mixed: t
 parameters is V / (V + W), with W the mean variance within draws and V the variance of m_d less the
 part W / n that n virtual patients leave in it.
 
-A published statistic of a cohort (median, geometric mean, mean, count) has no patients behind it.
+A published summary of a cohort (median, geometric mean, mean, count) has no patients behind it.
 Its population value is drawn from its posterior, as `published` says.
 """
 
@@ -39,7 +39,7 @@ from carpk._arviz import netcdf
 from carpk._late import late
 from carpk.comparison import caveats, published
 from carpk.comparison.arms import check_cells, lloq_of, output_of, spec_of, windows_of
-from carpk.comparison.contrasts import TAILS, contrasts, levels_of, population, table_of, usual
+from carpk.comparison.contrasts import TAILS, by_arm_of, contrasts, population, table_of, usual
 from carpk.comparison.outcomes import outcomes_of
 from carpk.comparison.virtual import basis_of, simulated
 from carpk.dataset import Dataset
@@ -63,7 +63,7 @@ class Comparison:
             arms of which draws are uncertainty.
         basis: what the comparison rests on, in words.
         caveats: what to know before using it, a sentence or two each.
-        curves: levels per arm, dims (arm, quantile, time): quantiles over virtual patients, the
+        curves: outputs per arm, dims (arm, quantile, time): quantiles over virtual patients, the
             median draw; None for published cohorts.
         doubt: whether the fit behind it cannot be trusted; a caveat says why.
     """
@@ -107,14 +107,14 @@ class Comparison:
         return pd.DataFrame({key: population(c) for key, c in contrasts(self.data)})
 
     @cached_property
-    def levels(self) -> pd.DataFrame:
+    def by_arm(self) -> pd.DataFrame:
         """Each arm by itself, one row per outcome and arm.
 
         Columns: center (geometric mean over patients, or mean where `contrast` is "difference";
         median over draws), eti90_low and eti90_high over draws, patient_low and patient_high (90 %
         of patients, mean over draws), unit.
         """
-        return levels_of(self.data)
+        return by_arm_of(self.data)
 
     def plot(self, **kwargs: Any) -> Any:
         """Contrasts with their intervals, and the curves of the arms."""
@@ -163,7 +163,7 @@ def compare(
             or a mapping, name -> either. Of published cohorts: metrics, "cmax" or "auc". Left out,
             everything that the source can give.
         reference: arm that the others are compared with; the first unless said otherwise.
-        output: whose levels; what was fitted, or "car_t", or the model's first output.
+        output: the output compared; what was fitted, or "car_t", or the model's first output.
         infusion: which infusion the outcomes belong to: its number, or arm -> number; they reach to
             the next one. None: the first, and everything after it. All arms are followed equally
             long after it, as long as the shortest.
@@ -172,7 +172,7 @@ def compare(
         lloq: level that counts as detectable; of a fit that of its data, where they have one.
         patients: virtual patients per draw.
         draws: of the parameters, 200 unless said otherwise, of a fit or of a structural model with
-            a `posterior`; 4000 of a published statistic. Other structural models have one.
+            a `posterior`; 4000 of a published summary. Other structural models have one.
         seed: same seed, same patients.
 
     The peak is the largest level from one day after the infusion on, so that a dose on its way is
@@ -202,7 +202,7 @@ def compare(
         lloq = lloq_of(source)
     grid, windows, horizon = windows_of(model, specs, infusion, days)
     wanted = outcomes_of(model, output, horizon, lloq, outcomes)
-    if draws is None and (isinstance(source, Fit) or source.posterior is not None):
+    if draws is None and (isinstance(source, Fit) or source.calibration_draws is not None):
         draws = DRAWS
     values, curves, theta, counts = simulated(
         source, specs, wanted, output, grid, windows, patients, draws, seed

@@ -1,4 +1,4 @@
-"""What each arm is given, and over which days it is looked at."""
+"""Arms of a comparison: regimens, covariates and time windows of the outcomes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from carpk.structural import ClosedForm, ODEModel
 FOLLOW_UP = 90.0  # days after the last infusion, unless said otherwise
 GRID = np.concatenate([np.arange(0.0, 28.0, 0.25), np.arange(28.0, FOLLOW_UP + 1)])
 OF_CELLS = ("car_t", "transgene")  # outputs that stay at 0 without an infusion of cells
-PEAK_FROM = 1.0  # day after an infusion from which a level may be the peak: no dose on its way
+PEAK_FROM = (
+    1.0  # day after an infusion from which a concentration may be the peak: no dose on its way
+)
 
 
 class ArmSpec(NamedTuple):
-    """What an arm is given, and what is known of its patients."""
+    """Regimen of an arm and covariates of its patients."""
 
     regimen: Regimen
     covariates: Mapping[str, Any]
@@ -60,7 +62,7 @@ def output_of(source: Any, output: str | None) -> str:
 
 
 def check_cells(specs: Mapping[str, ArmSpec], output: str) -> None:
-    """Refuse an arm without cells where these are what is compared."""
+    """Refuse an arm without cells where cells are compared."""
     for name, spec in specs.items():
         if output in OF_CELLS and not spec.regimen.infusions:
             raise RegimenError(
@@ -132,7 +134,9 @@ def windows_of(
             "`days` that reach further."
         )
     stops = {name: min(starts[name] + horizon, ends[name]) for name in specs}
-    closed = isinstance(model, ClosedForm)  # its level on the day of an infusion has the new cells
+    closed = isinstance(
+        model, ClosedForm
+    )  # its concentration on the day of an infusion has the new cells
     last = {
         name: math.nextafter(stop, -math.inf) if closed else stop for name, stop in stops.items()
     }

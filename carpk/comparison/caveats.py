@@ -26,7 +26,7 @@ DRIVES = 0.1  # share of the variance of a contrast from which a parameter is sa
 NOISY = 0.1  # share of virtual patients' noise in the spread over draws that is worth a sentence
 ROUGH = 0.05  # standard error of a ratio, or of a difference over it, that is worth a sentence
 NEUTROPHILS = "anc"  # output of models that predict the denominator of copies per µg of DNA
-CONDITIONING = ("conditioning", "lymphodepletion")  # what this covariate is called in data sets
+CONDITIONING = ("conditioning", "lymphodepletion")  # names of this covariate in data sets
 
 
 def listing(names: Iterable[Any], most: int = 8) -> str:
@@ -36,7 +36,7 @@ def listing(names: Iterable[Any], most: int = 8) -> str:
 
 
 def _beside_cells(regimen: Regimen) -> pd.DataFrame:
-    """What acts on the patient beside the cells."""
+    """Products of a regimen other than cells."""
     events = [e for e in regimen.events if getattr(e, "unit", "") != CELLS]
     return Regimen(tuple(events)).describe()
 
@@ -44,7 +44,7 @@ def _beside_cells(regimen: Regimen) -> pd.DataFrame:
 def about_arms(
     source: Any, specs: Mapping[str, ArmSpec], reference: str, output: str
 ) -> Iterable[str]:
-    """What differs between the arms beside what is asked."""
+    """Differences between the arms other than the contrast of interest."""
     model = source.population.model if isinstance(source, Fit) else source
     differ = differing({name: spec.covariates for name, spec in specs.items()})
     if isinstance(source, Fit):
@@ -57,7 +57,7 @@ def about_arms(
     drugs = {name: _beside_cells(spec.regimen) for name, spec in specs.items()}
     if isinstance(model, ClosedForm) and any(spec.regimen.drugs for spec in specs.values()):
         yield (
-            f"{model.name!r} is a closed form that does not feel lymphodepletion: its drugs change "
+            f"{model.name!r} is a closed form without a lymphodepletion term: its drugs change "
             "nothing here, and a contrast of 1 is no finding."
         )
     conditioned = any(not d.equals(drugs[reference]) for d in drugs.values()) or any(
@@ -107,7 +107,7 @@ def denominator(output: str, modelled: bool) -> str:
 def about_parameters(
     source: Any, specs: Mapping[str, ArmSpec], theta: Mapping[str, Any], data: xr.Dataset
 ) -> Iterable[str]:
-    """What is known, assumed or only believed of the parameters that the contrasts rest on."""
+    """Sources of the parameters that drive the contrasts: estimated, published or assumed."""
     if isinstance(source, Fit):
         if not source.ok:
             yield f"The fit cannot be trusted: {' '.join(source.verdict.troubles)}"
@@ -138,7 +138,7 @@ def about_parameters(
 def _about_priors(
     fit: Fit, specs: Mapping[str, ArmSpec], theta: Mapping[str, Any], data: xr.Dataset
 ) -> Iterable[str]:
-    """Where the prior drove the answer."""
+    """Contrasts driven by priors."""
     bound = fit.bound
     groups = group(fit.idata, "posterior"), group(fit.idata, "prior")
     designs = [
@@ -186,7 +186,7 @@ def _explained(m: np.ndarray, theta: np.ndarray) -> float:
 def about_extrapolation(
     fit: Fit, specs: Mapping[str, ArmSpec], windows: Mapping[str, Window]
 ) -> Iterable[str]:
-    """Where arms lie outside what was fitted."""
+    """Extrapolation of arms beyond the fitted data."""
     data, model = fit.data, fit.population.model
     doses = data.doses
     most = int(data.infusions.groupby("patient").size().max()) if len(data.infusions) else 1
@@ -234,7 +234,7 @@ def about_extrapolation(
 def about_patients(
     model: ClosedForm | ODEModel, data: xr.Dataset, counts: VirtualPatientCounts
 ) -> Iterable[str]:
-    """Who was left out, whose tumor the equations cannot speak of, and how noisy the means are."""
+    """Failed patients, tumours below one cell, and Monte Carlo error."""
     for name, reasons in counts.failures.items():
         for reason, count in reasons.items():
             yield (

@@ -12,14 +12,14 @@ from carpk.comparison.contrasts import TAILS, quantiles
 from carpk.comparison.outcomes import Outcome, measures
 from carpk.inference.result import Fit
 from carpk.params import Params
-from carpk.simulation import levels_in_blocks, virtual_patients
+from carpk.simulation import simulate_in_blocks, virtual_patients
 from carpk.solver.solve import first_below
 
-BLOCK = 2**23  # levels held in memory at a time
+BLOCK = 2**23  # outputs held in memory at a time
 
 
 class VirtualPatientCounts(NamedTuple):
-    """What went wrong, or beyond the equations, counted in pairs of draw and patient.
+    """Failures and extinctions, counted in pairs of draw and patient.
 
     Attributes:
         failures: arm -> reason -> number.
@@ -50,7 +50,7 @@ def simulated(
     """Outcomes, arm -> name -> (draw, patient); quantiles of the output, arm -> (quantile, time);
     population parameters of each draw; counts.
 
-    Levels are made some draws at a time and forgotten: outcomes and quantiles are kept.
+    Outputs are made some draws at a time and forgotten: outcomes and quantiles are kept.
     """
     model = source.population.model if isinstance(source, Fit) else source
     values, curves = {}, {}
@@ -78,14 +78,14 @@ def simulated(
         each: list[np.ndarray] = []
         failures[name] = {}
         gone = dict.fromkeys((o for o in (output, "tumor") if o in model.one_cell), 0)
-        for part in levels_in_blocks(model, spec.regimen, grid, params, block):
-            levels = {k: np.asarray(v) for k, v in part.levels.items()}
-            parts.append(measure(levels))
-            each.append(np.stack(quantiles(levels[output], (TAILS[0], 0.5, TAILS[1])), axis=1))
+        for part in simulate_in_blocks(model, spec.regimen, grid, params, block):
+            outputs = {k: np.asarray(v) for k, v in part.outputs.items()}
+            parts.append(measure(outputs))
+            each.append(np.stack(quantiles(outputs[output], (TAILS[0], 0.5, TAILS[1])), axis=1))
             for reason, count in part.failures.items():
                 failures[name][reason] = failures[name].get(reason, 0) + count
             for o in gone:
-                gone[o] += int((first_below(levels[o], model.one_cell[o]) < grid.size).sum())
+                gone[o] += int((first_below(outputs[o], model.one_cell[o]) < grid.size).sum())
         values[name] = {o.name: np.concatenate([p[o.name] for p in parts]) for o in wanted}
         curves[name] = np.nanmedian(np.concatenate(each), axis=0)
         for o, count in gone.items():
@@ -110,7 +110,7 @@ def basis_of(
     horizon: float,
     infusion: Any,
 ) -> str:
-    """What the comparison rests on."""
+    """Basis of the comparison, in words."""
     model = source.population.model if isinstance(source, Fit) else source
     size = len(next(iter(theta.values()))) if theta else 1
     if isinstance(source, Fit):

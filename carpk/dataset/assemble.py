@@ -50,7 +50,7 @@ def assemble(
     if "observations" not in read and "summaries" not in read:
         raise DatasetError(
             f"Dataset {name!r}: there are neither observations nor summaries. Pass observations= "
-            "(with doses=) for individual data, summaries= for published statistics, or both."
+            "(with doses=) for individual data, summaries= for published summaries, or both."
         )
     doses_table = read.get("doses") or _empty("doses", validate.DOSES, name)
     seen_table = read.get("observations") or _empty("observations", validate.OBSERVATIONS, name)
@@ -61,8 +61,8 @@ def assemble(
         for entry in table.columns.get("analyte", [])
     ]
     if lenient:
-        _leave_out_strangers(settings, named)
-    settings.refuse_strangers(named)
+        _drop_unused_settings(settings, named)
+    settings.reject_unknown_analytes(named)
     doses = validate.read_doses(doses_table, settings)
     observations = validate.read_observations(seen_table, settings)
     summaries = cohort_summaries.read_summaries(summaries_table, settings)
@@ -78,7 +78,7 @@ def assemble(
             )
     if observations.empty and summaries.empty:
         raise DatasetError(
-            f"Dataset {name!r}: there are neither observations nor published statistics. Add rows "
+            f"Dataset {name!r}: there are neither observations nor published summaries. Add rows "
             "to one of the two tables."
         )
     cohorts_table = read.get("cohorts") or _empty("cohorts", ["cohort"], name)
@@ -107,7 +107,7 @@ def _empty(label: str, columns: Sequence[str], name: str) -> Table:
     return Table(label, {column: [] for column in columns}, [], name)
 
 
-def _leave_out_strangers(settings: Settings, named: Sequence[str]) -> None:
+def _drop_unused_settings(settings: Settings, named: Sequence[str]) -> None:
     """about.toml may describe assays of which the folder holds no data; say which."""
     for what, given in (("unit", settings.units), ("LLOQ", settings.lloq)):
         if isinstance(given, dict):

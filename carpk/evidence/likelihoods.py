@@ -1,4 +1,4 @@
-"""The likelihood of one published fact, by its kind: pure functions of a figure and of an arm."""
+"""Likelihood of a reported result by its kind: pure functions of a result and of an arm."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def up_to(result: ReportedResult, arm: ArmPrediction) -> Any:
 
 
 def linked_count(result: ReportedResult, arm: ArmPrediction) -> Any:
-    """`value` of n had the outcome, whose logit is base + slope * effect."""
+    """`value` of n had the outcome, with logit base + slope * effect."""
     logit = arm.base + arm.slope * arm.effect
     log_yes, log_no = (jsp.logsumexp(jax.nn.log_sigmoid(x), b=arm.share) for x in (logit, -logit))
     return _log_binomial(result.value, result.n, log_yes, log_no)
@@ -135,6 +135,6 @@ SLOPES = {
     "odds_ratio": "slope_response",
     "persistence": "slope_persistence",
 }
-SIZED = ("median_fold", "up_to")  # whose n sets the shape of the computation
+SIZED = ("median_fold", "up_to")  # n sets the shape of the computation
 COUNTS = ("expanded", "some_expanded", "detectable", "response")
 RATIOS = ("odds_ratio", "persistence")

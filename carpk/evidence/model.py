@@ -66,7 +66,7 @@ class Model(NamedTuple):
     # What `judge` asks of a bound population model.
     at_reference: Mapping[str, float] = {}
     individual: None = None
-    random: RandomEffects = RandomEffects({})
+    random_effects: RandomEffects = RandomEffects({})
 
     @property
     def parameters(self) -> dict[str, PopulationParameter]:
@@ -82,7 +82,7 @@ class Model(NamedTuple):
         return found
 
     def data(self) -> dict[str, np.ndarray]:
-        """What `numpyro_model` takes, shape (row,): value, p and weight, 1 if it is not given."""
+        """Input of `numpyro_model`, shape (row,): value, p and weight, 1 if it is not given."""
         t = self.table
         columns = {"value": t["value"], "p": t["p"], "weight": t["weight"].fillna(1.0)}
         return {name: column.to_numpy() for name, column in columns.items()}

@@ -1,4 +1,4 @@
-"""A run of NUTS that mends what more draws or smaller steps can mend, before anybody complains.
+"""A run of NUTS with automatic remedies: more draws, or smaller steps.
 
 After the planned draws of `Nuts`, a fit asks two questions.
 
@@ -36,7 +36,7 @@ NEARER = 4  # times nearer to an acceptance of 1 in the second run
 APART = 1.5  # R-hat of chains that are not merely slow, if it does not fall
 FALLEN = 0.9  # (R-hat - 1) over that of the round before, above which it has not fallen
 PROBABILITIES = (0.05, 0.5, 0.95)  # of the quantiles in which two runs are compared
-LEVEL = 0.01  # of that comparison, over all quantities
+FALSE_ALARM = 0.01  # of that comparison, over all quantities
 
 
 def counted(where: str, *, draws: int, max_draws: int | None, **others: int) -> dict[str, int]:
@@ -260,7 +260,7 @@ def distances(*runs: xr.Dataset) -> tuple[dict[str, float], float]:
             away = abs(value[0][name] - value[1][name])
             both = math.hypot(error[0][name], error[1][name])
             z[name] = max(z.get(name, 0.0), _ratio(away, both))
-    return z, float(scipy.stats.norm.isf(LEVEL / 2 / ((1 + len(PROBABILITIES)) * len(z))))
+    return z, float(scipy.stats.norm.isf(FALSE_ALARM / 2 / ((1 + len(PROBABILITIES)) * len(z))))
 
 
 def _ratio(away: float, error: float) -> float:

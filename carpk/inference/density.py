@@ -35,8 +35,8 @@ from jax.scipy.linalg import solve_triangular
 from numpyro.distributions import biject_to
 
 from carpk.assay.residual import LN_SQRT_2PI
-from carpk.population.bound import PopulationModel
-from carpk.population.population import OF_COHORT
+from carpk.population.bound import BoundPopulation
+from carpk.population.population import COHORT_INDEX
 from carpk.population.random_effects import COHORT, PATIENT, eta_name, omega_name
 
 JUMPS = 4  # Metropolis steps of a patient after each of NUTS
@@ -163,7 +163,7 @@ class LogDensity:
         cohorts: from `cohorts_at`; without it, cohorts' effects are non-centred.
     """
 
-    bound: PopulationModel
+    bound: BoundPopulation
     cohorts: Cohorts | None = None
 
     # -- population parameters ----------------------------------------------------------------
@@ -173,7 +173,7 @@ class LogDensity:
         """Everything among the outer coordinates, in their order."""
         priors = dict(self.bound.priors)
         size = len(self.bound.clusters)
-        for name in self.bound.population.random.at(COHORT):
+        for name in self.bound.population.random_effects.at(COHORT):
             priors[eta_name(name, COHORT)] = dist.Normal(0.0, 1.0).expand((size,)).to_event(1)
         sites, start = [], 0
         for name, prior in priors.items():
@@ -197,7 +197,9 @@ class LogDensity:
     def inner(self) -> int:
         """m, the length of a patient's random effects; 0 without individual patients."""
         bound = self.bound
-        return 0 if bound.individual is None else bound.population.random.size(bound.infusions)
+        return (
+            0 if bound.individual is None else bound.population.random_effects.size(bound.infusions)
+        )
 
     @property
     def patients(self) -> int:
@@ -206,7 +208,7 @@ class LogDensity:
     @property
     def width(self) -> int:
         """c, the number of a patient's coordinates."""
-        own = len(self.bound.random.at(PATIENT))
+        own = len(self.bound.random_effects.at(PATIENT))
         return len(self.bound.population.estimated) + self.inner - own
 
     def theta(self, u: Any) -> dict[str, Any]:
@@ -218,7 +220,7 @@ class LogDensity:
         theta = {
             site.name: site.transform(u[site.place].reshape(site.shape)) for site in self.sites
         }
-        names = self.bound.random.at(COHORT)
+        names = self.bound.random_effects.at(COHORT)
         if not names:
             return theta, jnp.zeros(())
         lower, ahead = self._cohorts_step(theta)
@@ -231,7 +233,7 @@ class LogDensity:
     def outer_of(self, theta: Mapping[str, Any]) -> Any:
         """The inverse of `theta`."""
         theta = {k: jnp.asarray(x, float) for k, x in theta.items()}
-        names = self.bound.random.at(COHORT)
+        names = self.bound.random_effects.at(COHORT)
         if names:
             lower, ahead = self._cohorts_step(theta)
             z = [theta[eta_name(n, COHORT)] / theta[omega_name(n, COHORT)] for n in names]
@@ -246,7 +248,7 @@ class LogDensity:
         Returns:
             The factor of their precision, entry by entry, (C,), and the mode times that, k of (C,).
         """
-        names, cohorts = self.bound.random.at(COHORT), self.cohorts or self.no_cohorts
+        names, cohorts = self.bound.random_effects.at(COHORT), self.cohorts or self.no_cohorts
         k, known = range(len(names)), self.cohort_information(theta, cohorts)
         sds = [theta[omega_name(name, COHORT)] for name in names]
         typical = [self.on_scale(name, theta[name]) for name in names]
@@ -271,13 +273,13 @@ class LogDensity:
         by_z = every[:, :k, k:] @ factor
         precision = jnp.eye(self.inner) + factor.T @ every[:, k:, k:] @ factor
         lost = by_z @ jnp.linalg.solve(precision, by_z.transpose(0, 2, 1))
-        place = self.bound.patient_design[OF_COHORT]
+        place = self.bound.patient_design[COHORT_INDEX]
         return jnp.asarray(cohorts.others).at[place].add(every[:, :k, :k] - lost)
 
     @property
     def no_cohorts(self) -> Cohorts:
         """Zero information on the cohorts' effects."""
-        k, size = len(self.bound.random.at(COHORT)), len(self.bound.clusters)
+        k, size = len(self.bound.random_effects.at(COHORT)), len(self.bound.clusters)
         outputs = 0 if self.bound.individual is None else len(self.bound.individual.analytes)
         patients = np.zeros((outputs, self.patients, k + self.inner, k + self.inner))
         return Cohorts(np.zeros((k, size)), patients, np.ones(outputs), np.zeros((size, k, k)))
@@ -292,7 +294,7 @@ class LogDensity:
             covariance: of the outer coordinates around it, (n, n).
             conditional: of the patients there.
         """
-        names, theta = self.bound.random.at(COHORT), self.theta(jnp.asarray(u))
+        names, theta = self.bound.random_effects.at(COHORT), self.theta(jnp.asarray(u))
         at, cohorts = {site.name: site.place for site in self.sites}, self.no_cohorts
         place = np.array([np.arange(u.size)[at[eta_name(name, COHORT)]] for name in names])
         sd = np.array([theta[omega_name(name, COHORT)] for name in names])
@@ -305,16 +307,16 @@ class LogDensity:
         peak = typical[:, None] + sd[:, None] * (z + np.einsum("cij,cj->ic", vectors, ahead))
         cohorts = cohorts._replace(peak=peak)
         if conditional is not None:
-            estimated, scale = (
+            estimated, curvature = (
                 self.bound.population.estimated,
                 np.asarray(conditional.curvature_at_mode),
             )
             rows = [*(estimated.index(name) for name in names), *self.random_effect_index]
             first = np.asarray(conditional.expansion.first)[rows]
-            analyte = np.arange(scale.size)[:, None, None] == self.bound.individual.analyte
+            analyte = np.arange(curvature.size)[:, None, None] == self.bound.individual.analyte
             weight = np.where(analyte, conditional.weight, 0.0)
             information = np.einsum("ipt,opt,jpt->opij", first, weight, first)
-            cohorts = cohorts._replace(patients=information, curvature_at_mode=scale)
+            cohorts = cohorts._replace(patients=information, curvature_at_mode=curvature)
         known = known / (sd[:, None] * sd) - np.asarray(self.cohort_information(theta, cohorts))
         values, vectors = np.linalg.eigh(known)
         others = np.einsum("cij,cj,ckj->cik", vectors, np.maximum(values, 0.0), vectors)
@@ -323,7 +325,7 @@ class LogDensity:
     def cohorts_held(self, u: np.ndarray) -> np.ndarray:
         """1 - shrinkage of each cohort's effects, 0 to 1, (C,)."""
         theta = self.theta(jnp.asarray(u))
-        sd = np.array([theta[omega_name(n, COHORT)] for n in self.bound.random.at(COHORT)])
+        sd = np.array([theta[omega_name(n, COHORT)] for n in self.bound.random_effects.at(COHORT)])
         known = np.asarray(self.cohort_information(theta, self.cohorts or self.no_cohorts))
         left = np.linalg.inv(np.eye(sd.size) + known * (sd[:, None] * sd))
         return 1 - np.trace(left, axis1=1, axis2=2) / sd.size
@@ -355,12 +357,12 @@ class LogDensity:
 
     def factor(self, theta: Mapping[str, Any]) -> Any:
         """L, (m, m)."""
-        return self.bound.population.random.factor(theta, self.bound.infusions)
+        return self.bound.population.random_effects.factor(theta, self.bound.infusions)
 
     @cached_property
     def random_effect_index(self) -> tuple[int, ...]:
         """Indices of the patients' coordinates with a random effect, in the order of b, (m,)."""
-        names, effects = self.bound.population.estimated, self.bound.random
+        names, effects = self.bound.population.estimated, self.bound.random_effects
         by_infusion = self.inner - len(effects.at(PATIENT))
         own = [names.index(name) for name in effects.at(PATIENT)]
         return *own, *range(len(names), len(names) + by_infusion)
@@ -370,7 +372,7 @@ class LogDensity:
 
         The estimated parameters on the estimation scale, then deviations of single infusions.
         """
-        own = len(self.bound.random.at(PATIENT))
+        own = len(self.bound.random_effects.at(PATIENT))
         place = np.zeros((own, mu.shape[1]))
         place[np.arange(own), self.random_effect_index[:own]] = 1.0
         return jnp.concatenate([mu + b[:, :own] @ place, b[:, own:]], axis=1)
@@ -383,14 +385,14 @@ class LogDensity:
         design = bound.patient_design
         own = [name for name in bound.population.model.params.covariates() if name in design]
         phi |= {name: design[name][..., 0] for name in own}
-        none = jnp.zeros((self.patients, len(bound.random.at(PATIENT))))
+        none = jnp.zeros((self.patients, len(bound.random_effects.at(PATIENT))))
         b = jnp.concatenate([none, c[:, len(names) :]], axis=1)
-        f = bound.individual_levels(bound.patient_params(phi, b, bound.infusions))
+        f = bound.individual_predictions(bound.patient_params(phi, b, bound.infusions))
         return jnp.log(jnp.where(bound.individual.mask, f, 1.0))
 
     def log_likelihoods(self, log_f: Any, theta: Mapping[str, Any]) -> Any:
         """ln likelihood of each observation, (P, T)."""
-        return self.bound.level_log_likelihoods(jnp.exp(log_f), theta)
+        return self.bound.prediction_log_likelihoods(jnp.exp(log_f), theta)
 
     def curvature(self, theta: Mapping[str, Any]) -> Any:
         """Curvature of the ln likelihood at observation = prediction, by ln prediction, (O,)."""
@@ -398,15 +400,17 @@ class LogDensity:
         each = []
         for o, analyte in enumerate(a.analytes):
             here = np.asarray(a.mask) & (np.asarray(a.analyte) == o)
-            level = jnp.exp(jnp.sum(jnp.where(here, jnp.log(a.value), 0.0)) / max(here.sum(), 1))
+            prediction = jnp.exp(
+                jnp.sum(jnp.where(here, jnp.log(a.value), 0.0)) / max(here.sum(), 1)
+            )
             output = bound.endpoints[analyte]
             residual = bound.population.residual_of(output)
             own = bound.population.residual_theta(theta, output)
 
             def log_prob(
-                x: Any, level: Any = level, residual: Any = residual, own: Any = own
+                x: Any, prediction: Any = prediction, residual: Any = residual, own: Any = own
             ) -> Any:
-                return residual.log_prob(level, level * jnp.exp(x), own)
+                return residual.log_prob(prediction, prediction * jnp.exp(x), own)
 
             each.append(jnp.maximum(-with_derivatives(log_prob, jnp.zeros(()))[2], 1e-12))
         return jnp.stack(each)
@@ -549,9 +553,9 @@ class LogDensity:
         Typical values of parameters that vary between patients, and their omegas. None where
         published summaries or cohorts' effects depend on them too.
         """
-        if self.bound.cohorts or self.bound.random.at(COHORT):
+        if self.bound.cohorts or self.bound.random_effects.at(COHORT):
             return ()
-        names = self.bound.random.at(PATIENT)
+        names = self.bound.random_effects.at(PATIENT)
         free = {*names, *(omega_name(name) for name in names)}
         return tuple(site for site in self.sites if site.name in free)
 
@@ -578,7 +582,7 @@ class LogDensity:
         mixes badly where data say little of a patient (ASIS; Yu & Meng 2011,
         doi:10.1198/jcgs.2011.203main).
         """
-        names = self.bound.random.at(PATIENT)
+        names = self.bound.random_effects.at(PATIENT)
         own = np.array(self.random_effect_index[: len(names)])
         place = jnp.array([site.place.start for site in self.free])
         theta = self.theta(u)
@@ -616,7 +620,7 @@ class LogDensity:
 
     def named(self, theta: Mapping[str, Any], b: Any) -> dict[str, Any]:
         """Population parameters, and random effects (..., P, m) by name."""
-        return {**theta, **self.bound.population.random.named(b, self.bound.infusions)}
+        return {**theta, **self.bound.population.random_effects.named(b, self.bound.infusions)}
 
 
 def log_normal(z: Any) -> Any:

@@ -4,7 +4,7 @@ fit = ck.fit(pop, data, seed=1)             # NUTS: the reference
 fit = ck.fit(pop, data, method="laplace")   # random effects integrated out: the first look
 fit                # first line: can it be trusted, and why
 fit.summary()      # typical values, 90 % equal-tailed intervals, spread between patients
-fit.effects()      # every patient's random effects, and their shrinkage
+fit.random_effects()      # every patient's random effects, and their shrinkage
 fit.save("fit.nc")
 """
 
@@ -40,7 +40,7 @@ from carpk.inference.starts import (
     prior_draws_unconstrained,
 )
 from carpk.inference.storage import DRAWN_BY, data_hash, encode_population, identity, version_of
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.population.population import Population
 from carpk.population.random_effects import COHORT, PATIENT
 
@@ -105,7 +105,7 @@ def fit(
 
 
 def fit_bound(
-    bound: PopulationModel,
+    bound: BoundPopulation,
     settings: Mapping[str, Any],
     *,
     folder: str | Path | None = None,
@@ -139,7 +139,7 @@ def fit_bound(
 
 
 def _fit_bound(
-    bound: PopulationModel,
+    bound: BoundPopulation,
     settings: dict[str, Any],
     blocks: Blocks | None,
     label: str,
@@ -268,7 +268,7 @@ def from_mode(compiled: CompiledDensity, mode: Mode, settings: Mapping[str, Any]
 def described(compiled: CompiledDensity, mode: Mode) -> dict[str, Any]:
     """Diagnostics of a mode, as a file keeps them."""
     held = {PATIENT: mode.held.tolist()} if mode.held.size else {}
-    if compiled.density.bound.shared:
+    if compiled.density.bound.cohort_effects:
         held[COHORT] = compiled.density.cohorts_held(mode.u).tolist()
     return {
         "mode": {

@@ -376,8 +376,8 @@ def _regression(old: Conditional, poor: np.ndarray, points: Weighted) -> Conditi
     def mean(x: np.ndarray) -> np.ndarray:
         return np.einsum("np,np...->p...", weight, x)
 
-    at, level = mean(c), mean(log_f)
-    away, rise = c - at, log_f - level
+    at, mean_log_f = mean(c), mean(log_f)
+    away, rise = c - at, log_f - mean_log_f
     spread = np.einsum("np,npi,npj->pij", weight, away, away)
     spread += 1e-9 * np.eye(at.shape[1])
     first = np.linalg.solve(spread, np.einsum("np,npi,npt->pit", weight, away, rise))
@@ -385,7 +385,7 @@ def _regression(old: Conditional, poor: np.ndarray, points: Weighted) -> Conditi
     information = mean(np.maximum(-bent, 0.0))
     shrunk = 1 / (1 + information * left)
     expansion = LogPredictionExpansion(
-        at, level, first.transpose(1, 0, 2), np.zeros_like(old.expansion.second)
+        at, mean_log_f, first.transpose(1, 0, 2), np.zeros_like(old.expansion.second)
     )
 
     new = Conditional(expansion, mean(slope) * shrunk, information * shrunk, old.curvature_at_mode)

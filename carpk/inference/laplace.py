@@ -397,7 +397,7 @@ class CompiledDensity:
         )
 
     def with_values(self, values: Any) -> CompiledDensity:
-        """The same compiled functions with other values."""
+        """A copy with other values, sharing the compiled functions."""
         other = copy.copy(self)
         other.values, other.density = values, self.of(values)
         return other

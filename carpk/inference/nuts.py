@@ -136,7 +136,7 @@ class ChainDraws(NamedTuple):
 
 
 class Nuts:
-    """NumPyro's kernel for one target; its runs share what is compiled.
+    """NumPyro's kernel for one target; its runs share the compiled code.
 
     Args:
         target: log density to sample.
@@ -222,7 +222,7 @@ class Chain:
 
 
 class Run:
-    """Chains that can be continued: a round after the other, with what they have adapted to.
+    """Chains that can be continued round by round, with their adapted step size and metric.
 
     Attributes:
         rounds: how many were asked for.
@@ -385,7 +385,7 @@ def one_chain_each(
 def in_threads(
     run: Callable[[int], Any], size: int, label: str = "", progress: bool = False
 ) -> list[Any]:
-    """run(0), run(1), ... side by side; what they compile alike is compiled once."""
+    """run(0), run(1), ... in threads; equal functions are compiled once."""
     bar = Progress(size, label, progress, "data sets")
 
     def counted(i: int) -> Any:

@@ -52,13 +52,13 @@ class Ridge(NamedTuple):
     Attributes:
         along: q, (n,).
         knots: t of the traced points, (k,).
-        level, slope: of the line that the spline follows before the first knot, (n,).
+        offset, slope: of the line that the spline follows before the first knot, (n,).
         cubes: factors of max(t - knot, 0)³, (k, n).
     """
 
     along: Any
     knots: Any
-    level: Any
+    offset: Any
     slope: Any
     cubes: Any
 
@@ -66,15 +66,15 @@ class Ridge(NamedTuple):
     def through(cls, along: np.ndarray, t: np.ndarray, curve: np.ndarray) -> Ridge:
         """The spline through c at t (k,), ascending; c (k, n)."""
         spline = CubicSpline(t, curve - np.outer(t, along), bc_type="natural")
-        third, _, slope, level = spline.c
+        third, _, slope, offset = spline.c
         nothing = np.zeros((1, along.size))
         cubes = np.diff(np.concatenate([nothing, third, nothing]), axis=0)
-        return cls(along, t, level[0] - slope[0] * t[0], slope[0], cubes)
+        return cls(along, t, offset[0] - slope[0] * t[0], slope[0], cubes)
 
     def ahead(self, t: Any) -> Any:
         """c(t) - q t, (n,)."""
         x = t - self.knots
-        return self.level + self.slope * t + ((x > 0) * x**3) @ self.cubes
+        return self.offset + self.slope * t + ((x > 0) * x**3) @ self.cubes
 
     def rate(self, t: Any) -> Any:
         """Its derivative."""

@@ -14,7 +14,7 @@ from carpk._compile import jit_fast_compile
 from carpk.inference.density import LogDensity
 from carpk.inference.laplace import CompiledDensity, Descent, Mode
 from carpk.inference.nuts import in_threads, prior_draws
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.population.parameters import Kind
 from carpk.verdict.modes import DECREMENT
 
@@ -86,7 +86,7 @@ def exchanges(compiled: CompiledDensity, mode: Mode, spread: np.ndarray) -> list
     return [u for u, x in zip(starts, values, strict=True) if mode.log_density - x < HOPELESS]
 
 
-def exchangeable(bound: PopulationModel) -> list[tuple[tuple[str, str], ...]]:
+def exchangeable(bound: BoundPopulation) -> list[tuple[tuple[str, str], ...]]:
     """Pairs of estimated parameters of one unit and range; at most one pair of each unit."""
     info = bound.population.model.params.info()
     kinds: dict[Any, list[str]] = {}
@@ -98,7 +98,7 @@ def exchangeable(bound: PopulationModel) -> list[tuple[tuple[str, str], ...]]:
 
 
 def exchanged(
-    bound: PopulationModel, theta: Mapping[str, Any], pairs: Sequence[tuple[str, str]]
+    bound: BoundPopulation, theta: Mapping[str, Any], pairs: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     """Values of population parameters after exchanging these, with their omegas and effects."""
     other = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
@@ -125,7 +125,7 @@ def around_cohorts(
         spread: prior SDs of the outer coordinates.
     """
     density = compiled.density
-    if not density.bound.shared:
+    if not density.bound.cohort_effects:
         return compiled, list(found)
     best = found[0]
     cohorts = density.cohorts_at(best.u, best.covariance, best.conditional)

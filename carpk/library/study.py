@@ -1,8 +1,8 @@
-"""Studies: the arms of a trial, what was published of them, and where every figure comes from.
+"""Studies: arms of a trial, published summaries and their sources.
 
 A study is a folder: `about.toml` (citation, registration, licence, sources, how figures were
 obtained, caveats, sampling days), `arms.toml` (lymphodepletion and infusion recipe per arm),
-`facts.csv` and `cohorts.csv` (published cohort figures), and `patients.csv`, `doses.csv` and
+`facts.csv` and `cohorts.csv` (published summaries), and `patients.csv`, `doses.csv` and
 `observations.csv` where patients' data are public.
 """
 
@@ -31,7 +31,7 @@ CELLS_KEYS = ("day", "amount", "per", "product", "source")
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm of a study: who, and what they were given.
+    """One arm of a study: patients and treatment.
 
     Attributes:
         name: as in `arms.toml`.
@@ -85,14 +85,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """A trial: its arms, its published figures and where each comes from; prints provenance.
+    """A trial: its arms and published summaries with sources; prints provenance.
 
     Attributes:
         name: the folder's name.
         title: one line.
         about: `about.toml` as it is: citation, sources, licence, how figures were obtained, ...
         arms: name -> `Arm`.
-        summaries: one row per published figure; `use` says what a fit does with it: "fit" (value
+        summaries: one row per published summary; `use` says what a fit does with it: "fit" (value
             and interval enter the likelihood), "value" (only the value does), "check" (compared
             after
             the fit), "no" (kept for the record); `note` says why.
@@ -118,7 +118,7 @@ class Study:
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        """What to know before using the figures: the study's own caveats, and what was assumed."""
+        """Caveats of the figures: the study's own, and assumptions."""
         found = [" ".join(str(caveat).split()) for caveat in self.about.get("caveats", ())]
         if str(self.sampling.get("provenance", "")).startswith("assumed"):
             found.append(f"Sampling days are {self.sampling['provenance']}.")

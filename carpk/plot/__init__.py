@@ -1,4 +1,4 @@
-"""Every figure. Levels are on a log10 axis; bands say what they are in the legend."""
+"""Figures. Concentrations are on a log10 axis; the legend names the bands."""
 
 from carpk.plot.calibration import sbc
 from carpk.plot.diagnostics import eta_covariates, eta_pairs, gof, npde, vpc

@@ -1,4 +1,4 @@
-"""Data simulated in the shape of what was measured: the same patients, days and printed statistics.
+"""Data simulated in the shape of what was measured: the same patients, days and summaries.
 
 `checks` compares them with the data, and fits them again; `information` takes the spread of their
 scores.
@@ -18,18 +18,18 @@ from carpk import nca
 from carpk._compile import stacked
 from carpk.dataset.cohort_summaries import CONFIDENCE, METRICS, WITH_ENDS, percent_of
 from carpk.params import Params
-from carpk.population.bound import FLOOR, PopulationModel
+from carpk.population.bound import FLOOR, BoundPopulation
 from carpk.population.predict import chosen
 from carpk.population.random_effects import COHORT, eta_name, omega_name
 from carpk.population.summaries import CohortLikelihood, CohortSummary, end_ranks, t_quantile
 
 
 def with_cohorts(
-    bound: PopulationModel, theta: Mapping[str, np.ndarray], seed: int
+    bound: BoundPopulation, theta: Mapping[str, np.ndarray], seed: int
 ) -> dict[str, np.ndarray]:
     """Population parameters, name -> (draw, ...), with effects of cohorts drawn for each."""
     rng, out = np.random.default_rng(seed), dict(theta)
-    for name in bound.random.at(COHORT):
+    for name in bound.random_effects.at(COHORT):
         omega = np.asarray(theta[omega_name(name, COHORT)])
         scores = rng.standard_normal((len(omega), len(bound.clusters)))
         out[eta_name(name, COHORT)] = omega[:, None] * scores
@@ -37,21 +37,21 @@ def with_cohorts(
 
 
 def simulated_values(
-    bound: PopulationModel, theta: Mapping[str, np.ndarray], seed: int
+    bound: BoundPopulation, theta: Mapping[str, np.ndarray], seed: int
 ) -> dict[str, np.ndarray]:
     """Values in place of the data's: (simulation, row, 4) per cohort; observations (.., P, T)."""
     return simulated(bound, theta, seed)[0]
 
 
 def simulated(
-    bound: PopulationModel, theta: Mapping[str, np.ndarray], seed: int
+    bound: BoundPopulation, theta: Mapping[str, np.ndarray], seed: int
 ) -> tuple[dict[str, np.ndarray], Params | None]:
     """`simulated_values`, and the individual patients behind them, leaves (simulation, P, K)."""
     values: dict[str, np.ndarray] = {}
     *rngs, of_people = np.random.default_rng(seed).spawn(len(bound.cohorts) + 1)
     for rng, (cohort, likelihood) in zip(rngs, bound.cohorts.items(), strict=True):
         rows = [
-            _printed_again(summary, x)
+            _replicated(summary, x)
             for summary, x in cohort_values(
                 bound, cohort, theta, likelihood.summaries, likelihood.sampling, rng
             )
@@ -66,18 +66,18 @@ def simulated(
 
 
 def new_people(
-    bound: PopulationModel, theta: Mapping[str, Any], rng: np.random.Generator
+    bound: BoundPopulation, theta: Mapping[str, Any], rng: np.random.Generator
 ) -> tuple[np.ndarray, Params]:
-    """New patients in place of the data's: measured levels (simulation, P, T), and parameters.
+    """New patients in place of the data's: observations (simulation, P, T), and parameters.
 
     Each has the covariates, doses and sampling days of one of the real patients, but random effects
-    and residuals of its own. Levels below the LLOQ are as they are; padding is NaN. Leaves of the
-    parameters (simulation, P, K).
+    and residuals of its own. Observations below the LLOQ are as they are; padding is NaN. Leaves of
+    the parameters (simulation, P, K).
     """
     mask = bound.individual.mask
-    shape = (len(bound.patients), bound.drawn_infusions, len(bound.random.columns))
+    shape = (len(bound.patients), bound.drawn_infusions, len(bound.random_effects.columns))
     each = [
-        bound.new_levels(
+        bound.new_observations(
             {k: v[i] for k, v in theta.items()},
             rng.standard_normal(shape),
             rng.standard_normal(mask.shape),
@@ -88,16 +88,16 @@ def new_people(
     return np.where(mask, y, np.nan), params
 
 
-def _as_measured(bound: PopulationModel, y: np.ndarray) -> dict[str, np.ndarray]:
-    """Levels as a data set holds them: the LLOQ in place of what lies below."""
+def _as_measured(bound: BoundPopulation, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Observations as a data set holds them: the LLOQ in place of what lies below."""
     a = bound.individual
     censored = (y < a.lloq) & a.mask
     value = np.where(a.mask, np.maximum(y, a.lloq), 1.0)
     return {"value": value, "censored": censored.astype(int)}
 
 
-def with_values(bound: PopulationModel, values: Mapping[str, Any]) -> PopulationModel:
-    """The same population model with other values in place of the data's."""
+def with_values(bound: BoundPopulation, values: Mapping[str, Any]) -> BoundPopulation:
+    """A copy with other values in place of the data's."""
     cohorts = {name: with_summaries(one, values[name]) for name, one in bound.cohorts.items()}
     individual = bound.individual
     if individual is not None:
@@ -108,7 +108,7 @@ def with_values(bound: PopulationModel, values: Mapping[str, Any]) -> Population
 
 
 def with_summaries(likelihood: CohortLikelihood, values: Any) -> CohortLikelihood:
-    """The likelihood of a cohort with other printed numbers in place of its own, (summary, 4)."""
+    """The likelihood of a cohort with other reported values in place of its own, (summary, 4)."""
     summaries = tuple(
         summary._replace(value=v[0], low=v[1], high=v[2], spread=v[3])
         for summary, v in zip(likelihood.summaries, values, strict=True)
@@ -117,7 +117,7 @@ def with_summaries(likelihood: CohortLikelihood, values: Any) -> CohortLikelihoo
 
 
 def cohort_values(
-    bound: PopulationModel,
+    bound: BoundPopulation,
     cohort: str,
     theta: Mapping[str, Any],
     summaries: Sequence[CohortSummary],
@@ -131,27 +131,27 @@ def cohort_values(
     """
     outputs = tuple(dict.fromkeys(summary.output for summary in summaries))
     sampled = np.asarray(sampling, float)
-    level_days = [
+    days_of_levels = [
         np.unique(
             [f.time for f in summaries if f.output == o and f.metric in ("level", "detectable")]
         )
         for o in outputs
     ]
-    each = [np.concatenate([days, sampled]) for days in level_days]
+    each = [np.concatenate([days, sampled]) for days in days_of_levels]
     which = np.repeat(np.arange(len(outputs)), [len(days) for days in each])
     size = max(summary.n for summary in summaries)
-    y = cohort_levels(bound, cohort, theta, np.concatenate(each), size, rng, outputs, which)
+    y = cohort_observations(bound, cohort, theta, np.concatenate(each), size, rng, outputs, which)
     found = []
     for summary in summaries:
         i = outputs.index(summary.output)
-        at_levels, at_samples = np.split(y[:, :, which == i], [len(level_days[i])], axis=2)
-        x = patient_values(summary, level_days[i], at_levels, sampled, at_samples)
+        at_levels, at_samples = np.split(y[:, :, which == i], [len(days_of_levels[i])], axis=2)
+        x = patient_values(summary, days_of_levels[i], at_levels, sampled, at_samples)
         found.append((summary, None if x is None else x[:, : summary.n]))
     return found
 
 
-def cohort_levels(
-    bound: PopulationModel,
+def cohort_observations(
+    bound: BoundPopulation,
     cohort: str,
     theta: Mapping[str, Any],
     days: np.ndarray,
@@ -162,7 +162,7 @@ def cohort_levels(
     *,
     once: bool = False,
 ) -> np.ndarray:
-    """Measured levels of replicated cohorts at `days`, (draw, patient, day).
+    """Simulated observations of replicated cohorts at `days`, (draw, patient, day).
 
     Args:
         outputs: the model's outputs, of which `which` is measured on each day.
@@ -170,11 +170,11 @@ def cohort_levels(
     """
     design = bound.cohort_design[cohort]
     which = np.zeros(len(days), int) if which is None else which
-    levels = bound.cohort_predictor(cohort, days, outputs=outputs, which=which)
+    predictor = bound.cohort_predictor(cohort, days, outputs=outputs, which=which)
     draws, infusions = len(next(iter(theta.values()))), bound.cohort_infusions(cohort)
 
     def one(theta: Mapping[str, Any], z: Any, noise: Any) -> Any:
-        f = jnp.maximum(levels(bound.params_from_scores(theta, design, z)), FLOOR)
+        f = jnp.maximum(predictor(bound.params_from_scores(theta, design, z)), FLOOR)
         measured = [
             bound.population.residual_of(o).sample(
                 noise, f, bound.population.residual_theta(theta, o)
@@ -184,21 +184,21 @@ def cohort_levels(
         return chosen(measured, which)
 
     theta = {k: jnp.asarray(v) for k, v in theta.items()}
-    z = rng.standard_normal((draws, size, infusions, len(bound.random.columns)))
+    z = rng.standard_normal((draws, size, infusions, len(bound.random_effects.columns)))
     noise = rng.standard_normal((draws, size, 1 if once else len(days)))
     return np.asarray(jax.jit(lambda *x: jax.lax.map(lambda x: one(*x), x))(theta, z, noise))
 
 
 def patient_values(
     summary: CohortSummary,
-    level_days: np.ndarray,
+    days_of_levels: np.ndarray,
     y_level: np.ndarray,
     sampling: np.ndarray,
     y_sampled: np.ndarray,
 ) -> np.ndarray | None:
     """The quantity behind a summary, for every replicated patient: shape (draw, patient)."""
     if summary.metric in ("level", "detectable"):
-        y = y_level[:, :, np.flatnonzero(level_days == summary.time)[0]]
+        y = y_level[:, :, np.flatnonzero(days_of_levels == summary.time)[0]]
         if summary.metric == "level":
             return y
         return (y >= summary.lloq).astype(float) if np.isfinite(summary.lloq) else None
@@ -223,8 +223,8 @@ def patient_values(
     return np.asarray(one(c.reshape(-1, c.shape[2]))).reshape(c.shape[:2])
 
 
-def printed_numbers(summary: CohortSummary) -> list[tuple[str, float, Any]]:
-    """(name, printed number, function of the patients' values) of one summary.
+def reported_values(summary: CohortSummary) -> list[tuple[str, float, Any]]:
+    """(name, reported value, function of the patients' values) of one summary.
 
     A quantile below the LLOQ has the LLOQ as its number, and says so in its name.
     """
@@ -296,9 +296,9 @@ def spread_of(values: np.ndarray, statistic: str, interval: str) -> float:
     return {"SD": sd, "SE": sd / np.sqrt(len(values)), "CV%": 100 * sd / np.mean(values)}[interval]
 
 
-def _printed_again(summary: CohortSummary, x: np.ndarray) -> np.ndarray:
+def _replicated(summary: CohortSummary, x: np.ndarray) -> np.ndarray:
     """value, low, high, spread of a summary from patients' values (simulation, patient)."""
-    numbers = [[f(v[np.isfinite(v)]) for _, _, f in printed_numbers(summary)] for v in x]
+    numbers = [[f(v[np.isfinite(v)]) for _, _, f in reported_values(summary)] for v in x]
     out = np.full((len(x), 4), np.nan)
     columns = [0, 1, 2] if summary.interval in WITH_ENDS else [0, 3] if summary.interval else [0]
     out[:, columns] = np.array(numbers, float)

@@ -13,10 +13,10 @@ read):
 - median, quartiles, percentiles, range: order statistics of n draws. U_k = F(y_k) has a Dirichlet
   density with ranks r_k = 1 + p_k (n - 1) (quantiles as R's type 7, the default of most software;
   where a quantile lies between two patients, its true SD is a few percent smaller: 4 % at n = 8).
-  For a level at a day F is the mixture F(y) = mean_s Phi((ln y - ln f_s) / sigma), exact given the
-  virtual patients; for the highest of several samples the product of such terms; for other
-  quantities a smoothed distribution of the virtual patients' values. The confidence interval of a
-  median ends at the order statistics with the binomial ranks (exact, distribution-free).
+  For a concentration at a day F is the mixture F(y) = mean_s Phi((ln y - ln f_s) / sigma), exact
+  given the virtual patients; for the highest of several samples the product of such terms; for
+  other quantities a smoothed distribution of the virtual patients' values. The confidence interval
+  of a median ends at the order statistics with the binomial ranks (exact, distribution-free).
 - a median, percentile, quartile or end of a range below the LLOQ is censored: it enters by the
   probability that this order statistic lies below the LLOQ, given those above it.
 - geometric mean and log-SD (geometric CV, geometric SD, or from the confidence interval and the t
@@ -66,22 +66,24 @@ from carpk.errors import FitError
 
 HERMITE_ORDER = 10
 KERNEL = 0.15  # bandwidth of the smoothed distribution, in robust SDs of ln(quantity)
-SOFT_MAX = 0.1  # softness of "the highest sample" and "is quantifiable", in ln(level)
+SOFT_MAX = 0.1  # softness of "the highest sample" and "is quantifiable", in ln(concentration)
 SOFT_FIT = 0.01  # softness of "the best adjusted R²"
 NO_DECLINE = 2e-5  # 1/day, of the softness of "declines"
 UNUSABLE = -3.0  # stands for an adjusted R² of samples that no half-life comes from; below all
-PEAK_SCORES = np.linspace(-2.6, 3.7, 8)  # of the highest sample, around the highest true level
+PEAK_SCORES = np.linspace(
+    -2.6, 3.7, 8
+)  # of the highest sample, around the highest true concentration
 SAME_DAY = 1e-6  # days
 FEW_FOR_RANGES = 32  # patients, up to whom the usual virtual ones are enough for a range; above:
 PER_PATIENT, MOST_FOR_RANGES = 8, 1024  # virtual patients of each, and at most
 
 
 class CohortSummary(NamedTuple):
-    """One published statistic of one cohort, as it enters the likelihood.
+    """One published summary of one cohort, as it enters the likelihood.
 
     Attributes:
         metric: level, cmax, tmax, auc, t_half or detectable.
-        time: day of a level, last day of an AUC; nan otherwise.
+        time: day of a concentration, last day of an AUC; nan otherwise.
         statistic: "median", "geometric mean", "mean", "p10" and other percentiles, "count" or
             "proportion".
         value: the statistic; 0 stands for "below the LLOQ".
@@ -115,7 +117,7 @@ CONFIDENCE = {"95% CI": 0.95, "90% CI": 0.90}
 
 
 def t_quantile(interval: str, n: int) -> float:
-    """Of Student's t with n - 1 degrees of freedom: half the width of a CI over the SE."""
+    """Half-width of a CI over the SE: quantile of Student's t with n - 1 degrees of freedom."""
     return float(scipy.stats.t.ppf((1 + CONFIDENCE[interval]) / 2, n - 1))
 
 
@@ -179,8 +181,8 @@ class Curves(NamedTuple):
 
     Attributes:
         t: sampling days, shape (J,).
-        f: true levels, shape (S, J).
-        y: measured levels, shape (S, J).
+        f: true concentrations, shape (S, J).
+        y: measured concentrations, shape (S, J).
     """
 
     t: Any
@@ -206,7 +208,7 @@ def _ln(y: Any) -> Any:
 def auc(curves: Curves, stop: float) -> Any:
     """ln AUC from day 0 to `stop` of each virtual patient's samples, linear-up/log-down.
 
-    Samples before day 0 do not enter; the level on day 0 is 0 unless it was sampled.
+    Samples before day 0 do not enter; the concentration on day 0 is 0 unless it was sampled.
     """
     inside = (curves.t >= 0) & (curves.t <= stop)
     t = jnp.concatenate([jnp.zeros(1), curves.t[inside]])
@@ -324,7 +326,7 @@ def population_distribution(q: Quantity, y: Any) -> Distribution:
 
 
 # ---------------------------------------------------------------------------------------------
-# Margins: ln density, normal scores and Hermite coefficients of one published statistic
+# Margins: ln density, normal scores and Hermite coefficients of one published summary
 # ---------------------------------------------------------------------------------------------
 
 
@@ -431,7 +433,7 @@ def order_block(q: Quantity, y: Any, rank: np.ndarray, n: int, lloq: float) -> t
 
 
 def _order_block(q: Quantity, y: Any, rank: np.ndarray, n: int, censored: int) -> Margin:
-    """The same with the lowest `censored` of them at the LLOQ."""
+    """`order_block` with the lowest `censored` of them at the LLOQ."""
     u = population_distribution(q, y)
     k = len(rank)
     log_prob, scores, hermite = jnp.zeros(()), jnp.zeros(k), np.zeros((k, HERMITE_ORDER))
@@ -569,11 +571,11 @@ TILT = 0.5  # power of the size by which virtual patients are weighted
 def as_log_normal(q: Quantity) -> tuple[Any, Any]:
     """mu and ln tau of the log-normal that stands for the population in `MomentTable`.
 
-    Means and SDs follow the patients with high levels. So the mean and the variance of the logs are
-    those weighted by a power a of the level, under which a log-normal has mu + a tau² and tau²: a
-    tail of low levels, long on the scale of logs, hardly enters. With a = 1/2 coverage was best of
-    0, 1/4, 1/2, 3/4, 1 (`docs/summaries.md`): smaller ones feel the low tail, larger ones rest on
-    few of the virtual patients.
+    Means and SDs follow the patients with high concentrations. So the mean and the variance of the
+    logs are those weighted by a power a of the concentration, under which a log-normal has mu + a
+    tau² and tau²: a tail of low concentrations, long on the scale of logs, hardly enters. With a =
+    1/2 coverage was best of 0, 1/4, 1/2, 3/4, 1 (`docs/summaries.md`): smaller ones feel the low
+    tail, larger ones rest on few of the virtual patients.
     """
     share = jax.nn.softmax(jnp.log(q.weight + TINY) + TILT * q.x)
     middle = share @ q.x
@@ -749,12 +751,12 @@ def count(summary: CohortSummary, q: Quantity) -> Any:
 def peak_day_shares(f: Any, residual: Residual, theta: Theta) -> Any:
     """Share of patients whose highest sample is that of each sampling day.
 
-    With y the highest measured level and z its score around the highest true one, sample j is the
-    highest with probability integral p_j(y) prod_{k != j} P(y_k < y) dy/dz dz, here by the
+    With y the highest measured concentration and z its score around the highest true one, sample j
+    is the highest with probability integral p_j(y) prod_{k != j} P(y_k < y) dy/dz dz, here by the
     trapezoidal rule: to 5e-4 given the virtual patients.
 
     Args:
-        f: true levels of the virtual patients, shape (S, J).
+        f: true concentrations of the virtual patients, shape (S, J).
         residual: residual model.
         theta: its parameters.
 
@@ -851,7 +853,7 @@ def median_peak_day(summary: CohortSummary, days: np.ndarray, share: Any) -> Any
 
 
 def next_to(days: np.ndarray, day: Any) -> Any:
-    """Which sampling day, or which two, are the nearest to a day."""
+    """Nearest sampling day, or the two nearest, of a day."""
     distance = jnp.abs(days - day)
     return distance <= jnp.min(distance) + SAME_DAY
 
@@ -896,7 +898,7 @@ def up_to(share: Any, first: Any, after: Any, m: int) -> Any:
 
 
 def margin_of(summary: CohortSummary, q: Quantity) -> Margin:
-    """The block of one summary about a level, Cmax, AUC or half-life."""
+    """The block of one summary about a concentration, Cmax, AUC or half-life."""
     if summary.statistic == "mean":
         return raw_moments(summary, q)
     return (
@@ -927,7 +929,7 @@ class CohortLikelihood:
     sampling: tuple[float, ...]
     residuals: Mapping[str, Residual]
     virtual_patients: int
-    random_effects: int
+    random_effect_count: int
     dependence: bool = True
 
     def __post_init__(self) -> None:
@@ -942,13 +944,13 @@ class CohortLikelihood:
     def days_of(self, output: str) -> np.ndarray:
         """Every day at which the curves of an output are needed, ascending."""
         summaries = [f for f in self.summaries if f.output == output]
-        level = [f.time for f in summaries if f.metric in ("level", "detectable")]
+        days = [f.time for f in summaries if f.metric in ("level", "detectable")]
         sampled = self.sampling if any(f.metric in SAMPLED for f in summaries) else ()
-        return np.unique(np.array([*level, *sampled], float))
+        return np.unique(np.array([*days, *sampled], float))
 
     @property
     def days(self) -> np.ndarray:
-        """The days at which levels are needed (T,): those of each output, one after the other."""
+        """Days of the predictions (T,): those of each output, one after the other."""
         return np.concatenate([self.days_of(output) for output in self.outputs])
 
     @property
@@ -958,9 +960,9 @@ class CohortLikelihood:
 
     def normals(self) -> tuple[np.ndarray, np.ndarray]:
         """Standard-normal random effects (S, R) and assay noise (S, T)."""
-        dims = self.random_effects + len(self.days)
+        dims = self.random_effect_count + len(self.days)
         z = virtual_normals(self.virtual_patients, dims)
-        return z[:, : self.random_effects], z[:, self.random_effects :]
+        return z[:, : self.random_effect_count], z[:, self.random_effect_count :]
 
     def curves(self, f: Any, theta: Mapping[str, Theta]) -> dict[str, tuple[Curves, Curves]]:
         """Curves of each output, at all its days and at the sampling days; as `log_likelihoods`."""
@@ -978,7 +980,8 @@ class CohortLikelihood:
         """ln likelihood of each summary as if alone, and last the term of their dependence.
 
         Args:
-            f: true levels of the virtual patients at `days`, of the outputs `which`, shape (S, T).
+            f: true concentrations of the virtual patients at `days`, of the outputs `which`, shape
+                (S, T).
             theta: parameters of the residual model of each output.
 
         Returns:
@@ -1008,7 +1011,7 @@ class CohortLikelihood:
 
 
 def needed_for_ranges(summaries: Sequence[CohortSummary]) -> int:
-    """How many virtual patients the fitted ranges of many patients need; a power of two, or 0."""
+    """Virtual patients that the fitted ranges of many patients need; a power of two, or 0."""
     sizes = [f.n for f in summaries if f.interval == "range" and f.use == "fit"]
     largest = max((n for n in sizes if n > FEW_FOR_RANGES), default=0)
     return min(2 ** math.ceil(math.log2(PER_PATIENT * largest)), MOST_FOR_RANGES) if largest else 0
@@ -1068,12 +1071,12 @@ def check_summary(summary: CohortSummary, sampling: Sequence[float]) -> None:
         )
     if summary.metric in SAMPLED and len(sampling) < 3:
         raise FitError(
-            f"{summary.label}: {summary.metric} depends on when samples were taken; give the nominal "
-            "sampling days of the study (`sampling`), at least three from the infusion on, and say "
-            "if they are assumed."
+            f"{summary.label}: {summary.metric} depends on when samples were taken; give the "
+            "nominal sampling days of the study (`sampling`), at least three from the infusion on, "
+            "and say if they are assumed."
         )
     if summary.metric == "auc" and not any(math.isclose(summary.time, t) for t in sampling):
         raise FitError(
-            f"{summary.label}: the AUC ends on day {summary.time:g}, which must be one of the sampling "
-            f"days {', '.join(f'{t:g}' for t in sampling)}."
+            f"{summary.label}: the AUC ends on day {summary.time:g}, which must be one of the "
+            f"sampling days {', '.join(f'{t:g}' for t in sampling)}."
         )

@@ -4,7 +4,7 @@ A mesh belongs to a model, the timelines of some patients and parameters that st
 will be used with: draws from the prior, from the posterior, or the virtual patients themselves.
 Steps are placed so that each makes about the same error (equidistribution of the embedded error
 estimate, de Boor 1973), and made shorter until the outputs agree with those of a mesh of half the
-step. That estimate is not a guarantee: `checks.solver` compares with the adaptive route.
+step. That estimate is not a guarantee: `checks.solver_error` compares with the adaptive route.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def choose(
     share: float = 0.95,
     line: Timeline | None = None,
 ) -> Mesh | str:
-    """A mesh whose outputs are within `rtol`, or the reason why there is none.
+    """A mesh with outputs within `rtol`, or the reason why there is none.
 
     Args:
         schedule: events and times of P patients.
@@ -225,7 +225,7 @@ class _Trial:
 
 @partial(jax.jit, static_argnums=0)
 def _late(structure: Structure, params: Any, patients: Any) -> Timeline:
-    """Timelines of patients with these parameters, whose doses may lag."""
+    """Timelines of patients with these parameters, lag times included."""
     return jax.vmap(lambda p, patient: placed(structure, None, p, patient)[1])(params, patients)
 
 
@@ -286,7 +286,7 @@ def _jacobians_one(structure: Structure, line: Any, at: Content, params: Any, pa
 
     def one(here: System, k: Any, where: Any, content: Content) -> Any:
         flows = here.inflow(line.rate[k])
-        c = here.levels(content.amplitude)
+        c = here.input_concentrations(content.amplitude)
 
         def slope(u: Any) -> Any:
             return jnp.stack(here.slope(line.time[where], tuple(u), c, flows))

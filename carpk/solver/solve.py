@@ -125,7 +125,7 @@ def solve(
         atol: absolute one, of states not integrated as logs, in their own unit.
         start: first day; that of the first event or observation if left out.
         after: whether an observation at the time of an event sees what is there after it. The
-            default is the level before a dose, as in NONMEM.
+            default is the value before a dose, as in NONMEM.
 
     Returns:
         A `Solution`; nan with a `reason` where the equations cannot be solved.
@@ -170,10 +170,10 @@ def solve(
     )
 
 
-def first_below(levels: np.ndarray, one: float) -> Any:
-    """Index along the last axis at which the levels first fall below `one`; its length if never."""
-    below = (levels < one) & (np.maximum.accumulate(levels, axis=-1) >= one)
-    return np.where(below.any(axis=-1), below.argmax(axis=-1), levels.shape[-1])
+def first_below(values: np.ndarray, one: float) -> Any:
+    """Index along the last axis at which the values first fall below `one`; its length if never."""
+    below = (values < one) & (np.maximum.accumulate(values, axis=-1) >= one)
+    return np.where(below.any(axis=-1), below.argmax(axis=-1), values.shape[-1])
 
 
 def check_params(model: ODEModel, params: Any) -> None:
@@ -240,7 +240,7 @@ class Solver:
         )
 
     def adaptively(self, method: str = "auto", rtol: float = RTOL, atol: float = ATOL) -> Solver:
-        """The same schedule on the adaptive route."""
+        """A copy on the adaptive route."""
         return Solver(self.schedule, self.line, None, _adaptive(method, rtol, atol))
 
     @classmethod
@@ -272,7 +272,7 @@ class Solver:
 
     @property
     def method(self) -> str:
-        """Of the adaptive route; "" on the mesh."""
+        """Method of the adaptive route; "" on the mesh."""
         return self.settings.method if self.mesh is None else ""
 
     def describe(self) -> str:
