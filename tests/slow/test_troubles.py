@@ -1,13 +1,13 @@
 """Ten ways in which a fit goes wrong, what carpk says to each, and that it says it of no other.
 
-Every way is data or a model with one fault, beside a control without it. What is printed here is
-what `docs/when_a_fit_goes_wrong.md` shows: the page is compared with it, numbers apart.
+Every way is data or a model with one fault, beside a control without it. Those with a fault that
+`docs/when_a_fit_goes_wrong.md` shows are run there, by `tests/test_docs.py`; here are the others,
+and the controls.
 """
 
 import dataclasses
 import re
 from functools import cache
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +20,6 @@ import carpk as ck
 
 pytestmark = pytest.mark.slow
 
-PAGE = Path(__file__).parents[2] / "docs" / "when_a_fit_goes_wrong.md"
 QUIET = {"method": "laplace", "progress": False}
 POP = ck.Population(LINEAR, varies=["base"], priors=PRIORS)
 ARMS = dataclasses.replace(
@@ -144,20 +143,6 @@ def swapped(data, patients):
 FEW = '"laplace" takes the population parameters'  # any fit of few patients says so
 
 
-def masked(text):
-    """Text without its numbers, which differ in the last digits between machines."""
-    return re.sub(r"-?\d[\d.]*(e[-+]?\d+)?", "#", text)
-
-
-def shown(section, fit):
-    """Hold the page to what is printed: a block of the section has the verdict's own lines."""
-    body = PAGE.read_text(encoding="utf-8").split(f"## {section}. ")[1].split("\n## ")[0]
-    blocks = [masked(b).rstrip().splitlines() for b in re.findall(r"```text\n(.*?)```", body, re.S)]
-    lines = masked(str(fit.verdict)).rstrip().splitlines()
-    kept = [line for line in lines if "M# likelihood" not in line and FEW not in line]
-    assert kept in blocks, str(fit.verdict)
-
-
 def said(fit):
     return "\n".join(f.text for f in fit.verdict.findings)
 
@@ -191,14 +176,6 @@ class TestTwoModes:
     POP = ck.Population(ENTRY)
     KNOWN = ck.Population(ENTRY, priors={"volume": dist.LogNormal(0.0, 0.3)})
 
-    def test_laplace_names_both(self):
-        fit = ck.fit(self.POP, self.DATA, **QUIET)
-        assert fit.verdict.grade == "DO NOT TRUST"
-        assert re.search(r"2 modes \(\d+% around .*volume .*; \d+% around", said(fit))
-        assert "holds for one of the two" in said(fit)
-        assert "with a prior" in said(fit)
-        shown(1, fit)
-
     def test_chains_are_said_to_stay_at_different_modes(self):
         fit = ck.fit(self.POP, self.DATA, draws=150, tune=200, seed=1, progress=False)
         assert fit.verdict.grade == "DO NOT TRUST"
@@ -217,12 +194,6 @@ class TestUnidentified:
     DATA = curves(SEEN, {}, "cells", SHORT)
     POP = ck.Population(SEEN, varies=["cells"])
 
-    def test_parameters_that_only_act_together_are_named(self):
-        fit = ck.fit(self.POP, self.DATA, **QUIET)
-        assert "do not tell cells, share apart: cells up and share down" in said(fit)
-        assert "Fix one of them" in said(fit)
-        shown(2, fit)
-
     def test_a_parameter_without_information_is_named(self):
         early = changed(self.DATA)
         table = early.observations
@@ -239,38 +210,17 @@ class TestLimits:
 
     DATA = sound(3.0)
 
-    def test_a_limit_ten_fold_too_low_leaves_a_gap(self):
-        low = changed(changed(self.DATA, lloq=0.3), below(self.DATA), value=0.3)
-        fit = ck.fit(POP, low, **QUIET)
-        assert fit.verdict.grade == "OK, BUT"
-        assert "No measured value of car_t lies between the LLOQ, 0.3, and 3.15" in said(fit)
-        assert "Look at column lloq" in said(fit)
-        shown(3, fit)
-
-    def test_a_limit_ten_fold_too_high_lies_above_values(self):
-        """Where the limit stands in every row the data are refused, before any fit."""
-        high = changed(self.DATA, lloq=np.nan)
-        high = changed(high, below(self.DATA), value=30.0, lloq=30.0)
-        fit = ck.fit(POP, high, **QUIET)
-        assert fit.verdict.grade == "OK, BUT"
-        assert "values lie below 30" in said(fit)
-        shown(3, fit)
+    def test_a_limit_above_values_in_every_row_is_refused(self):
+        observations = self.DATA.observations.assign(lloq=30.0)
         with pytest.raises(ck.DatasetError, match="below its LLOQ"):
-            ck.Dataset.from_frames(
-                patients=self.DATA.patients,
-                doses=self.DATA.doses,
-                observations=high.observations.assign(lloq=30.0),
-            )
+            ck.Dataset.from_frames(self.DATA.patients, self.DATA.doses, observations)
 
-    @pytest.mark.parametrize("share", [1.0, 0.5])
-    def test_limits_in_place_of_values_repeat(self, share):
-        filled = changed(self.DATA, below(self.DATA), value=3.0 * share)
-        fit = ck.fit(POP, changed(filled, censored=0, lloq=np.nan), **QUIET)
+    def test_half_the_limit_in_place_of_values_repeats(self):
+        filled = changed(self.DATA, below(self.DATA), value=1.5, censored=0)
+        fit = ck.fit(POP, changed(filled, lloq=np.nan), **QUIET)
         assert fit.verdict.grade == "OK, BUT"
-        assert f"values of car_t are exactly {3 * share:g}, the lowest of all" in said(fit)
+        assert "values of car_t are exactly 1.5, the lowest of all" in said(fit)
         assert "censored = 1" in said(fit)
-        if share == 1:
-            shown(3, fit)
 
     def test_the_right_limit_leaves_nothing_to_say(self):
         clean(control(3.0), censored=True)
@@ -279,24 +229,6 @@ class TestLimits:
 class TestUnits:
     """4. A thousand times too high, all or one patient."""
 
-    def test_of_all_data_disagrees_with_the_prior(self):
-        fit = ck.fit(POP, changed(sound(), value=lambda t: 1000 * t["value"]), **QUIET)
-        assert fit.verdict.grade == "DO NOT TRUST"
-        assert "Data and prior disagree about base" in said(fit)
-        assert "factor near 1000" in said(fit)
-        assert "Look at units and doses first" in said(fit)
-        shown(4, fit)
-
-    def test_of_one_patient_names_the_patient(self):
-        wrong = changed(sound(), of(sound(), "p3"), value=lambda t: 1000 * t["value"])
-        fit = ck.fit(POP, wrong, **QUIET)
-        assert fit.verdict.grade == "DO NOT TRUST"
-        assert "Patient p3 is unlike the others" in said(fit)
-        assert "factor near 1000" in said(fit)
-        assert "Look at the unit" in said(fit)
-        assert "Patient p4" not in said(fit)
-        shown(4, fit)
-
     def test_of_two_patients_names_both(self):
         """Each widens the spread in which the other could hide."""
         both = of(sound(), "p3") | of(sound(), "p8")
@@ -304,45 +236,12 @@ class TestUnits:
         assert fit.verdict.grade == "DO NOT TRUST"
         assert {"p3", "p8"} <= set(re.findall(r"p\d+", said(fit)))
 
-    def test_of_one_sample_names_the_day(self):
-        one = of(sound(), "p2") & (sound().observations["time"] == 14.0)
-        fit = ck.fit(POP, changed(sound(), one, value=lambda t: 1000 * t["value"]), **QUIET)
-        assert fit.verdict.grade == "OK, BUT"
-        assert "The sample of patient p2 on day 14" in said(fit)
-        shown(4, fit)
-
     def test_the_right_unit_leaves_nothing_to_say(self):
-        clean(control())
-
-
-class TestOnePatient:
-    """5. One patient follows another curve: rising where all others fall."""
-
-    def test_is_named(self):
-        days = sound().observations["time"]
-        wave = np.exp(1.5 * np.where(days.isin([3.0, 14.0]), 1.0, -1.0))
-        data = changed(sound(), of(sound(), "p5"), value=lambda t: t["value"] * wave)
-        fit = ck.fit(POP, data, **QUIET)
-        assert fit.verdict.grade == "OK, BUT"
-        assert "The samples of patient p5" in said(fit)
-        assert "plot.individual_fits" in said(fit)
-        shown(5, fit)
-
-    def test_nobody_is_named_without(self):
         clean(control())
 
 
 class TestSwapped:
     """6. Patients with the label of the other arm."""
-
-    def test_are_named_where_the_arms_are_far_apart(self):
-        fit = ck.fit(ARMS, swapped(arms(3.2), [f"p{i}" for i in range(6)]), **QUIET)
-        text = said(fit)
-        assert fit.verdict.grade == "OK, BUT"
-        assert "p0 (cohort c1), p1 (cohort c0), p2 (cohort c1), p3 (cohort c0)" in text
-        assert "p6" not in text
-        assert "Look at swapped labels" in text
-        shown(6, fit)
 
     def test_cannot_be_told_where_the_arms_overlap(self):
         """Arms 0.8 apart, patients spread by 0.5: the effect shrinks, and nothing says why."""
@@ -373,7 +272,7 @@ class TestSolver:
     MODEL = ck.load_model("kimmel2021")
     DAYS = np.array([1.0, 3.0, 7.0, 14.0, 28.0, 60.0])
 
-    def fit(self, rtol):
+    def test_the_default_mesh_does_not_change_the_posterior(self):
         rng, names, rows = np.random.default_rng(0), list("abcd"), []
         for name in names:
             p = self.MODEL.params(KC=139 * np.exp(0.3 * rng.standard_normal()))
@@ -383,18 +282,8 @@ class TestSolver:
                 (name, t, "car_t", v, "cells/µL", 0) for t, v in zip(self.DAYS, y, strict=True)
             ]
         priors = {"sigma": dist.LogNormal(np.log(0.005), 0.3)}
-        pop = ck.Population(self.MODEL, varies=["KC"], fixed=FIXED, priors=priors, rtol=rtol)
-        return ck.fit(pop, frames(rows, names, 1.8e8), **QUIET)
-
-    def test_a_coarse_mesh_changes_the_posterior(self):
-        fit = self.fit(0.3)
-        assert fit.verdict.grade == "DO NOT TRUST"
-        assert "The solver changed the posterior" in said(fit)
-        assert "Population(..., rtol=1e-6)" in said(fit)
-        shown(8, fit)
-
-    def test_the_default_mesh_does_not(self):
-        clean(self.fit(1e-4))
+        pop = ck.Population(self.MODEL, varies=["KC"], fixed=FIXED, priors=priors)
+        clean(ck.fit(pop, frames(rows, names, 1.8e8), **QUIET))
 
     def test_patients_without_levels_are_named(self):
         data = curves(LATE, {"last": 28.3}, "base", SHORT, residual=1.0)
@@ -413,15 +302,6 @@ class TestConflict:
         priors = {"base": dist.LogNormal(np.log(median), sd)}
         return ck.Population(LINEAR, varies=["base"], priors=priors)
 
-    def test_a_narrow_prior_that_wins_is_named(self):
-        """The typical value stays at the prior's, and omega takes the blame."""
-        fit = ck.fit(self.prior(10, 0.05), self.DATA, **QUIET)
-        assert fit.verdict.grade == "OK, BUT"
-        assert "patients' base is not around its typical value" in said(fit)
-        assert "Widen the prior" in said(fit)
-        assert 9 < fit.summary().loc["base", "median"] < 12
-        shown(9, fit)
-
     def test_without_random_effects_the_data_are_asked_alone(self):
         fit = ck.fit(
             dataclasses.replace(self.prior(10, 0.05), varies=[], fixed={"halve": 10.0}),
@@ -430,12 +310,6 @@ class TestConflict:
         )
         assert fit.verdict.grade == "OK, BUT"
         assert "observations of car_t lie above the fitted curves" in said(fit)
-
-    def test_a_prior_that_loses_is_named(self):
-        fit = ck.fit(self.prior(1, 0.8), self.DATA, **QUIET)
-        assert fit.verdict.grade == "OK, BUT"
-        assert "Data and prior disagree about base" in said(fit)
-        shown(9, fit)
 
     @pytest.mark.parametrize(("median", "sd"), [(10.0, 1.0), (29.0, 0.05)])
     def test_a_prior_that_holds_leaves_nothing_to_say(self, median, sd):
@@ -449,13 +323,6 @@ class TestLabels:
     """10. Two phases that can change their names."""
 
     DATA = curves(PHASES, {"a": 50.0, "b": 5.0} | RATES, "a", LONG)
-
-    def test_are_named_in_pairs(self):
-        fit = ck.fit(ck.Population(PHASES), self.DATA, **QUIET)
-        assert fit.verdict.grade == "DO NOT TRUST"
-        assert "Exchanging a with b and k_a with k_b changes nothing" in said(fit)
-        assert "a ratio between 0 and 1" in said(fit)
-        shown(10, fit)
 
     def test_priors_that_do_not_overlap_leave_nothing_to_say(self):
         priors = {name: dist.LogNormal(np.log(x), 0.3) for name, x in RATES.items()}
