@@ -117,7 +117,7 @@ def test_individuals_and_summaries_add_up_in_one_posterior(data):
     z = np.linspace(-1, 1, 6)[:, None]
 
     def likelihood(of, z):
-        one = jax.jit(lambda z: of.log_density(u, z, None) - of.log_prior(u))
+        one = jax.jit(lambda z: of.log_joint(u, z, None) - of.log_prior(u))
         return float(one(z))
 
     apart = likelihood(people, z) + likelihood(cohort, np.zeros((0, 1)))

@@ -313,7 +313,7 @@ class TestLevels:
             centre(prior_draws_unconstrained(compiled.density)),
         )
         mode = compiled.mode(middle, spread)
-        after = around_cohorts(compiled, [mode], spread)[0].posterior
+        after = around_cohorts(compiled, [mode], spread)[0].density
         x = jnp.asarray(np.random.default_rng(0).standard_normal((10, 1)))
 
         def other(u):
@@ -322,8 +322,8 @@ class TestLevels:
         for away in np.random.default_rng(1).standard_normal((3, before.outer)):
             u = jnp.asarray(mode.u + 0.5 * away)
             _, slope = np.linalg.slogdet(jax.jacfwd(other)(u))
-            density = float(after.log_density(other(u), x, None) + slope)
-            assert density == pytest.approx(float(before.log_density(u, x, None)), abs=1e-9)
+            density = float(after.log_joint(other(u), x, None) + slope)
+            assert density == pytest.approx(float(before.log_joint(u, x, None)), abs=1e-9)
             theta = after.theta(other(u))
             for name, value in before.theta(u).items():
                 np.testing.assert_allclose(theta[name], value, rtol=1e-9)
