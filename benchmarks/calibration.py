@@ -308,7 +308,11 @@ def of_evidence(size: int, seed: int) -> SBC:
         target_accept=0.95,
         progress=False,
     )
-    return SBC.of(evidence.effects(truth), evidence.effects(samples), draws=RANKED)
+    return SBC.of(
+        evidence.lymphodepletion_effects(truth),
+        evidence.lymphodepletion_effects(samples),
+        draws=RANKED,
+    )
 
 
 # ---------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from gradient_peers import Gradient, timed
 from problems import FIVE_STATE, KIMMEL, RESIDUAL_SD, Problem, sample
 
 import carpk as ck
-from carpk.solver.events import Plan
+from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver, solve_all
 
 MESH_SEED = 7  # not that of the patients who are simulated
@@ -109,10 +109,12 @@ def parameters(problem: Problem, values) -> ck.Params:
     return model.params(**{**defaults, **given})
 
 
-def plan(problem: Problem, patients: int = 1) -> Plan:
+def plan(problem: Problem, patients: int = 1) -> Schedule:
     """Doses and output times of the problem, for one patient or each of several."""
     model, regimen, _ = case(problem)
-    return Plan.of(model, [regimen] * patients, np.array(problem.times, float), start=problem.start)
+    return Schedule.of(
+        model, [regimen] * patients, np.array(problem.times, float), start=problem.start
+    )
 
 
 def prepared(problem: Problem, draws: np.ndarray, rtol: float, share: float) -> Solver:

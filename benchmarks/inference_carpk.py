@@ -23,7 +23,7 @@ from inference_peers import Compiling, Run, Schedule
 from problems import FIVE_STATE
 
 import carpk as ck
-from carpk.inference.density import Posterior
+from carpk.inference.density import LogDensity
 from carpk.solver.solve import solve_many
 
 DOSES = ["patient", "time", "product", "amount", "unit", "duration"]
@@ -133,13 +133,13 @@ def population(h: Hierarchy) -> ck.Population:
 
 
 def carpk_density(h: Hierarchy, points: list[Point]) -> list[float]:
-    posterior = Posterior(population(h).bind(dataset(h)))
-    density = jax.jit(lambda u, z: posterior.log_density(u, z, None))
+    density = LogDensity(population(h).bind(dataset(h)))
+    log_joint = jax.jit(lambda u, z: density.log_joint(u, z, None))
 
     def at(point: Point) -> float:
         log_theta, eta = point
         theta = dict(zip(h.priors, np.exp(log_theta), strict=True))
-        return float(density(posterior.outer_of(theta), eta))
+        return float(log_joint(density.outer_of(theta), eta))
 
     return [at(point) for point in points]
 
@@ -159,7 +159,7 @@ def piecewise_data(patients: int) -> ck.Dataset:
     model, days = ck.load_model("piecewise"), np.array(PIECEWISE_DAYS)
     z = rng.standard_normal((patients, len(PIECEWISE_OMEGAS)))
     params = varied(model, scores_of(z, PIECEWISE_OMEGAS))
-    levels = np.asarray(jax.vmap(lambda p: model.level("car_t", jnp.asarray(days), p))(params))
+    levels = np.asarray(jax.vmap(lambda p: model.predict("car_t", jnp.asarray(days), p))(params))
     levels = levels * np.exp(SIGMA * rng.standard_normal(levels.shape))
     names = [f"p{i + 1}" for i in range(patients)]
     doses = pd.DataFrame({"patient": names}).assign(

@@ -29,12 +29,12 @@ import pandas as pd
 import scipy.stats
 
 import carpk as ck
-from carpk.dataset.facts import METRICS, WITH_ENDS, likelihoods_of
+from carpk.dataset.cohort_summaries import METRICS, WITH_ENDS, likelihoods_of
 from carpk.inference.nuts import prior_draws
-from carpk.population.bound import FLOOR, PopulationModel
-from carpk.population.replicates import simulated_values, with_facts
+from carpk.population.bound import FLOOR, BoundPopulation
+from carpk.population.replicates import simulated_values, with_summaries
 from carpk.population.summaries import (
-    Fact,
+    CohortSummary,
     margin_of,
     mean_peak_day_scores,
     median_peak_day,
@@ -110,29 +110,29 @@ def fact_rows(metric: str, n: int, lloq: float = math.nan) -> pd.DataFrame:
     )
 
 
-def scores(bound: PopulationModel, theta: dict, values: np.ndarray, uniform: np.ndarray) -> list:
-    """Of each fact, the normal scores of its numbers at the truth; nan where censored."""
+def scores(bound: BoundPopulation, theta: dict, values: np.ndarray, uniform: np.ndarray) -> list:
+    """Of each summary, the normal scores of its numbers at the truth; nan where censored."""
     likelihood = bound.cohorts["c"]
     output = likelihood.outputs[0]
     residual = likelihood.residuals[output]
 
     def one(theta: dict, values: jax.Array, uniform: jax.Array) -> list:
-        given = with_facts(likelihood, values)
+        given = with_summaries(likelihood, values)
         own = bound.residual_thetas(theta, likelihood.outputs)
         f = jnp.maximum(bound.predictors["c"](bound.virtual_patients(theta, "c")), FLOOR)
         every, sampled = given.curves(f, own)[output]
         found = []
-        for i, fact in enumerate(given.facts):
-            if fact.metric == "tmax":
+        for i, summary in enumerate(given.summaries):
+            if summary.metric == "tmax":
                 share = jnp.maximum(peak_day_shares(sampled.f, residual, own[output]), 1e-300)
-                found.append(_of_peak_day(fact, sampled.t, share, uniform[i]))
+                found.append(_of_peak_day(summary, sampled.t, share, uniform[i]))
                 continue
-            curves = every if fact.metric in ("level", "detectable") else sampled
-            q = quantity(fact.metric, fact.time, fact.lloq, curves, residual, own[output])
+            curves = every if summary.metric in ("level", "detectable") else sampled
+            q = quantity(summary.metric, summary.time, summary.lloq, curves, residual, own[output])
             found.append(
-                _of_count(fact, q, uniform[i])
-                if fact.statistic == "count"
-                else margin_of(fact, q).scores
+                _of_count(summary, q, uniform[i])
+                if summary.statistic == "count"
+                else margin_of(summary, q).scores
             )
         return found
 
@@ -142,24 +142,28 @@ def scores(bound: PopulationModel, theta: dict, values: np.ndarray, uniform: np.
     ]
 
 
-def _of_count(fact: Fact, q, uniform: jax.Array) -> jax.Array:
+def _of_count(summary: CohortSummary, q, uniform: jax.Array) -> jax.Array:
     """Score of a count, at random within its probability."""
-    share = jnp.mean(1 - q.conditional(jnp.asarray([fact.lloq])).cdf[:, 0])
-    k = np.arange(fact.n + 1.0)
-    log_pmf = jax.scipy.stats.binom.logpmf(k, fact.n, share)
-    return _within(jnp.exp(log_pmf), k, fact.value, uniform)
+    share = jnp.mean(1 - q.conditional(jnp.asarray([summary.lloq])).cdf[:, 0])
+    k = np.arange(summary.n + 1.0)
+    log_pmf = jax.scipy.stats.binom.logpmf(k, summary.n, share)
+    return _within(jnp.exp(log_pmf), k, summary.value, uniform)
 
 
-def _of_peak_day(fact: Fact, days: np.ndarray, share: jax.Array, uniform: jax.Array) -> jax.Array:
+def _of_peak_day(
+    summary: CohortSummary, days: np.ndarray, share: jax.Array, uniform: jax.Array
+) -> jax.Array:
     """Scores of mean and SD of Tmax, or of the median, at random within its probability."""
-    if fact.statistic == "mean":
-        return mean_peak_day_scores(fact, days, share)[0]
-    both = np.unique(np.concatenate([days, (days[1:] + days[:-1]) / 2 if fact.n % 2 == 0 else []]))
-    alone = fact._replace(interval="")
+    if summary.statistic == "mean":
+        return mean_peak_day_scores(summary, days, share)[0]
+    both = np.unique(
+        np.concatenate([days, (days[1:] + days[:-1]) / 2 if summary.n % 2 == 0 else []])
+    )
+    alone = summary._replace(interval="")
     pmf = jax.vmap(lambda day: jnp.exp(median_peak_day(alone._replace(value=day), days, share)))(
         jnp.asarray(both)
     )
-    return _within(pmf, both, fact.value, uniform)
+    return _within(pmf, both, summary.value, uniform)
 
 
 def _within(pmf: jax.Array, outcomes: np.ndarray, value, uniform: jax.Array) -> jax.Array:
@@ -180,8 +184,10 @@ def coverage(metric: str, n: int, cohorts: int, lloq: float = math.nan) -> pd.Da
     values = simulated_values(bound, theta, seed)["c"]
     uniform = np.random.default_rng(seed).random(values.shape[:2])
     rows = []
-    facts = bound.cohorts["c"].facts
-    for i, (fact, z) in enumerate(zip(facts, scores(bound, theta, values, uniform), strict=True)):
+    summaries = bound.cohorts["c"].summaries
+    for i, (summary, z) in enumerate(
+        zip(summaries, scores(bound, theta, values, uniform), strict=True)
+    ):
         known = np.isfinite(values[:, i, 0])
         for j in range(z.shape[1]):
             x = z[known, j]
@@ -190,7 +196,14 @@ def coverage(metric: str, n: int, cohorts: int, lloq: float = math.nan) -> pd.Da
             censored = f", LLOQ {lloq:g}" if np.isfinite(lloq) else ""
             rows.append(
                 (
-                    *(metric + censored, fact.statistic, fact.interval or "-", j + 1, n, len(x)),
+                    *(
+                        metric + censored,
+                        summary.statistic,
+                        summary.interval or "-",
+                        j + 1,
+                        n,
+                        len(x),
+                    ),
                     np.mean(abs(u - 0.5) < 0.45),
                     np.mean(abs(u - 0.5) < 0.25),
                     np.mean(u < 0.05),

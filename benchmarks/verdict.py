@@ -333,7 +333,7 @@ def alarms(fit: ck.Fit) -> dict[str, float]:
         found["effective draws"] = ratio(ESS_MIN, numbers["ess"])
     if "k_hat" in numbers:
         found["Pareto k-hat"] = ratio(numbers["k_hat"], PARETO_K)
-    tests = [x["p"] for each in fit.settings.get("surprises", {}).values() for x in each]
+    tests = [x["p"] for each in fit.settings.get("outliers", {}).values() for x in each]
     found["outlier tests"] = ratio(
         math.log(max(min(tests, default=1.0), 1e-300)), math.log(DOUBTED)
     )

@@ -15,7 +15,7 @@ with warnings.catch_warnings():  # ArviZ 0.23 announces 1.0 at every import
     warnings.filterwarnings("ignore", category=FutureWarning)
     import arviz as az
 
-FEWEST = 5  # draws whose weights have a tail to speak of
+FEWEST = 5  # draws for a Pareto fit of the tail
 PARETO_K = 0.7  # above, importance weights are not to be trusted (Vehtari et al. 2024)
 INFERENCE_DATA = int(az.__version__.split(".")[0]) < 1
 
@@ -67,7 +67,7 @@ def pareto_smoothed(log_weights: np.ndarray, r_eff: float = 1.0) -> tuple[np.nda
         return np.asarray(smoothed), float(k)
     from arviz_stats.base import array_stats
 
-    try:  # it takes the logarithms of likelihoods, whose weights are their inverses
+    try:  # expects log-likelihoods and negates them
         smoothed, k = array_stats.psislw(-np.asarray(log_weights), r_eff=r_eff)
     except (ValueError, IndexError):  # too few draws, or equal ones, to tell a tail
         smoothed, k = log_weights, np.inf

@@ -1,4 +1,4 @@
-"""Ways to compile and to run what is compiled: beside other work, quickly, and row by row."""
+"""Cheap jit, compilation in the background, and work by batches of rows."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ import jax
 import numpy as np
 
 # Half the time of compiling for CPUs (gradients run a third slower); later versions do not know it.
-QUICK = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
+FAST_COMPILE = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
 
 
-def quickly(function: Callable[..., Any]) -> Any:
-    """`jax.jit` for what takes longer to compile than to run."""
-    return jax.jit(function, compiler_options=QUICK)
+def jit_fast_compile(function: Callable[..., Any]) -> Any:
+    """jit with cheap compilation, for code that compiles longer than it runs."""
+    return jax.jit(function, compiler_options=FAST_COMPILE)
 
 
-def compiled(function: Any, *shapes: Any) -> Any:
+def compile_for(function: Any, *shapes: Any) -> Any:
     """Compile a function that was jitted, for arrays of these shapes (`jax.ShapeDtypeStruct`)."""
     return function.lower(*shapes).compile()
 
 
 @contextmanager
-def beside(jobs: Iterable[Callable[[], Any]]) -> Iterator[None]:
-    """Run jobs in a thread, one after the other, beside what is done meanwhile.
+def in_background(jobs: Iterable[Callable[[], Any]]) -> Iterator[None]:
+    """Run jobs one after another in a background thread; unstarted jobs are cancelled on exit.
 
-    They compile what is needed later: who calls such a function waits for it, and meets what went
-    wrong with it, too. Those not begun at the end are dropped.
+    They compile functions ahead: a call waits for its compilation, and raises its errors.
     """
     pool = ThreadPoolExecutor(max_workers=1)
     try:

@@ -11,6 +11,6 @@ from typing import Any
 
 
 def late(path: str) -> Any:
-    """What a dotted name such as "carpk.plot.fit" stands for, imported when it is asked for."""
+    """The object of a dotted name such as "carpk.plot.fit", imported when it is asked for."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)

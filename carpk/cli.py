@@ -90,7 +90,9 @@ def studies(
         )
         return
     study = ck.load_study(name)
-    typer.echo(study.facts.to_json(orient="records") if as_json else f"{study}\n{study.facts}")
+    typer.echo(
+        study.summaries.to_json(orient="records") if as_json else f"{study}\n{study.summaries}"
+    )
 
 
 @app.command()

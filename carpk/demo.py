@@ -96,12 +96,12 @@ def run(
 
 
 def figures(result: Fit, out: Path, name: str, seed: int) -> None:
-    """Predictive bands, published numbers against replicates, posterior against prior."""
+    """Predictive bands, published summaries against replicates, posterior against prior."""
     prior = prior_predictive(result.population, result.data, seed=seed)
     posterior = posterior_predictive(result, seed=seed)
     for kind, figure in {
         "bands": plot.predictive([prior, posterior]),
-        "facts": plot.facts(posterior),
+        "summaries": plot.summaries(posterior),
         "prior_posterior": plot.prior_posterior(result),
     }.items():
         _files.write_figure(out / f"{name}_{kind}.png", figure, dpi=130)

@@ -50,7 +50,7 @@ CAUTION = "cutoffs seen in cohorts, not targets that were tested"
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Exposure:
-    """What patients are exposed to; printing it says where they stand.
+    """Drug exposure of patients; printing it compares it with known targets.
 
     Attributes:
         table: one row per patient: weight [kg], bsa [m²], age [years], egfr as it was used

@@ -67,7 +67,7 @@ def transform_for(bounds: tuple[float, float]) -> Transform:
 
 
 class ParamInfo(NamedTuple):
-    """What is known of a parameter beside its number."""
+    """Metadata of a parameter."""
 
     symbol: str
     value: float
@@ -196,7 +196,7 @@ class Params(eqx.Module):
 
     @classmethod
     def info(cls) -> dict[str, ParamInfo]:
-        """Symbol -> what is known of it, in the order of definition."""
+        """Symbol -> its metadata, in the order of definition."""
         infos = {}
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
             if "unit" not in field.metadata:
@@ -252,7 +252,7 @@ class Params(eqx.Module):
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def __reduce__(self) -> Any:
-        """Pickled by the origin of the class: one that `build` makes has no name to be found by."""
+        """Pickle by model origin: classes created inside `build()` cannot be imported by name."""
         origin = vars(type(self)).get("_origin")
         if origin is None:
             return super().__reduce__()

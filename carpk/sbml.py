@@ -120,7 +120,7 @@ class Expression(NamedTuple):
     names: frozenset[str] = frozenset()
 
 
-Table = dict[str, Expression | Callable[[], Expression]]  # or how to translate it
+SymbolTable = dict[str, Expression | Callable[[], Expression]]  # or how to translate it
 
 
 class Values(dict[str, Any]):
@@ -168,15 +168,15 @@ def read(path: Path, text: str) -> ODEModel:
 
 
 class File:
-    """What a file says. Formulas are translated when they are first asked for."""
+    """Content of a file. Formulas are translated when they are first asked for."""
 
     def __init__(self, path: Path, sbml: Any) -> None:
         self.path, self.sbml = path, sbml
         self.constants: dict[str, tuple[float, str, str, str]] = {}  # as `param` takes them
         self.about: dict[str, tuple[str, str]] = {}  # variable -> unit, meaning
-        self.states: Table = {}  # what they change by, per unit of the file's time
-        self.rules: Table = {}  # assignment rules, and rates of reactions
-        self.first: Table = {}  # at time 0, of what has no rule
+        self.states: SymbolTable = {}  # what they change by, per unit of the file's time
+        self.rules: SymbolTable = {}  # assignment rules, and rates of reactions
+        self.first: SymbolTable = {}  # at time 0, of what has no rule
         self.events: list[Event] = []
         self.switches: dict[tuple[float, float], str] = {}  # the file's time, and again -> state
         self.delays: dict[str, tuple[Any, set[str]]] = {}  # switch -> its time, what that needs
@@ -196,7 +196,7 @@ class File:
     # what is in the file
 
     def _read_time(self) -> float:
-        """How many units of the file's time a day has."""
+        """Units of the file's time per day."""
         level_3 = self.sbml.getLevel() > 2
         unit = self.sbml.getTimeUnits() if level_3 else "time"
         definition = self.sbml.getUnitDefinition(unit)
@@ -279,7 +279,7 @@ class File:
         return number
 
     def _net(self, species: Any, flow: list[tuple[float, str]]) -> Expression:
-        """What reactions do to the quantity of a species, per unit of the file's time."""
+        """Net rate of reactions on the quantity of a species, per unit of the file's time."""
         factor = species.getConversionFactor() or self.sbml.getConversionFactor()
         size = species.getCompartment() if self._by_size(species) else ""
 
@@ -290,7 +290,7 @@ class File:
         return Expression(value, frozenset({*(r for _, r in flow), size, factor} - {""}))
 
     def _by_size(self, species: Any) -> bool:
-        """Whether the symbol of a species means its concentration."""
+        """The symbol of a species means its concentration."""
         size = self.sbml.getCompartment(species.getCompartment())
         if size is None:
             raise self.error(f"the species {species.getId()!r} is in no compartment of the file.")
@@ -397,7 +397,7 @@ class File:
         return (*scale, dose) if dose else scale
 
     def _window(self, node: Any, where: str) -> tuple[tuple[float, bool], float]:
-        """When a trigger is true: from (the file's time, whether just after it), until when."""
+        """Interval of a true trigger: from (the file's time, just after it or not), until."""
         kind, nodes = _split(node)
         if kind == "and":
             windows = [self._window(child, where) for child in nodes]
@@ -494,7 +494,7 @@ class File:
     def _turn(
         self, left: Expression, right: Expression, where: str, advice: str = ""
     ) -> tuple[Callable[[Mapping[str, Any]], Any], bool] | None:
-        """When left - right crosses 0, given the constants, and whether upwards.
+        """Time at which left - right crosses 0, given the constants, and whether upwards.
 
         None where time has no part in it.
         """
@@ -524,8 +524,8 @@ class File:
 
     # values
 
-    def _entry(self, table: Table, name: str) -> Expression:
-        """What a table has for a symbol, translated."""
+    def _entry(self, table: SymbolTable, name: str) -> Expression:
+        """Translated entry of a table for a symbol."""
         entry = table[name]
         if not isinstance(entry, Expression):
             entry = table[name] = entry()

@@ -7,7 +7,7 @@
 A virtual patient is the same in every regimen and at all covariates, for the same seed and draws:
 random effects and latent classes do not depend on what is given, nor on how often.
 
-Simulated levels are true levels; `measured=True` adds the assay. Everything here is simulated.
+Outputs are true values; `measured=True` adds the residual error. Everything here is simulated.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Simulation:
-    """Simulated levels.
+    """Simulated outputs.
 
     Attributes:
         data: xarray Dataset, a variable per output with dims (draw, patient, time) and its unit in
@@ -82,7 +82,7 @@ class Simulation:
         rows = []
         for output in self.outputs:
             unit = self.data[output].attrs["units"]
-            levels = jnp.asarray(self.data[output].values).reshape(-1, t.size)
+            values = jnp.asarray(self.data[output].values).reshape(-1, t.size)
             metrics: dict[str, tuple[Any, str]] = {
                 "CMAX": (nca.cmax, unit),
                 "TMAX": (nca.tmax, "day"),
@@ -91,7 +91,7 @@ class Simulation:
                 metrics["AUC0_28D"] = (nca.auc_to(28), f"day*{unit}")
             for name, (metric, metric_unit) in metrics.items():
                 one = jax.vmap(lambda c, f=metric: f(t[shown], c[shown]))
-                x = np.asarray(one(levels))
+                x = np.asarray(one(values))
                 low, mid, high = np.nanquantile(x, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
                 rows.append((output, name, mid, low, high, metric_unit))
         columns = ["output", "quantity", "median", "eti90_low", "eti90_high", "unit"]
@@ -108,8 +108,8 @@ class Simulation:
                 f"Simulation: the model does not say what one cell of {output!r} is; outputs with "
                 f"`one_cell` are {', '.join(self._counted()) or 'none'}."
             )
-        levels = self.data[output]
-        when = first_below(levels.values, levels.attrs["one_cell"])
+        values = self.data[output]
+        when = first_below(values.values, values.attrs["one_cell"])
         days = np.append(self.data["time"].values, np.nan)[when]
         return xr.DataArray(days, dims=("draw", "patient"), attrs={"units": "day"})
 
@@ -121,7 +121,7 @@ class Simulation:
         return late("carpk.plot.simulation")(self, output or self.outputs[0], **kwargs)
 
     def save(self, path: str | Path) -> Path:
-        """Write the levels to a NetCDF file, and the parameters to its group "parameters"."""
+        """Write the outputs to a NetCDF file, and the parameters to its group "parameters"."""
         return _files.write(path, netcdf({"/": self.data, "parameters": self.parameters}))
 
     def __repr__(self) -> str:
@@ -179,7 +179,7 @@ def simulate(
         source, regimen, patients=patients, draws=draws, covariates=covariates, seed=seed
     )
     size = np.shape(next(iter(params.items()))[1])
-    (block,) = levels_in_blocks(model, regimen, t, params, size[0])
+    (block,) = simulate_in_blocks(model, regimen, t, params, size[0])
     for reason, count in block.failures.items():
         warnings.warn(
             f"simulate: {count} of {size[0] * size[1]} patients have no solution and are nan: "
@@ -190,7 +190,7 @@ def simulate(
     assayed = source.bound.endpoints.values() if measured else ()  # type: ignore[union-attr]
     assay_key = jax.random.split(jax.random.key(seed))[1]
     variables: dict[str, Any] = {}
-    for output, levels in block.levels.items():
+    for output, values in block.outputs.items():
         attrs: dict[str, Any] = {
             "units": model.units[output],
             "long_name": output,
@@ -198,10 +198,10 @@ def simulate(
         }
         if output in assayed:
             key = jax.random.fold_in(assay_key, len(variables))
-            levels = _measured(source, output, levels, theta, key)  # type: ignore[arg-type]
+            values = _measured(source, output, values, theta, key)  # type: ignore[arg-type]
         if output in model.one_cell:
             attrs["one_cell"] = model.one_cell[output]
-        variables[output] = (("draw", "patient", "time"), np.asarray(levels), attrs)
+        variables[output] = (("draw", "patient", "time"), np.asarray(values), attrs)
     dims = ("draw", "patient", "infusion")
     behind = {
         name: (dims, np.asarray(getattr(params, name)), {"units": info.unit})
@@ -217,7 +217,7 @@ def simulate(
 
 
 def check_regimen(model: ClosedForm | ODEModel, regimen: Regimen, *, stacklevel: int = 3) -> None:
-    """Refuse what a closed form cannot do with a regimen, and say what it does not feel."""
+    """Reject events a closed form cannot represent; warn about those it ignores."""
     if not isinstance(model, ClosedForm):
         return
     if not regimen.infusions:
@@ -230,17 +230,17 @@ def check_regimen(model: ClosedForm | ODEModel, regimen: Regimen, *, stacklevel:
             "regimen.resolve(bsa=..., weight=...) first."
         )
     changes = {"changes of state" for e in regimen.events if not isinstance(e, Dose)}
-    unfelt = sorted({e.product for e in regimen.drugs} | changes)
-    if unfelt:
+    ignored = sorted({e.product for e in regimen.drugs} | changes)
+    if ignored:
         warnings.warn(
-            f"{model.name!r} is a closed form without lymphodepletion: {', '.join(unfelt)} have no "
-            "effect on the simulated cells. Compare regimens through a covariate of a fit.",
+            f"{model.name!r} is a closed form without lymphodepletion: {', '.join(ignored)} have "
+            "no effect on the simulated cells. Compare regimens through a covariate of a fit.",
             CarpkWarning,
             stacklevel=stacklevel,
         )
 
 
-# --- who: virtual patients ------------------------------------------------------------------------
+# --- virtual patients -----------------------------------------------------------------------------
 
 
 def virtual_patients(
@@ -252,7 +252,7 @@ def virtual_patients(
     covariates: Mapping[str, Any] | None,
     seed: int,
 ) -> tuple[Params, dict[str, Any]]:
-    """Parameters of virtual patients, and what they were drawn around; arguments of `simulate`.
+    """Parameters of virtual patients, and of the population; arguments as in `simulate`.
 
     Patient i of draw d has the same random effects and latent classes whatever the regimen and the
     covariates; a random effect of the k-th infusion is the same however many there are.
@@ -301,13 +301,13 @@ def _refuse_half_a_size(regimen: Regimen, given: Mapping[str, Any], model: Any) 
 
 def posterior_draws(model: ClosedForm | ODEModel, draws: int) -> dict[str, np.ndarray]:
     """Draws of the typical values from the model's own posterior, name -> (draw,)."""
-    if model.posterior is None:
+    if model.calibration_draws is None:
         raise FitError(
             f"simulate: `draws` need a fit, or a structural model with a posterior; {model.name!r} "
             "holds one value of each parameter and does not say how uncertain it is. Leave `draws` "
             "out."
         )
-    given = {name: np.asarray(x, float) for name, x in model.posterior().items()}
+    given = {name: np.asarray(x, float) for name, x in model.calibration_draws().items()}
     sizes = {x.shape for x in given.values()}
     for name, x in given.items():
         info = model.params.info().get(name)
@@ -370,7 +370,7 @@ def _factor(model: ClosedForm | ODEModel) -> np.ndarray:
 def _with_covariates(
     params: Params, given: Mapping[str, Any], patients: int | None, key: Any
 ) -> Any:
-    """The same patients with the covariates of the equations; latent classes drawn."""
+    """Parameters with the covariates of the equations; latent classes drawn."""
     changes = {}
     for i, (name, info) in enumerate(params.info().items()):
         old = getattr(params, name)
@@ -412,34 +412,35 @@ def _from_fit(
         omegas = bound.named(Kind.OMEGA)
         around = {k: v * (k not in omegas) for k, v in theta.items()}
 
-    shape = (draws, size, len(bound.random.columns))
+    shape = (draws, size, len(bound.random_effects.columns))
     keys = [jax.random.fold_in(key, k) for k in range(infusions)]  # of each: none changes another
     z = jnp.stack([jax.random.normal(k, shape) for k in keys], axis=2)
     every = jax.vmap(lambda theta, z: bound.params_from_scores(theta, design, z))
     return jax.jit(every)(around, z), theta
 
 
-# --- what: their levels ---------------------------------------------------------------------------
+# --- what: their outputs
+# ---------------------------------------------------------------------------
 
 
 class Block(NamedTuple):
-    """Levels of some draws.
+    """Outputs of some draws.
 
     Attributes:
-        levels: output -> (draw, patient, time).
+        outputs: output -> (draw, patient, time).
         failures: reason -> number of patients without a solution.
         note: how they were solved.
     """
 
-    levels: dict[str, Any]
+    outputs: dict[str, Any]
     failures: Mapping[str, int]
     note: str
 
 
-def levels_in_blocks(
+def simulate_in_blocks(
     model: ClosedForm | ODEModel, regimen: Regimen, t: np.ndarray, params: Params, draws: int
 ) -> Iterator[Block]:
-    """Levels of virtual patients, `draws` draws at a time, so that memory stays bounded.
+    """Outputs of virtual patients, `draws` draws at a time, so that memory stays bounded.
 
     Args:
         params: leaves (draw, patient, infusion).
@@ -462,18 +463,18 @@ def levels_in_blocks(
             else solve_all(solver, flat)
         )
         solver = result.solver
-        levels = {k: v.reshape(draws, size[1], t.size) for k, v in result.outputs.items()}
-        yield Block(levels, result.failures, solver.describe())
+        outputs = {k: v.reshape(draws, size[1], t.size) for k, v in result.outputs.items()}
+        yield Block(outputs, result.failures, solver.describe())
 
 
 def _closed(model: ClosedForm, regimen: Regimen, t: np.ndarray) -> Any:
-    """From parameters (draw, patient, infusion) to levels, output -> (draw, patient, time)."""
+    """From parameters (draw, patient, infusion) to outputs, output -> (draw, patient, time)."""
     start = jnp.array([e.time for e in regimen.infusions])
     amount = jnp.array([e.amount for e in regimen.infusions])
     grid = jnp.asarray(t)
 
     def one(p: Params, output: str) -> Any:
-        return model.level(output, grid, p, start, amount)
+        return model.predict(output, grid, p, start, amount)
 
     def every(p: Params) -> dict[str, Any]:
         return {k: jax.lax.map(jax.vmap(partial(one, output=k)), p) for k in model.units}
@@ -481,9 +482,9 @@ def _closed(model: ClosedForm, regimen: Regimen, t: np.ndarray) -> Any:
     return jax.jit(every)
 
 
-def _measured(fit: Fit, output: str, levels: Any, theta: Mapping[str, Any], key: Any) -> Any:
-    """Levels with the assay's residual error."""
+def _measured(fit: Fit, output: str, values: Any, theta: Mapping[str, Any], key: Any) -> Any:
+    """Values with the assay's residual error."""
     own = fit.population.residual_theta(theta, output)
-    eps = jax.random.normal(key, levels.shape)
+    eps = jax.random.normal(key, values.shape)
     residual = fit.population.residual_of(output)
-    return residual.sample(eps, levels, {k: v[:, None, None] for k, v in own.items()})
+    return residual.sample(eps, values, {k: v[:, None, None] for k, v in own.items()})

@@ -94,7 +94,7 @@ class DoseEffect:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StructuralModel:
-    """What both kinds of structural model have.
+    """Base of both kinds of structural model.
 
     Attributes:
         name: the file's name.
@@ -108,11 +108,12 @@ class StructuralModel:
         regimens: what the paper gives: name -> `Regimen`, absolute amounts; the first is its own
             typical dosing.
         product: what the model was written for; "" for no one product.
-        one_cell: output -> level that is a single cell. Below it differential equations have
+        one_cell: output -> value of a single cell. Below it differential equations have
             nothing to say: what falls below may be gone, and its return is not a relapse.
         correlation: (parameter, parameter) -> published correlation of their random effects.
-        posterior: function without arguments that gives what is known of the typical values:
-            parameter -> joint draws [natural scale], all of shape (draw,), the same at each call.
+        calibration_draws: function without arguments that gives what is known of the typical
+            values: parameter -> joint draws [natural scale], all of shape (draw,), the same at each
+            call.
             Parameters that are not named are taken as known. `simulate(..., draws=...)` and
             `compare` choose from them.
         doc: the text at the head of the model's file, for people.
@@ -134,7 +135,7 @@ class StructuralModel:
     product: str = ""
     one_cell: Mapping[str, float] = dataclasses.field(default_factory=dict)
     correlation: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
-    posterior: Callable[[], Mapping[str, Any]] | None = None
+    calibration_draws: Callable[[], Mapping[str, Any]] | None = None
     doc: str = ""
     origin: Mapping[str, Any] | None = None
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -165,7 +166,7 @@ class StructuralModel:
 
     @property
     def about(self) -> str:
-        """What the model is, in a line: the first of its file."""
+        """First line of the model file."""
         return self.doc.strip().split("\n\n")[0].replace("\n", " ")
 
     def describe(self) -> pd.DataFrame:
@@ -205,8 +206,8 @@ class ClosedForm(StructuralModel):
     felt through the parameters, as a covariate.
 
     Attributes, beside those of every structural model:
-        outputs: name -> f(t, p), the level at `t` days >= 0 after an infusion, shape (time,). At
-            t = 0 it is the level just after the infusion.
+        outputs: name -> f(t, p), the value at `t` days >= 0 after an infusion, shape (time,). At
+            t = 0 it is that just after the infusion.
         states: f(t, p) -> States, the compartments behind the outputs, where the model has any.
         smooth: name -> the same output with every sharp switch rounded off, for samplers that
             need derivatives; `outputs` where left out.
@@ -225,7 +226,7 @@ class ClosedForm(StructuralModel):
                 f"{sorted(self.smooth)} and not {sorted(self.outputs)}."
             )
 
-    def level(
+    def predict(
         self,
         output: str,
         t: Float[Array, " time"],
@@ -257,13 +258,13 @@ class ClosedForm(StructuralModel):
             each = self._scale_with_dose(each, amount)
         since = t[None, :] - start[:, None]
         after = since >= 0
-        levels = jax.vmap(curve)(jnp.where(after, since, 0.0), each)
-        return jnp.sum(jnp.where(after, levels, 0.0), axis=0)
+        values = jax.vmap(curve)(jnp.where(after, since, 0.0), each)
+        return jnp.sum(jnp.where(after, values, 0.0), axis=0)
 
     def with_dose_effect(
         self, exponent: float, reference: float, parameter: str = "cmax"
     ) -> ClosedForm:
-        """The same model, whose `parameter` follows the dose: p x (amount / reference)^exponent.
+        """A copy whose `parameter` follows the dose: p x (amount / reference)^exponent.
 
         Args:
             exponent: 0 is no effect, 1 is proportional.
@@ -295,7 +296,7 @@ class ClosedForm(StructuralModel):
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Where a product goes, and how much of it arrives.
+    """Compartment of a product, with bioavailability and lag time.
 
     Attributes:
         compartment: a state, or one of the model's `inputs`.
@@ -357,7 +358,7 @@ class ODEModel(StructuralModel):
         return (*self.states.names(), *self.inputs)
 
     def into(self, product: str) -> tuple[Target, ...]:
-        """Where a product goes; nowhere in particular if it is not named in `targets`."""
+        """Targets of a product; empty if it is not named in `targets`."""
         target = self.targets.get(product, ())
         return target if isinstance(target, tuple) else (target,)
 
@@ -386,7 +387,7 @@ class ODEModel(StructuralModel):
 
     @cached_property
     def logs(self) -> tuple[bool, ...]:
-        """Which states are integrated as logarithms."""
+        """States that are integrated as logarithms."""
         return tuple(f.metadata["log"] for f in dataclasses.fields(self.states))  # type: ignore
 
     def start(self, params: Any) -> States:
@@ -479,6 +480,6 @@ class ODEModel(StructuralModel):
 
     @cached_property
     def _key(self) -> tuple[Any, ...]:
-        """What decides the compiled code: two loads of one file share it."""
+        """Hash key of the compiled code: two loads of one file share it."""
         functions = (self.vector_field, self.initial, *self.outputs.items(), *self.inputs.items())
         return (self.name, self.params, self.states, functions, tuple(self.every_target()))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from carpk.solver.events import Plan
+from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -32,7 +32,7 @@ def errors(solution, table):
 def solver_for(model, regimen, days, **settings):
     """`Solver.prepare` at the typical patient."""
     params = jax.tree.map(lambda x: jnp.full((1, 1), x), model.params())
-    return Solver.prepare(Plan.of(model, [regimen], np.asarray(days)), params, **settings)
+    return Solver.prepare(Schedule.of(model, [regimen], np.asarray(days)), params, **settings)
 
 
 def assert_has_gradients(model, run, output, size=1e-3, rtol=1e-5):

@@ -251,7 +251,7 @@ def test_published_statistics_stay_and_it_is_said():
     data = dataset(observations()) + study
     cells = to_cells(data, vcn=1.0)
     pd.testing.assert_frame_equal(cells.summaries, data.summaries)
-    assert "Published statistics of transgene stay in copies/µg." in cells.notes[-1]
+    assert "Published summaries of transgene stay in copies/µg." in cells.notes[-1]
 
 
 def test_a_constant_denominator_warns_that_leukopenia_reads_as_expansion():

@@ -19,10 +19,10 @@ from hierarchies import LINEAR, PRIORS, decaying
 import carpk as ck
 from carpk import _files
 from carpk.inference.checkpoints import Blocks
-from carpk.inference.nuts import Nuts, Progress, Target
+from carpk.inference.nuts import LogDensityTarget, Nuts, Progress
 
 pytestmark = pytest.mark.portable
-TARGET = Target(  # a correlated normal distribution
+TARGET = LogDensityTarget(  # a correlated normal distribution
     potential=lambda p: 0.5 * p["x"] @ jnp.array([[2.0, 1.2], [1.2, 2.0]]) @ p["x"],
     natural=lambda p: {"x": p["x"]},
     start={"x": jnp.zeros(2)},

@@ -18,9 +18,9 @@ def prior():
 
 
 def test_every_printed_number_has_replicates(prior):
-    assert len(prior.facts) == 12  # four days, a median and two quartiles
-    assert prior.facts["n"].tolist()[:3] == [19, 19, 19]
-    assert (prior.facts["low"] < prior.facts["high"]).all()
+    assert len(prior.summaries) == 12  # four days, a median and two quartiles
+    assert prior.summaries["n"].tolist()[:3] == [19, 19, 19]
+    assert (prior.summaries["low"] < prior.summaries["high"]).all()
 
 
 def test_replicated_quartiles_are_in_order(prior):
@@ -33,9 +33,9 @@ def test_replicated_quartiles_are_in_order(prior):
 def test_facts_outside_the_likelihood_are_compared_too():
     copies = ck.load_model("piecewise", output="transgene", unit="copies/µg", cmax=24_000)
     pop = ck.Population(copies, varies=["cmax"])
-    facts = ck.checks.prior_predictive(pop, ck.load_study("eliana_ensign"), draws=60).facts
-    assert set(facts["use"]) == {"fit", "value", "check"}
-    assert any("tlast" in statistic for _, statistic in facts.index)
+    summaries = ck.checks.prior_predictive(pop, ck.load_study("eliana_ensign"), draws=60).summaries
+    assert set(summaries["use"]) == {"fit", "value", "check"}
+    assert any("tlast" in statistic for _, statistic in summaries.index)
 
 
 def test_geometric_cv_is_that_of_a_log_normal():

@@ -66,7 +66,7 @@ def test_studies_are_listed_and_shown_with_their_facts():
     assert [line.split()[0] for line in run("studies").stdout.splitlines()] == ck.list_studies()
     study = ck.load_study("zuma1_moffitt")
     assert "doi:10.1098/rspb.2021.0229" in run("studies", "zuma1_moffitt").stdout
-    assert len(json.loads(run("studies", "zuma1_moffitt", "--json").stdout)) == len(study.facts)
+    assert len(json.loads(run("studies", "zuma1_moffitt", "--json").stdout)) == len(study.summaries)
 
 
 @pytest.mark.parametrize(

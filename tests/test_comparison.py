@@ -17,7 +17,7 @@ import carpk as ck
 from carpk import comparison
 from carpk._arviz import to_idata
 from carpk.comparison import compare, published, virtual
-from carpk.comparison.arms import Plan
+from carpk.comparison.arms import ArmSpec
 from carpk.comparison.caveats import about_arms
 from carpk.verdict.judge import Verdict
 from carpk.verdict.words import trouble
@@ -43,7 +43,7 @@ def bump(t, p):
 TOY = ck.ClosedForm(
     name="toy", params=Params, outputs={"car_t": bump}, units={"car_t": "cells/µL"}, doc="A toy."
 )
-UNSURE = dataclasses.replace(TOY, posterior=lambda: {"A": A})
+UNSURE = dataclasses.replace(TOY, calibration_draws=lambda: {"A": A})
 ARMS = {"less": (ONE, {"MORE": 0.0}), "more": (ONE, {"MORE": 1.0})}
 
 
@@ -189,7 +189,7 @@ class TestTheSamePatients:
         days_later = peaks["again"][1] - peaks["once"][1]
         tmax = row(result, "tmax", "again", "difference")
         assert tmax["estimate"] == pytest.approx(np.median(days_later.mean(axis=1)))
-        assert result.levels.loc[("cmax", "again"), "center"] == pytest.approx(
+        assert result.by_arm.loc[("cmax", "again"), "center"] == pytest.approx(
             np.median(np.exp(np.log(peaks["again"][0]).mean(axis=1))), rel=1e-9
         )
 
@@ -224,7 +224,7 @@ class TestWhatIsUncertainAndHowPatientsDiffer:
     @pytest.mark.slow
     def test_few_virtual_patients_do_not_count_as_parameters(self):
         """Without uncertainty of A, four patients leave noise in the means, and no share."""
-        sure = dataclasses.replace(TOY, posterior=lambda: {"A": np.ones(400)})
+        sure = dataclasses.replace(TOY, calibration_draws=lambda: {"A": np.ones(400)})
         result = compare(sure, ARMS, ["cmax"], patients=4, draws=400)
         assert row(result, "cmax", "more")["share_parameters"] < 0.05
         assert said(result, "widened by the number of virtual patients")
@@ -308,7 +308,7 @@ class TestOutcomes:
             ({"outcomes": ["peak"]}, "the outcome 'peak' is unknown; names are cmax"),
             ({"outcomes": ["level"]}, "the outcome 'level' is unknown"),
             ({"outcomes": ["auc0_100d"]}, "needs 100 days .* can be compared over 90"),
-            ({"outcomes": ["persistence"]}, r"needs the level that counts .*: lloq="),
+            ({"outcomes": ["persistence"]}, r"needs the limit of quantification .*: lloq="),
             ({"outcomes": ["tumor_nadir"]}, "has no output 'tumor'"),
             ({"outcomes": [3]}, "must be a function .* or a name, but is 3"),
             ({"outcomes": []}, "there is no outcome"),
@@ -372,11 +372,11 @@ class TestEquations:
 
     def test_lymphodepletion_and_copies_per_ug_are_warned_of_and_cells_are_not(self):
         fewer = ck.Regimen((ck.Multiply(-1, 0.5, "B"),))
-        arms = {"none": Plan(DOSE, {}), "some": Plan(fewer + DOSE, {})}
+        arms = {"none": ArmSpec(DOSE, {}), "some": ArmSpec(fewer + DOSE, {})}
         with pytest.warns(ck.CarpkWarning, match="may be leukopenia"):
             (text,) = about_arms(GROWTH, arms, "none", "transgene")
         assert "may be leukopenia" in text
-        same = {"1": arms["some"], "2": Plan(fewer + ck.Regimen.cells(0, 2e8), {})}
+        same = {"1": arms["some"], "2": ArmSpec(fewer + ck.Regimen.cells(0, 2e8), {})}
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert not list(about_arms(GROWTH, arms, "none", "car_t"))

@@ -10,7 +10,7 @@ import pytest
 from hierarchies import LINEAR, PRIORS, decaying
 
 import carpk as ck
-from carpk._compile import beside, by_rows, compiled
+from carpk._compile import by_rows, compile_for, in_background
 
 
 @pytest.fixture
@@ -49,7 +49,10 @@ def test_a_job_that_fails_is_met_where_its_function_is_called():
         raise ValueError("no such shape")
 
     shape = jax.ShapeDtypeStruct((5,), float)
-    with beside([lambda: compiled(fails, shape)]), pytest.raises(ValueError, match="no such shape"):
+    with (
+        in_background([lambda: compile_for(fails, shape)]),
+        pytest.raises(ValueError, match="no such shape"),
+    ):
         fails(np.ones(5))
 
 
@@ -59,7 +62,7 @@ def test_what_compiles_beside_is_not_compiled_again(compilations):
         return 3 * x
 
     shape = jax.ShapeDtypeStruct((5,), float)
-    with beside([lambda: compiled(thrice, shape)]):
+    with in_background([lambda: compile_for(thrice, shape)]):
         np.testing.assert_array_equal(thrice(np.ones(5)), 3.0)
     assert compilations()["thrice"] == 1
 
@@ -70,5 +73,12 @@ def test_a_fit_compiles_each_of_its_functions_for_one_shape(compilations):
     data = decaying(lloq=3.0)
     ck.fit(population, data, method="laplace", draws=60, chains=2, progress=False)
     found = compilations()
-    names = ("near", "glance", "expansion", "placed", "weighed", "of_draw")
+    names = (
+        "log_predictions",
+        "newton_terms",
+        "laplace_terms",
+        "to_natural",
+        "importance_log_density",
+        "of_draw",
+    )
     assert {name: found[name] for name in names} == dict.fromkeys(names, 1)

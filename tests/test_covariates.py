@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import carpk as ck
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 
 FILE = """
 import carpk as ck
@@ -59,14 +59,14 @@ def weighed(weights, column="WT"):
     )
 
 
-def individual_levels(bound):
+def individual_predictions(bound):
     """Levels of the patients at the typical values, shape (patient, time)."""
     values = {name: bound.population.model.params.info()[name].value for name in ("k", "V")}
     phi = bound.population.typical(values, bound.patient_design)
     params = bound.population.structural({k: np.broadcast_to(v, 3) for k, v in phi.items()})
     if "WT" not in phi:
         params = params.replace(WT=np.full(3, params.WT))
-    return np.asarray(bound.individual_levels(params.replace(LOW=np.zeros(3))))
+    return np.asarray(bound.individual_predictions(params.replace(LOW=np.zeros(3))))
 
 
 def test_describe_says_which_fields_are_covariates(model):
@@ -132,29 +132,29 @@ class TestSimulation:
 
 class TestFit:
     def test_takes_the_column_of_its_name(self, model):
-        bound = PopulationModel.from_data(ck.Population(model), weighed([70.0, 35.0, 20.0], "wt"))
+        bound = BoundPopulation.from_data(ck.Population(model), weighed([70.0, 35.0, 20.0], "wt"))
         expected = 20 * np.exp(-0.1 * np.array([1.0, 5.0])) * np.array([[1.0], [2.0], [3.5]])
-        np.testing.assert_allclose(individual_levels(bound), expected, rtol=1e-4)
+        np.testing.assert_allclose(individual_predictions(bound), expected, rtol=1e-4)
         assert bound.at_reference == {"LOW": 0.0}
         assert "WT" not in bound.priors
         assert bound.design_at()["WT"] == [70.0]
 
     def test_says_so_where_the_data_do_not_have_it(self, model):
-        bound = PopulationModel.from_data(ck.Population(model), weighed([9.0, 9.0, 9.0], "age"))
+        bound = BoundPopulation.from_data(ck.Population(model), weighed([9.0, 9.0, 9.0], "age"))
         assert bound.at_reference == {"WT": 70.0, "LOW": 0.0}
-        fixed = PopulationModel.from_data(
+        fixed = BoundPopulation.from_data(
             ck.Population(model, fixed={"WT": 35.0}), weighed([1.0, 1.0, 1.0])
         )
         assert fixed.at_reference == {"LOW": 0.0}
         np.testing.assert_allclose(
-            individual_levels(fixed), 2 * individual_levels(bound), rtol=1e-4
+            individual_predictions(fixed), 2 * individual_predictions(bound), rtol=1e-4
         )
 
     def test_refuses_missing_values_and_words(self, model):
         with pytest.raises(ck.DatasetError, match="WT"):
-            PopulationModel.from_data(ck.Population(model), weighed([70.0, np.nan, 20.0]))
+            BoundPopulation.from_data(ck.Population(model), weighed([70.0, np.nan, 20.0]))
         with pytest.raises(ck.FitError, match="must hold numbers, but has 'heavy'"):
-            PopulationModel.from_data(ck.Population(model), weighed(["heavy", "light", "light"]))
+            BoundPopulation.from_data(ck.Population(model), weighed(["heavy", "light", "light"]))
 
     @pytest.mark.parametrize("settings", [{"varies": ["WT"]}, {"covariates": {"k": ["WT"]}}])
     def test_refuses_to_estimate_it(self, model, settings):

@@ -10,7 +10,7 @@ import xarray as xr
 
 from carpk.inference.checkpoints import Blocks
 from carpk.inference.cure import cured, differences
-from carpk.inference.nuts import Draws, Nuts, Target
+from carpk.inference.nuts import ChainDraws, LogDensityTarget, Nuts
 
 DRAWS, CHAINS = 250, 4
 
@@ -51,7 +51,9 @@ class ScriptedRun:
         x += script.shift * self.number
         diverging = np.zeros((self.chains, size), bool)
         diverging[0, : script.diverging[self.number] * rounds] = True
-        return Draws({"x": x}, {"diverging": diverging}, script.stopped == (self.number, rounds))
+        return ChainDraws(
+            {"x": x}, {"diverging": diverging}, script.stopped == (self.number, rounds)
+        )
 
 
 def labelled(samples):
@@ -177,7 +179,7 @@ def test_differences_finds_what_differs_and_seldom_anything_else():
     assert sum(bool(differences(run(), run())) for _ in range(40)) <= 3
 
 
-FUNNEL = Target(  # Neal's, whose neck no single step size suits
+FUNNEL = LogDensityTarget(  # Neal's, whose neck no single step size suits
     potential=lambda p: p["v"] ** 2 / 18 + jnp.sum(p["x"] ** 2) / 2 * jnp.exp(-p["v"]) + p["v"],
     natural=lambda p: {"v": p["v"]},
     start={"v": jnp.zeros(()), "x": jnp.zeros(2)},

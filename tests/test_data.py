@@ -132,8 +132,8 @@ class TestEveryStudy:
         study = load_study(name)
         data = study.dataset()
         assert data.name == name
-        assert len(data.summaries) == len(study.facts)
-        assert list(data.summaries["value"]) == pytest.approx(list(study.facts["value"]))
+        assert len(data.summaries) == len(study.summaries)
+        assert list(data.summaries["value"]) == pytest.approx(list(study.summaries["value"]))
         assert set(data.cohorts["cohort"]) == set(study.cohorts["cohort"])
         assert list(data.sampling) == study.sampling["days"]
         assert not [note for note in data.notes if "states no" in note]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carpk.dataset import Dataset, facts, load_dataset, units
+from carpk.dataset import Dataset, cohort_summaries, load_dataset, units
 from carpk.errors import CarpkWarning, DatasetError
 
 FOLDER = Path(__file__).parent / "reference" / "dataset" / "simulated"
@@ -119,7 +119,7 @@ def test_printing_shows_numbers_provenance_and_notes():
     text = repr(data)
     assert str(data) == text
     for expected in (
-        "2 patients, 3 doses (2 of cells), 4 observations, 4 published statistics",
+        "2 patients, 3 doses (2 of cells), 4 observations, 4 published summaries",
         "transgene [copies/µg]: 4 observations of 2 patients, 25 % below LLOQ",
         "cohort 'flucy': 2 statistics",
         "Doe 2024, Table 2 (licence: CC BY 4.0)",
@@ -620,18 +620,18 @@ def test_every_cell_of_the_table_is_accepted_or_refused_by_name():
     units_of = {"level": "cells/µL", "area": "day*cells/µL", "count": "count", "ratio": "1"}
     accepted = 0
     for metric, statistic, kind in itertools.product(
-        facts.METRICS, (*facts.STATISTICS, "p10"), facts.INTERVALS
+        cohort_summaries.METRICS, (*cohort_summaries.STATISTICS, "p10"), cohort_summaries.INTERVALS
     ):
-        counted = facts.METRICS[metric] == "count"
+        counted = cohort_summaries.METRICS[metric] == "count"
         row = {"metric": metric, "statistic": statistic, "interval": kind, "lloq": 1.0}
         row["value"] = {"count": 7, "proportion": 0.7, "percentage": 70}.get(statistic, 20.0)
-        if kind in facts.WITH_ENDS:
+        if kind in cohort_summaries.WITH_ENDS:
             row |= {"low": 16.0, "high": 25.0 if "geo" in statistic else 24.0}
         elif kind:
             row["spread"] = spreads[kind]
-        row["unit"] = units_of.get(facts.METRICS[metric], "day")
-        row["time"] = 28.0 if metric in facts.TIMED else None
-        why = facts.no_likelihood(metric, statistic, kind)
+        row["unit"] = units_of.get(cohort_summaries.METRICS[metric], "day")
+        row["time"] = 28.0 if metric in cohort_summaries.TIMED else None
+        why = cohort_summaries.no_likelihood(metric, statistic, kind)
         if not why:
             assert len(Dataset.from_frames(summaries=row_of(**row), sampling=[7, 14, 28]).summaries)
             accepted += 1
@@ -639,7 +639,7 @@ def test_every_cell_of_the_table_is_accepted_or_refused_by_name():
         with pytest.raises(DatasetError) as refused:
             Dataset.from_frames(summaries=row_of(**row), sampling=[7, 14, 28])
         assert "summaries, row 0, column `" in str(refused.value), row
-        contradiction = counted != (statistic in facts.COUNTED) or (counted and kind)
+        contradiction = counted != (statistic in cohort_summaries.COUNTED) or (counted and kind)
         assert contradiction or why in str(refused.value), row
     assert accepted == 3 * 24 + 13 + 8 + 3  # of levels, Cmax, areas; half-lives; Tmax; counts
 

@@ -522,7 +522,7 @@ def test_covariates_of_cohorts_are_written_for_each_patient_and_statistics_are_n
         summaries=pd.DataFrame(facts, columns=list(FACT)),
         cohorts=pd.DataFrame({"cohort": ["flu"], "conditioning": ["Flu"]}),
     )
-    with pytest.warns(CarpkWarning, match=r"published statistics \(1\) are not written"):
+    with pytest.warns(CarpkWarning, match=r"published summaries \(1\) are not written"):
         data.to_nonmem(tmp_path / "x.csv")
     back = read(tmp_path / "x.csv")
     assert back.covariate("conditioning").tolist() == ["Flu"]

@@ -135,7 +135,7 @@ class TestSeveralEndpoints:
         assert groups["observed_data"]["host"].size == 8
 
     def test_are_measured_with_their_own_noise(self, bound):
-        f = bound.individual_levels(two_patients(np.array([0.2, 0.35])))
+        f = bound.individual_predictions(two_patients(np.array([0.2, 0.35])))
         ratio = np.log(bound.measured(f, jnp.ones_like(f), THETA) / f)
         a = bound.individual
         assert ratio[a.mask & (a.analyte == 0)] == pytest.approx(0.3)
@@ -196,11 +196,11 @@ class TestDosesPerSize:
 
 
 class TestFactsOfSeveralAnalytes:
-    """Cohort `all` with facts of both endpoints, `late` with those of host cells alone."""
+    """Cohort `all` with summaries of both endpoints, `late` with those of host cells alone."""
 
     REGIMEN = ck.Regimen([ck.Bolus(0.0, 1e6), ck.Bolus(-2.0, 100.0, "drug", unit="mg")])
 
-    def facts(self, rows=((4.0, "cells", 3.0), (9.0, "host", 50.0)), **columns):
+    def summaries(self, rows=((4.0, "cells", 3.0), (9.0, "host", 50.0)), **columns):
         every = [("all", *row) for row in rows] + [("late", 20.0, "host", 40.0)]
         table = pd.DataFrame(every, columns=["cohort", "time", "analyte", "value"])
         table = table.assign(metric="level", statistic="median", n=15, unit="cells/µL", use="fit")
@@ -208,7 +208,7 @@ class TestFactsOfSeveralAnalytes:
 
     @pytest.fixture(scope="class")
     def alone(self):
-        return self.bound(ck.Dataset.from_frames(summaries=self.facts()))
+        return self.bound(ck.Dataset.from_frames(summaries=self.summaries()))
 
     def bound(self, data):
         both = ck.Population(
@@ -245,7 +245,7 @@ class TestFactsOfSeveralAnalytes:
             assert float(each[cohort][i]) == pytest.approx(exact, abs=1e-3)
 
     def test_enter_beside_the_patients_of_another_endpoint(self):
-        data = dataset(("cells",), summaries=self.facts(rows=((9.0, "host", 50.0),)))
+        data = dataset(("cells",), summaries=self.summaries(rows=((9.0, "host", 50.0),)))
         bound = self.bound(data)
         assert bound.analyte == "host"
         assert set(bound.endpoints) == {"cells", "host"}
@@ -270,17 +270,17 @@ class TestFactsOfSeveralAnalytes:
         theta = {k: np.full(1, v) for k, v in (THETA | {"omega_kill": 0.3}).items()}
         theta |= {"sigma_cells": np.full(1, 0.01), "sigma_host": np.full(1, 0.02)}
         found = cohort_values(
-            bound, "all", theta, bound.cohorts["all"].facts, (), np.random.default_rng(1)
+            bound, "all", theta, bound.cohorts["all"].summaries, (), np.random.default_rng(1)
         )
         assert [x.shape for _, x in found] == [(1, 15), (1, 15)]
         check = ck.checks.prior_predictive(bound.population, bound.data, draws=30, seed=1)
-        names = check.facts.index.get_level_values("statistic")
+        names = check.summaries.index.get_level_values("statistic")
         assert list(names)[:2] == ["cells level day 4, median", "host level day 9, median"]
         assert list(names)[2:] == ["level day 20, median"]
 
     def test_are_converted_to_the_unit_of_the_model_with_the_observations(self):
         observed = dataset(("host",))
-        table = self.facts(rows=((9.0, "host", 0.05),), interval="SD", spread=0.02, lloq=0.001)
+        table = self.summaries(rows=((9.0, "host", 0.05),), interval="SD", spread=0.02, lloq=0.001)
         table = table.assign(unit="1e9/L", value=[0.05, 0.04])
         data = ck.Dataset.from_frames(summaries=table, doses=observed.doses)
         kept = data.in_units({"host": "cells/µL"}).summaries

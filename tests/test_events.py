@@ -9,7 +9,7 @@ import pytest
 
 import carpk as ck
 from carpk.solver import mesh
-from carpk.solver.events import Plan
+from carpk.solver.events import Schedule
 
 
 class Params(ck.Params):
@@ -182,7 +182,7 @@ def test_bad_input_is_refused_before_anything_is_compiled(case, monkeypatch):
     reached = []
     monkeypatch.setattr("carpk.solver.solve._run", lambda *_: reached.append("solver"))
     monkeypatch.setattr(mesh, "choose", lambda *_, **__: reached.append("mesh"))
-    monkeypatch.setattr(Plan, "fixed", lambda *_: reached.append("timeline"))
+    monkeypatch.setattr(Schedule, "fixed", lambda *_: reached.append("timeline"))
     with pytest.raises((ck.ModelError, ck.RegimenError), match=words):
         make()
     assert reached == []
@@ -190,13 +190,13 @@ def test_bad_input_is_refused_before_anything_is_compiled(case, monkeypatch):
 
 def test_messages_name_the_patient():
     with pytest.raises(ck.RegimenError, match=r"^Patient 'P02': the observation times must ascend"):
-        Plan.of(MODEL, [CELLS, CELLS], [[0.0, 1.0], [1.0, 0.0]], labels=["P01", "P02"])
+        Schedule.of(MODEL, [CELLS, CELLS], [[0.0, 1.0], [1.0, 0.0]], labels=["P01", "P02"])
 
 
 def test_the_start_is_the_first_event_or_observation_of_each_patient():
     regimens = [CELLS, CELLS.shift(-3.0), ck.Regimen()]
-    plan = Plan.of(MODEL, regimens, [[-1.0, 4.0], [2.0, np.nan], [5.0, 6.0]])
-    assert plan.start.tolist() == [-1.0, -3.0, 5.0]
+    schedule = Schedule.of(MODEL, regimens, [[-1.0, 4.0], [2.0, np.nan], [5.0, 6.0]])
+    assert schedule.start.tolist() == [-1.0, -3.0, 5.0]
 
 
 def test_doses_of_a_product_go_where_the_model_says_or_where_the_dose_says():
@@ -208,10 +208,14 @@ def test_doses_of_a_product_go_where_the_model_says_or_where_the_dose_says():
             ck.Bolus(3.0, 4.0, "antibody", "mg", compartment="drug"),
         )
     )
-    plan = Plan.of(MODEL, [given], DAYS)
-    assert [target.compartment for target in plan.structure.targets] == ["cells", "tumor", "drug"]
-    assert plan.events.aim.tolist() == [[0, 1, 2, 2]]
-    assert plan.structure.infused == (False, False, True)
+    schedule = Schedule.of(MODEL, [given], DAYS)
+    assert [target.compartment for target in schedule.structure.targets] == [
+        "cells",
+        "tumor",
+        "drug",
+    ]
+    assert schedule.events.aim.tolist() == [[0, 1, 2, 2]]
+    assert schedule.structure.infused == (False, False, True)
 
 
 def test_simultaneous_events_are_one_boundary_of_the_timeline():
@@ -222,7 +226,7 @@ def test_simultaneous_events_are_one_boundary_of_the_timeline():
         ck.Multiply(1.0, 2.0, "tumor"),
         ck.Bolus(1.0, 5.0, "tumor"),
     ]
-    line = Plan.of(MODEL, [ck.Regimen(tuple(events)), ck.Regimen()], DAYS).fixed()
+    line = Schedule.of(MODEL, [ck.Regimen(tuple(events)), ck.Regimen()], DAYS).fixed()
     assert line.time.tolist() == [[0.0, 1.0, 2.0]] * 2
     assert line.at.tolist() == [[0, 1, 2]] * 2
     assert line.keep[:, 1].tolist() == [[1.0, 6.0, 1.0], [1.0, 1.0, 1.0]]

@@ -19,7 +19,7 @@ from carpk import _arviz, evidence
 from carpk.checks.powers import WIDE, distance, power_scaling
 from carpk.errors import DatasetError, FitError
 from carpk.evidence import likelihoods
-from carpk.evidence.likelihoods import LIKELIHOODS, SLOPES, Arm, Fact
+from carpk.evidence.likelihoods import LIKELIHOODS, SLOPES, ArmPrediction, ReportedResult
 from carpk.verdict.judge import Verdict
 from carpk.verdict.words import trouble
 
@@ -87,14 +87,14 @@ def exact_ratio(value, p, log):
 
 
 EXACT = {
-    "expanded": (Fact(19.0, 21, np.nan), exact_expanded()),
-    "some_expanded": (Fact(1.0, 6, np.nan), exact_some_expanded()),
-    "median_fold": (Fact(89.0, 5, np.nan), exact_median_fold()),
-    "up_to": (Fact(3.0, 11, np.nan), exact_up_to()),
-    "detectable": (Fact(19.0, 21, np.nan), exact_linked_count()),
-    "response": (Fact(19.0, 21, np.nan), exact_linked_count()),
-    "odds_ratio": (Fact(0.3, 0, 0.291), exact_ratio(0.3, 0.291, np.log)),
-    "persistence": (Fact(2.9, 0, 0.0078), exact_ratio(2.9, 0.0078, np.log10)),
+    "expanded": (ReportedResult(19.0, 21, np.nan), exact_expanded()),
+    "some_expanded": (ReportedResult(1.0, 6, np.nan), exact_some_expanded()),
+    "median_fold": (ReportedResult(89.0, 5, np.nan), exact_median_fold()),
+    "up_to": (ReportedResult(3.0, 11, np.nan), exact_up_to()),
+    "detectable": (ReportedResult(19.0, 21, np.nan), exact_linked_count()),
+    "response": (ReportedResult(19.0, 21, np.nan), exact_linked_count()),
+    "odds_ratio": (ReportedResult(0.3, 0, 0.291), exact_ratio(0.3, 0.291, np.log)),
+    "persistence": (ReportedResult(2.9, 0, 0.0078), exact_ratio(2.9, 0.0078, np.log10)),
 }
 
 
@@ -104,7 +104,7 @@ KINDS = list(LIKELIHOODS)
 @jax.jit
 def terms(effect, slope):
     """ln likelihood of the fact of every kind, shape (kind,)."""
-    arm = Arm(**MIXED | {"effect": effect, "slope": slope})
+    arm = ArmPrediction(**MIXED | {"effect": effect, "slope": slope})
     return jnp.stack([LIKELIHOODS[kind](EXACT[kind][0], arm) for kind in KINDS])
 
 
@@ -118,7 +118,10 @@ def test_every_term_is_the_density_of_what_was_printed(kind):
 
 
 def test_none_expanded_is_the_rest_of_some_expanded():
-    some, none = (likelihoods.some_expanded(Fact(k, 6, np.nan), Arm(**MIXED)) for k in (1.0, 0.0))
+    some, none = (
+        likelihoods.some_expanded(ReportedResult(k, 6, np.nan), ArmPrediction(**MIXED))
+        for k in (1.0, 0.0)
+    )
     assert float(jnp.exp(some) + jnp.exp(none)) == pytest.approx(1)
 
 

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 import carpk as ck
-from carpk.inference.density import Posterior
+from carpk.inference.density import LogDensity
 
 DAYS = [2.0, 5.0, 7.0, 10.0, 14.0, 21.0, 28.0, 60.0]
 LLOQ = 0.5
@@ -27,7 +27,7 @@ def simulated(patients=6, seed=0, lloq=LLOQ):
             cmax=60 * math.exp(0.6 * rng.standard_normal() - 1.0 * (i % 2)),
             t_alpha=5 * math.exp(0.3 * rng.standard_normal()),
         )
-        levels = np.asarray(model.level("car_t", jnp.array(DAYS), p))
+        levels = np.asarray(model.predict("car_t", jnp.array(DAYS), p))
         for t, y in zip(DAYS, levels * np.exp(0.4 * rng.standard_normal(len(DAYS))), strict=True):
             rows.append((f"p{i}", t, "car_t", max(y, lloq), "cells/µL", lloq, int(y < lloq)))
     columns = ["patient", "time", "analyte", "value", "unit", "lloq", "censored"]
@@ -86,7 +86,7 @@ def test_log_likelihood_of_patients_is_the_plain_sum_over_samples(data):
             **{n: float(np.ravel(getattr(params, n))[i]) for n in POP.estimated}, **POP.fixed
         )
         rows = data.observations[data.observations["patient"] == patient]
-        f = np.asarray(model.level("car_t", jnp.array(rows["time"].to_numpy()), p, smooth=True))
+        f = np.asarray(model.predict("car_t", jnp.array(rows["time"].to_numpy()), p, smooth=True))
         for y, mean, c in zip(rows["value"], f, rows["censored"], strict=True):
             z = (math.log(LLOQ if c else y) - math.log(mean)) / 0.45
             total += (
@@ -112,12 +112,12 @@ def test_individuals_and_summaries_add_up_in_one_posterior(data):
     pop = ck.Population(ck.load_model("piecewise"), varies=["cmax"])
     theta = {"cmax": 40.0, "tmax": 8.0, "t_double": 0.8, "t_alpha": 5.0, "fb": 0.01}
     theta |= {"beta_alpha": 0.02, "omega_cmax": 0.7, "sigma": 0.5}
-    both, people, cohort = (Posterior(pop.bind(d)) for d in (data + study, data, study))
+    both, people, cohort = (LogDensity(pop.bind(d)) for d in (data + study, data, study))
     u = both.outer_of(theta)
     z = np.linspace(-1, 1, 6)[:, None]
 
     def likelihood(of, z):
-        one = jax.jit(lambda z: of.log_density(u, z, None) - of.log_prior(u))
+        one = jax.jit(lambda z: of.log_joint(u, z, None) - of.log_prior(u))
         return float(one(z))
 
     apart = likelihood(people, z) + likelihood(cohort, np.zeros((0, 1)))
@@ -201,7 +201,7 @@ class TestPublishedPriors:
 
     def test_widen_a_posterior_of_the_model_itself(self):
         model = ck.load_model("niche", disease="solid")
-        draws = np.log(np.asarray(model.posterior()["rho"]))
+        draws = np.log(np.asarray(model.calibration_draws()["rho"]))
         prior = ck.Population(model, priors="published").priors["rho"]
         assert prior.scale == pytest.approx(1.5 * draws.std())
 
@@ -264,12 +264,12 @@ def test_each_infusion_can_have_its_own_peak():
         patients=data.patients, doses=doses, observations=data.observations, name="simulated"
     )
     pop = ck.Population(ck.load_model("piecewise"), varies={"cmax": ["patient", "infusion"]})
-    posterior = Posterior(pop.bind(again))
-    assert posterior.inner == 3  # of the patient, and of each infusion
-    sample = posterior.sample_of(posterior.outer_of(THETA), np.ones((2, 3)), None)
+    density = LogDensity(pop.bind(again))
+    assert density.inner == 3  # of the patient, and of each infusion
+    sample = density.sample_of(density.outer_of(THETA), np.ones((2, 3)), None)
     assert sample["eta_cmax_infusion"].shape == (2, 2)
     np.testing.assert_allclose(sample["eta_cmax"], 0.6)
     np.testing.assert_allclose(sample["eta_cmax_infusion"], 0.3)
-    params, _ = posterior.bound.of_sample(sample)
+    params, _ = density.bound.of_sample(sample)
     np.testing.assert_allclose(params.cmax, 40.0 * math.exp(0.9))
-    assert np.isfinite(posterior.log_density(posterior.outer_of(THETA), np.ones((2, 3)), None))
+    assert np.isfinite(density.log_joint(density.outer_of(THETA), np.ones((2, 3)), None))

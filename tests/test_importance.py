@@ -10,10 +10,17 @@ import pytest
 from hierarchies import one_dose
 
 import carpk as ck
-from carpk.inference.density import Posterior
-from carpk.inference.importance import Points, effective, places_of, refined, regressed, tempered
-from carpk.inference.laplace import Engine
-from carpk.inference.starts import beforehand, centre
+from carpk.inference.density import LogDensity
+from carpk.inference.importance import (
+    Points,
+    effective,
+    individual_proposals,
+    refined,
+    regressed,
+    tempered,
+)
+from carpk.inference.laplace import CompiledDensity
+from carpk.inference.starts import centre, prior_draws_unconstrained
 
 VISITS = ((0, 3, 0.3), (5, 10, 0.5), (11, 16, 0.8), (19, 23, 0.8), (24, 31, 0.9))
 MODEL = ck.load_model("piecewise", cmax=400.0)
@@ -29,7 +36,7 @@ def seldom_seen(patients=16, seed=0):
         p = MODEL.params()
         for name, omega in OMEGAS.items():
             p = p.replace(**{name: getattr(p, name) * np.exp(omega * rng.standard_normal())})
-        level = np.asarray(MODEL.level("car_t", days, p))
+        level = np.asarray(MODEL.predict("car_t", days, p))
         level = level * np.exp(0.9 * rng.standard_normal(days.size))
         rows += [(f"p{i}", t, y) for t, y in zip(days, level, strict=True)]
     observations = pd.DataFrame(rows, columns=["patient", "time", "value"])
@@ -43,21 +50,23 @@ def seldom_seen(patients=16, seed=0):
 
 @pytest.fixture(scope="module")
 def seldom():
-    """Engine and mode of patients whose random effects are far from normal."""
+    """Compiled density and mode of patients whose random effects are far from normal."""
     population = ck.Population(MODEL, varies=list(OMEGAS), fixed=FIXED)
-    posterior = Posterior(population.bind(seldom_seen()))
-    engine = Engine(lambda values: posterior)
-    return engine, engine.mode(*centre(beforehand(posterior)))
+    density = LogDensity(population.bind(seldom_seen()))
+    compiled = CompiledDensity(lambda values: density)
+    return compiled, compiled.mode(*centre(prior_draws_unconstrained(density)))
 
 
-def counting(engine, mode, conditional):
+def counting(compiled, mode, conditional):
     """Share of the points of x that count, (P,), and of those of the mixture."""
     points = Points.quasi_random(mode.z.shape, 7, 512)
     rng = np.random.default_rng(7)
     factor = np.linalg.cholesky(mode.covariance)
     u = mode.u + rng.standard_normal((512, mode.u.size)) @ factor.T
-    c, rest, alone = points.proposed(engine, u, conditional)
-    likelihood = engine.measurements(u, engine.batched(c))[0].sum(-1)
+    c, rest, alone = points.proposed(compiled, u, conditional)
+    likelihood = compiled.likelihood_derivatives_by_rows(u, compiled.log_predictions_by_rows(c))[
+        0
+    ].sum(-1)
     by_x = effective((likelihood + alone)[points.by_x]) / points.by_x.sum()
     return by_x, effective(likelihood + rest) / 512
 
@@ -67,8 +76,8 @@ def test_points_that_are_not_finite_count_nothing_and_leak_no_warning(recwarn):
     points = Points.quasi_random((3, 2), 1, 64)
     x = np.where(np.arange(64)[:, None, None] % 2, np.inf, points.x)
     x[::4, 0] = np.nan
-    engine = SimpleNamespace(proposals=lambda *_: (x, points.z, x, np.zeros(x.shape[:2])))
-    _, rest, alone = Points.proposed(points, engine, np.zeros((64, 5)), None)
+    compiled = SimpleNamespace(proposed_by_rows=lambda *_: (x, points.z, x, np.zeros(x.shape[:2])))
+    _, rest, alone = Points.proposed(points, compiled, np.zeros((64, 5)), None)
     finite = np.isfinite(x).all(-1)
     assert finite.any()
     assert np.isfinite((rest + alone)[finite]).all()
@@ -78,32 +87,32 @@ def test_points_that_are_not_finite_count_nothing_and_leak_no_warning(recwarn):
 
 def test_points_of_both_kinds_are_weighed_by_the_density_from_which_they_come(seldom):
     """The random effects' own density integrates to 1 over them, Jacobian included."""
-    engine, mode = seldom
+    compiled, mode = seldom
     points = Points.quasi_random(mode.z.shape, 3, 4096)
     every = np.broadcast_to(mode.u, (4096, mode.u.size))
-    _, rest, _ = points.proposed(engine, every, mode.conditional)
+    _, rest, _ = points.proposed(compiled, every, mode.conditional)
     np.testing.assert_allclose(np.exp(rest).mean(0), 1.0, atol=0.03)
 
 
 def test_regression_finds_coordinates_where_a_newton_step_does_not(seldom):
-    engine, mode = seldom
-    before, _ = counting(engine, mode, mode.conditional)
-    found = regressed(engine, mode, seed=1)
-    after, mixed = counting(engine, mode, found.conditional)
+    compiled, mode = seldom
+    before, _ = counting(compiled, mode, mode.conditional)
+    found = regressed(compiled, mode, seed=1)
+    after, mixed = counting(compiled, mode, found.conditional)
     poor = before < 0.3
     assert poor.sum() >= 3
     assert after[poor].min() > 2 * before[poor].min()
     assert mixed.min() > 0.05
-    old, new = mode.conditional.levels, found.conditional.levels
+    old, new = mode.conditional.expansion, found.conditional.expansion
     assert (new.at == old.at).all(1).any()  # who is described well is left alone
 
 
 @pytest.mark.slow
 def test_the_centre_is_found_where_laplaces_is_far_off(seldom):
-    engine, mode = seldom
-    found = refined(engine, mode, seed=1)
+    compiled, mode = seldom
+    found = refined(compiled, mode, seed=1)
     assert found.settled
-    again = refined(engine, mode, seed=2)
+    again = refined(compiled, mode, seed=2)
     apart = np.linalg.solve(np.linalg.cholesky(found.mode.covariance), again.mode.u - found.mode.u)
     assert np.abs(apart).max() < 1.0
 
@@ -125,7 +134,7 @@ def test_points_of_a_patient_without_a_likelihood_count_nothing():
 
 @pytest.fixture(scope="module")
 def two_peaks():
-    """(posterior, outer coordinates, places) of a patient who peaked before the first sample, or
+    """(density, outer coordinates, places) of a patient who peaked before the first sample, or
     after it."""
     days, level = np.array([10.0, 12.0, 14.0]), np.array([150.0, 290.0, 330.0])
     observations = pd.DataFrame({"patient": "p1", "time": days, "value": level})
@@ -135,19 +144,19 @@ def two_peaks():
         name="simulated",
     )
     population = ck.Population(MODEL, varies=["tmax"], fixed=FIXED | {"t_double": 0.9})
-    posterior = Posterior(population.bind(data))
-    engine = Engine(lambda values: posterior)
-    mode = engine.mode(*centre(beforehand(posterior)))
-    theta = posterior.theta(jnp.asarray(mode.u)) | {"omega_tmax": 0.4, "sigma": 0.5}
-    return posterior, posterior.outer_of(theta), places_of(engine, mode, 0)
+    density = LogDensity(population.bind(data))
+    compiled = CompiledDensity(lambda values: density)
+    mode = compiled.mode(*centre(prior_draws_unconstrained(density)))
+    theta = density.theta(jnp.asarray(mode.u)) | {"omega_tmax": 0.4, "sigma": 0.5}
+    return density, density.outer_of(theta), individual_proposals(compiled, mode, 0)
 
 
-def log_weights(posterior, u, z):
+def log_weights(density, u, z):
     """ln density of outer coordinates (n,) and the patient's score, but for a constant."""
-    theta = posterior.theta(u)
-    c = posterior.coordinates(posterior.typical(theta), z * theta["omega_tmax"].reshape(1, 1))
-    each = posterior.of_levels(posterior.log_levels(c), theta)
-    return posterior.log_prior(u) + jnp.sum(each) - 0.5 * jnp.sum(z**2)
+    theta = density.theta(u)
+    c = density.coordinates(density.typical(theta), z * theta["omega_tmax"].reshape(1, 1))
+    each = density.log_likelihoods(density.log_predictions(c), theta)
+    return density.log_prior(u) + jnp.sum(each) - 0.5 * jnp.sum(z**2)
 
 
 SHARES = [0.1, 0.3, 0.5, 0.7, 0.9]
@@ -155,9 +164,9 @@ SHARES = [0.1, 0.3, 0.5, 0.7, 0.9]
 
 def test_jumps_leave_a_patient_with_two_peaks_where_it_belongs(two_peaks):
     """Against quadrature."""
-    posterior, u, places = two_peaks
+    density, u, places = two_peaks
     z = jnp.linspace(-5, 5, 2001)
-    weight = np.asarray(jax.vmap(lambda x: log_weights(posterior, u, x))(z))
+    weight = np.asarray(jax.vmap(lambda x: log_weights(density, u, x))(z))
     weight = np.exp(weight - weight.max())
     peaks = (weight[1:-1] > weight[:-2]) & (weight[1:-1] > weight[2:])
     first, second = np.asarray(z)[1:-1][peaks]
@@ -169,7 +178,7 @@ def test_jumps_leave_a_patient_with_two_peaks_where_it_belongs(two_peaks):
     assert 0.1 < expected < 0.9
 
     def jump(z, key):
-        z = posterior.jumped(u, z, places, key)
+        z = density.jumped(u, z, places, key)
         return z, z[0, 0]
 
     _, found = jax.lax.scan(jump, jnp.zeros((1, 1)), jax.random.split(jax.random.key(0), 20_000))
@@ -183,10 +192,10 @@ def test_jumps_leave_a_patient_with_two_peaks_where_it_belongs(two_peaks):
 
 def test_the_population_moves_beside_its_patients_as_it_should(two_peaks):
     """A typical value and its SD, beside a patient with two peaks: against quadrature."""
-    posterior, u, places = two_peaks
-    names = [site.name for site in posterior.sites]
-    i, j = (posterior.sites[names.index(n)].place.start for n in ("tmax", "omega_tmax"))
-    assert {site.name for site in posterior.free} == {"tmax", "omega_tmax"}
+    density, u, places = two_peaks
+    names = [site.name for site in density.sites]
+    i, j = (density.sites[names.index(n)].place.start for n in ("tmax", "omega_tmax"))
+    assert {site.name for site in density.free} == {"tmax", "omega_tmax"}
     unit = np.eye(u.size)
     axes = u[i] + jnp.linspace(-3, 2, 81), u[j] + jnp.linspace(-4, 3, 81), jnp.linspace(-5, 5, 401)
 
@@ -195,7 +204,7 @@ def test_the_population_moves_beside_its_patients_as_it_should(two_peaks):
     def over_patients(a):
         def at(b):
             here = u + (a - u[i]) * unit[i] + (b - u[j]) * unit[j]
-            each = jax.vmap(lambda z: log_weights(posterior, here, z))(axes[2])
+            each = jax.vmap(lambda z: log_weights(density, here, z))(axes[2])
             return jax.scipy.special.logsumexp(each)
 
         return jax.vmap(at)(axes[1])
@@ -204,7 +213,7 @@ def test_the_population_moves_beside_its_patients_as_it_should(two_peaks):
     weight = np.exp(weight - weight.max())
 
     def move(carry, key):
-        carry = posterior.moved(*carry, places, key)
+        carry = density.moved(*carry, places, key)
         return carry, carry[0]
 
     start, keys = (u, jnp.zeros((1, 1))), jax.random.split(jax.random.key(1), 20_000)
@@ -218,9 +227,13 @@ def test_the_population_moves_beside_its_patients_as_it_should(two_peaks):
 
 
 def test_scores_are_found_again_from_coordinates(two_peaks):
-    posterior, u, _ = two_peaks
-    conditional = Engine(lambda values: posterior).mode(*centre(beforehand(posterior))).conditional
+    density, u, _ = two_peaks
+    conditional = (
+        CompiledDensity(lambda values: density)
+        .mode(*centre(prior_draws_unconstrained(density)))
+        .conditional
+    )
     z = jnp.array([[1.3]])
-    x = posterior.of_scores(u, z, conditional)
-    assert float(posterior.scores(u, x, conditional)[0, 0]) == pytest.approx(1.3, rel=1e-10)
+    x = density.coordinates_of_scores(u, z, conditional)
+    assert float(density.scores(u, x, conditional)[0, 0]) == pytest.approx(1.3, rel=1e-10)
     assert float(x[0, 0]) != pytest.approx(1.3, rel=0.01)

@@ -390,10 +390,17 @@ def test_a_geometric_mean_with_cv_tells_as_much_as_its_sampling_distribution():
     4,000 simulations: SE 2 % of the mean, 4 % of the spread. 2,048 virtual patients stand for the
     population: 256, the default, tell 11 to 14 % more of the spread than there is.
     """
-    facts = {"cohort": "c", "analyte": "y", "metric": "level", "time": 1.0, "use": "fit", "n": 25}
-    facts |= {"statistic": "geometric mean", "value": 6.0, "interval": "CV%", "spread": 95.0}
-    facts |= {"unit": "cells/µL", "source": "made up", "note": ""}
-    data = ck.Dataset.from_frames(summaries=pd.DataFrame([facts]))
+    summaries = {
+        "cohort": "c",
+        "analyte": "y",
+        "metric": "level",
+        "time": 1.0,
+        "use": "fit",
+        "n": 25,
+    }
+    summaries |= {"statistic": "geometric mean", "value": 6.0, "interval": "CV%", "spread": 95.0}
+    summaries |= {"unit": "cells/µL", "source": "made up", "note": ""}
+    data = ck.Dataset.from_frames(summaries=pd.DataFrame([summaries]))
     population = ck.Population(LINE, varies=["a"], fixed={"b": -0.1}, virtual_patients=2048)
     at = {"omega_a": 0.7, "sigma": 0.4}
     result = identifiability(population, data, at=at, simulations=4000)

@@ -14,32 +14,38 @@ import scipy.stats
 from hierarchies import DAYS, LINEAR, PIECEWISE, PRIORS, decaying, peaking
 
 import carpk as ck
-from carpk.inference.density import Posterior, cholesky, solve_lower, solve_upper
+from carpk.inference.density import LogDensity, cholesky, solve_lower, solve_upper
 from carpk.inference.importance import POINTS, _between, refined
-from carpk.inference.laplace import Engine, Spectrum
-from carpk.inference.starts import around_cohorts, beforehand, centre, exchangeable, exchanged
+from carpk.inference.laplace import CompiledDensity, Spectrum
+from carpk.inference.starts import (
+    around_cohorts,
+    centre,
+    exchangeable,
+    exchanged,
+    prior_draws_unconstrained,
+)
 
 RANDOM = ck.Population(LINEAR, varies=["base"], fixed={"halve": 10.0}, priors=PRIORS)
 CURVED = ck.Population(LINEAR, varies=["base", "halve"], correlated=["base", "halve"])
 
 
-def engine_of(population, data):
-    posterior = Posterior(population.bind(data))
-    return posterior, Engine(lambda values: posterior)
+def compiled_of(population, data):
+    density = LogDensity(population.bind(data))
+    return density, CompiledDensity(lambda values: density)
 
 
 @pytest.fixture(scope="module")
 def normal():
-    """Posterior, engine and mode of the model whose effects are exactly normal."""
-    posterior, engine = engine_of(RANDOM, decaying())
-    return posterior, engine, engine.mode(*centre(beforehand(posterior)))
+    """LogDensity, engine and mode of the model whose effects are exactly normal."""
+    density, compiled = compiled_of(RANDOM, decaying())
+    return density, compiled, compiled.mode(*centre(prior_draws_unconstrained(density)))
 
 
 @pytest.fixture(scope="module")
 def curved():
     """The same of one that is not, with samples below a limit."""
-    posterior, engine = engine_of(CURVED, decaying(lloq=3.0))
-    return posterior, engine, engine.mode(*centre(beforehand(posterior)))
+    density, compiled = compiled_of(CURVED, decaying(lloq=3.0))
+    return density, compiled, compiled.mode(*centre(prior_draws_unconstrained(density)))
 
 
 def exact_marginal(data, theta):
@@ -61,20 +67,20 @@ class TestExactlyNormal:
 
     @pytest.mark.parametrize("change", POINTS)
     def test_the_marginal_is_that_of_a_normal_vector(self, normal, change):
-        posterior, engine, _ = normal
+        density, compiled, _ = normal
         theta = {"base": 10.0, "omega_base": 0.5, "sigma": 0.4} | change
-        u = posterior.outer_of(theta)
-        value = engine.at(u, np.zeros((8, 1)))[0].value
-        exact = exact_marginal(self.DATA, theta) + float(posterior.log_prior(u))
+        u = density.outer_of(theta)
+        value = compiled.evaluate(u, np.zeros((8, 1)))[0].value
+        exact = exact_marginal(self.DATA, theta) + float(density.log_prior(u))
         assert value == pytest.approx(exact, abs=1e-8)
 
     def test_mode_and_covariance_are_those_of_the_exact_marginal(self, normal):
-        posterior, _, mode = normal
+        density, _, mode = normal
         assert mode.converged
 
         def energy(u):
-            theta = {k: float(x) for k, x in posterior.theta(jnp.asarray(u)).items()}
-            return -exact_marginal(self.DATA, theta) - float(posterior.log_prior(jnp.asarray(u)))
+            theta = {k: float(x) for k, x in density.theta(jnp.asarray(u)).items()}
+            return -exact_marginal(self.DATA, theta) - float(density.log_prior(jnp.asarray(u)))
 
         found = scipy.optimize.minimize(energy, mode.u + 0.2, method="BFGS", options={"gtol": 1e-6})
         np.testing.assert_allclose(mode.u, found.x, atol=1e-4)
@@ -96,23 +102,23 @@ class TestExactlyNormal:
 
     def test_its_coordinates_are_independent_of_each_other(self, normal):
         """Given any population parameters, those of the patients are standard normal."""
-        posterior, _, mode = normal
+        density, _, mode = normal
         x = np.random.default_rng(0).standard_normal((8, 1))
-        density = jax.jit(lambda u, x: posterior.log_density(u, x, mode.conditional))
+        log_joint = jax.jit(lambda u, x: density.log_joint(u, x, mode.conditional))
         for move in (-1.0, 0.0, 1.0):
             u = jnp.asarray(mode.u + move * np.array([1.0, 1.0, 0.0]))
-            apart = [float(density(u, y)) + 0.5 * np.sum(y**2) for y in (x, 2 * x, 0 * x)]
+            apart = [float(log_joint(u, y)) + 0.5 * np.sum(y**2) for y in (x, 2 * x, 0 * x)]
             np.testing.assert_allclose(apart, apart[0], atol=1e-8)
 
 
 def test_the_gradient_is_that_of_the_approximation(curved):
     """Against central differences; modes move with the parameters, limits included."""
-    posterior, engine, _ = curved
-    u, _ = centre(beforehand(posterior))
-    seen, z, _ = engine.at(u, np.zeros((8, 2)))
+    density, compiled, _ = curved
+    u, _ = centre(prior_draws_unconstrained(density))
+    seen, z, _ = compiled.evaluate(u, np.zeros((8, 2)))
     h = 1e-4
     for i, step in enumerate(h * np.eye(u.size)):
-        up, down = (float(engine.at(u + sign * step, z)[0].value) for sign in (1, -1))
+        up, down = (float(compiled.evaluate(u + sign * step, z)[0].value) for sign in (1, -1))
         assert seen.slope[i] == pytest.approx((up - down) / (2 * h), rel=1e-5, abs=1e-5)
 
 
@@ -151,28 +157,28 @@ def test_a_step_far_off_carries_no_patient_away():
     Going on from there, two of six climbs ended 58 and 265 below the others.
     """
     population = ck.Population(PIECEWISE.model, varies=["cmax", "tmax", "t_alpha", "fb"])
-    posterior, engine = engine_of(population, peaking(24))
-    before = beforehand(posterior)
+    density, compiled = compiled_of(population, peaking(24))
+    before = prior_draws_unconstrained(density)
     middle, spread = centre(before)
     starts = [middle, *np.random.default_rng(1).choice(before, 5)]
-    ends = [engine.climb(start, spread).value for start in starts]
+    ends = [compiled.descend(start, spread).value for start in starts]
     np.testing.assert_allclose(ends, ends[0], atol=1e-3)
 
 
 def test_a_patient_at_a_lower_mode_is_found_out():
     """Put there after a climb: seen from 0, the mode that the climb had found is higher."""
     population = ck.Population(PIECEWISE.model, varies=["cmax", "tmax", "t_alpha", "fb"])
-    posterior, engine = engine_of(population, peaking(40, seed=1))
-    descent = engine.climb(*centre(beforehand(posterior)))
-    best, z, _ = engine.at(descent.end, descent.z)
+    density, compiled = compiled_of(population, peaking(40, seed=1))
+    descent = compiled.descend(*centre(prior_draws_unconstrained(density)))
+    best, z, _ = compiled.evaluate(descent.end, descent.z)
     elsewhere = z + 2 * np.random.default_rng(1).standard_normal(z.shape)
-    lower, other, _ = engine.at(descent.end, elsewhere)
+    lower, other, _ = compiled.evaluate(descent.end, elsewhere)
     away = lower.bend.peaked & (best.each - lower.each > 1)
     assert 0 < away.sum() < 12
     descent.z = np.where(away[:, None], other, z)
-    assert descent.look_again()
+    assert descent.restart_modes()
     np.testing.assert_allclose(descent.z, z, atol=1e-3)
-    assert not descent.look_again()
+    assert not descent.restart_modes()
 
 
 def test_curvature_beyond_the_digits_of_a_float_still_gives_modes():
@@ -180,9 +186,9 @@ def test_curvature_beyond_the_digits_of_a_float_still_gives_modes():
     data = decaying()
     data = dataclasses.replace(data, observations=data.observations.query("time == 7"))
     varies = ["base", "halve"]
-    posterior, engine = engine_of(ck.Population(LINEAR, varies=varies, priors=PRIORS), data)
+    density, compiled = compiled_of(ck.Population(LINEAR, varies=varies, priors=PRIORS), data)
     theta = {"base": 10.0, "halve": 10.0, "omega_base": 0.5, "omega_halve": 0.5, "sigma": 1e-9}
-    levels = engine.at(posterior.outer_of(theta), np.zeros((8, 2)))[2]
+    levels = compiled.evaluate(density.outer_of(theta), np.zeros((8, 2)))[2]
     measured = np.log(data.observations["value"].to_numpy())
     np.testing.assert_allclose(np.asarray(levels.value)[:, 0], measured, atol=1e-6)
 
@@ -192,7 +198,7 @@ def exact_with_a_limit(data, base, omega, sigma):
     total = 0.0
     for _, rows in data.observations.groupby("patient", sort=False):
 
-        def density(z, rows=rows):
+        def log_joint(z, rows=rows):
             mean = np.log(base) + omega * z - np.log(2) * rows["time"].to_numpy() / 10
             y = np.log(rows["value"].to_numpy())
             own = scipy.stats.norm(mean, sigma)
@@ -200,17 +206,17 @@ def exact_with_a_limit(data, base, omega, sigma):
             each = np.where(below, own.logcdf(y), own.logpdf(y) - y)
             return np.exp(each.sum()) * scipy.stats.norm.pdf(z)
 
-        total += np.log(scipy.integrate.quad(density, -8, 8, epsabs=0, epsrel=1e-10)[0])
+        total += np.log(scipy.integrate.quad(log_joint, -8, 8, epsabs=0, epsrel=1e-10)[0])
     return total
 
 
 def test_the_marginal_with_a_limit_is_near_that_of_quadrature():
     data = decaying(patients=4, lloq=3.0)
     assert 0.2 < data.observations["censored"].mean() < 0.7
-    posterior, engine = engine_of(RANDOM, data)
-    u = posterior.outer_of({"base": 10.0, "omega_base": 0.6, "sigma": 0.4})
-    value = engine.at(u, np.zeros((4, 1)))[0].value
-    exact = float(posterior.log_prior(u)) + exact_with_a_limit(data, 10.0, 0.6, 0.4)
+    density, compiled = compiled_of(RANDOM, data)
+    u = density.outer_of({"base": 10.0, "omega_base": 0.6, "sigma": 0.4})
+    value = compiled.evaluate(u, np.zeros((4, 1)))[0].value
+    exact = float(density.log_prior(u)) + exact_with_a_limit(data, 10.0, 0.6, 0.4)
     assert value == pytest.approx(exact, abs=0.03)
 
 
@@ -218,13 +224,13 @@ def test_importance_sampling_gives_the_marginal_itself():
     """Of patients with no sample above the limit nothing is normal; 128 points err a little."""
     data = decaying(patients=20, lloq=12.0)
     assert data.observations["censored"].mean() > 0.6
-    posterior, engine = engine_of(RANDOM, data)
-    mode = engine.mode(*centre(beforehand(posterior)))
-    found = refined(engine, mode, seed=0)
-    theta = {k: float(x) for k, x in posterior.theta(jnp.asarray(found.mode.u)).items()}
+    density, compiled = compiled_of(RANDOM, data)
+    mode = compiled.mode(*centre(prior_draws_unconstrained(density)))
+    found = refined(compiled, mode, seed=0)
+    theta = {k: float(x) for k, x in density.theta(jnp.asarray(found.mode.u)).items()}
     values = (theta["base"], theta["omega_base"], theta["sigma"])
-    exact = float(posterior.log_prior(found.mode.u)) + exact_with_a_limit(data, *values)
-    by_laplace = engine.at(found.mode.u, mode.z)[0].value
+    exact = float(density.log_prior(found.mode.u)) + exact_with_a_limit(data, *values)
+    by_laplace = compiled.evaluate(found.mode.u, mode.z)[0].value
     assert found.mode.log_density == pytest.approx(exact, abs=0.06)
     assert abs(by_laplace - exact) > 0.3
     assert found.ess.min() > 0.5 * POINTS
@@ -232,24 +238,24 @@ def test_importance_sampling_gives_the_marginal_itself():
 
 def test_coordinates_keep_the_density(curved):
     """ln density in one set of coordinates less that in the other is ln |dz / dx|."""
-    posterior, _, mode = curved
+    density, _, mode = curved
     rng = np.random.default_rng(1)
     u = jnp.asarray(mode.u + 0.3 * rng.standard_normal(mode.u.size))
     x = jnp.asarray(rng.standard_normal((8, 2)))
 
     def scores(u, x):
-        theta = posterior.theta(u)
-        return posterior.standardized(theta, posterior.typical(theta), mode.conditional, x)[0]
+        theta = density.theta(u)
+        return density.standardized(theta, density.typical(theta), mode.conditional, x)[0]
 
     @jax.jit
     def everything(u, x):
         z = scores(u, x)
         densities = (
-            posterior.log_density(u, x, mode.conditional),
-            posterior.log_density(u, z, None),
+            density.log_joint(u, x, mode.conditional),
+            density.log_joint(u, z, None),
         )
-        sample = posterior.sample_of(u, x, mode.conditional)
-        b = z @ posterior.factor(posterior.theta(u)).T
+        sample = density.sample_of(u, x, mode.conditional)
+        b = z @ density.factor(density.theta(u)).T
         return jax.jacfwd(scores, argnums=1)(u, x).reshape(16, 16), densities, sample, b
 
     jacobian, (ours, plain), sample, b = everything(u, x)
@@ -273,24 +279,24 @@ def test_small_matrices_are_factored_as_numpy_does():
 
 class TestLevels:
     def test_correlated_effects_have_the_covariance_that_was_asked_for(self):
-        posterior = Posterior(CURVED.bind(decaying()))
+        density = LogDensity(CURVED.bind(decaying()))
         theta = dict(
             zip(("base", "halve", "omega_base", "omega_halve"), (9, 8, 0.5, 0.2), strict=True)
         )
         theta |= {"correlation": jnp.array([[1, 0.6], [0.6, 1]]), "sigma": 0.3}
-        again = posterior.theta(posterior.outer_of(theta))
+        again = density.theta(density.outer_of(theta))
         np.testing.assert_allclose(again["correlation"], theta["correlation"], atol=1e-12)
-        factor = posterior.factor(theta)
+        factor = density.factor(theta)
         expected = [[0.25, 0.06], [0.06, 0.04]]
         np.testing.assert_allclose(factor @ factor.T, expected, atol=1e-12)
 
     def test_a_cohort_shares_its_effect(self):
         varies = {"base": ["cohort", "patient"]}
-        posterior = Posterior(dataclasses.replace(RANDOM, varies=varies).bind(decaying()))
+        density = LogDensity(dataclasses.replace(RANDOM, varies=varies).bind(decaying()))
         theta = {"base": 10.0, "omega_base": 0.4, "omega_base_cohort": 0.7, "sigma": 0.3}
         theta["eta_base_cohort"] = jnp.array([0.5, -0.2])
-        u = posterior.outer_of(theta)
-        mu = posterior.typical(posterior.theta(u))
+        u = density.outer_of(theta)
+        mu = density.typical(density.theta(u))
         expected = np.log(10.0) + np.where(np.arange(8) % 2 == 0, 0.5, -0.2)
         np.testing.assert_allclose(mu[:, 0], expected)
 
@@ -299,12 +305,15 @@ class TestLevels:
         """Only its coordinates change, Jacobian included."""
         varies = {"base": ["cohort", "patient"], "halve": ["cohort"]}
         bound = ck.Population(LINEAR, varies=varies, priors=PRIORS).bind(decaying(10, 3, lloq=1.0))
-        engine = Engine(
-            lambda values: Posterior(bound, values[1]), (None, Posterior(bound).no_cohorts)
+        compiled = CompiledDensity(
+            lambda values: LogDensity(bound, values[1]), (None, LogDensity(bound).no_cohorts)
         )
-        before, (middle, spread) = engine.posterior, centre(beforehand(engine.posterior))
-        mode = engine.mode(middle, spread)
-        after = around_cohorts(engine, [mode], spread)[0].posterior
+        before, (middle, spread) = (
+            compiled.density,
+            centre(prior_draws_unconstrained(compiled.density)),
+        )
+        mode = compiled.mode(middle, spread)
+        after = around_cohorts(compiled, [mode], spread)[0].density
         x = jnp.asarray(np.random.default_rng(0).standard_normal((10, 1)))
 
         def other(u):
@@ -313,8 +322,8 @@ class TestLevels:
         for away in np.random.default_rng(1).standard_normal((3, before.outer)):
             u = jnp.asarray(mode.u + 0.5 * away)
             _, slope = np.linalg.slogdet(jax.jacfwd(other)(u))
-            density = float(after.log_density(other(u), x, None) + slope)
-            assert density == pytest.approx(float(before.log_density(u, x, None)), abs=1e-9)
+            density = float(after.log_joint(other(u), x, None) + slope)
+            assert density == pytest.approx(float(before.log_joint(u, x, None)), abs=1e-9)
             theta = after.theta(other(u))
             for name, value in before.theta(u).items():
                 np.testing.assert_allclose(theta[name], value, rtol=1e-9)
@@ -377,7 +386,7 @@ class TestLevels:
         mean = np.exp(np.log(kg).mean())
         assert bound.covariates["kg"].reference == pytest.approx(mean)
         theta = {"base": 10.0, "beta_base_kg": jnp.array([0.75]), "sigma": 0.3, "omega_base": 0.4}
-        mu = Posterior(bound).typical(theta)[:, 0]
+        mu = LogDensity(bound).typical(theta)[:, 0]
         np.testing.assert_allclose(np.exp(mu), 10 * (kg / mean) ** 0.75)
 
     @pytest.mark.parametrize(
@@ -434,7 +443,7 @@ class TestMethods:
 
     def test_effects_are_those_of_a_normal_posterior(self, fit):
         """Shrunk means and SDs of a random intercept, by hand, at the typical draws."""
-        table = fit.effects().set_index("patient")
+        table = fit.random_effects().set_index("patient")
         draws = {k: np.median(v) for k, v in fit.draws().items() if v.ndim == 1}
         beta = np.median(fit.draws()["beta_base_cohort"])
         for i, (name, rows) in enumerate(self.DATA.observations.groupby("patient", sort=False)):
@@ -543,10 +552,10 @@ def test_correlations_that_laplace_misses_are_found_between_its_axes():
     factor = np.diag(1 / np.sqrt(np.diag(precision)))
     centre = np.array([1.0, -2.0, 0.5])
 
-    def density(u):
+    def log_joint(u):
         return float(-0.5 * (u - centre) @ precision @ (u - centre))
 
-    value, ends = density(centre), np.array([density(centre + axis) for axis in factor.T])
-    bend = np.eye(3) + _between(density, centre, factor, value, ends)
+    value, ends = log_joint(centre), np.array([log_joint(centre + axis) for axis in factor.T])
+    bend = np.eye(3) + _between(log_joint, centre, factor, value, ends)
     found = factor @ np.linalg.inv(bend) @ factor
     np.testing.assert_allclose(found, np.linalg.inv(precision), atol=1e-9)

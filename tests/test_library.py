@@ -239,7 +239,7 @@ class TestStudies:
         shutil.copytree(ROOT / "data" / "zuma1_moffitt", tmp_path / "mine")
         study = load_study(tmp_path / "mine")
         assert study.name == "mine"
-        assert len(study.facts) == 4
+        assert len(study.summaries) == 4
 
     def test_a_folder_without_about_toml_is_refused(self, tmp_path):
         with pytest.raises(DatasetError, match=r"has no about\.toml"):

@@ -14,9 +14,9 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import carpk as ck
-from carpk.inference.density import Posterior
+from carpk.inference.density import LogDensity
 from carpk.population.replicates import new_people
-from carpk.solver.events import Plan
+from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver, solve_many
 
 
@@ -88,11 +88,11 @@ def patients(*each):
 def solver(route, after=False):
     """Of two patients, the second with two infusions only."""
     twice = ck.Regimen(tuple(e for e in REGIMEN.events if e.product == "drug" or e.time < 20))
-    plan = Plan.of(MODEL, [REGIMEN, twice], DAYS, after=after)
+    schedule = Schedule.of(MODEL, [REGIMEN, twice], DAYS, after=after)
     if route != "mesh":
-        return Solver.adaptive(plan, route)
+        return Solver.adaptive(schedule, route)
     reference = jax.tree.map(lambda x: x[None], patients(EACH, EACH))
-    ready = Solver.prepare(plan, reference, rtol=1e-7, share=1.0)
+    ready = Solver.prepare(schedule, reference, rtol=1e-7, share=1.0)
     assert ready.mesh is not None, ready.why
     return ready
 
@@ -208,13 +208,15 @@ def test_infusions_that_arrive_late_begin_their_occasion_then():
     each = {"wait": [0.5, 2.25, 1.0], "grow": EACH["grow"], "volume": EACH["volume"]}
     late = ck.Regimen.cells(GIVEN, AMOUNT, product="late") + REGIMEN
     late = ck.Regimen(tuple(e for e in late.events if e.product != "car_t"))
-    plan = Plan.of(MODEL, [late], DAYS)
+    schedule = Schedule.of(MODEL, [late], DAYS)
     given = [t + w for t, w in zip(GIVEN, each["wait"], strict=True)]
     exact = scipy_levels(each, given)
     params = patients(each)
-    np.testing.assert_allclose(Solver.adaptive(plan, "tsit5")(params)["car_t"][0], exact, rtol=3e-7)
+    np.testing.assert_allclose(
+        Solver.adaptive(schedule, "tsit5")(params)["car_t"][0], exact, rtol=3e-7
+    )
     reference = jax.tree.map(lambda x: x[None], params)
-    mesh = Solver.prepare(plan, reference, rtol=1e-7, share=1.0)
+    mesh = Solver.prepare(schedule, reference, rtol=1e-7, share=1.0)
     total = jax.jit(lambda p: jnp.sum(jnp.log(mesh(p)["car_t"])))
     np.testing.assert_allclose(mesh(params)["car_t"][0], exact, rtol=3e-7)
     slopes = jax.grad(total)(params).wait[0]
@@ -227,7 +229,7 @@ def test_infusions_that_arrive_late_begin_their_occasion_then():
 def test_a_mesh_is_as_fine_as_the_hardest_occasion_needs():
     fast = {"grow": [0.3, 6.0, 0.3]}
     ready = Solver.prepare(
-        Plan.of(MODEL, [REGIMEN], DAYS),
+        Schedule.of(MODEL, [REGIMEN], DAYS),
         jax.tree.map(lambda x: x[None], patients(fast)),
         rtol=1e-5,
         share=1.0,
@@ -293,18 +295,18 @@ def bound():
 
 @pytest.mark.slow
 def test_the_likelihood_has_one_value_for_each_infusion(bound):
-    posterior = Posterior(bound)
-    assert posterior.inner == 1 + 3
+    density = LogDensity(bound)
+    assert density.inner == 1 + 3
     z = np.random.default_rng(0).normal(size=(3, 4))
-    sample = posterior.sample_of(posterior.outer_of(TRUTH), z, None)
+    sample = density.sample_of(density.outer_of(TRUTH), z, None)
     params, _ = bound.of_sample(sample)
     room = 300.0 * np.exp(0.3 * z[:, :1] + 0.5 * z[:, 1:])
     np.testing.assert_allclose(params.room, room)
-    mu = posterior.typical(posterior.theta(posterior.outer_of(TRUTH)))
+    mu = density.typical(density.theta(density.outer_of(TRUTH)))
     b = np.concatenate([0.3 * z[:, :1], 0.5 * z[:, 1:]], axis=1)
-    log_levels = posterior.log_levels(posterior.coordinates(mu, b))
-    exact = Solver.adaptive(Plan.of(MODEL, bound.data.regimens(), SAMPLES))(params)["car_t"]
-    np.testing.assert_allclose(np.exp(log_levels), exact, rtol=1e-4)
+    log_predictions = density.log_predictions(density.coordinates(mu, b))
+    exact = Solver.adaptive(Schedule.of(MODEL, bound.data.regimens(), SAMPLES))(params)["car_t"]
+    np.testing.assert_allclose(np.exp(log_predictions), exact, rtol=1e-4)
 
 
 def once(bound, seed):
@@ -355,7 +357,7 @@ def test_a_published_cohort_has_effects_for_each_infusion_of_its_regimen():
     theta = {k: jnp.asarray(v) for k, v in TRUTH.items() if k != "grow"}
     params = bound.virtual_patients(theta, "a")
     assert params.room.shape == (16, 2)
-    exact = Solver.adaptive(Plan.of(MODEL, [twice], [10.0, 25.0]))(params)["car_t"]
+    exact = Solver.adaptive(Schedule.of(MODEL, [twice], [10.0, 25.0]))(params)["car_t"]
     np.testing.assert_allclose(bound.predictors["a"](params), exact, rtol=1e-3)
     assert np.isfinite(bound.summary_log_likelihoods(theta)["a"]).all()
 
@@ -419,8 +421,8 @@ def test_simulated_infusions_differ_and_stay_the_same_when_more_are_added(trial_
     draw, patient = 3, 1
     one = {k: thrice[k].values[draw, patient] for k in MODEL.params.info()}
     params = MODEL.params(**{k: v[None] for k, v in one.items()})
-    plan = Plan.of(MODEL, [thrice.regimen], SAMPLES, start=0.0)
-    exact = Solver.adaptive(plan)(params)["car_t"][0]
+    schedule = Schedule.of(MODEL, [thrice.regimen], SAMPLES, start=0.0)
+    exact = Solver.adaptive(schedule)(params)["car_t"][0]
     np.testing.assert_allclose(thrice["car_t"].values[draw, patient], exact, rtol=1e-3)
 
 
@@ -435,7 +437,7 @@ def test_arms_are_compared_with_the_same_infusions(trial_fit):
 
 @pytest.mark.slow
 def test_the_solver_did_not_change_the_fit(trial_fit):
-    check = ck.checks.solver(trial_fit, draws=20)
+    check = ck.checks.solver_error(trial_fit, draws=20)
     assert check.error.max() < 1e-3
 
 

@@ -12,8 +12,8 @@ import xarray as xr
 import carpk as ck
 from carpk._arviz import FEWEST, pareto_smoothed, to_idata
 from carpk.inference import storage
-from carpk.inference.density import Posterior
-from carpk.population.predict import SolvedLevels
+from carpk.inference.density import LogDensity
+from carpk.population.predict import ODEPredictor
 from carpk.solver.solve import Solver, solve_many
 from carpk.verdict.judge import Verdict
 from carpk.verdict.solver_error import SolverCheck
@@ -76,7 +76,7 @@ def with_mesh(fit, rtol):
     reference = bound._reference(0.1, {}, 2, 1)
     solver = Solver.prepare(plan, reference, rtol=rtol)
     other = ck.Fit(fit.population, fit.data, fit.idata, fit.verdict, fit.settings)
-    predictors = {None: SolvedLevels(solver, ("car_t",))}
+    predictors = {None: ODEPredictor(solver, ("car_t",))}
     other.__dict__["bound"] = dataclasses.replace(bound, predictors=predictors)
     return other
 
@@ -84,7 +84,7 @@ def with_mesh(fit, rtol):
 @pytest.mark.slow
 class TestSolverCheck:
     def test_passes_a_fit_whose_mesh_is_fine(self, kimmel_fit):
-        check = ck.checks.solver(kimmel_fit)
+        check = ck.checks.solver_error(kimmel_fit)
         assert check.ok
         assert check.error.max() < 1e-3
         assert check.spread < 0.1
@@ -95,12 +95,12 @@ class TestSolverCheck:
     def test_finds_the_error_and_the_weights_of_a_coarse_mesh(self, kimmel_fit):
         """Weighted by hand: the ratio of the likelihood solved by `ck.solve` to that of the fit."""
         fit = with_mesh(kimmel_fit, 0.3)
-        check = ck.checks.solver(fit, draws=40)
+        check = ck.checks.solver_error(fit, draws=40)
         assert check.error.max() > 0.01
         bound, i = fit.bound, 7
-        sample = {k: jnp.asarray(v[i]) for k, v in fit.draws(effects=True).items()}
+        sample = {k: jnp.asarray(v[i]) for k, v in fit.draws(random_effects=True).items()}
         params, theta = bound.of_sample(sample)
-        fast = np.asarray(bound.individual_levels(params))
+        fast = np.asarray(bound.individual_predictions(params))
         one = [jax.tree.map(lambda x, j=j: x[j], params) for j in range(2)]
         true = np.stack([np.asarray(ck.solve(KIMMEL, DOSE, DAYS, p)["car_t"]) for p in one])
         y = bound.individual.value
@@ -116,7 +116,7 @@ class TestSolverCheck:
         assert check.ess < 40
 
     def test_says_what_to_do_where_the_solver_changed_the_posterior(self, kimmel_fit):
-        check = ck.checks.solver(kimmel_fit)
+        check = ck.checks.solver_error(kimmel_fit)
         bad = dataclasses.replace(check, log_ratio=check.log_ratio * 0 + np.arange(40), k_hat=0.9)
         assert not bad.ok
         assert "Population(..., rtol=1e-6)" in repr(bad)
@@ -127,7 +127,7 @@ class TestSolverCheck:
 
     def test_refuses_a_closed_form(self, known_fit):
         with pytest.raises(ck.FitError, match="closed form"):
-            ck.checks.solver(known_fit)
+            ck.checks.solver_error(known_fit)
 
 
 class TestPopulation:
@@ -135,21 +135,21 @@ class TestPopulation:
         bound = kimmel_fit.bound
         params = KIMMEL.params(KC=jnp.array([100.0, 200.0]))
         params = jax.tree.map(lambda x: jnp.broadcast_to(x, (2,)), params)
-        levels = np.asarray(bound.individual_levels(params))
+        levels = np.asarray(bound.individual_predictions(params))
         for i, kc in enumerate([100.0, 200.0]):
             exact = ck.solve(KIMMEL, DOSE, DAYS, KIMMEL.params(KC=kc))["car_t"]
             assert levels[i] == pytest.approx(np.asarray(exact), rel=1e-3)
 
     def test_gradients_reach_every_parameter(self, kimmel_fit):
-        posterior = Posterior(kimmel_fit.bound)
+        density = LogDensity(kimmel_fit.bound)
         theta = {k: jnp.asarray(v[0]) for k, v in kimmel_fit.draws().items()}
-        u, z = posterior.outer_of(theta), jnp.array([[0.7], [-0.4]])
-        density = jax.jit(lambda u, z: posterior.log_density(u, z, None))
-        gradient = jax.grad(density)(u, z)
+        u, z = density.outer_of(theta), jnp.array([[0.7], [-0.4]])
+        log_joint = jax.jit(lambda u, z: density.log_joint(u, z, None))
+        gradient = jax.grad(log_joint)(u, z)
         h = 1e-4
-        for i, site in enumerate(posterior.sites):
+        for i, site in enumerate(density.sites):
             step = h * np.eye(len(u))[i]
-            slope = float(density(u + step, z) - density(u - step, z)) / (2 * h)
+            slope = float(log_joint(u + step, z) - log_joint(u - step, z)) / (2 * h)
             assert float(gradient[i]) == pytest.approx(slope, rel=1e-3, abs=1e-3), site.name
 
     def test_a_published_cohort_needs_its_regimen(self):

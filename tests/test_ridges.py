@@ -10,11 +10,19 @@ import pytest
 from hierarchies import one_dose
 
 import carpk as ck
-from carpk.inference.density import Posterior
-from carpk.inference.laplace import Engine
-from carpk.inference.ridges import CURVED, Beside, Ridge, Straightened, backward, forward, ridges_of
+from carpk.inference.density import LogDensity
+from carpk.inference.laplace import CompiledDensity
+from carpk.inference.ridges import (
+    CURVED,
+    ConditionalAlongRidge,
+    Ridge,
+    Straightened,
+    backward,
+    forward,
+    ridges_of,
+)
 from carpk.inference.standard import Standard
-from carpk.inference.starts import beforehand, centre
+from carpk.inference.starts import centre, prior_draws_unconstrained
 
 DAYS = np.array([2, 4, 6, 8, 10, 12, 15, 21, 35, 60.0])
 STEIN = ck.load_model("stein2019")
@@ -25,7 +33,7 @@ def hardly_persisting(patients=10, seed=11):
     rng, rows = np.random.default_rng(seed), []
     for i in range(patients):
         cmax, tmax = np.exp(rng.standard_normal(2) * [0.5, 0.2]) * [24_000, 9.3]
-        level = STEIN.level("transgene", jnp.asarray(DAYS), STEIN.params(cmax=cmax, tmax=tmax))
+        level = STEIN.predict("transgene", jnp.asarray(DAYS), STEIN.params(cmax=cmax, tmax=tmax))
         noise = np.exp(0.3 * rng.standard_normal(len(DAYS)))
         rows += [(f"p{i}", t, y) for t, y in zip(DAYS, np.asarray(level) * noise, strict=True)]
     observations = pd.DataFrame(rows, columns=["patient", "time", "value"])
@@ -41,33 +49,33 @@ POPULATION = ck.Population(STEIN, varies=["tmax", "cmax"])
 
 @pytest.fixture(scope="module")
 def weak():
-    """Engine, mode and ridges of a posterior whose fb and beta lie on a curved ridge."""
-    posterior = Posterior(POPULATION.bind(hardly_persisting()))
-    engine = Engine(lambda values: posterior)
-    mode = engine.mode(*centre(beforehand(posterior)))
-    return engine, mode, ridges_of(engine, mode)
+    """Compiled density, mode and ridges of a posterior whose fb and beta lie on a curved ridge."""
+    density = LogDensity(POPULATION.bind(hardly_persisting()))
+    compiled = CompiledDensity(lambda values: density)
+    mode = compiled.mode(*centre(prior_draws_unconstrained(density)))
+    return compiled, mode, ridges_of(compiled, mode)
 
 
 def test_weak_persistence_is_one_curved_ridge_and_straight_afterwards(weak):
-    engine, mode, ridges = weak
+    compiled, mode, ridges = weak
     axes = np.linalg.cholesky(mode.covariance)
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
-    names = [site.name for site in engine.posterior.sites]
-    before = Straightened(engine, mode, ()).curved(axes)
+    names = [site.name for site in compiled.density.sites]
+    before = Straightened(compiled, mode, ()).curved(axes)
     assert before[names.index("beta")] > 30
     assert len(ridges) == 1
     np.testing.assert_allclose(ridges[0].along, axes[names.index("beta")])
-    assert Straightened(engine, mode, ridges).curved(axes).max() < CURVED
+    assert Straightened(compiled, mode, ridges).curved(axes).max() < CURVED
 
 
 def test_the_posterior_is_the_same_jacobian_included(weak):
     """Against the density of the outer coordinates, with derivatives by JAX."""
-    engine, mode, ridges = weak
-    posterior = engine.posterior
+    compiled, mode, ridges = weak
+    density = compiled.density
     bent, plain = Standard.of(mode, ridges=ridges), Standard.of(mode)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((10, 2)))
-    energies = [jax.jit(each.target(posterior, {}).potential) for each in (bent, plain)]
+    energies = [jax.jit(each.target(density, {}).potential) for each in (bent, plain)]
     for w in 1.5 * rng.standard_normal((4, mode.u.size)):
         v, *_ = forward(ridges, jnp.asarray(w))
         jacobian = jax.jacfwd(lambda w: forward(ridges, w)[0])(jnp.asarray(w))
@@ -84,28 +92,28 @@ def test_the_posterior_is_the_same_jacobian_included(weak):
 @pytest.fixture(scope="module")
 def along(weak):
     """The same with what the patients' data say along the ridge; one patient keeps its own."""
-    engine, mode, ridges = weak
+    compiled, mode, ridges = weak
     conditional = mode.conditional._replace(weight=mode.conditional.weight.copy())
     conditional.weight[3] *= 0.5
-    beside = Beside.of(engine, mode, ridges[0], conditional)
+    along_ridge = ConditionalAlongRidge.of(compiled, mode, ridges[0], conditional)
     mode = dataclasses.replace(mode, conditional=conditional)
-    return Standard.of(mode, ridges=ridges, beside=beside)
+    return Standard.of(mode, ridges=ridges, along_ridge=along_ridge)
 
 
 def test_the_posterior_is_the_same_beside_a_ridge_too(weak, along):
     """Against the density of standard scores, with derivatives of all coordinates by JAX."""
-    engine, mode, _ = weak
-    posterior, n = engine.posterior, mode.u.size
+    compiled, mode, _ = weak
+    density, n = compiled.density, mode.u.size
 
     def scores(place):
         position = {"population": place[:n], "patients": place[n:].reshape(10, 2)}
-        (u, x, conditional), _ = along.coordinates(posterior, position)
-        theta = posterior.theta(u)
-        z, _ = posterior.standardized(theta, posterior.typical(theta), conditional, x)
+        (u, x, conditional), _ = along.coordinates(density, position)
+        theta = density.theta(u)
+        z, _ = density.standardized(theta, density.typical(theta), conditional, x)
         return jnp.concatenate([u, jnp.ravel(z)])
 
-    energy = jax.jit(along.target(posterior, {}).potential)
-    plain = jax.jit(lambda u, z: posterior.log_density(u, z, None))
+    energy = jax.jit(along.target(density, {}).potential)
+    plain = jax.jit(lambda u, z: density.log_joint(u, z, None))
     slope_of_factor = np.linalg.slogdet(along.factor)[1]
     for place in 1.2 * np.random.default_rng(0).standard_normal((3, n + 20)):
         found = jax.jit(scores)(place)
@@ -117,9 +125,11 @@ def test_the_posterior_is_the_same_beside_a_ridge_too(weak, along):
 
 def test_patients_are_near_their_modes_all_along_a_ridge(weak, along):
     """At coordinates 0 the density has hardly a slope, but for the one that keeps its own."""
-    engine, *_ = weak
-    slope = jax.jit(jax.grad(along.target(engine.posterior, {}).potential))
-    local = jax.jit(jax.grad(along._replace(beside=None).target(engine.posterior, {}).potential))
+    compiled, *_ = weak
+    slope = jax.jit(jax.grad(along.target(compiled.density, {}).potential))
+    local = jax.jit(
+        jax.grad(along._replace(along_ridge=None).target(compiled.density, {}).potential)
+    )
     far = []
     for t in (-3.5, -2.5, 2.5, 3.5):
         position = {
@@ -133,8 +143,8 @@ def test_patients_are_near_their_modes_all_along_a_ridge(weak, along):
 
 
 def test_its_gradient_is_that_of_the_straightened_density(weak):
-    engine, mode, ridges = weak
-    straightened, h = Straightened(engine, mode, ridges), 1e-4
+    compiled, mode, ridges = weak
+    straightened, h = Straightened(compiled, mode, ridges), 1e-4
     w = np.random.default_rng(1).standard_normal(mode.u.size)
     _, gradient = straightened(w)
     for i, step in enumerate(h * np.eye(w.size)):
@@ -159,8 +169,8 @@ def test_a_ridge_runs_through_its_points_and_on_in_a_straight_line():
 
 
 def test_what_is_no_mode_has_no_ridges(weak):
-    engine, mode, _ = weak
-    assert ridges_of(engine, dataclasses.replace(mode, decrement=1.0)) == ()
+    compiled, mode, _ = weak
+    assert ridges_of(compiled, dataclasses.replace(mode, decrement=1.0)) == ()
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def made(population, data, settings=SETTINGS):
     shape, rng = (2, 50), np.random.default_rng(0)
     prior = prior_draws(bound.priors, 100, seed=1)
     samples = {k: x.reshape(*shape, *x.shape[1:]) for k, x in prior.items()}
-    for name, levels in population.levels.items():
+    for name, levels in population.variability_levels.items():
         for level in levels:
             size = {"patient": len(bound.patients), "cohort": len(bound.clusters)}[level]
             samples[eta_name(name, level)] = 0.1 * rng.normal(size=(*shape, size))
@@ -68,7 +68,7 @@ def same_fit(back, fit):
     assert back.settings == fit.settings
     assert back.data.name == fit.data.name
     pd.testing.assert_frame_equal(back.summary(), fit.summary())
-    pd.testing.assert_frame_equal(back.effects(), fit.effects())
+    pd.testing.assert_frame_equal(back.random_effects(), fit.random_effects())
     assert repr(back) == repr(fit)
     for name in storage.TABLES:
         pd.testing.assert_frame_equal(getattr(back.data, name), getattr(fit.data, name))
@@ -133,7 +133,7 @@ class TestAFit:
         with pytest.raises(ck.FitError, match=r"not written by carpk's Fit\.save"):
             ck.load_fit(tmp_path / "other.nc")
         rewrite(path, lambda spec: spec.update(schema=saving.SCHEMA + 1))
-        with pytest.raises(ck.FitError, match=r"has the form 2 .* reads form 1.* newer one"):
+        with pytest.raises(ck.FitError, match=r"has the form 3 .* reads form 2.* newer one"):
             ck.load_fit(path)
         rewrite(path, lambda spec: (spec.update(schema=saving.SCHEMA), spec.pop("verdict")))
         with pytest.raises(ck.FitError, match=r"does not read \('verdict'\)"):
@@ -395,7 +395,7 @@ class TestPopulations:
             if field.name == "priors":
                 one, other = (storage.CODEC.encode(x) for x in (one, other))
             elif field.name == "varies":
-                one, other = population.levels, back.levels
+                one, other = population.variability_levels, back.variability_levels
             elif field.name == "covariates":
                 one, other = ({k: p.forms(k) for k in one} for p in (population, back))
             assert one == other, field.name
@@ -513,7 +513,7 @@ class TestWithoutAModel:
             **{
                 name: lambda name=name: getattr(ck.checks, name)(back)
                 for name in (
-                    *("gof", "npde", "vpc", "loo", "sensitivity", "shrinkage", "solver"),
+                    *("gof", "npde", "vpc", "loo", "sensitivity", "shrinkage", "solver_error"),
                     "posterior_predictive",
                 )
             },

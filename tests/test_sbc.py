@@ -105,7 +105,7 @@ class TestVerdict:
         many = dataclasses.replace(one, ranks={f"{i}": one.ranks["mu"] for i in range(8)}, ess={})
         ratio = many.table["p_adjusted"].iloc[0] / one.table["p_adjusted"].iloc[0]
         assert ratio == pytest.approx(8.0)
-        assert many.level > one.level
+        assert many.prob > one.prob
 
     def test_chi2_of_uniform_ranks_is_uniform(self):
         p = []

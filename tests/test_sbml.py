@@ -13,7 +13,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import carpk as ck
-from carpk.solver.events import Plan
+from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver
 
 libsbml = pytest.importorskip("libsbml")
@@ -359,13 +359,13 @@ class TestWhatTheEquationsMean:
 
     def test_the_mesh_route_has_the_exact_gradient(self, load):
         model = load(**decay())
-        plan = Plan.of(model, [ck.Regimen()], np.array([0.0, 1.0, 3.0]))
+        schedule = Schedule.of(model, [ck.Regimen()], np.array([0.0, 1.0, 3.0]))
 
         def last(params):
             return solver(jax.tree.map(lambda x: jnp.asarray(x, float)[None], params))["x"][0, -1]
 
         reference = jax.tree.map(lambda x: jnp.full((1, 1), x), model.params())
-        solver = Solver.prepare(plan, reference, rtol=1e-6)
+        solver = Solver.prepare(schedule, reference, rtol=1e-6)
         assert "mesh" in solver.describe()
         slopes = jax.grad(last)(model.params())
         assert float(slopes.k) == pytest.approx(-3 * 8 * math.exp(-1.5), rel=1e-5)
@@ -484,14 +484,14 @@ class TestConditionsOnTime:
     @pytest.mark.slow
     def test_the_gradient_knows_of_the_day(self, load):
         model = load(**self.CONTENT)
-        plan = Plan.of(model, [model.regimens["file"]], np.array([1.0, 5.0]))
+        schedule = Schedule.of(model, [model.regimens["file"]], np.array([1.0, 5.0]))
 
         def last(peak):
             params = model.params(peak=peak)
             return solver(jax.tree.map(lambda x: jnp.asarray(x, float)[None], params))["x"][0, -1]
 
         reference = jax.tree.map(lambda x: jnp.full((1, 1), x), model.params())
-        solver = Solver.prepare(plan, reference, rtol=1e-6)
+        solver = Solver.prepare(schedule, reference, rtol=1e-6)
         x = math.exp(0.8 * 3 - 0.3 * 2)
         assert float(last(3.0)) == pytest.approx(x, rel=1e-5)
         assert float(jax.grad(last)(3.0)) == pytest.approx(1.1 * x, rel=1e-4)

@@ -136,8 +136,8 @@ def test_the_fit_keeps_its_log_priors(fit):
 def test_published_facts_are_part_of_the_likelihood():
     fit = conjugate.published()
     result, theta = checks.sensitivity(fit), fit.draws()
-    facts = jax.jit(jax.vmap(fit.bound.summary_log_likelihoods))(theta)
-    total = np.sum([np.asarray(x).sum(axis=1) for x in facts.values()], axis=0)
+    summaries = jax.jit(jax.vmap(fit.bound.summary_log_likelihoods))(theta)
+    total = np.sum([np.asarray(x).sum(axis=1) for x in summaries.values()], axis=0)
     log_prior = np.sum(list(log_priors(fit.bound, theta).values()), axis=0)
     again = powers.power_scaling({"base": theta["base"]}, log_prior, total)
     assert result.table.loc["base", "likelihood"] == pytest.approx(again.loc["base", "likelihood"])

@@ -18,7 +18,7 @@ THREE = ck.Regimen.cells(day=[0, 42, 84])
 
 def test_without_patients_it_is_the_typical_patient():
     sim = ck.simulate(STEIN, THREE, DAYS)
-    exact = STEIN.level("transgene", DAYS, STEIN.params(), jnp.array([0.0, 42.0, 84.0]))
+    exact = STEIN.predict("transgene", DAYS, STEIN.params(), jnp.array([0.0, 42.0, 84.0]))
     assert sim["transgene"].shape == (1, 1, 98)
     np.testing.assert_allclose(sim["transgene"][0, 0], exact, rtol=1e-12)
 
@@ -41,7 +41,7 @@ def test_levels_belong_to_the_parameters_beside_them():
     starts = jnp.array([0.0, 42.0, 84.0])
     for i in range(3):
         p = STEIN.params(**{k: sim[k].values[0, i] for k in STEIN.params.info()})
-        exact = STEIN.level("transgene", DAYS, p, starts)
+        exact = STEIN.predict("transgene", DAYS, p, starts)
         np.testing.assert_allclose(sim["transgene"][0, i], exact, rtol=1e-12)
 
 
@@ -164,7 +164,7 @@ def test_a_saved_simulation_opens_with_xarray_alone(tmp_path):
 # --- with the uncertainty of a model's own posterior ----------------------------------------------
 
 DRAWN = {"cmax": 24_000 * 1.1 ** np.arange(20), "tmax": 9.3 * 1.01 ** np.arange(20)}
-UNSURE = dataclasses.replace(STEIN, posterior=lambda: DRAWN)
+UNSURE = dataclasses.replace(STEIN, calibration_draws=lambda: DRAWN)
 
 
 def test_typical_values_come_from_the_posterior_of_the_model_jointly():
@@ -196,7 +196,7 @@ def test_patients_scatter_around_each_draw_as_the_model_file_says():
     ],
 )
 def test_a_posterior_that_does_not_fit_the_model_is_refused(posterior, words):
-    model = dataclasses.replace(STEIN, posterior=lambda: posterior)
+    model = dataclasses.replace(STEIN, calibration_draws=lambda: posterior)
     with pytest.raises(ck.ModelError, match=words):
         ck.simulate(model, ONE, DAYS, draws=2)
 
@@ -210,7 +210,7 @@ def test_the_typical_patient_of_each_draw_has_that_draws_parameters(known_fit):
     np.testing.assert_allclose(sim["cmax"][:, 0, 0], 40 * 1.02 ** np.arange(20), rtol=1e-12)
     np.testing.assert_allclose(sim["tmax"][:, 0, 0], 8 * 1.02 ** np.arange(20), rtol=1e-12)
     p = model.params(**{k: float(sim[k][5, 0, 0]) for k in model.params.info()})
-    exact = model.level("car_t", DAYS, p, jnp.array([0.0, 42.0, 84.0]))
+    exact = model.predict("car_t", DAYS, p, jnp.array([0.0, 42.0, 84.0]))
     np.testing.assert_allclose(sim["car_t"][5, 0], exact, rtol=1e-9)
 
 

@@ -16,7 +16,7 @@ from systems import SYSTEMS
 
 import carpk as ck
 from carpk.solver import mesh, solve
-from carpk.solver.events import Plan
+from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver
 from carpk.solver.system import NOT_FINITE, OK, REASONS, TOO_MANY_STEPS
 
@@ -26,18 +26,20 @@ def each(params, patients=1):
     return jax.tree.map(lambda x: jnp.full(patients, float(x)), params)
 
 
-def prepared(plan, route, rtol=1e-7):
+def prepared(schedule, route, rtol=1e-7):
     """A solver on the mesh, or on the adaptive route with the method named."""
     if route != "mesh":
-        return Solver.adaptive(plan, route)
-    reference = jax.tree.map(lambda x: x[None], each(plan.structure.model.params(), plan.patients))
-    ready = Solver.prepare(plan, reference, rtol=rtol, share=1.0)
+        return Solver.adaptive(schedule, route)
+    reference = jax.tree.map(
+        lambda x: x[None], each(schedule.structure.model.params(), schedule.patients)
+    )
+    ready = Solver.prepare(schedule, reference, rtol=rtol, share=1.0)
     assert ready.mesh is not None, ready.why
     return ready
 
 
 def plan_of(system):
-    return Plan.of(system.model, [system.regimen], system.times)
+    return Schedule.of(system.model, [system.regimen], system.times)
 
 
 # --- exact solutions and gradients ----------------------------------------------------------------
@@ -92,20 +94,20 @@ def test_every_route_has_the_exact_outputs_and_gradients(name, route):
         assert slope == pytest.approx(exact, rel=1e-5, abs=1e-7), parameter
 
 
-def with_even_steps(plan, n):
+def with_even_steps(schedule, n):
     """A solver with n equal steps in every segment."""
-    line = None if plan.structure.lagged else plan.fixed()
+    line = None if schedule.structure.lagged else schedule.fixed()
     boundaries = (
-        1 + plan.times.shape[1] + 2 * plan.events.time.shape[1]
+        1 + schedule.times.shape[1] + 2 * schedule.events.time.shape[1]
         if line is None
         else line.time.shape[1]
     )
     segment = np.repeat(np.arange(boundaries - 1), n)
     offset = np.tile(np.arange(n) / n, boundaries - 1)
     layout = mesh.Layout(segment, offset, np.full_like(offset, 1 / n))
-    steps = mesh.pack([layout] * plan.patients, boundaries)
+    steps = mesh.pack([layout] * schedule.patients, boundaries)
     chosen = mesh.Mesh(steps, len(segment), rtol=0.0, share=1.0, error=0.0, worst=0.0, local=0.0)
-    return Solver(plan, line, chosen, Solver.adaptive(plan).settings)
+    return Solver(schedule, line, chosen, Solver.adaptive(schedule).settings)
 
 
 @pytest.mark.parametrize(("name", "steps"), [("chain", 2), ("logistic", 8), ("gompertz", 8)])
@@ -115,11 +117,11 @@ def test_events_off_the_grid_do_not_cost_the_mesh_route_its_order(name, steps):
     The last two are integrated as logs.
     """
     system = SYSTEMS[name]
-    plan, params = plan_of(system), each(system.model.params())
+    schedule, params = plan_of(system), each(system.model.params())
     exact = {k: y[-1].real for k, y in system.exact(system.typical()).items()}
 
     def error(n):
-        outputs = with_even_steps(plan, n)(params)
+        outputs = with_even_steps(schedule, n)(params)
         return max(abs(float(outputs[k][0, -1]) / y - 1) for k, y in exact.items())
 
     assert np.log2(error(steps) / error(2 * steps)) > 4.7
@@ -167,7 +169,7 @@ SWITCH = ck.ODEModel(
 def test_a_switch_at_tmax_has_the_right_gradient(route):
     """An `if t < p.tmax` in the vector field has none; a dose that lags by tmax has."""
     t = np.array([2.0, 9.0, 9.5, 20.0])
-    ready = prepared(Plan.of(SWITCH, [ck.Regimen((ck.Bolus(0, 1.0, "switch"),))], t), route)
+    ready = prepared(Schedule.of(SWITCH, [ck.Regimen((ck.Bolus(0, 1.0, "switch"),))], t), route)
     p, after = SwitchParams(), t > 9.3
 
     def logs(params):
@@ -375,11 +377,11 @@ LATE = {
 
 @lru_cache
 def solved(route, late, after):
-    """All laws at once, as patients of one plan; with late doses it is another kind of plan."""
+    """All laws at once, as patients of one plan; with late doses it is another kind of schedule."""
     laws = {**LAWS, **LATE} if late else LAWS
-    plan = Plan.of(PAIR, [ck.Regimen(tuple(e)) for e, _ in laws.values()], T, after=after)
-    assert plan.structure.lagged == late
-    outputs = prepared(plan, route)(each(PAIR.params(), plan.patients))
+    schedule = Schedule.of(PAIR, [ck.Regimen(tuple(e)) for e, _ in laws.values()], T, after=after)
+    assert schedule.structure.lagged == late
+    outputs = prepared(schedule, route)(each(PAIR.params(), schedule.patients))
     return {name: (outputs["a"][i], outputs["b"][i]) for i, name in enumerate(laws)}
 
 
@@ -515,10 +517,10 @@ def test_any_regimen_is_solved_as_by_another_integrator(data, late):
     most += [ck.Infusion(0.9 + i / 7, 1.0, 3.03, "drug") for i in range(6 - len(most))]
     events = data.draw(st.lists(event_of(products), min_size=1, max_size=6))
     regimen = ck.Regimen(tuple(events))
-    plan = Plan.of(ANY, [ck.Regimen(tuple(most)), regimen], SEEN)
-    assert plan.structure.lagged == late
+    schedule = Schedule.of(ANY, [ck.Regimen(tuple(most)), regimen], SEEN)
+    assert schedule.structure.lagged == late
     exact = event_by_event(regimen)
-    for ready in (Solver.adaptive(plan), with_even_steps(plan, 40)):
+    for ready in (Solver.adaptive(schedule), with_even_steps(schedule, 40)):
         outputs = ready(each(AnyParams(), 2))
         for j, name in enumerate(AnyStates.names()):
             np.testing.assert_allclose(outputs[name][1], exact[:, j], rtol=2e-6, atol=1e-9)
@@ -530,8 +532,8 @@ def test_any_regimen_is_solved_as_by_another_integrator(data, late):
 def test_patients_with_other_schedules_are_as_if_alone():
     """On a mesh of their own they have other steps, so they agree to its tolerance only."""
     name = "infusions into one compartment overlap"
-    plan = Plan.of(PAIR, [ck.Regimen(tuple(LAWS[name][0]))], T, after=True)
-    alone = prepared(plan, "mesh")(each(PAIR.params()))
+    schedule = Schedule.of(PAIR, [ck.Regimen(tuple(LAWS[name][0]))], T, after=True)
+    alone = prepared(schedule, "mesh")(each(PAIR.params()))
     together = solved("mesh", False, True)[name]
     np.testing.assert_allclose(alone["a"][0], together[0], rtol=1e-6)
     np.testing.assert_allclose(alone["b"][0], together[1], rtol=1e-6)
@@ -540,8 +542,8 @@ def test_patients_with_other_schedules_are_as_if_alone():
 def test_a_patient_may_be_observed_less_often_than_others():
     times = np.array([[1.0, 2.0, 4.0], [1.5, np.nan, np.nan]])
     dose = ck.Regimen((ck.Bolus(1.2, 3.0, "a"),))
-    plan = Plan.of(PAIR, [dose, dose], times, start=0.0)
-    outputs = prepared(plan, "mesh")(each(PAIR.params(), 2))
+    schedule = Schedule.of(PAIR, [dose, dose], times, start=0.0)
+    outputs = prepared(schedule, "mesh")(each(PAIR.params(), 2))
     exact = a() + (T > 1.2) * a(3, 1.2)
     np.testing.assert_allclose(outputs["a"][0], exact[[1, 3, 5]], rtol=1e-6)
     assert float(outputs["a"][1, 0]) == pytest.approx(exact[2], rel=1e-6)
@@ -554,10 +556,10 @@ def test_more_patients_than_run_side_by_side_are_the_same(shared, monkeypatch):
     monkeypatch.setattr(solve, "CHUNK", 4)
     amounts = np.linspace(1, 3, 11)
     given = [ck.Regimen((ck.Bolus(1.2, x, "a"), ck.Multiply(2.2, 0.5, "b"))) for x in amounts]
-    plan = Plan.of(PAIR, given[:1] if shared else given, T)
+    schedule = Schedule.of(PAIR, given[:1] if shared else given, T)
     loss = np.linspace(0.1, 0.9, 11)
     params = PairParams(*(jnp.asarray(x) for x in np.broadcast_arrays(K, loss, LAG, SHARE)))
-    outputs = prepared(plan, "mesh")(params)
+    outputs = prepared(schedule, "mesh")(params)
     dose = (T > 1.2) * a(1, 1.2)
     expected = a() + (1.0 if shared else amounts[:, None]) * dose
     np.testing.assert_allclose(outputs["a"], np.broadcast_to(expected, (11, 6)), rtol=1e-6)
@@ -598,7 +600,7 @@ def pursuit(k, t):
 
 
 def test_what_cannot_be_solved_is_nan_with_a_reason_and_leaves_others_alone():
-    solving = prepared(Plan.of(TROUBLE, [ck.Regimen()], DAYS), "tsit5")
+    solving = prepared(Schedule.of(TROUBLE, [ck.Regimen()], DAYS), "tsit5")
     params = jax.tree.map(lambda *x: jnp.stack([*map(jnp.asarray, x)]), STIFF, FINE, BLOWS)
     _, outputs, code, _ = solving.run(params)
     assert code.tolist() == [TOO_MANY_STEPS, OK, TOO_MANY_STEPS]
@@ -609,7 +611,7 @@ def test_what_cannot_be_solved_is_nan_with_a_reason_and_leaves_others_alone():
 
 
 def test_on_the_mesh_what_blows_up_is_nan_with_a_reason_and_leaves_others_alone():
-    solving = prepared(Plan.of(TROUBLE, [ck.Regimen()], DAYS), "mesh")
+    solving = prepared(Schedule.of(TROUBLE, [ck.Regimen()], DAYS), "mesh")
     params = jax.tree.map(lambda *x: jnp.stack([*map(jnp.asarray, x)]), BLOWS, FINE)
     _, outputs, code, _ = solving.run(params)
     assert code.tolist() == [NOT_FINITE, OK]
@@ -643,11 +645,11 @@ def test_stiff_equations_are_solved_without_being_asked_for():
 
 
 def test_without_a_mesh_the_solver_says_why():
-    plan = Plan.of(TROUBLE, [ck.Regimen()], DAYS)
+    schedule = Schedule.of(TROUBLE, [ck.Regimen()], DAYS)
     reference = jax.tree.map(lambda x: x[None], each(STIFF))
-    why = mesh.choose(plan, reference, line=plan.fixed())
+    why = mesh.choose(schedule, reference, line=schedule.fixed())
     assert "stiff" in why
-    ready = Solver.prepare(plan, reference)
+    ready = Solver.prepare(schedule, reference)
     assert (ready.mesh, ready.why) == (None, why)
     assert why in ready.describe()
 

@@ -154,8 +154,8 @@ class TestFits:
 
     def test_checks_take_it(self, fits, tmp_path):
         fit = fits[0]
-        assert len(ck.checks.vpc(fit, draws=60).outside) <= 3
-        npde = ck.checks.npde(fit, draws=200, seed=1).table["NPDE"]
+        assert len(ck.checks.vpc(fit, replicates=60).outside) <= 3
+        npde = ck.checks.npde(fit, replicates=200, seed=1).table["NPDE"]
         assert scipy.stats.kstest(npde, "norm").pvalue > 1e-3
         assert np.isfinite(ck.checks.gof(fit).table["IWRES"]).all()
         assert np.isfinite(ck.checks.loo(fit).elpd)

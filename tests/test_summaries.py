@@ -10,9 +10,9 @@ import scipy.stats
 
 import carpk as ck
 from carpk.assay.residual import Combined, LogNormal
-from carpk.dataset.facts import likelihoods_of, proportion_bounds
+from carpk.dataset.cohort_summaries import likelihoods_of, proportion_bounds
 from carpk.population import summaries as s
-from carpk.population.replicates import with_facts
+from carpk.population.replicates import with_summaries
 
 NAN = math.nan
 DAY = 7.0
@@ -22,14 +22,16 @@ TOTAL = math.hypot(SIGMA, OMEGA)  # SD of ln(level) over the population
 CENTRE = math.log(20.0)
 
 
-def fact(metric="level", statistic="median", value=20.0, n=22, **more):
+def summary(metric="level", statistic="median", value=20.0, n=22, **more):
     fields = {"time": DAY, "low": NAN, "high": NAN, "interval": "", "spread": NAN, "lloq": NAN}
     fields |= {"use": "fit", "label": "simulated"} | more
-    return s.Fact(metric=metric, statistic=statistic, value=value, n=n, **fields)
+    return s.CohortSummary(metric=metric, statistic=statistic, value=value, n=n, **fields)
 
 
-def cohort(*facts, size=1024, sampling=(), dependence=True):
-    return s.CohortLikelihood(tuple(facts), tuple(sampling), {"": LogNormal()}, size, 1, dependence)
+def cohort(*summaries, size=1024, sampling=(), dependence=True):
+    return s.CohortLikelihood(
+        tuple(summaries), tuple(sampling), {"": LogNormal()}, size, 1, dependence
+    )
 
 
 def log_likelihood(likelihood, centre=CENTRE, omega=OMEGA, sigma=SIGMA):
@@ -53,13 +55,13 @@ def exact_order_statistics(y, rank, n):
 class TestOrderStatistics:
     def test_median_and_quartiles_have_the_exact_joint_density_where_ranks_are_whole(self):
         y, n = np.array([11.0, 21.0, 43.0]), 21  # type-7 ranks 6, 11, 16
-        one = fact(value=y[1], low=y[0], high=y[2], interval="IQR", n=n)
+        one = summary(value=y[1], low=y[0], high=y[2], interval="IQR", n=n)
         exact = exact_order_statistics(y, [6, 11, 16], n)
         assert float(log_likelihood(cohort(one))[0]) == pytest.approx(exact, abs=0.01)
 
     def test_median_and_range_have_the_exact_joint_density(self):
         y, n = np.array([3.0, 21.0, 160.0]), 15
-        one = fact(value=y[1], low=y[0], high=y[2], interval="range", n=n)
+        one = summary(value=y[1], low=y[0], high=y[2], interval="range", n=n)
         exact = exact_order_statistics(y, [1, 8, 15], n)
         assert float(log_likelihood(cohort(one))[0]) == pytest.approx(exact, abs=0.01)
 
@@ -69,12 +71,14 @@ class TestOrderStatistics:
         medians = np.median(rng.normal(CENTRE, TOTAL, (200_000, n)), axis=1)
         grid = np.linspace(CENTRE - 0.7, CENTRE + 0.7, 8)
         kde = scipy.stats.gaussian_kde(medians)(grid)
-        ours = [math.exp(log_likelihood(cohort(fact(value=math.exp(x), n=n)))[0] + x) for x in grid]
+        ours = [
+            math.exp(log_likelihood(cohort(summary(value=math.exp(x), n=n)))[0] + x) for x in grid
+        ]
         assert np.abs(np.array(ours) / kde - 1).max() < 0.15  # a few percent in the SD
 
     def test_density_integrates_to_one(self):
         def density(ln_y):
-            return math.exp(float(log_likelihood(cohort(fact(value=math.exp(ln_y))))[0]) + ln_y)
+            return math.exp(float(log_likelihood(cohort(summary(value=math.exp(ln_y))))[0]) + ln_y)
 
         x = np.linspace(CENTRE - 2, CENTRE + 2, 161)
         assert np.trapezoid([density(v) for v in x], x) == pytest.approx(1.0, abs=1e-3)
@@ -82,7 +86,7 @@ class TestOrderStatistics:
     @pytest.mark.slow
     def test_more_patients_make_a_sharper_likelihood(self):
         def curvature(n):
-            at = lambda c: log_likelihood(cohort(fact(n=n)), centre=c)[0]  # noqa: E731
+            at = lambda c: log_likelihood(cohort(summary(n=n)), centre=c)[0]  # noqa: E731
             return -float(jax.grad(jax.grad(at))(CENTRE))
 
         assert curvature(80) / curvature(20) == pytest.approx(4.0, rel=0.15)
@@ -91,7 +95,7 @@ class TestOrderStatistics:
 class TestMoments:
     def test_geometric_mean_and_cv_follow_normal_and_chi_square_in_a_log_normal_population(self):
         n, gm, cv = 25, 18.0, 110.0
-        one = fact(statistic="geometric mean", value=gm, interval="CV%", spread=cv, n=n)
+        one = summary(statistic="geometric mean", value=gm, interval="CV%", spread=cv, n=n)
         s2 = math.log1p((cv / 100) ** 2)
         exact = scipy.stats.norm.logpdf(math.log(gm), CENTRE, TOTAL / math.sqrt(n))
         scale = TOTAL**2 / (n - 1)
@@ -120,7 +124,9 @@ class TestMoments:
         def at(spread):
             return float(
                 log_likelihood(
-                    cohort(fact(statistic="mean", value=mean, interval="SD", spread=spread, n=60))
+                    cohort(
+                        summary(statistic="mean", value=mean, interval="SD", spread=spread, n=60)
+                    )
                 )[0]
             )
 
@@ -128,7 +134,7 @@ class TestMoments:
         assert at(sd) > at(math.sqrt(sd)) + 5
 
     def test_a_count_is_binomial_in_the_share_above_the_limit(self):
-        one = fact("detectable", "count", value=7.0, n=9, lloq=10.0)
+        one = summary("detectable", "count", value=7.0, n=9, lloq=10.0)
         p = scipy.stats.norm.sf(math.log(10.0), CENTRE, TOTAL)
         exact = scipy.stats.binom.logpmf(7, 9, p)
         assert float(log_likelihood(cohort(one))[0]) == pytest.approx(exact, abs=0.01)
@@ -136,23 +142,23 @@ class TestMoments:
 
 class TestDependence:
     def two(self, dependence=True, rho_patients=True):
-        a, b = fact(time=7.0, n=22), fact(time=14.0, n=22)
+        a, b = summary(time=7.0, n=22), summary(time=14.0, n=22)
         return cohort(a, b, dependence=dependence)
 
     def test_the_same_patients_on_two_days_are_not_two_cohorts(self):
         """Correlation of two medians of bivariate normal data is (2/pi) asin(rho) (exact)."""
         rho = OMEGA**2 / TOTAL**2
-        margins = [s.quantiles(fact(n=22), _quantity()) for _ in range(2)]
+        margins = [s.quantiles(summary(n=22), _quantity()) for _ in range(2)]
         c = margins[0].hermite[0]
         ours = sum(c[m] ** 2 * rho ** (m + 1) for m in range(s.HERMITE_ORDER))
         assert ours == pytest.approx(2 / math.pi * math.asin(rho), rel=0.01)
 
     def test_dependence_leaves_single_statistics_alone(self):
-        assert float(log_likelihood(cohort(fact()))[-1]) == 0.0
+        assert float(log_likelihood(cohort(summary()))[-1]) == 0.0
 
     def test_agreeing_medians_are_more_likely_together_than_apart(self):
-        up = [fact(time=d, value=30.0) for d in (7.0, 14.0)]
-        apart = [fact(time=7.0, value=30.0), fact(time=14.0, value=13.3)]
+        up = [summary(time=d, value=30.0) for d in (7.0, 14.0)]
+        apart = [summary(time=7.0, value=30.0), summary(time=14.0, value=13.3)]
         assert log_likelihood(cohort(*up))[-1] > log_likelihood(cohort(*apart))[-1] + 0.3
 
     def test_scores_of_a_beta_variable_are_close_to_normal_scores(self):
@@ -246,7 +252,7 @@ class TestQuantities:
         halves = [] if n % 2 else (self.T[1:] + self.T[:-1]) / 2
         total = 0.0
         for day in [*self.T, *halves]:
-            one = fact("tmax", value=day, n=n, time=NAN)
+            one = summary("tmax", value=day, n=n, time=NAN)
             ours = math.exp(float(s.peak_day(one, self.T, f, LogNormal(), theta)))
             assert ours == pytest.approx(np.mean(medians == day), abs=0.005), day
             total += ours
@@ -265,7 +271,9 @@ class TestQuantities:
         )[:12]:
             if value not in adjacent:
                 continue
-            one = fact("tmax", "median", value, n, interval="range", low=low, high=high, time=NAN)
+            one = summary(
+                "tmax", "median", value, n, interval="range", low=low, high=high, time=NAN
+            )
             ours = math.exp(float(s.peak_day(one, self.T, f, LogNormal(), theta)))
             assert ours == pytest.approx(k / draws, abs=5 * math.sqrt(k) / draws), (
                 low,
@@ -277,7 +285,7 @@ class TestQuantities:
         f = self.curves(size=100).f
 
         def ours(day, n):
-            one = fact("tmax", value=day, n=n, time=NAN)
+            one = summary("tmax", value=day, n=n, time=NAN)
             return float(s.peak_day(one, self.T, f, LogNormal(), {"sigma": 0.5}))
 
         assert ours(9.83, 60) == ours(10.0, 60) != ours(9.0, 60)
@@ -287,7 +295,7 @@ class TestQuantities:
         f = self.curves(size=100).f
 
         def ours(sigma, day, n):
-            one = fact("tmax", value=day, n=n, time=NAN)
+            one = summary("tmax", value=day, n=n, time=NAN)
             return s.peak_day(one, self.T, f, LogNormal(), {"sigma": sigma})
 
         for day, n in ((148.0, 60), (133.0, 60), (148.0, 9)):
@@ -335,17 +343,17 @@ OF_METRIC = {"level": (7.0, 20.0), "cmax": (NAN, 30.0), "auc": (28.0, 400.0), "t
 def cell(metric, statistic, interval, n):
     """A statistic of every kind that is accepted, with believable numbers."""
     if metric == "tmax":
-        return fact(metric, statistic, 10.0, n, interval=interval, time=NAN, **OF_TMAX[interval])
+        return summary(metric, statistic, 10.0, n, interval=interval, time=NAN, **OF_TMAX[interval])
     if metric == "detectable":
         near = {"low": 6.5 / n, "high": 7.5 / n} if statistic == "proportion" else {}
         value = 7 / n if near else 7.0
-        return fact(metric, statistic, value, n, time=14.0, lloq=12.0, **near)
+        return summary(metric, statistic, value, n, time=14.0, lloq=12.0, **near)
     time, value = OF_METRIC[metric]
     printed = {
         k: v if interval in ("CV%", "GSD") else v * value / 20 for k, v in PRINTED[interval].items()
     }
     name = {"percentile": "p25"}.get(statistic, statistic)
-    return fact(metric, name, value, n, interval=interval, time=time, **printed)
+    return summary(metric, name, value, n, interval=interval, time=time, **printed)
 
 
 def moved(one, name):
@@ -360,7 +368,7 @@ def moved(one, name):
 
 
 def of_curves(likelihood, p):
-    """ln likelihood of all facts of curves that peak on day 8."""
+    """ln likelihood of all summaries of curves that peak on day 8."""
     days = jnp.asarray(likelihood.days)
     z = jnp.asarray(likelihood.normals()[0][:, 0])
     f = jnp.exp(p[0] + p[1] * z)[:, None] * jnp.exp(-p[2] * jnp.abs(days - 8.0))
@@ -411,17 +419,17 @@ def test_gradients_of_every_kind_of_statistic_equal_finite_differences(metric):
 
 @pytest.mark.slow
 def test_gradients_of_statistics_tied_to_each_other_equal_finite_differences():
-    facts = [
-        fact(value=20.0, low=9.0, high=40.0, interval="IQR"),
-        fact(time=14.0, value=20.0, low=2.0, high=140.0, interval="range", lloq=3.0),
-        fact("level", "mean", 12.0, low=0.0, high=60.0, interval="range", time=21.0, lloq=1.0),
-        fact("cmax", "geometric mean", 40.0, interval="CV%", spread=90.0, time=NAN),
-        fact("cmax", "mean", 60.0, interval="SD", spread=50.0, time=NAN),
-        fact("auc", "geometric mean", 700.0, interval="CV%", spread=90.0, time=28.0),
-        fact("tmax", "median", 9.0, time=NAN),
-        fact("detectable", "count", 15.0, time=14.0, lloq=12.0),
+    summaries = [
+        summary(value=20.0, low=9.0, high=40.0, interval="IQR"),
+        summary(time=14.0, value=20.0, low=2.0, high=140.0, interval="range", lloq=3.0),
+        summary("level", "mean", 12.0, low=0.0, high=60.0, interval="range", time=21.0, lloq=1.0),
+        summary("cmax", "geometric mean", 40.0, interval="CV%", spread=90.0, time=NAN),
+        summary("cmax", "mean", 60.0, interval="SD", spread=50.0, time=NAN),
+        summary("auc", "geometric mean", 700.0, interval="CV%", spread=90.0, time=28.0),
+        summary("tmax", "median", 9.0, time=NAN),
+        summary("detectable", "count", 15.0, time=14.0, lloq=12.0),
     ]
-    likelihood = cohort(*facts, size=128, sampling=SAMPLING)
+    likelihood = cohort(*summaries, size=128, sampling=SAMPLING)
     total = jax.jit(lambda p: jnp.sum(of_curves(likelihood, p)))
     gradient = jax.jit(jax.grad(total))(POINT)
     for i in range(4):
@@ -436,13 +444,13 @@ class TestBelowTheLimit:
         p = scipy.stats.norm.cdf(math.log(lloq), CENTRE, TOTAL)
         exact = scipy.stats.binom.logsf(4, n, p)  # five or more are below
         for value in (0.0, 17.0):
-            ours = log_likelihood(cohort(fact(value=value, n=n, lloq=lloq)))[0]
+            ours = log_likelihood(cohort(summary(value=value, n=n, lloq=lloq)))[0]
             assert float(ours) == pytest.approx(exact, abs=0.02)
 
     def test_a_range_that_starts_below_the_limit_has_its_joint_probability(self):
         """P(smallest below, median and largest at y), of n = 5: 5! / 1! 1! u1 (u3-u1).. by hand."""
         n, lloq, y = 5, 8.0, np.array([21.0, 60.0])
-        one = fact(value=y[0], low=0.0, high=y[1], interval="range", n=n, lloq=lloq)
+        one = summary(value=y[0], low=0.0, high=y[1], interval="range", n=n, lloq=lloq)
         at = (np.log([lloq, *y]) - CENTRE) / TOTAL
         u = scipy.stats.norm.cdf(at)
         # of the two below the median one at least lies below the limit; one between median and top
@@ -453,14 +461,14 @@ class TestBelowTheLimit:
 
     @pytest.mark.slow
     def test_replaced_data_are_censored_as_given_data_are(self):
-        """`with_facts` under jit does not know which of the numbers are below the limit."""
-        one = fact(value=20.0, low=9.0, high=40.0, interval="range", lloq=10.0)
-        other = fact("level", "mean", 25.0, low=9.0, high=60.0, interval="range", lloq=10.0)
+        """`with_summaries` under jit does not know which of the numbers are below the limit."""
+        one = summary(value=20.0, low=9.0, high=40.0, interval="range", lloq=10.0)
+        other = summary("level", "mean", 25.0, low=9.0, high=60.0, interval="range", lloq=10.0)
         likelihood = cohort(one, other)
 
         @jax.jit
         def of(values):
-            return log_likelihood(with_facts(likelihood, values))
+            return log_likelihood(with_summaries(likelihood, values))
 
         for low, value in ((9.0, 20.0), (12.0, 20.0), (0.0, 8.0)):
             given = cohort(
@@ -472,7 +480,7 @@ class TestBelowTheLimit:
             )
 
     def test_an_impossible_statistic_below_the_limit_is_improbable_and_has_a_gradient(self):
-        one = cohort(fact(value=0.0, lloq=0.001, n=80))
+        one = cohort(summary(value=0.0, lloq=0.001, n=80))
         value, slope = jax.value_and_grad(lambda c: log_likelihood(one, centre=c)[0])(CENTRE)
         assert value < -500
         assert np.isfinite(slope)
@@ -483,7 +491,7 @@ class TestProportions:
     def test_a_proportion_is_any_of_the_counts_that_are_printed_so(self):
         """77 % of 300 are 230, 231 or 232 patients."""
         low, high = proportion_bounds(77.0, "percentage")
-        one = fact("detectable", "proportion", 0.77, n=300, lloq=10.0, low=low, high=high)
+        one = summary("detectable", "proportion", 0.77, n=300, lloq=10.0, low=low, high=high)
         p = scipy.stats.norm.sf(math.log(10.0), CENTRE, TOTAL)
         exact = math.log(scipy.stats.binom.pmf([230, 231, 232], 300, p).sum())
         assert float(log_likelihood(cohort(one))[0]) == pytest.approx(exact, abs=0.02)
@@ -492,13 +500,13 @@ class TestProportions:
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        (fact("tlast", "median", 100.0), "no likelihood"),
-        (fact("tmax", "geometric mean", 9.0), "no likelihood"),
-        (fact("cmax", "median", 9.0, time=NAN), "sampling"),
-        (fact("detectable", "count", 3.0), "lloq"),
-        (fact("level", "count", 3.0), "count"),
-        (fact("tmax", "median", 9.0, interval="IQR", low=7.0, high=10.0), "IQR"),
-        (fact(statistic="mean", interval="GSD", spread=2.0), "GSD"),
+        (summary("tlast", "median", 100.0), "no likelihood"),
+        (summary("tmax", "geometric mean", 9.0), "no likelihood"),
+        (summary("cmax", "median", 9.0, time=NAN), "sampling"),
+        (summary("detectable", "count", 3.0), "lloq"),
+        (summary("level", "count", 3.0), "count"),
+        (summary("tmax", "median", 9.0, interval="IQR", low=7.0, high=10.0), "IQR"),
+        (summary(statistic="mean", interval="GSD", spread=2.0), "GSD"),
     ],
 )
 def test_a_statistic_without_likelihood_is_refused_with_advice(bad, words):
@@ -518,8 +526,8 @@ def test_a_statistic_without_likelihood_is_refused_with_advice(bad, words):
     ],
 )
 def test_the_range_of_many_patients_takes_more_virtual_ones(interval, use, n, needed):
-    few = fact("cmax", interval="IQR", n=3)
-    assert s.needed_for_ranges([few, fact("cmax", interval=interval, n=n, use=use)]) == needed
+    few = summary("cmax", interval="IQR", n=3)
+    assert s.needed_for_ranges([few, summary("cmax", interval=interval, n=n, use=use)]) == needed
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The script that measures the coverage of published statistics, on a few of them."""
+"""The script that measures the coverage of published summaries, on a few of them."""
 
 import sys
 from pathlib import Path

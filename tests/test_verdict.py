@@ -26,7 +26,7 @@ from carpk.verdict.outliers import (
     _swapped_pair,
     _unrelated,
 )
-from carpk.verdict.words import BUT, OK, SURPRISES, WRONG, chance, doubt, note, number, trouble
+from carpk.verdict.words import BUT, OK, OUTLIERS, WRONG, chance, doubt, note, number, trouble
 
 POP = ck.Population(LINEAR, varies=["base"])
 BOUND = POP.bind(decaying(patients=8, cohorts=1))
@@ -108,7 +108,7 @@ def likelihoods(bad):
 
 
 SWITCHED = [{"patient": "p1", "of": "cohort a"}, {"patient": "p2", "of": "cohort b"}]
-FACTS = {
+ENTRIES = {
     "tied": {"count": 5, "analyte": "car_t", "value": 3.0},
     "under": {"count": 5, "analyte": "car_t", "value": 3.0, "lloq": 30.0},
     "gap": {"analyte": "car_t", "lloq": 0.3, "lowest": 3.0, "expected": 20.0},
@@ -126,15 +126,15 @@ FACTS = {
     "unrelated": {"analyte": "car_t", "explained": 0.04},
     "columns": {"parameter": "base", "column": "arm", "ends": ["b", "a"], "away": 3.0},
 }
-FACTS["samples"] |= {"normal": True, "on_log": True, "sigma": "sigma"}
-FACTS["swapped"] = {"parameter": "base", "sds": 6.0, "patients": SWITCHED}
-FACTS["copies"]["patients"] = SWITCHED
-FACTS["groups"] |= {"patients": [{"patient": "p1", "of": ""}, {"patient": "p2", "of": ""}]}
+ENTRIES["samples"] |= {"normal": True, "on_log": True, "sigma": "sigma"}
+ENTRIES["swapped"] = {"parameter": "base", "sds": 6.0, "patients": SWITCHED}
+ENTRIES["copies"]["patients"] = SWITCHED
+ENTRIES["groups"] |= {"patients": [{"patient": "p1", "of": ""}, {"patient": "p2", "of": ""}]}
 
 
-def fact(kind, p=1e-6, **changes):
-    looked = FACTS[kind] | {"p": p, "looked": "8 patients"}
-    return {"surprises": {kind: [looked | changes]}}
+def outlier(kind, p=1e-6, **changes):
+    looked = ENTRIES[kind] | {"p": p, "looked": "8 patients"}
+    return {"outliers": {kind: [looked | changes]}}
 
 
 def look(mode=(), **importance):
@@ -191,7 +191,7 @@ TABLE = [  # kind of message, grade, words of it, what brings it about
     ("divergences", WRONG, "smaller step did not", DIVERGENT | {"cure": CURED | {"agree": False}}),
     ("divergences", OK, "two runs .* agree", DIVERGENT | {"cure": CURED}),
     ("cure", OK, "Went on.", {"cure": CURED}),
-    ("slow energy", BUT, "E-BFMI 0.0", {"stats": sampled(energy=SLOW)}),
+    ("low E-BFMI", BUT, "Low E-BFMI .0.0", {"stats": sampled(energy=SLOW)}),
     ("tree depth", OK, "10% of the draws", {"stats": sampled(deep=0.1)}),
     (
         "mode not found",
@@ -215,7 +215,7 @@ TABLE = [  # kind of message, grade, words of it, what brings it about
     (
         "too few draws",
         WRONG,
-        "Only 50 draws",
+        "importance ESS is 50",
         look(k_hat=0.3, ess=50.0),
     ),
     ("too few draws", WRONG, "Raise draws to 1000", LAPLACE | {"draws": 20}),
@@ -273,49 +273,54 @@ TABLE = [  # kind of message, grade, words of it, what brings it about
         moved("halve", 10.0, 1.5, 10.0, 1.5),
     ),
     ("parameters not told apart", BUT, "base up and halve down", {"found": open_together()}),
-    ("centring", OK, "patients' 70%", {"mode": {"held": {"patient": [0.6, 0.7, 0.8]}}}),
-    ("LLOQ", BUT, "exactly 3", fact("tied", 0.0)),
-    ("LLOQ", BUT, "5 measured values lie below 30", fact("under", 0.0)),
-    ("LLOQ", BUT, "1 measured value lies below 30", fact("under", 0.0, count=1)),
-    ("samples left out", BUT, "12 of 60 samples", fact("left")),
-    ("LLOQ", BUT, "No measured value", fact("gap")),
-    ("LLOQ", BUT, "Too many samples", fact("below")),
-    ("LLOQ", OK, "Too few samples", fact("below", 0.002, seen=0)),
-    ("prior against data", BUT, "the prior of base holds the", fact("shift")),
-    ("prior against data", BUT, "or a value in `fixed`", fact("shift", fixed=True)),
-    ("unit", WRONG, "factor near 1000", fact("shift", ratio=900.0)),
-    ("prior against data", BUT, "a prior holds the curves", fact("offset")),
-    ("outlying patient", BUT, "Patient p3 is unlike", fact("effects")),
-    ("outlying patient", OK, "Patient p3 is unlike", fact("effects", 0.002)),
-    ("unit", WRONG, "factor near 1000", fact("effects", ratio=1100.0)),
-    ("two groups of patients", BUT, "missing, which the data do not have", fact("groups")),
-    ("swapped patients", BUT, "p1 .cohort a. and p2 .cohort b. would", fact("swapped")),
-    ("two groups of patients", BUT, "data have kg", fact("groups", columns=["kg"])),
+    ("centring", OK, "patients median 70%", {"mode": {"held": {"patient": [0.6, 0.7, 0.8]}}}),
+    ("LLOQ", BUT, "exactly 3", outlier("tied", 0.0)),
+    ("LLOQ", BUT, "5 measured values lie below 30", outlier("under", 0.0)),
+    ("LLOQ", BUT, "1 measured value lies below 30", outlier("under", 0.0, count=1)),
+    ("samples left out", BUT, "12 of 60 samples", outlier("left")),
+    ("LLOQ", BUT, "No measured value", outlier("gap")),
+    ("LLOQ", BUT, "Too many samples", outlier("below")),
+    ("LLOQ", OK, "Too few samples", outlier("below", 0.002, seen=0)),
+    ("prior against data", BUT, "the prior of base holds the", outlier("shift")),
+    ("prior against data", BUT, "or a value in `fixed`", outlier("shift", fixed=True)),
+    ("unit", WRONG, "factor near 1000", outlier("shift", ratio=900.0)),
+    ("prior against data", BUT, "a prior holds the curves", outlier("offset")),
+    ("outlying patient", BUT, "Patient p3 is unlike", outlier("effects")),
+    ("outlying patient", OK, "Patient p3 is unlike", outlier("effects", 0.002)),
+    ("unit", WRONG, "factor near 1000", outlier("effects", ratio=1100.0)),
+    ("two groups of patients", BUT, "missing, which the data do not have", outlier("groups")),
+    ("swapped patients", BUT, "p1 .cohort a. and p2 .cohort b. would", outlier("swapped")),
+    ("two groups of patients", BUT, "data have kg", outlier("groups", columns=["kg"])),
     (
         "two groups of patients",
         BUT,
         "p1 .cohort a., p2 .cohort b.",
-        fact("groups", patients=SWITCHED),
+        outlier("groups", patients=SWITCHED),
     ),
-    ("unit", WRONG, "factor near 1e-06", fact("groups", ratio=1e-6)),
-    ("outlying sample", BUT, "residual=ck.StudentT", fact("samples")),
-    ("outlying sample", BUT, "even for the residual model", fact("samples", normal=False)),
-    ("patient off the model", BUT, "4.0 times as far", fact("scatter")),
-    ("heavy-tailed residuals", BUT, "StudentT.df=4", fact("tails")),
-    ("model off the course", BUT, "From day 10 to 14 .* 1.4 .* above", fact("course")),
-    ("model off the course", BUT, "On day 7 .* below", fact("course", first=7, last=7, sds=-1)),
-    ("curves and levels unrelated", BUT, "4% of its variance", fact("unrelated", 0.0)),
-    ("covariate left out", BUT, "20 times as high with arm b as with a", fact("columns", ratio=20)),
-    ("covariate left out", BUT, "higher with arm b than with a", fact("columns")),
+    ("unit", WRONG, "factor near 1e-06", outlier("groups", ratio=1e-6)),
+    ("outlying sample", BUT, "residual=ck.StudentT", outlier("samples")),
+    ("outlying sample", BUT, "even for the residual model", outlier("samples", normal=False)),
+    ("patient off the model", BUT, "4.0 times as far", outlier("scatter")),
+    ("heavy-tailed residuals", BUT, "StudentT.df=4", outlier("tails")),
+    ("model off the course", BUT, "From day 10 to 14 .* 1.4 .* above", outlier("course")),
+    ("model off the course", BUT, "On day 7 .* below", outlier("course", first=7, last=7, sds=-1)),
+    ("curves unrelated to data", BUT, "explain 4% of the variance", outlier("unrelated", 0.0)),
+    (
+        "covariate left out",
+        BUT,
+        "20 times as high with arm b as with a",
+        outlier("columns", ratio=20),
+    ),
+    ("covariate left out", BUT, "higher with arm b than with a", outlier("columns")),
     (
         "covariate left out",
         OK,
         "0.5 times as high in the upper half of kg as in the lower half",
-        fact("columns", 0.002, ratio=0.5, column="kg", ends=[]),
+        outlier("columns", 0.002, ratio=0.5, column="kg", ends=[]),
     ),
-    ("covariate left out", BUT, "lower in the upper half", fact("columns", away=-1, ends=[])),
-    ("swapped patients", BUT, "exchanged", fact("swapped", 0.005)),
-    ("patient twice", BUT, "p1 and p2 have the same values on 9 of 10 days", fact("copies")),
+    ("covariate left out", BUT, "lower in the upper half", outlier("columns", away=-1, ends=[])),
+    ("swapped patients", BUT, "exchanged", outlier("swapped", 0.005)),
+    ("patient twice", BUT, "p1 and p2 have the same values on 9 of 10 days", outlier("copies")),
 ]
 
 
@@ -330,7 +335,7 @@ def test_the_table_holds_every_kind_of_message():
     folder = Path(carpk.verdict.__file__).parent
     source = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
     named = set(re.findall(r'\b(?:note|doubt|trouble)\(\s*"([^"]+)"', source))
-    named |= {kind for kind, _ in SURPRISES.values()}
+    named |= {kind for kind, _ in OUTLIERS.values()}
     elsewhere = {"below the LLOQ", "reference value", "parameter at its bound"}  # other models
     assert named - elsewhere == {kind for kind, *_ in TABLE}
 
@@ -373,9 +378,9 @@ class TestPrior:
 
     def test_units_are_named_only_where_levels_are_far_off(self):
         near = judged({"base": (13.0, 0.04)}, prior={"base": (10.0, 0.05)})
-        assert "levels are" not in str(near)
+        assert "Observations are" not in str(near)
         far = judged({"base": (1e4, 0.1)}, prior={"base": (1e5, 0.15)})
-        assert "levels are" in str(far)
+        assert "Observations are" in str(far)
 
     def test_nothing_is_said_of_omega_where_nothing_varies(self):
         alone = ck.Population(LINEAR).bind(decaying(patients=8, cohorts=1))
@@ -385,7 +390,7 @@ class TestPrior:
             bound=alone,
             stats=sampled(divergences=2, energy=SLOW),
         )
-        assert [f.kind for f in verdict.findings] == ["divergences", "slow energy"]
+        assert [f.kind for f in verdict.findings] == ["divergences", "low E-BFMI"]
         assert "omega" not in str(verdict)
 
 
@@ -394,7 +399,7 @@ class Share(ck.Params):
     weight: ck.Scalar = ck.covariate(70.0, "kg", "body weight", "assumed")
 
 
-def test_a_bound_a_reference_and_the_share_below_the_lloq_are_told():
+def test_a_bound_a_reference_and_the_share_below_the_lloq_are_notable():
     model = ck.ClosedForm(
         name="share",
         params=Share,
@@ -430,13 +435,13 @@ class TestWords:
         self, middle, energy, ratio, sds, p
     ):
         changes = {"ratio": ratio, "sds": sds, "times": ratio, "gain": sds}
-        surprises = {
+        outliers = {
             kind: [
                 each
                 | {"p": p, "looked": "8 patients"}
                 | {k: v for k, v in changes.items() if k in each}
             ]
-            for kind, each in FACTS.items()
+            for kind, each in ENTRIES.items()
         }
         values = drawn(FOUND, 1, draws=20, base=np.full((4, 20), middle))
         solver = SOLVER | {"ok": False, "k_hat": ratio, "spread": ratio}
@@ -450,7 +455,7 @@ class TestWords:
                 LAPLACE | {"mode": lost, "importance": weights, "modes": modes},
                 MAP | {"ends": [sds, ratio]},
             ):
-                verdict = judged(values, surprises=surprises, solver=solver, **how)
+                verdict = judged(values, outliers=outliers, solver=solver, **how)
                 text = str(verdict)
                 assert not re.search(r"\b(inf|nan)\b", text), text
                 assert max(map(len, re.findall(r"\d+", text))) < 13, text
@@ -520,10 +525,10 @@ class TestCourse:
     def test_is_told_with_its_days_and_its_side(self, where):
         score = np.random.default_rng(0).standard_normal((8, 10))
         score[:, where] -= 2.5
-        (fact,) = self.found(score)
-        assert (fact["first"], fact["last"]) == (where, where)
-        assert fact["sds"] < -0.8
-        assert fact["p"] < 1e-3
+        (outlier,) = self.found(score)
+        assert (outlier["first"], outlier["last"]) == (where, where)
+        assert outlier["sds"] < -0.8
+        assert outlier["p"] < 1e-3
 
     def test_is_no_more_frequent_by_chance_than_its_p_value(self):
         rng = np.random.default_rng(1)
@@ -539,8 +544,8 @@ class TestCourse:
         order = np.argsort(days.ravel())
         assert (np.diff(group[order]) >= 0).all()
         score = rng.standard_normal(days.shape) + 2.5 * ((days > 10) & (days < 20))
-        (fact,) = self.found(score, days)
-        assert 5 < fact["first"] < fact["last"] < 25
+        (outlier,) = self.found(score, days)
+        assert 5 < outlier["first"] < outlier["last"] < 25
 
     @pytest.mark.parametrize("size", [1, 2, 3, 7])
     def test_few_days_are_one_group(self, size):
@@ -555,10 +560,10 @@ class TestCopies:
     def test_are_told_by_name(self):
         value = np.exp(np.random.default_rng(0).standard_normal((10, 5)))
         value[7] = value[2]
-        (fact,) = _copies(Measured(self.days, value))
-        assert [each["patient"] for each in fact["patients"]] == ["p2", "p7"]
-        assert (fact["count"], fact["of"]) == (5, 5)
-        assert fact["p"] < 1e-3
+        (outlier,) = _copies(Measured(self.days, value))
+        assert [each["patient"] for each in outlier["patients"]] == ["p2", "p7"]
+        assert (outlier["count"], outlier["of"]) == (5, 5)
+        assert outlier["p"] < 1e-3
 
     @pytest.mark.parametrize("decimals", [0, 1, 2])
     def test_rounded_values_are_no_copies(self, decimals):
@@ -596,9 +601,9 @@ class TestLeftOut:
     def test_are_told_with_their_number(self):
         found = [self.found(seed, limit=4.0) for seed in range(20)]
         assert sum(bool(f) and f[0]["p"] < 1e-3 for f in found) >= 16
-        (fact,) = found[0]
-        assert fact["planned"] >= 15 * 4
-        assert 10 < fact["count"] < 40
+        (outlier,) = found[0]
+        assert outlier["planned"] >= 15 * 4
+        assert 10 < outlier["count"] < 40
 
     def test_are_no_more_frequent_by_chance_than_their_p_value(self):
         found = [f for seed in range(200) for f in self.found(seed, at_random=0.3)]
@@ -630,7 +635,7 @@ class TestUnrelated:
     def test_a_noisy_course_is_one(self, noise):
         assert not [f for seed in range(20) for f in self.found(noise, seed)]
 
-    def test_shuffled_values_are_told(self):
+    def test_shuffled_values_are_notable(self):
         found = [self.found(0.3, seed, shuffle=True) for seed in range(20)]
         assert sum(map(bool, found)) >= 17
 

@@ -130,7 +130,7 @@ def fit(data):
 
 @pytest.fixture(scope="module")
 def checked(fit):
-    return ck.checks.vpc(fit, by="arm", bins="times", draws=400)
+    return ck.checks.vpc(fit, by="arm", bins="times", replicates=400)
 
 
 class TestPercentiles:
@@ -203,7 +203,7 @@ class TestBins:
 
     def test_are_what_is_asked_for(self, fit):
         assert visual.bin_edges(np.array([1.0, 2, 4]), "times", "x").tolist() == [1, 1.5, 3, 4]
-        table = ck.checks.vpc(fit, bins=[0, 4, 20], draws=20).table
+        table = ck.checks.vpc(fit, bins=[0, 4, 20], replicates=20).table
         assert table["n"].unique().tolist() == [30, 90]  # day 4 is in the bin that begins there
         assert table.groupby("bin")["time_low"].first().tolist() == [1.0, 4.0]
 
@@ -259,37 +259,37 @@ class TestVPC:
         assert "<LLOQ" in text
         assert "-inf" not in text
         wrong = known(fit.data, truth=TRUTH | {"c0": 60.0})
-        other = ck.checks.vpc(wrong, bins="times", draws=100)
+        other = ck.checks.vpc(wrong, bins="times", replicates=100)
         assert "50 %" in set(other.outside["statistic"])
         assert "*" in repr(other)
 
     def test_same_seed_gives_the_same_table(self, fit):
-        a, b, c = (ck.checks.vpc(fit, draws=30, seed=s).table for s in (1, 1, 2))
+        a, b, c = (ck.checks.vpc(fit, replicates=30, seed=s).table for s in (1, 1, 2))
         pd.testing.assert_frame_equal(a, b)
         assert not a.equals(c)
 
     def test_takes_another_endpoint(self, fit):
-        other = ck.checks.vpc(fit, output="marker", draws=50)
+        other = ck.checks.vpc(fit, output="marker", replicates=50)
         assert other.unit == "pg/mL"
         assert other.table["n"].unique().tolist() == [30]
         assert other.table.loc[0, "median"] < 5 < other.table.loc[2, "median"]
 
     def test_checks_a_prior_without_a_fit(self, data):
-        prior = ck.checks.vpc(bind(data, POP), draws=40)
+        prior = ck.checks.vpc(bind(data, POP), replicates=40)
         assert "from the prior" in repr(prior)
         wide, narrow = (x.table.query("statistic == '50 %'") for x in (prior, known_vpc(data)))
         assert (np.log(wide["high"].iloc[0]) - np.log(narrow["high"].iloc[0])) > 0.5
 
 
 def known_vpc(data, **settings):
-    return ck.checks.vpc(known(data), draws=40, bins="times", **settings)
+    return ck.checks.vpc(known(data), replicates=40, bins="times", **settings)
 
 
 class TestPredictionCorrected:
     def test_takes_out_what_covariates_explain(self, many):
         """Two arms in one bin differ 7-fold; corrected, patients' spread and residuals remain."""
         plain, corrected = (
-            ck.checks.vpc(known(many), bins="times", draws=60, corrected=c).table.set_index(
+            ck.checks.vpc(known(many), bins="times", replicates=60, corrected=c).table.set_index(
                 ["time", "statistic"]
             )
             for c in (False, True)
@@ -429,7 +429,7 @@ class TestFigures:
                     assert not (y < 4.0).any()
 
     def test_are_drawn_of_everything(self, fit, data):
-        ck.checks.npde(fit, draws=100).plot()
+        ck.checks.npde(fit, replicates=100).plot()
         ck.checks.gof(fit, draws=100).plot()
         known_vpc(data, corrected=True).plot(points=False)
         grid = ck.plot.eta_covariates(known(data, eta_c0=np.linspace(-1, 1, 30)))
@@ -445,7 +445,7 @@ class TestFigures:
 class TestRefusals:
     @pytest.mark.parametrize("check", ["vpc", "npde", "gof", "shrinkage"])
     def test_cohort_statistics_have_checks_of_their_own(self, check, known_fit):
-        with pytest.raises(ck.FitError, match=r"published cohort statistics only"):
+        with pytest.raises(ck.FitError, match=r"published cohort summaries only"):
             getattr(ck.checks, check)(known_fit)
 
     @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ class TestRefusals:
             ({"bins": "auto5"}, r'bins must be "auto", "times" or at least two ascending edges'),
             ({"bins": [4, 1]}, r"at least two ascending edges in days, but is \[4, 1\]"),
             ({"bins": [0, 8]}, r"30 observations, on day 16 for one, lie outside the bins"),
-            ({"draws": 3}, r"draws must be a whole number of at least 20, but is 3"),
+            ({"replicates": 3}, r"replicates must be a whole number of at least 20, but is 3"),
         ],
     )
     def test_of_what_a_vpc_cannot_do_say_what_it_can(self, settings, message, fit):
@@ -466,8 +466,8 @@ class TestRefusals:
 
     def test_too_few_replicates_for_a_covariance(self, fit, monkeypatch):
         monkeypatch.setattr(residuals, "PER_SAMPLE", 10)
-        with pytest.raises(ck.FitError, match=r"20 replicates are too few .* use draws=40"):
-            ck.checks.npde(fit, draws=20)
+        with pytest.raises(ck.FitError, match=r"20 replicates are too few .* use replicates=40"):
+            ck.checks.npde(fit, replicates=20)
 
     def test_nothing_to_plot_random_effects_against(self, data):
         alone = dataclasses.replace(data, patients=data.patients[["patient"]])

@@ -1,4 +1,4 @@
-"""What the assay sees: residual models, limits of quantification, qPCR units.
+"""Assays: residual models, limits of quantification, qPCR units.
 
 A residual model gives the distribution of a measured level y around the true level f. Its
 parameters are standard deviations, never variances.

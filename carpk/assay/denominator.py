@@ -103,7 +103,7 @@ def _converted(
     new: tuple[str, str],
     wbc: str,
 ) -> Any:
-    """`to_cells` and `to_copies`: (analyte, unit) of what is converted and what it becomes."""
+    """`to_cells` and `to_copies`: (analyte, unit) of input and output."""
     whole = None if isinstance(data, pd.DataFrame) else data
     label = "observations" if whole is None else f"Dataset {whole.name!r}"
     frame = (data if whole is None else whole.observations).copy()
@@ -162,7 +162,7 @@ def _converted(
     if whole is None:
         return frame
     if (whole.summaries["analyte"] == old[0]).any():
-        note += f" Published statistics of {old[0]} stay in {old[1]}."
+        note += f" Published summaries of {old[0]} stay in {old[1]}."
     return dataclasses.replace(whole, observations=frame, notes=(*whole.notes, note))
 
 

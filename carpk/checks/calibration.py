@@ -1,4 +1,4 @@
-"""Simulation-based calibration: whether posteriors of simulated data are what they claim to be.
+"""Simulation-based calibration (SBC): ranks of the truth in posteriors of simulated data.
 
 A parameter drawn from its prior, data simulated from it and draws from the posterior of these data:
 among the draws, every rank of the true value is then as likely as any other (Talts et al. 2018,
@@ -24,7 +24,7 @@ from carpk._arviz import az
 from carpk._late import late
 from carpk.checks.truth import SimulatedFits, simulated_fits, typical
 from carpk.errors import FitError
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.population.parameters import split_draws
 from carpk.population.population import Population
 from carpk.population.replicates import with_values
@@ -133,20 +133,20 @@ class SBC:
         return np.min(table[counts, np.arange(self.draws)], axis=1)
 
     @property
-    def level(self) -> float:
+    def prob(self) -> float:
         """Coverage of the band of one quantity; of all bands together it is 95 %, or more."""
         return 1 - FALSE_ALARM / len(self.ranks)
 
     def band(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(share of ranks, lower, upper): the simultaneous band of ECDF less share, at `level`."""
-        gamma = np.quantile(self._uniform, 1 - self.level)
+        """(share of ranks, lower, upper): the simultaneous band of ECDF less share, at `prob`."""
+        gamma = np.quantile(self._uniform, 1 - self.prob)
         share = np.arange(1, self.draws + 1) / (self.draws + 1)
         ends = scipy.stats.binom.ppf([[gamma / 2], [1 - gamma / 2]], self.simulations, share)
         low, high = ends / self.simulations - share
         return share, low, high
 
     def ecdf_difference(self, name: str) -> np.ndarray:
-        """ECDF of the ranks less what it is for uniform ones, at the shares of `band`."""
+        """ECDF of the ranks less that of uniform ones, at the shares of `band`."""
         counts = np.cumsum(np.bincount(self.ranks[name], minlength=self.draws + 1))[:-1]
         share = np.arange(1, self.draws + 1) / (self.draws + 1)
         return counts / self.simulations - share
@@ -158,7 +158,7 @@ class SBC:
 
     @property
     def ok(self) -> bool:
-        """Whether no rank tells against the posteriors, and none failed."""
+        """All ranks are uniform, and no fit failed."""
         return not self.off and not self.failed
 
     def plot(self) -> Any:
@@ -212,7 +212,7 @@ def sbc(
     log_lik: bool = True,
     progress: bool = True,
 ) -> SBC:
-    """Simulation-based calibration: are the posteriors of data like these what they claim to be?
+    """Simulation-based calibration of the posteriors of data like these.
 
     Truths come from the priors, data from the truths, as in `recovery`; what is tested is the
     likelihood, its approximations and the sampler together. Priors so wide that they give
@@ -274,7 +274,7 @@ def _log_likelihoods(known: SimulatedFits) -> tuple[np.ndarray, np.ndarray]:
     """ln likelihood of the data at the truth (simulation,) and at the draws (simulation, draw)."""
     target = known.target
 
-    def total(bound: PopulationModel, params: Any, theta: Mapping[str, Any]) -> Any:
+    def total(bound: BoundPopulation, params: Any, theta: Mapping[str, Any]) -> Any:
         out = sum(jnp.sum(x) for x in bound.summary_log_likelihoods(theta).values())
         if params is not None:
             out = out + jnp.sum(bound.observation_log_likelihoods(params, theta))

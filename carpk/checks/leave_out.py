@@ -1,4 +1,4 @@
-"""Leave-one-out: how well the fit predicts an observation, a patient or a cohort it has not seen.
+"""Leave-one-out cross-validation: prediction of a new observation, patient or cohort.
 
 The expected log predictive density (elpd) of each left-out unit comes from the draws of the one
 fit, weighted by the inverse of the unit's likelihood and Pareto-smoothed (PSIS-LOO: Vehtari,
@@ -25,9 +25,9 @@ from carpk.checks.marginal import marginal, proposal
 from carpk.errors import CarpkError, FitError
 from carpk.inference.fit import fit_bound
 from carpk.inference.result import Fit
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 
-OBSERVATION, PATIENT, COHORT = BY = ("observation", "patient", "cohort")
+OBSERVATION, PATIENT, COHORT = UNITS = ("observation", "patient", "cohort")
 ROUGH = 0.1  # Monte-Carlo error of a unit's elpd from the integral over random effects
 SMALL = 4.0  # differences of elpd below are small whatever their SE (Sivula et al. 2020)
 FEW = 100  # units below which the SE of a difference is often too small (ibid.)
@@ -45,7 +45,7 @@ class LOO:
     """Leave-one-out prediction.
 
     Attributes:
-        by: what is left out: "observation", "patient" or "cohort".
+        unit: what is left out: "observation", "patient" or "cohort".
         table: one row per unit: elpd; p_loo, by how much less that is than the log density after
             the unit was seen; k_hat; refitted. By patient or cohort also mc_error, the Monte-Carlo
             error of elpd from the integral over random effects, and ess, its effective number of
@@ -57,7 +57,7 @@ class LOO:
         troubles: what is wrong with the fit or its refits, a sentence each.
     """
 
-    by: str
+    unit: str
     table: pd.DataFrame
     draws: int
     points: int
@@ -94,26 +94,26 @@ class LOO:
 
     @property
     def bad(self) -> tuple[str, ...]:
-        """Units whose k-hat is above `k_limit` and for which nothing was fitted again."""
+        """Units with k-hat above `k_limit` and no refit."""
         t = self.table
         high = ~(t["k_hat"] <= self.k_limit) & ~t["refitted"]
         return tuple(map(str, t.index[high]))
 
     @property
     def rough(self) -> tuple[str, ...]:
-        """Units whose integral over random effects has too large an error."""
+        """Units with too large an error of the integral over random effects."""
         if "mc_error" not in self.table:
             return ()
         return tuple(map(str, self.table.index[~(self.table["mc_error"] <= ROUGH)]))
 
     @property
     def refits(self) -> int:
-        """How many units were predicted by a fit without them."""
+        """Number of units predicted by a refit without them."""
         return int(self.table["refitted"].sum())
 
     @property
     def ok(self) -> bool:
-        """Whether `elpd` can be relied on."""
+        """`elpd` is reliable."""
         return not (self.bad or self.rough or self.troubles) and bool(np.isfinite(self.elpd))
 
     @property
@@ -139,15 +139,15 @@ class LOO:
         counted = f"{high} of {len(self.table)} k-hats above {self.k_limit:.2f}"
         if self.refits:
             counted += f", {self.refits} refitted"
-        plural = "ies" if self.by.endswith("y") else "s"
-        name = self.by.removesuffix("y") + plural if len(self.table) != 1 else self.by
+        plural = "ies" if self.unit.endswith("y") else "s"
+        name = self.unit.removesuffix("y") + plural if len(self.table) != 1 else self.unit
         lines = [
             f"{head}: elpd {self.elpd:.1f} (SE {self.se:.1f}) of {len(self.table)} {name}, "
             f"p_loo {self.p_loo:.1f}; {counted}."
         ]
         lines += [f"  {text}" for text in self.reasons]
         lines.append(
-            f"  {self.fitted}; predicts {MEANING[self.by]}, {self.draws} posterior draws"
+            f"  {self.fitted}; predicts {MEANING[self.unit]}, {self.draws} posterior draws"
             + (
                 f", {self.points} points over random effects (error {self.mc_error:.2f})."
                 if self.points
@@ -163,7 +163,7 @@ class LOO:
 def loo(
     fit: Fit,
     *,
-    by: str = OBSERVATION,
+    unit: str = OBSERVATION,
     cohort: str = "cohort",
     refit: bool | Sequence[str] = False,
     draws: int = 1000,
@@ -171,40 +171,41 @@ def loo(
     seed: int = 0,
     progress: bool = True,
 ) -> LOO:
-    """How well the fit predicts what it has not seen, one unit left out at a time.
+    """Leave-one-out cross-validation of a fit, by observation, patient or cohort.
 
     By observation, the density of a sample is that given the patient's random effects, which the
     patient's other samples tell: the fit is asked to go on with a known patient. By patient it is
     the density of all of the patient's data with the random effects integrated out for each draw
     of the population parameters. (The sum of the conditional densities would not do: the draws of
     the random effects have seen the data that are to be left out, and importance weights cannot
-    undo so much.) Comparing models of what differs between patients calls for `by="patient"`.
+    undo so much.) Comparing models of what differs between patients calls for `unit="patient"`.
 
     Args:
         fit: the fit.
-        by: "observation"; "patient"; or "cohort": all patients of each cohort, all facts of each
-            published cohort.
-        cohort: with by="cohort", the column of the patients table that says which is whose.
+        unit: "observation"; "patient"; or "cohort": all patients of each cohort, all summaries of
+            each published cohort.
+        cohort: with unit="cohort", the column of the patients table that says which is whose.
         refit: fit again, with the fit's own settings, without each unit whose k-hat is too high,
             and take the exact density; or names of units for which to do that.
-        draws: posterior draws, at random, for by="patient" and "cohort"; "observation" takes all.
+        draws: posterior draws, at random, for unit="patient" and "cohort"; "observation" takes all.
         points: a power of two: quasi-random points of the integral over random effects.
         seed: of the draws and the points.
         progress: show it, on standard error.
     """
-    if by not in BY:
+    if unit not in UNITS:
         raise FitError(
-            f"checks.loo: by must be {', '.join(map(repr, BY[:-1]))} or {BY[-1]!r}, but is {by!r}."
+            f"checks.loo: unit must be {', '.join(map(repr, UNITS[:-1]))} or {UNITS[-1]!r}, but is "
+            f"{unit!r}."
         )
     bound = fit.bound
-    theta = fit.draws(None if by == OBSERVATION else draws, seed, effects=True)
-    if by == OBSERVATION:
+    theta = fit.draws(None if unit == OBSERVATION else draws, seed, random_effects=True)
+    if unit == OBSERVATION:
         units = _observations(fit)
-    elif by == PATIENT:
+    elif unit == PATIENT:
         units = _patients(bound, theta, points, seed)
     else:
         units = _cohorts(bound, theta, cohort, points, seed)
-    show = f"leaving out by {by}" if progress else ""
+    show = f"leaving out by {unit}" if progress else ""
     each = units.stored or units.of(theta, show)
     r_eff = min(1.0, _ess(fit) / len(each.total))
     elpd, k_hat = _left_out(each.total, r_eff)
@@ -221,7 +222,9 @@ def loo(
         )
         if not again.ok:
             troubles.append(f"The fit without {name}: {again.verdict.troubles[0]}")
-        exact = units.of(again.draws(None if by == OBSERVATION else draws, seed, effects=True), "")
+        exact = units.of(
+            again.draws(None if unit == OBSERVATION else draws, seed, random_effects=True), ""
+        )
         found["elpd"][i] = _log_mean(exact.total)[i]
         found["p_loo"][i] = _log_mean(each.total)[i] - found["elpd"][i]
         found["refitted"][i] = True
@@ -229,7 +232,7 @@ def loo(
             found["mc_error"][i] = _error([_log_mean(x) for x in exact.scrambles])[i]
             found["ess"][i] = np.quantile(exact.ess[:, i], 0.05)
     return LOO(
-        by=by,
+        unit=unit,
         table=units.labels.assign(**found),
         draws=len(each.total),
         points=0 if each.scrambles is None else points,
@@ -277,7 +280,7 @@ class Densities:
 
 @dataclasses.dataclass(frozen=True)
 class Units:
-    """What is left out, one at a time.
+    """Units of the cross-validation, left out one at a time.
 
     Attributes:
         labels: a row per unit.
@@ -290,7 +293,7 @@ class Units:
 
     labels: pd.DataFrame
     of: Callable[[Mapping[str, np.ndarray], str], Densities]
-    without: Callable[[int], PopulationModel]
+    without: Callable[[int], BoundPopulation]
     stored: Densities | None = None
 
 
@@ -300,7 +303,7 @@ def _observations(fit: Fit) -> Units:
     if a is None:
         raise FitError(
             f"checks.loo: {bound.data.name} has no individual observations to leave out; published "
-            'cohorts are left out with by="cohort".'
+            'cohorts are left out with unit="cohort".'
         )
     where = [np.argwhere(a.mask & (a.analyte == i)) for i in range(len(a.analytes))]
     places = np.concatenate(where)
@@ -326,7 +329,7 @@ def _observations(fit: Fit) -> Units:
     def of(sample: Mapping[str, np.ndarray], _: str) -> Densities:
         return Densities(np.asarray(compiled({k: jnp.asarray(v) for k, v in sample.items()})))
 
-    def without(unit: int) -> PopulationModel:
+    def without(unit: int) -> BoundPopulation:
         mask = a.mask.copy()
         mask[tuple(places[unit])] = False
         return _seen(bound, mask, ())
@@ -345,14 +348,14 @@ def _stored(fit: Fit) -> Densities | None:
     )
 
 
-def _patients(bound: PopulationModel, theta: Any, points: int, seed: int) -> Units:
+def _patients(bound: BoundPopulation, theta: Any, points: int, seed: int) -> Units:
     if bound.individual is None:
         raise FitError(
             f"checks.loo: {bound.data.name} has no individual patients to leave out; published "
-            'cohorts are left out with by="cohort".'
+            'cohorts are left out with unit="cohort".'
         )
     of_draws = marginal(bound, proposal(bound, theta), points=points, seed=seed)
-    # A patient without a sample of what was fitted predicts nothing.
+    # Patients without fitted samples predict nothing.
     kept = np.flatnonzero(bound.individual.mask.any(axis=1))
     index = pd.Index([bound.patients[i] for i in kept], name=PATIENT)
 
@@ -362,7 +365,7 @@ def _patients(bound: PopulationModel, theta: Any, points: int, seed: int) -> Uni
             found.log_likelihood[:, kept], found.scrambles[:, :, kept], found.ess[:, kept]
         )
 
-    def without(unit: int) -> PopulationModel:
+    def without(unit: int) -> BoundPopulation:
         mask = bound.individual.mask.copy()
         mask[kept[unit]] = False
         return _seen(bound, mask, ())
@@ -370,7 +373,7 @@ def _patients(bound: PopulationModel, theta: Any, points: int, seed: int) -> Uni
     return Units(pd.DataFrame(index=index), of, without)
 
 
-def _cohorts(bound: PopulationModel, theta: Any, column: str, points: int, seed: int) -> Units:
+def _cohorts(bound: BoundPopulation, theta: Any, column: str, points: int, seed: int) -> Units:
     """Published cohorts, and the individual patients of each; both where they share a name."""
     of_patients: Units | None = None
     member = np.zeros(0, str)
@@ -401,22 +404,24 @@ def _cohorts(bound: PopulationModel, theta: Any, column: str, points: int, seed:
 
     def of(sample: Mapping[str, np.ndarray], label: str) -> Densities:
         size = len(next(iter(sample.values())))
-        facts = np.zeros((size, len(names)))
+        summaries = np.zeros((size, len(names)))
         if bound.cohorts:
             found = compiled({n: jnp.asarray(sample[n]) for n in bound.priors})
             for name, x in found.items():
-                facts[:, names.index(name)] = np.asarray(x)
+                summaries[:, names.index(name)] = np.asarray(x)
         if of_patients is None:
-            return Densities(facts)
+            return Densities(summaries)
         own = of_patients.of(sample, label)
         assert own.scrambles is not None
         assert own.ess is not None
         least = [np.min(np.where(b > 0, own.ess, points), axis=1) for b in belongs.T]
         return Densities(
-            facts + own.total @ belongs, facts + own.scrambles @ belongs, np.stack(least, axis=1)
+            summaries + own.total @ belongs,
+            summaries + own.scrambles @ belongs,
+            np.stack(least, axis=1),
         )
 
-    def without(unit: int) -> PopulationModel:
+    def without(unit: int) -> BoundPopulation:
         if of_patients is None:
             return _seen(bound, None, (names[unit],))
         out = {p for p, c in zip(of_patients.labels.index, member, strict=True) if c == names[unit]}
@@ -426,8 +431,8 @@ def _cohorts(bound: PopulationModel, theta: Any, column: str, points: int, seed:
     return Units(pd.DataFrame(index=pd.Index(names, name=COHORT)), of, without)
 
 
-def _seen(bound: PopulationModel, mask: Any, cohorts: Sequence[str]) -> PopulationModel:
-    """The same with these observations alone, and without these published cohorts."""
+def _seen(bound: BoundPopulation, mask: Any, cohorts: Sequence[str]) -> BoundPopulation:
+    """The likelihood of these observations alone, without these published cohorts."""
     individual = bound.individual
     if mask is not None:
         individual = dataclasses.replace(individual, mask=mask)
@@ -481,10 +486,11 @@ def _ess(fit: Fit) -> float:
     return float(np.mean(np.concatenate([np.ravel(x.values) for x in found.data_vars.values()])))
 
 
-def outcomes(bound: PopulationModel) -> str:
+def outcomes(bound: BoundPopulation) -> str:
     """Fingerprint of the outcomes in the likelihood, whatever the population model."""
     parts: list[Any] = [
-        repr(tuple(fact._replace(label="") for fact in bound.cohorts[cohort].facts)) + cohort
+        repr(tuple(summary._replace(label="") for summary in bound.cohorts[cohort].summaries))
+        + cohort
         for cohort in sorted(bound.cohorts)
     ]
     a = bound.individual
@@ -512,23 +518,23 @@ def some(names: Iterable[Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class LOOComparison:
-    """Which of several population models predicts best what it has not seen.
+    """Comparison of population models by out-of-sample prediction.
 
     Attributes:
-        by: what was left out.
+        unit: what was left out.
         table: one row per fit, the best first: elpd, se; difference, its elpd less that of the
             first; se_difference, over the units' own differences; p_loo; bad, units that are not
             to be relied on.
         results: name -> `LOO`.
     """
 
-    by: str
+    unit: str
     table: pd.DataFrame
     results: Mapping[str, LOO]
 
     @property
     def ok(self) -> bool:
-        """Whether all of the results can be relied on."""
+        """All results are reliable."""
         return all(r.ok for r in self.results.values())
 
     def __repr__(self) -> str:
@@ -543,7 +549,7 @@ class LOOComparison:
             verdict = f"{first!r} predicts best, but {some(close)} hardly worse"
         else:
             verdict = f"{first!r} predicts best"
-        lines = [f"{head}: {verdict}; leave-one-out by {self.by}, {size} units."]
+        lines = [f"{head}: {verdict}; leave-one-out by {self.unit}, {size} units."]
         for name, result in self.results.items():
             if not result.ok:
                 lines.append(f"  {name}: {repr(result).splitlines()[0]}")
@@ -557,9 +563,9 @@ class LOOComparison:
 
 
 def compare_loo(
-    results: Mapping[str, Fit | LOO], *, by: str = OBSERVATION, **options: Any
+    results: Mapping[str, Fit | LOO], *, unit: str = OBSERVATION, **options: Any
 ) -> LOOComparison:
-    """Compare population models of the same data by what they predict without having seen it.
+    """Compare population models of the same data by leave-one-out prediction.
 
     The SE of a difference is over the units' own differences, which is smaller than the SEs of the
     two let expect, as both models predict the same units (Vehtari, Gelman & Gabry 2017, Eq. 24).
@@ -567,7 +573,7 @@ def compare_loo(
 
     Args:
         results: name -> a fit, or what `loo` gave for it.
-        by: what is left out, where fits are given.
+        unit: what is left out, where fits are given.
         options: of `loo`.
     """
     if len(results) < 2:
@@ -575,19 +581,20 @@ def compare_loo(
             "checks.compare_loo: give at least two fits by name, {'a': fit, 'b': other}."
         )
     found = {
-        name: r if isinstance(r, LOO) else loo(r, by=by, **options) for name, r in results.items()
+        name: r if isinstance(r, LOO) else loo(r, unit=unit, **options)
+        for name, r in results.items()
     }
     first_name, first = next(iter(found.items()))
     for name, other in found.items():
-        if other.by != first.by:
+        if other.unit != first.unit:
             raise FitError(
-                f"checks.compare_loo: {first_name!r} leaves out by {first.by}, {name!r} by "
-                f"{other.by}; only like ones can be compared."
+                f"checks.compare_loo: {first_name!r} leaves out by {first.unit}, {name!r} by "
+                f"{other.unit}; only like ones can be compared."
             )
         if other.outcomes != first.outcomes or set(other.table.index) != set(first.table.index):
             raise FitError(
                 f"checks.compare_loo: {first_name!r} and {name!r} were not fitted to the same "
-                "outcomes (samples, published facts, their units or limits), so their densities "
+                "outcomes (samples, published summaries, units, limits), so their densities "
                 "are of different things; fit both to one data set."
             )
     order = sorted(found, key=lambda name: -found[name].elpd)
@@ -598,7 +605,7 @@ def compare_loo(
         apart = _paired(r, best)
         rows.append((name, r.elpd, r.se, apart.sum(), _se(apart), r.p_loo, len({*r.bad, *r.rough})))
     columns = ["fit", "elpd", "se", "difference", "se_difference", "p_loo", "bad"]
-    return LOOComparison(first.by, pd.DataFrame(rows, columns=columns).set_index("fit"), found)
+    return LOOComparison(first.unit, pd.DataFrame(rows, columns=columns).set_index("fit"), found)
 
 
 def _paired(one: LOO, other: LOO) -> np.ndarray:

@@ -32,10 +32,10 @@ from jax.scipy.special import logsumexp
 from carpk.assay.residual import LN_SQRT_2PI
 from carpk.errors import FitError
 from carpk.inference.nuts import Progress
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.population.random_effects import INFUSION, PATIENT
 
-SCRAMBLES = 4  # independent sets of points, from which the error is told
+SCRAMBLES = 4  # independent sets of points, for the error
 OWN_SHARE = 1 / 8  # of the points, from the random effects' own distribution
 WIDER = 1.4  # SDs of the proposal over those of the residuals
 FARTHEST = 4.0  # SDs of a population parameter that the regression is trusted for
@@ -43,17 +43,17 @@ CURVES = 8192  # patients' curves solved at a time: bounds the memory
 BLOCK = 25  # draws between two updates of the progress bar
 
 
-def deviations(bound: PopulationModel, sample: Mapping[str, Any]) -> np.ndarray:
+def deviations(bound: BoundPopulation, sample: Mapping[str, Any]) -> np.ndarray:
     """Every draw's random effects, estimation scale, (draw, patient, effect).
 
     An effect by infusion counts as one for each infusion.
     """
     shape = (len(next(iter(sample.values()))), len(bound.patients))
-    return np.asarray(bound.random.stacked(sample, bound.infusions, shape))
+    return np.asarray(bound.random_effects.stacked(sample, bound.infusions, shape))
 
 
 class Proposal(NamedTuple):
-    """Where each patient's own parameters are looked for, given those of the population.
+    """Importance proposal of each patient's own parameters given the population's.
 
     Attributes:
         centre: typical value and deviation, at the mean of the parameters, (patient, effect).
@@ -69,7 +69,7 @@ class Proposal(NamedTuple):
     sd: Any
 
 
-def proposal(bound: PopulationModel, sample: Mapping[str, Any]) -> Proposal:
+def proposal(bound: BoundPopulation, sample: Mapping[str, Any]) -> Proposal:
     """From a fit's draws, those of the random effects among them."""
     eta = deviations(bound, sample)
     size, people, effects = eta.shape
@@ -77,7 +77,9 @@ def proposal(bound: PopulationModel, sample: Mapping[str, Any]) -> Proposal:
     x = np.asarray(jax.vmap(lambda th: _vector(bound, th))(theta))
     own = eta + np.asarray(jax.vmap(lambda th: _typical(bound, th))(theta))
     mean, sd = x.mean(0), x.std(0)
-    sd = np.where(sd > 1e-12 * (1 + np.abs(mean)), sd, np.inf)  # what is constant tells nothing
+    sd = np.where(
+        sd > 1e-12 * (1 + np.abs(mean)), sd, np.inf
+    )  # constant parameters are not informative
     x = (x - mean) / sd
     ridge = x.T @ x + x.shape[1] * np.eye(x.shape[1])  # of no weight unless draws are few
     centre = own.mean(0)
@@ -91,7 +93,7 @@ def proposal(bound: PopulationModel, sample: Mapping[str, Any]) -> Proposal:
     return Proposal(centre, slope, factor, mean, sd)
 
 
-def _vector(bound: PopulationModel, theta: Mapping[str, Any]) -> Any:
+def _vector(bound: BoundPopulation, theta: Mapping[str, Any]) -> Any:
     """The population parameters of one draw on the estimation scale, (parameter,)."""
     each = [
         jnp.ravel(bound.parameters[name].transform.forward(theta[name])) for name in bound.priors
@@ -99,11 +101,11 @@ def _vector(bound: PopulationModel, theta: Mapping[str, Any]) -> Any:
     return jnp.concatenate(each)
 
 
-def _typical(bound: PopulationModel, theta: Mapping[str, Any]) -> Any:
-    """What each effect deviates from, (patient, effect): a parameter's second effect from 0."""
+def _typical(bound: BoundPopulation, theta: Mapping[str, Any]) -> Any:
+    """Centre of each random effect, (patient, effect); 0 for a parameter's second one."""
     phi = bound.population.typical(theta, bound.patient_design)
-    own, people = bound.random.at(PATIENT), len(bound.patients)
-    apart = [0.0 if name in own else phi[name] for name in bound.random.at(INFUSION)]
+    own, people = bound.random_effects.at(PATIENT), len(bound.patients)
+    apart = [0.0 if name in own else phi[name] for name in bound.random_effects.at(INFUSION)]
     each = [phi[name] for name in own] + apart * bound.infusions
     columns = [jnp.broadcast_to(jnp.asarray(x), (people,)) for x in each]
     return jnp.stack(columns, axis=1) if columns else jnp.zeros((people, 0))
@@ -126,7 +128,7 @@ class Marginal(NamedTuple):
 
 
 def marginal(
-    bound: PopulationModel, about: Proposal, *, points: int = 128, seed: int = 0
+    bound: BoundPopulation, about: Proposal, *, points: int = 128, seed: int = 0
 ) -> Callable[..., Marginal]:
     """The function of draws of the population parameters, name -> (draw, ...), that gives it.
 
@@ -154,7 +156,7 @@ def marginal(
     def one(theta: Mapping[str, Any]) -> tuple[Any, Any]:
         x = jnp.clip((_vector(bound, theta) - about.mean) / about.sd, -FARTHEST, FARTHEST)
         centre = about.centre + jnp.einsum("c,cpd->pd", x, about.slope) - _typical(bound, theta)
-        root = bound.random.factor(theta, bound.infusions)
+        root = bound.random_effects.factor(theta, bound.infusions)
         near = centre + jnp.einsum("pde,me->mpd", about.factor, z)
         eta = jnp.where(own, (z @ root.T)[:, None], near)
         eye = jnp.eye(effects)
@@ -163,7 +165,9 @@ def marginal(
         drawn_from = jnp.logaddexp(jnp.log(OWN_SHARE) + prior, jnp.log1p(-OWN_SHARE) + look)
 
         def likelihood(eta: Any) -> Any:
-            params, _ = bound.of_sample({**theta, **bound.random.named(eta, bound.infusions)})
+            params, _ = bound.of_sample(
+                {**theta, **bound.random_effects.named(eta, bound.infusions)}
+            )
             return jnp.sum(bound.observation_log_likelihoods(params, theta), axis=1)
 
         w = jax.lax.map(likelihood, eta, batch_size=min(step, points)) + prior - drawn_from

@@ -1,4 +1,4 @@
-"""What every check of individual data needs: the observations of one output, and new ones."""
+"""Observations of one output, and replicates of them, for checks of individual data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from carpk.dataset.arrays import NEVER
 from carpk.errors import FitError
 from carpk.inference.nuts import prior_draws
 from carpk.inference.result import Fit
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.population.replicates import new_people
 
 
@@ -26,12 +26,12 @@ class Observed:
         place: where they stand in arrays of shape (P, T).
         patient: index into `bound.patients`.
         time: days.
-        value: level; the LLOQ where `censored` is 1.
+        value: concentration; the LLOQ where `censored` is 1.
         censored: 0 observed, 1 below the LLOQ, -1 above `value`.
         lloq: lower limit of quantification; 1e-30 where unknown.
     """
 
-    bound: PopulationModel
+    bound: BoundPopulation
     output: str
     unit: str
     place: np.ndarray
@@ -42,12 +42,12 @@ class Observed:
     lloq: np.ndarray
 
     @classmethod
-    def of(cls, bound: PopulationModel, output: str | None, who: str) -> Observed:
-        """Those of `output`, or of the first; `who` asks, for the message of a refusal."""
+    def of(cls, bound: BoundPopulation, output: str | None, who: str) -> Observed:
+        """Observations of `output`, or of the first; `who` asks, for error messages."""
         a = bound.individual
         if a is None:
             raise FitError(
-                f"{who}: {bound.data.name} has published cohort statistics only, and no patient to "
+                f"{who}: {bound.data.name} has published cohort summaries only, and no patient to "
                 "check; compare the statistics with their replicates, "
                 "ck.checks.posterior_predictive(fit)."
             )
@@ -78,7 +78,7 @@ class Observed:
 
     @property
     def limited(self) -> np.ndarray:
-        """Whether the LLOQ of each observation is known."""
+        """Observations with a known LLOQ."""
         return self.lloq > NEVER
 
     @property
@@ -93,40 +93,40 @@ class Observed:
         return np.where(above, self.value, own)
 
     def population_prediction(self, theta: Mapping[str, Any]) -> np.ndarray:
-        """PRED: levels at these parameters with every random effect 0, (n,)."""
-        return np.asarray(self.bound.population_levels(dict(theta)))[self.place]
+        """PRED: concentrations at these parameters with every random effect 0, (n,)."""
+        return np.asarray(self.bound.population_predictions(dict(theta)))[self.place]
 
     def replicates(self, theta: Mapping[str, Any], seed: int, who: str) -> tuple[np.ndarray, int]:
-        """Measured levels of new patients, (draw, n), and how many draws had no finite ones."""
+        """Observations of new patients, (draw, n); number of draws without finite ones."""
         (rng,) = np.random.default_rng(seed).spawn(1)  # not what another use of the seed draws
         y = new_people(self.bound, theta, rng)[0][:, self.place]
         finite = np.isfinite(y).all(axis=1)
         if not finite.any():
             raise FitError(
-                f"{who}: no draw gives finite levels of {self.output!r}: look for impossible "
+                f"{who}: no draw gives finite values of {self.output!r}: look for impossible "
                 "parameters with ck.simulate."
             )
         return y[finite], int((~finite).sum())
 
 
-def bound_of(source: Fit | PopulationModel) -> PopulationModel:
+def bound_of(source: Fit | BoundPopulation) -> BoundPopulation:
     """The population model behind a fit, or itself."""
     return source.bound if isinstance(source, Fit) else source
 
 
 def population_draws(
-    source: Fit | PopulationModel, draws: int, seed: int, who: str
+    source: Fit | BoundPopulation, size: int, seed: int, who: str
 ) -> dict[str, np.ndarray]:
     """Population parameters, name -> (draws, ...): of the posterior; of the prior without a fit.
 
     A posterior with fewer draws is used more than once: the new patients differ every time.
     """
-    if not (isinstance(draws, int) and draws >= 20):
-        raise FitError(f"{who}: draws must be a whole number of at least 20, but is {draws!r}.")
-    if isinstance(source, PopulationModel):
-        return prior_draws(source.priors, draws, seed)
-    chosen = source.chosen(draws, seed)
-    again = np.resize(chosen, draws)
+    if not (isinstance(size, int) and size >= 20):
+        raise FitError(f"{who}: replicates must be a whole number of at least 20, but is {size!r}.")
+    if isinstance(source, BoundPopulation):
+        return prior_draws(source.priors, size, seed)
+    chosen = source.chosen(size, seed)
+    again = np.resize(chosen, size)
     return {name: x[again] for name, x in source.draws().items()}
 
 

@@ -17,7 +17,7 @@ from carpk.inference.result import INTERVAL, Fit
 from carpk.population.parameters import split_draws
 
 ALPHAS = (0.99, 1.01)  # for the sensitivity: a derivative
-WIDE = (0.8, 1.25)  # for people to see: what becomes of the interval
+WIDE = (0.8, 1.25)  # displayed: the interval under these powers
 SENSITIVE = 0.05
 BATCH = 100  # draws evaluated at a time
 CONFLICT, WEAK, NOTHING = "prior-data conflict", "strong prior / weak likelihood", "-"
@@ -25,7 +25,7 @@ CONFLICT, WEAK, NOTHING = "prior-data conflict", "strong prior / weak likelihood
 
 @dataclasses.dataclass(frozen=True)
 class Sensitivity:
-    """How the posterior moves when the prior, or the likelihood, is raised to a power.
+    """Sensitivity of the posterior to power-scaling of prior and likelihood.
 
     Attributes:
         table: one row per population parameter: prior and likelihood, the sensitivities; diagnosis.
@@ -52,7 +52,7 @@ class Sensitivity:
 
     @property
     def ok(self) -> bool:
-        """Whether prior and data agree, by weights that can be relied on."""
+        """Prior and data agree, by reliable weights."""
         return not self.conflicts and self.k_hat < PARETO_K
 
     def _diagnosed(self, diagnosis: str) -> tuple[str, ...]:
@@ -86,7 +86,7 @@ class Sensitivity:
 
 
 def sensitivity(fit: Fit) -> Sensitivity:
-    """Whether the posterior hangs on the prior, on the data, or on neither, without refitting.
+    """Power-scaling sensitivity of the posterior to prior and data, without refitting.
 
     The prior, then the likelihood, is raised to a power close to 1 by importance weights; how far
     each parameter's posterior moves is its sensitivity (`power_scaling`). Sensitive to both: prior
@@ -96,7 +96,7 @@ def sensitivity(fit: Fit) -> Sensitivity:
     scale: raised to a power, a normal prior of ln Cmax keeps its median and changes its width. (As
     a density of Cmax it would move, too.) The distribution of the random effects belongs to the
     model and is not raised. The likelihood is that of the observations, given the random effects,
-    and of the published facts.
+    and of the published summaries.
     """
     bound, draws = fit.bound, fit.draws()
     log_prior = np.sum(list(log_priors(bound, draws).values()), axis=0)
@@ -127,12 +127,12 @@ def _log_likelihood(fit: Fit) -> np.ndarray:
             total = total + x.values.reshape(-1, x.shape[2]).sum(axis=1)
     if bound.cohorts:
 
-        def facts(theta: Mapping[str, Any]) -> Any:
+        def summaries(theta: Mapping[str, Any]) -> Any:
             return sum(jnp.sum(x) for x in bound.summary_log_likelihoods(theta).values())
 
         theta = {k: jnp.asarray(v) for k, v in fit.draws().items()}
-        of_facts = jax.jit(lambda theta: jax.lax.map(facts, theta, batch_size=BATCH))(theta)
-        total = total + np.asarray(of_facts)
+        of_summaries = jax.jit(lambda theta: jax.lax.map(summaries, theta, batch_size=BATCH))(theta)
+        total = total + np.asarray(of_summaries)
     return total
 
 

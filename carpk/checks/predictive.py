@@ -16,10 +16,15 @@ from carpk._late import late
 from carpk.dataset import Dataset
 from carpk.inference.nuts import prior_draws
 from carpk.inference.result import INTERVAL, Fit
-from carpk.population.bound import PopulationModel, cohort_facts
+from carpk.population.bound import BoundPopulation, cohort_summaries
 from carpk.population.population import Population
-from carpk.population.replicates import cohort_levels, cohort_values, printed_numbers, with_cohorts
-from carpk.population.summaries import Fact
+from carpk.population.replicates import (
+    cohort_observations,
+    cohort_values,
+    reported_values,
+    with_cohorts,
+)
+from carpk.population.summaries import CohortSummary
 
 QUANTILES = (0.25, 0.5, 0.75)
 
@@ -31,28 +36,28 @@ class Predictive:
     Attributes:
         kind: "prior" or "posterior".
         bound: the population model and its data.
-        curves: cohort -> DataArray (draw, quantile, time): quartiles of the measured levels of a
-            replicated cohort, of the fit's first output.
-        facts: one row per published statistic: observed, and median and 90 % interval of its
+        curves: cohort -> DataArray (draw, quantile, time): quartiles of the measured concentrations
+            of a replicated cohort, of the fit's first output.
+        summaries: one row per published summary: observed, and median and 90 % interval of its
             replicates; `p` is the share of replicates below the observed value.
         observations: DataArray (draw, obs_id) of replicated individual observations, or None.
     """
 
     kind: str
-    bound: PopulationModel
+    bound: BoundPopulation
     curves: Mapping[str, xr.DataArray]
-    facts: pd.DataFrame
+    summaries: pd.DataFrame
     observations: xr.DataArray | None
 
     def plot(self, **kwargs: Any) -> Any:
-        """Bands over the published figures."""
+        """Bands over the published summaries."""
         return late("carpk.plot.predictive")([self], **kwargs)
 
     def __repr__(self) -> str:
         head = f"{self.kind} predictive check; replicates: median and 90 % equal-tailed interval"
-        if self.facts.empty:
+        if self.summaries.empty:
             return head + " (individual observations only)"
-        return head + "\n" + self.facts.to_string(float_format="{:.3g}".format)
+        return head + "\n" + self.summaries.to_string(float_format="{:.3g}".format)
 
 
 def prior_predictive(
@@ -63,7 +68,7 @@ def prior_predictive(
     days: Any = None,
     seed: int = 0,
 ) -> Predictive:
-    """What the priors alone imply for these data. Look before you fit.
+    """Prior predictive check of these data, before any fit.
 
     Args:
         population: the population model.
@@ -80,7 +85,7 @@ def prior_predictive(
 def posterior_predictive(
     fit: Fit, *, draws: int = 300, days: Any = None, seed: int = 0
 ) -> Predictive:
-    """What the posterior implies for data like those fitted; arguments as in `prior_predictive`."""
+    """Posterior predictive check of the fitted data; arguments as in `prior_predictive`."""
     bound = fit.bound
     theta = fit.draws(draws, seed)
     result = _predict("posterior", bound, theta, days, seed)
@@ -90,17 +95,17 @@ def posterior_predictive(
 
 
 def _predict(
-    kind: str, bound: PopulationModel, theta: Mapping[str, Any], days: Any, seed: int
+    kind: str, bound: BoundPopulation, theta: Mapping[str, Any], days: Any, seed: int
 ) -> Predictive:
     curves, rows = {}, []
     rngs = np.random.default_rng(seed).spawn(len(bound.cohorts))
     for rng, cohort in zip(rngs, bound.cohorts, strict=True):
-        facts = all_facts(bound, cohort)
-        last = max([90.0, *(f.time for f in facts if f.metric == "level")])
+        summaries = all_summaries(bound, cohort)
+        last = max([90.0, *(f.time for f in summaries if f.metric == "level")])
         grid = np.linspace(0.0, 1.1 * last, 200) if days is None else np.asarray(days, float)
-        size = max(f.n for f in facts)
+        size = max(f.n for f in summaries)
         sampling = [t for t in bound.data.sampling or () if t >= 0]
-        f = cohort_levels(bound, cohort, theta, grid, size, rng, (bound.output,), once=True)
+        f = cohort_observations(bound, cohort, theta, grid, size, rng, (bound.output,), once=True)
         quartiles = np.nanquantile(f, QUANTILES, axis=1).transpose(1, 0, 2)
         curves[cohort] = xr.DataArray(
             quartiles,
@@ -108,29 +113,33 @@ def _predict(
             coords={"quantile": list(QUANTILES), "time": grid},
             attrs={"units": bound.population.model.units[bound.output], "patients": size},
         )
-        several = len({fact.output for fact in facts}) > 1
-        for fact, values in cohort_values(bound, cohort, theta, facts, sampling, rng):
+        several = len({summary.output for summary in summaries}) > 1
+        for summary, values in cohort_values(bound, cohort, theta, summaries, sampling, rng):
             if values is not None:
-                rows += _fact_rows(cohort, fact, values, f"{fact.output} " if several else "")
+                rows += _summary_rows(
+                    cohort, summary, values, f"{summary.output} " if several else ""
+                )
     table = pd.DataFrame(
         rows, columns=["cohort", "statistic", "n", "observed", "median", "low", "high", "p", "use"]
     )
     return Predictive(kind, bound, curves, table.set_index(["cohort", "statistic"]), None)
 
 
-def all_facts(bound: PopulationModel, cohort: str) -> list[Fact]:
+def all_summaries(bound: BoundPopulation, cohort: str) -> list[CohortSummary]:
     """Everything published about a cohort that can be compared, fitted or not."""
-    return cohort_facts(bound.data, bound.endpoints, ("fit", "value", "check")).get(cohort, [])
+    return cohort_summaries(bound.data, bound.endpoints, ("fit", "value", "check")).get(cohort, [])
 
 
-def _fact_rows(cohort: str, fact: Fact, values: np.ndarray, of: str) -> list[tuple[Any, ...]]:
-    """Rows of the table of facts: each printed number against its replicates, from `values`.
+def _summary_rows(
+    cohort: str, summary: CohortSummary, values: np.ndarray, of: str
+) -> list[tuple[Any, ...]]:
+    """Rows of the table of summaries: each reported value against its replicates, from `values`.
 
     A replicate in which the statistic is not defined (no patient with a half-life, say) is left
     out; with fewer than 20 left the row is.
     """
     rows = []
-    for name, observed, statistic in printed_numbers(fact):
+    for name, observed, statistic in reported_values(summary):
         patients_of = [v[np.isfinite(v)] for v in values]
         with np.errstate(all="ignore"):
             replicate = np.array([statistic(v) for v in patients_of if v.size > 1])
@@ -139,20 +148,20 @@ def _fact_rows(cohort: str, fact: Fact, values: np.ndarray, of: str) -> list[tup
             continue
         low, mid, high = np.quantile(replicate, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
         share = float(np.mean(replicate < observed))
-        rows.append((cohort, of + name, fact.n, observed, mid, low, high, share, fact.use))
+        rows.append((cohort, of + name, summary.n, observed, mid, low, high, share, summary.use))
     return rows
 
 
 def _replicate_observations(fit: Fit, draws: int, seed: int) -> xr.DataArray:
-    """Measured levels of the same patients at the same times, from posterior draws."""
+    """Measured concentrations of the same patients at the same times, from posterior draws."""
     bound = fit.bound
     a = bound.individual
-    sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, effects=True).items()}
+    sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, random_effects=True).items()}
     size = len(next(iter(sample.values())))
 
     def one(sample: Mapping[str, Any], noise: Any) -> Any:
         params, theta = bound.of_sample(sample)
-        return bound.measured(bound.individual_levels(params), noise, theta)
+        return bound.measured(bound.individual_predictions(params), noise, theta)
 
     (rng,) = np.random.default_rng(seed).spawn(1)
     noise = rng.standard_normal((size, *a.mask.shape))

@@ -16,7 +16,7 @@ from carpk._late import late
 from carpk.checks.observed import Observed, bound_of, middle, population_draws
 from carpk.errors import FitError
 from carpk.inference.result import Fit
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.population.random_effects import PATIENT, eta_name, omega_name
 
 PER_SAMPLE = 5  # replicates per sample of a patient, for a covariance that can be relied on
@@ -35,7 +35,7 @@ class NPDE:
         table: one row per observation: patient, time, output, DV, CENS (1 below the LLOQ), PRED,
             NPD (normalised prediction discrepancy, not decorrelated) and NPDE.
         output, unit: what was checked.
-        draws, failed: replicated data sets; those left out as they were not finite.
+        replicates, failed: replicated data sets; those left out as they were not finite.
         source: "posterior" or "prior".
         data: name of the data set.
     """
@@ -43,14 +43,14 @@ class NPDE:
     table: pd.DataFrame
     output: str
     unit: str
-    draws: int
+    replicates: int
     failed: int
     source: str
     data: str
 
     @property
     def tests(self) -> pd.DataFrame:
-        """Whether the NPDE are standard normal: `tests_of_npde` of their finite values."""
+        """Tests of the NPDE against the standard normal: `tests_of_npde` of their finite values."""
         return tests_of_npde(self.table["NPDE"].to_numpy())
 
     def plot(self, **kwargs: Any) -> Any:
@@ -74,11 +74,11 @@ class NPDE:
         lines = [
             verdict,
             f"NPDE of {self.output} [{self.unit}]: {self.data}, {len(t)} observations of "
-            f"{t['patient'].nunique()} patients, against {self.draws} data sets of new patients "
-            f"from the {self.source}.",
+            f"{t['patient'].nunique()} patients, against {self.replicates} data sets of new "
+            f"patients from the {self.source}.",
         ]
         if self.failed:
-            lines.append(f"  {self.failed} draws without finite levels are left out.")
+            lines.append(f"  {self.failed} draws without finite concentrations are left out.")
         if (t["CENS"] == 1).any():
             lines.append(
                 f"  {(t['CENS'] == 1).mean():.0%} are below the LLOQ; theirs are drawn at random "
@@ -91,39 +91,40 @@ class NPDE:
 
 
 def npde(
-    fit: Fit | PopulationModel, *, output: str | None = None, draws: int = 1000, seed: int = 0
+    fit: Fit | BoundPopulation, *, output: str | None = None, replicates: int = 1000, seed: int = 0
 ) -> NPDE:
-    """Where each observation lies in what the fit predicts for it, decorrelated within patients.
+    """Normalised prediction distribution errors, decorrelated within patients.
 
     Reference: Brendel et al. (2006) Pharm Res 23:2036-2049, doi:10.1007/s11095-006-9067-5; Comets
     et al. (2008) Comput Methods Programs Biomed 90:154-166, doi:10.1016/j.cmpb.2007.12.002. A
-    patient's levels and their replicates are centred and decorrelated by the Cholesky factor of
-    the replicates' covariance, in the order of time; the share of replicates below the observed
-    one is the prediction distribution error, and its normal score the NPDE: standard normal,
-    without any trend, if the model is right. NPD are the same without decorrelation.
+    patient's concentrations and their replicates are centred and decorrelated by the Cholesky
+    factor of the replicates' covariance, in the order of time; the share of replicates below the
+    observed one is the prediction distribution error, and its normal score the NPDE: standard
+    normal, without any trend, if the model is right. NPD are the same without decorrelation.
 
     With a residual model on the log scale (`LogNormal`, `StudentT`) this is done there, where
-    covariances describe what is skewed on the natural one. Levels below the LLOQ are treated as by
-    Nguyen et al. (2012, doi:10.1007/s10928-012-9264-2): the prediction discrepancy is drawn
-    uniformly between 0 and the predicted probability of a level below the LLOQ, the level follows
-    from the replicates' distribution, and replicates below the LLOQ are drawn anew in the same way.
+    covariances describe what is skewed on the natural one. Concentrations below the LLOQ are
+    treated as by Nguyen et al. (2012, doi:10.1007/s10928-012-9264-2): the prediction discrepancy is
+    drawn uniformly between 0 and the predicted probability of a concentration below the LLOQ, the
+    concentration follows from the replicates' distribution, and replicates below the LLOQ are drawn
+    anew in the same way.
 
     Args:
         fit: a fit; or a population model bound to data (`population.bind(data)`), whose prior is
             checked.
         output: of several endpoints, each decorrelated by itself; the first unless given.
-        draws: replicated data sets, each of new patients at one draw of the posterior.
+        replicates: data sets, each of new patients at one draw of the posterior.
         seed: same seed, same replicates and imputed values.
     """
     who = "checks.npde"
     seen = Observed.of(bound_of(fit), output, who)
     most = int(np.bincount(seen.patient).max())
-    theta = population_draws(fit, draws, seed, who)
+    theta = population_draws(fit, replicates, seed, who)
     y, failed = seen.replicates(theta, seed, who)
     if len(y) < PER_SAMPLE * most:
         raise FitError(
             f"{who}: {len(y)} replicates are too few for the covariance of {most} samples of one "
-            f"patient; use draws={PER_SAMPLE * most} or more."
+            f"patient; use replicates={PER_SAMPLE * most} or more."
         )
     rng = np.random.default_rng(seed)
     value, y, imputed = impute(seen, y, rng)
@@ -147,18 +148,19 @@ def npde(
             "NPDE": _normal_score(error, len(y)),
         }
     )
-    source = "prior" if isinstance(fit, PopulationModel) else "posterior"
+    source = "prior" if isinstance(fit, BoundPopulation) else "posterior"
     return NPDE(table, seen.output, seen.unit, len(y), failed, source, seen.bound.data.name)
 
 
 def impute(
     seen: Observed, y: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Levels in place of the censored ones: (observed, replicates, prediction discrepancies).
+    """Imputed censored observations: (observed, replicates, prediction discrepancies).
 
-    The discrepancies are NaN where nothing was imputed. A replicate below the LLOQ takes the level
-    of another one of the same sample below the LLOQ, at random: as for the observed ones, nothing
-    but the limit is known of it. Levels above the range of the assay are treated in the same way.
+    The discrepancies are NaN where nothing was imputed. A replicate below the LLOQ takes the
+    concentration of another one of the same sample below the LLOQ, at random: as for the observed
+    ones, nothing but the limit is known of it. Concentrations above the range of the assay are
+    treated in the same way.
     """
     value, y, drawn = seen.value.copy(), y.copy(), np.full(len(seen.value), np.nan)
     limits = zip(seen.censored, seen.lloq, seen.upper, strict=True)
@@ -177,7 +179,7 @@ def impute(
 
 
 def decorrelated(observed: np.ndarray, replicates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One patient's levels (n,) and their replicates (draw, n), centred and decorrelated.
+    """One patient's concentrations (n,) and their replicates (draw, n), centred and decorrelated.
 
     With mean m and covariance L L' of the replicates, x becomes L^-1 (x - m).
     """
@@ -225,7 +227,7 @@ class GOF:
     Attributes:
         table: one row per observation: patient, time, output, DV, CENS (1: below the LLOQ, which DV
             then is), LLOQ (NaN where unknown), PRED (population prediction: random effects 0,
-            median of the posterior), IPRED (median of the patient's own level), IWRES
+            median of the posterior), IPRED (median of the patient's own concentration), IWRES
             (standardised residual of DV around IPRED at the median of the residual parameters; NaN
             where CENS is not 0) and NPDE, which stands for CWRES as the residual around the
             population and is drawn at random for BLQ.
@@ -276,14 +278,14 @@ def gof(fit: Fit, *, output: str | None = None, draws: int = 1000, seed: int = 0
     """
     bound = fit.bound
     seen = Observed.of(bound, output, "checks.gof")
-    errors = npde(fit, output=output, draws=draws, seed=seed)
-    sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, effects=True).items()}
+    errors = npde(fit, output=output, replicates=draws, seed=seed)
+    sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, random_effects=True).items()}
 
-    def levels(sample: Mapping[str, Any]) -> Any:
+    def concentrations(sample: Mapping[str, Any]) -> Any:
         params, _ = bound.of_sample(sample)
-        return bound.individual_levels(params)
+        return bound.individual_predictions(params)
 
-    every = np.asarray(jax.jit(lambda s: jax.lax.map(levels, s))(sample))[:, seen.place]
+    every = np.asarray(jax.jit(lambda s: jax.lax.map(concentrations, s))(sample))[:, seen.place]
     ipred = np.median(every, axis=0)
     residual = bound.population.residual_of(seen.output)
     theta = bound.population.residual_theta(middle(fit.draws()), seen.output)
@@ -303,8 +305,8 @@ def gof(fit: Fit, *, output: str | None = None, draws: int = 1000, seed: int = 0
 def eta_means(fit: Fit, who: str) -> pd.DataFrame:
     """Posterior mean of every patient's random effects: a row per patient, a column per parameter.
 
-    The empirical Bayes estimates of the field; `Fit.effects` has their SDs as well, and the effects
-    of infusions and cohorts, which are left out here.
+    The empirical Bayes estimates of the field; `Fit.random_effects` has their SDs as well, and the
+    effects of infusions and cohorts, which are left out here.
 
     Args:
         who: asks, for the message of a refusal.
@@ -312,10 +314,10 @@ def eta_means(fit: Fit, who: str) -> pd.DataFrame:
     bound = fit.bound
     if bound.individual is None:
         raise FitError(
-            f"{who}: {bound.data.name} has published cohort statistics only, so there "
+            f"{who}: {bound.data.name} has published cohort summaries only, so there "
             "are no random effects of patients; their spreads (omega) are in fit.summary()."
         )
-    names = bound.random.at(PATIENT)
+    names = bound.random_effects.at(PATIENT)
     if not names:
         raise FitError(
             f"{who}: no parameter varies between patients; name some in Population(varies=...)."

@@ -7,8 +7,8 @@ from carpk.inference.result import Fit
 from carpk.verdict.solver_error import SolverCheck, solver_check
 
 
-def solver(fit: Fit, *, draws: int = 200, rtol: float = 1e-8, seed: int = 0) -> SolverCheck:
-    """Solve posterior draws of an ODE model again, adaptively, and weigh what it changes.
+def solver_error(fit: Fit, *, draws: int = 200, rtol: float = 1e-8, seed: int = 0) -> SolverCheck:
+    """Solve posterior draws of an ODE model again, adaptively: importance weights and k-hat.
 
     The verdict of a fit rests on fewer draws.
 
@@ -18,10 +18,10 @@ def solver(fit: Fit, *, draws: int = 200, rtol: float = 1e-8, seed: int = 0) -> 
         rtol: tolerance of the adaptive route.
         seed: same seed, same draws.
     """
-    check = solver_check(fit.bound, fit.draws(draws, seed, effects=True), rtol)
+    check = solver_check(fit.bound, fit.draws(draws, seed, random_effects=True), rtol)
     if check is None:
         raise FitError(
-            f"checks.solver: {fit.population.model.name!r} is a closed form, so no solver was "
-            "used and there is nothing to check."
+            f"checks.solver_error: {fit.population.model.name!r} is a closed form, so no "
+            "solver was used and there is nothing to check."
         )
     return check

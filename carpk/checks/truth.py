@@ -1,4 +1,4 @@
-"""Fits of simulated data whose truth is known."""
+"""Parameter recovery: fits of simulated data with known truth."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ import scipy.stats
 from carpk._compile import stacked
 from carpk.dataset import Dataset
 from carpk.errors import FitError
-from carpk.inference.density import Posterior
+from carpk.inference.density import LogDensity
 from carpk.inference.importance import around, refined
-from carpk.inference.laplace import Engine, Mode
+from carpk.inference.laplace import CompiledDensity, Mode
 from carpk.inference.nuts import in_threads, one_chain_each, prior_draws
 from carpk.inference.result import INTERVAL
 from carpk.inference.standard import Standard
-from carpk.inference.starts import around_cohorts, beforehand, centre
+from carpk.inference.starts import around_cohorts, centre, prior_draws_unconstrained
 from carpk.params import Params
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.population.population import Population
 from carpk.population.replicates import simulated, with_cohorts, with_values
 
 
 @dataclasses.dataclass(frozen=True)
 class Recovery:
-    """Fits of simulated data whose truth is known.
+    """Fits of simulated data with known truth.
 
     Attributes:
         truth: name -> (simulation,).
@@ -45,7 +45,7 @@ class Recovery:
     failed: int
 
     def covered(self, name: str) -> np.ndarray:
-        """Whether the 90 % interval holds the truth, per simulation."""
+        """Coverage of the truth by the 90 % interval, per simulation."""
         _, low, high = self.quantiles[name].T
         return (low <= self.truth[name]) & (self.truth[name] <= high)
 
@@ -70,7 +70,7 @@ class Recovery:
 
 @dataclasses.dataclass(frozen=True)
 class SimulatedFits:
-    """Draws from the posteriors of simulated data, beside what the data were simulated from.
+    """Posterior draws of simulated data, with the truth and the simulated data.
 
     Attributes:
         target: the population model that was fitted.
@@ -80,7 +80,7 @@ class SimulatedFits:
         samples: name -> (simulation, draw, ...), random effects among them.
     """
 
-    target: PopulationModel
+    target: BoundPopulation
     truth: Mapping[str, np.ndarray]
     patients: Params | None
     values: Mapping[str, np.ndarray]
@@ -88,7 +88,7 @@ class SimulatedFits:
 
     @property
     def finite(self) -> np.ndarray:
-        """Whether all draws of the population parameters are finite, per simulation."""
+        """All draws of the population parameters are finite, per simulation."""
         each = [self.samples[n] for n in self.target.priors]
         return np.all([np.isfinite(x).reshape(len(x), -1).all(1) for x in each], axis=0)
 
@@ -131,7 +131,7 @@ def simulated_fits(
 
 
 def sampled(
-    target: PopulationModel,
+    target: BoundPopulation,
     values: Mapping[str, np.ndarray],
     *,
     method: str,
@@ -143,17 +143,17 @@ def sampled(
     """Draws from the posterior of each simulated data set, name -> (simulation, draw, ...)."""
     size = len(next(iter(values.values())))
 
-    def of(own: Any) -> Posterior:
+    def of(own: Any) -> LogDensity:
         values, cohorts = own
-        return Posterior(with_values(target, values), cohorts)
+        return LogDensity(with_values(target, values), cohorts)
 
-    unknown = Posterior(target).no_cohorts
-    engine = Engine(of, (jax.tree.map(lambda x: jnp.asarray(x[0]), values), unknown))
-    first = engine.posterior
-    middle, spread = centre(beforehand(first))
+    unknown = LogDensity(target).no_cohorts
+    compiled = CompiledDensity(of, (jax.tree.map(lambda x: jnp.asarray(x[0]), values), unknown))
+    first = compiled.density
+    middle, spread = centre(prior_draws_unconstrained(first))
 
-    def mode(i: int) -> tuple[Engine, Mode]:
-        own = engine.given((jax.tree.map(lambda x: jnp.asarray(x[i]), values), unknown))
+    def mode(i: int) -> tuple[CompiledDensity, Mode]:
+        own = compiled.with_values((jax.tree.map(lambda x: jnp.asarray(x[i]), values), unknown))
         own, (found, *_) = around_cohorts(own, [own.mode(middle, spread)], spread)
         return own, found
 
@@ -196,8 +196,8 @@ def recovery(
 ) -> Recovery:
     """Simulate data like these many times, fit each, and see whether the truth is found.
 
-    Cohort facts and individual observations are both simulated: the same numbers of patients,
-    days, statistics and limits of quantification. Published statistics are computed from simulated
+    Cohort summaries and individual observations are both simulated: the same numbers of patients,
+    days, statistics and limits of quantification. Published summaries are computed from simulated
     patients by the hard rules of `nca`, so that every approximation in the likelihood is on trial.
 
     Args:
@@ -232,12 +232,12 @@ def recovery(
     ends = [0.5, (1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
     for n in target.priors:
         parameter = target.parameters[n]
-        scale, true = parameter.transform.forward, parameter.split(theta[n])
+        forward, true = parameter.transform.forward, parameter.split(theta[n])
         for label, x in parameter.split(samples[n]).items():
             truths[label] = true[label]
             found[label] = np.moveaxis(np.quantile(x, ends, axis=1), 0, 1)
-            on_scale = np.asarray(scale(x))
-            scores[label] = (on_scale.mean(1) - np.asarray(scale(true[label]))) / on_scale.std(1)
+            on_scale = np.asarray(forward(x))
+            scores[label] = (on_scale.mean(1) - np.asarray(forward(true[label]))) / on_scale.std(1)
     failed = int((~known.finite).sum())
     for n, derive in (derived or {}).items():
         estimated = target.population.estimated
@@ -249,7 +249,7 @@ def recovery(
     return Recovery(truths, found, scores, failed)
 
 
-def typical(bound: PopulationModel, theta: Mapping[str, np.ndarray]) -> Params:
+def typical(bound: BoundPopulation, theta: Mapping[str, np.ndarray]) -> Params:
     """Typical patients, leaves (N,)."""
     fixed = bound.population.fixed
     params = bound.population.model.params(**theta, **fixed)

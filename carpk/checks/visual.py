@@ -2,7 +2,7 @@
 
 A replicated data set has as many new patients as the data, with their covariates, doses, sampling
 days and limits of quantification, but random effects and residuals drawn anew, at one draw of the
-posterior. What is compared is like with like: levels below the LLOQ are censored in both.
+posterior. What is compared is like with like: concentrations below the LLOQ are censored in both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from carpk._late import late
 from carpk.checks.observed import Observed, bound_of, middle, population_draws
 from carpk.errors import FitError
 from carpk.inference.result import INTERVAL, Fit
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 
 PERCENTILES = (5, 50, 95)
 BELOW = "below LLOQ"
@@ -38,7 +38,7 @@ class VPC:
     Attributes:
         table: one row per stratum, bin and statistic. `time` is the median day of the bin's
             observations, `time_low` and `time_high` their range, `n` their number; `statistic` is
-            "5 %", "50 %", "95 %" (levels) or "below LLOQ" (a share of the observations);
+            "5 %", "50 %", "95 %" (concentrations) or "below LLOQ" (a share of the observations);
             `observed`, and `low`, `median` and `high`: the median and 90 % equal-tailed interval of
             the same statistic over replicated data sets. A percentile at or below the LLOQ is -inf
             (inf: above the range of the assay): it compares, but is never drawn.
@@ -49,7 +49,7 @@ class VPC:
         corrected: prediction-corrected.
         edges: of the bins [day]; each includes its lower edge.
         lloq: the limit of quantification where all observations have the same, else NaN.
-        draws, failed: replicated data sets; those left out as they were not finite.
+        replicates, failed: replicated data sets; those left out as they were not finite.
         source: "posterior" or "prior".
         data: name of the data set.
     """
@@ -62,7 +62,7 @@ class VPC:
     corrected: bool
     edges: tuple[float, ...]
     lloq: float
-    draws: int
+    replicates: int
     failed: int
     source: str
     data: str
@@ -83,12 +83,12 @@ class VPC:
         patients = self.points["patient"].nunique()
         head = (
             f"{kind} predictive check of {self.output} [{self.unit}]{strata}: {self.data}, "
-            f"{len(self.points)} observations, against {self.draws} data sets of {patients} new "
-            f"patients from the {self.source}."
+            f"{len(self.points)} observations, against {self.replicates} data sets of {patients} "
+            f"new patients from the {self.source}."
         )
         lines = [head]
         if self.failed:
-            lines.append(f"  {self.failed} draws without finite levels are left out.")
+            lines.append(f"  {self.failed} draws without finite concentrations are left out.")
         t = self.table
         told = t[~((t["low"] == t["high"]) & (t["observed"] == t["low"]))]  # could have differed
         for words, own in (
@@ -106,32 +106,32 @@ class VPC:
 
 
 def vpc(
-    fit: Fit | PopulationModel,
+    fit: Fit | BoundPopulation,
     *,
     output: str | None = None,
     by: str | None = None,
     corrected: bool = False,
     bins: str | Sequence[float] = "auto",
-    draws: int = 500,
+    replicates: int = 500,
     seed: int = 0,
 ) -> VPC:
     """Percentiles of the patients' data by day, against those of data replicated from the fit.
 
-    Levels below the LLOQ are censored in the data and in every replicate alike, and percentiles are
-    Kaplan-Meier estimates for levels censored from the left (`percentiles`). With one LLOQ these
-    are the plain percentiles with BLQ as the lowest; one that falls among BLQ is not drawn. The
-    shares below the LLOQ are compared for themselves.
+    Concentrations below the LLOQ are censored in the data and in every replicate alike, and
+    percentiles are Kaplan-Meier estimates for concentrations censored from the left
+    (`percentiles`). With one LLOQ these are the plain percentiles with BLQ as the lowest; one that
+    falls among BLQ is not drawn. The shares below the LLOQ are compared for themselves.
 
-    Prediction-corrected (Bergstrand 2011, doi:10.1208/s12248-011-9255-z), every level is moved on
-    the log scale by the median of ln PRED in its bin and stratum less its own ln PRED, so that
-    doses, covariates and days that differ within a bin do not widen it. PRED is the level with all
-    random effects 0 at the patient's covariates and doses and the median of the posterior; the
-    same for data and replicates. Limits of quantification are moved with their level: each BLQ is
-    known to lie below its own corrected limit, and its share of the distribution goes to what is
-    lower.
+    Prediction-corrected (Bergstrand 2011, doi:10.1208/s12248-011-9255-z), every concentration is
+    moved on the log scale by the median of ln PRED in its bin and stratum less its own ln PRED, so
+    that doses, covariates and days that differ within a bin do not widen it. PRED is the
+    concentration with all random effects 0 at the patient's covariates and doses and the median of
+    the posterior; the same for data and replicates. Limits of quantification are moved with their
+    concentration: each BLQ is known to lie below its own corrected limit, and its share of the
+    distribution goes to what is lower.
 
     Replicates keep the sampling days of the real patients: where patients leave the study because
-    of their levels, data and replicates differ for this reason as well.
+    of their concentrations, data and replicates differ for this reason as well.
 
     Args:
         fit: a fit; or a population model bound to data (`population.bind(data)`), whose prior is
@@ -143,7 +143,7 @@ def vpc(
             observations, at most 20; the sum of squares within them is the smallest possible for
             their number, and one more must lower its logarithm by 0.3. "times": every day by
             itself. Or edges [day].
-        draws: replicated data sets.
+        replicates: replicated data sets.
         seed: same seed, same replicates.
     """
     who = "checks.vpc"
@@ -151,7 +151,7 @@ def vpc(
     seen = Observed.of(bound, output, who)
     strata, names = _strata(bound, by, who)
     edges = bin_edges(seen.time, bins, who)
-    theta = population_draws(fit, draws, seed, who)
+    theta = population_draws(fit, replicates, seed, who)
     y, failed = seen.replicates(theta, seed, who)
     below_y = y < seen.lloq
     y = np.where(below_y, seen.lloq, y)
@@ -205,9 +205,9 @@ def vpc(
         corrected=corrected,
         edges=tuple(float(x) for x in edges),
         lloq=float(limits[0]) if len(limits) == 1 and seen.limited.all() else float("nan"),
-        draws=len(y),
+        replicates=len(y),
         failed=failed,
-        source="prior" if isinstance(fit, PopulationModel) else "posterior",
+        source="prior" if isinstance(fit, BoundPopulation) else "posterior",
         data=bound.data.name,
     )
 
@@ -223,7 +223,7 @@ def _row(statistic: str, observed: float, again: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _strata(bound: PopulationModel, by: str | None, who: str) -> tuple[np.ndarray, list[str]]:
+def _strata(bound: BoundPopulation, by: str | None, who: str) -> tuple[np.ndarray, list[str]]:
     """The stratum of every patient as an index into their names."""
     if by is None:
         return np.zeros(len(bound.patients), int), ["all"]
@@ -253,21 +253,24 @@ def interval(x: np.ndarray) -> np.ndarray:
 def percentiles(
     values: np.ndarray, below: np.ndarray, shares: Sequence[float] = PERCENTILES
 ) -> np.ndarray:
-    """Percentiles of levels of which some are only known to lie below a limit.
+    """Percentiles of concentrations of which some are only known to lie below a limit.
 
-    The Kaplan-Meier estimate for censoring from the left: a level below a limit shares its weight
-    among whatever is lower. With one limit for all this is the plain percentile (linear between
-    neighbours, as NumPy and R have it) with those below the limit as the lowest.
+    The Kaplan-Meier estimate for censoring from the left: a concentration below a limit shares its
+    weight among whatever is lower. With one limit for all this is the plain percentile (linear
+    between neighbours, as NumPy and R have it) with those below the limit as the lowest.
 
     Args:
-        values: (..., n) levels; the limit where `below`; inf where above the range of the assay.
+        values: (..., n) concentrations; the limit where `below`; inf where above the range of the
+            assay.
         below: (..., n) whether only the limit is known.
         shares: percent.
 
     Returns:
         (..., len(shares)); -inf where the percentile, or its lower neighbour, is below all limits.
     """
-    order = np.lexsort((~below, values), axis=-1)  # at the same level, what lies below comes first
+    order = np.lexsort(
+        (~below, values), axis=-1
+    )  # at the same concentration, what lies below comes first
     v, b = np.take_along_axis(values, order, -1), np.take_along_axis(below, order, -1)
     n = v.shape[-1]
     rank = np.arange(1, n + 1)
@@ -383,7 +386,7 @@ def _wide(table: pd.DataFrame) -> pd.DataFrame:
             "n": first["n"],
         }
         for r in part.to_dict("records"):
-            text = _percent if r["statistic"] == BELOW else _level
+            text = _percent if r["statistic"] == BELOW else _concentration
             star = "" if r["low"] <= r["observed"] <= r["high"] else " *"
             ends = f"{text(r['low'])} to {text(r['high'])}"
             row[r["statistic"]] = f"{text(r['observed'])} ({ends}){star}"
@@ -392,7 +395,7 @@ def _wide(table: pd.DataFrame) -> pd.DataFrame:
     return wide if table["stratum"].iloc[0] != "all" else wide.drop(columns="stratum")
 
 
-def _level(x: float) -> str:
+def _concentration(x: float) -> str:
     return "<LLOQ" if x == -np.inf else ">range" if x == np.inf else f"{x:.3g}"
 
 

@@ -16,7 +16,7 @@ patients of one draw is variability between patients. The two are never mixed: t
 parameters is V / (V + W), with W the mean variance within draws and V the variance of m_d less the
 part W / n that n virtual patients leave in it.
 
-A published statistic of a cohort (median, geometric mean, mean, count) has no patients behind it.
+A published summary of a cohort (median, geometric mean, mean, count) has no patients behind it.
 Its population value is drawn from its posterior, as `published` says.
 """
 
@@ -38,8 +38,8 @@ from carpk import _files
 from carpk._arviz import netcdf
 from carpk._late import late
 from carpk.comparison import caveats, published
-from carpk.comparison.arms import check_cells, lloq_of, output_of, plan_of, windows_of
-from carpk.comparison.contrasts import TAILS, contrasts, levels_of, population, table_of, usual
+from carpk.comparison.arms import check_cells, lloq_of, output_of, spec_of, windows_of
+from carpk.comparison.contrasts import TAILS, by_arm_of, contrasts, population, table_of, usual
 from carpk.comparison.outcomes import outcomes_of
 from carpk.comparison.virtual import basis_of, simulated
 from carpk.dataset import Dataset
@@ -63,7 +63,7 @@ class Comparison:
             arms of which draws are uncertainty.
         basis: what the comparison rests on, in words.
         caveats: what to know before using it, a sentence or two each.
-        curves: levels per arm, dims (arm, quantile, time): quantiles over virtual patients, the
+        curves: outputs per arm, dims (arm, quantile, time): quantiles over virtual patients, the
             median draw; None for published cohorts.
         doubt: whether the fit behind it cannot be trusted; a caveat says why.
     """
@@ -107,14 +107,14 @@ class Comparison:
         return pd.DataFrame({key: population(c) for key, c in contrasts(self.data)})
 
     @cached_property
-    def levels(self) -> pd.DataFrame:
+    def by_arm(self) -> pd.DataFrame:
         """Each arm by itself, one row per outcome and arm.
 
         Columns: center (geometric mean over patients, or mean where `contrast` is "difference";
         median over draws), eti90_low and eti90_high over draws, patient_low and patient_high (90 %
         of patients, mean over draws), unit.
         """
-        return levels_of(self.data)
+        return by_arm_of(self.data)
 
     def plot(self, **kwargs: Any) -> Any:
         """Contrasts with their intervals, and the curves of the arms."""
@@ -163,7 +163,7 @@ def compare(
             or a mapping, name -> either. Of published cohorts: metrics, "cmax" or "auc". Left out,
             everything that the source can give.
         reference: arm that the others are compared with; the first unless said otherwise.
-        output: whose levels; what was fitted, or "car_t", or the model's first output.
+        output: the output compared; what was fitted, or "car_t", or the model's first output.
         infusion: which infusion the outcomes belong to: its number, or arm -> number; they reach to
             the next one. None: the first, and everything after it. All arms are followed equally
             long after it, as long as the shortest.
@@ -172,7 +172,7 @@ def compare(
         lloq: level that counts as detectable; of a fit that of its data, where they have one.
         patients: virtual patients per draw.
         draws: of the parameters, 200 unless said otherwise, of a fit or of a structural model with
-            a `posterior`; 4000 of a published statistic. Other structural models have one.
+            a `posterior`; 4000 of a published summary. Other structural models have one.
         seed: same seed, same patients.
 
     The peak is the largest level from one day after the infusion on, so that a dose on its way is
@@ -194,44 +194,44 @@ def compare(
         )
     if patients < 2:
         raise CarpkError(f"compare: `patients` must be at least 2, but is {patients}.")
-    plans = {name: plan_of(source, name, given) for name, given in arms.items()}
+    specs = {name: spec_of(source, name, given) for name, given in arms.items()}
     model = source.population.model if isinstance(source, Fit) else source
     output = output_of(source, output)
-    check_cells(plans, output)
+    check_cells(specs, output)
     if lloq is None and isinstance(source, Fit) and output == source.bound.output:
         lloq = lloq_of(source)
-    grid, windows, horizon = windows_of(model, plans, infusion, days)
+    grid, windows, horizon = windows_of(model, specs, infusion, days)
     wanted = outcomes_of(model, output, horizon, lloq, outcomes)
-    if draws is None and (isinstance(source, Fit) or source.posterior is not None):
+    if draws is None and (isinstance(source, Fit) or source.calibration_draws is not None):
         draws = DRAWS
-    values, curves, theta, facts = simulated(
-        source, plans, wanted, output, grid, windows, patients, draws, seed
+    values, curves, theta, counts = simulated(
+        source, specs, wanted, output, grid, windows, patients, draws, seed
     )
     basis = basis_of(source, theta, patients, output, horizon, infusion)
-    coords = {"arm": list(plans)}
+    coords = {"arm": list(specs)}
     variables = {}
     for o in wanted:
-        x = np.stack([values[name][o.name] for name in plans])
+        x = np.stack([values[name][o.name] for name in specs])
         if not np.isfinite(x).any(axis=(1, 2)).all():
             raise CarpkError(
                 f"compare: in some arm {o.name!r} is defined for no patient, within {horizon:g} "
                 "days of the infusion. Give `days` that reach further, or leave it out."
             )
         attrs: dict[str, Any] = {"units": o.unit, "contrast": o.contrast}
-        attrs["uncertain"] = list(plans) if x.shape[1] > 1 else []
+        attrs["uncertain"] = list(specs) if x.shape[1] > 1 else []
         variables[o.name] = (("arm", "draw", "patient"), x, attrs)
     data = xr.Dataset(variables, coords=coords, attrs={"reference": reference})
     levels = xr.DataArray(
-        np.stack([curves[name] for name in plans]),
+        np.stack([curves[name] for name in specs]),
         dims=("arm", "quantile", "time"),
         coords=coords | {"quantile": [TAILS[0], 0.5, TAILS[1]], "time": grid},
         attrs={"units": model.units[output], "long_name": output},
     )
     found = [
-        *caveats.about_arms(source, plans, reference, output),
-        *caveats.about_parameters(source, plans, theta, data),
-        *(caveats.about_extrapolation(source, plans, windows) if isinstance(source, Fit) else ()),
-        *caveats.about_patients(model, data, facts),
+        *caveats.about_arms(source, specs, reference, output),
+        *caveats.about_parameters(source, specs, theta, data),
+        *(caveats.about_extrapolation(source, specs, windows) if isinstance(source, Fit) else ()),
+        *caveats.about_patients(model, data, counts),
         "Simulated patients, and a model's answer: not a trial, and not a tool for clinical "
         "decisions.",
     ]

@@ -1,4 +1,4 @@
-"""What each arm is given, and over which days it is looked at."""
+"""Arms of a comparison: regimens, covariates and time windows of the outcomes."""
 
 from __future__ import annotations
 
@@ -18,36 +18,38 @@ from carpk.structural import ClosedForm, ODEModel
 FOLLOW_UP = 90.0  # days after the last infusion, unless said otherwise
 GRID = np.concatenate([np.arange(0.0, 28.0, 0.25), np.arange(28.0, FOLLOW_UP + 1)])
 OF_CELLS = ("car_t", "transgene")  # outputs that stay at 0 without an infusion of cells
-PEAK_FROM = 1.0  # day after an infusion from which a level may be the peak: no dose on its way
+PEAK_FROM = (
+    1.0  # day after an infusion from which a concentration may be the peak: no dose on its way
+)
 
 
-class Plan(NamedTuple):
-    """What an arm is given, and what is known of its patients."""
+class ArmSpec(NamedTuple):
+    """Regimen of an arm and covariates of its patients."""
 
     regimen: Regimen
     covariates: Mapping[str, Any]
 
 
-def plan_of(source: Any, name: str, given: Any) -> Plan:
+def spec_of(source: Any, name: str, given: Any) -> ArmSpec:
     model = source.population.model if isinstance(source, Fit) else source
     if isinstance(given, Regimen):
-        plan = Plan(given, {})
+        spec = ArmSpec(given, {})
     elif isinstance(given, Mapping):
         if not isinstance(model, ClosedForm) or model.dose_effect is not None:
             raise RegimenError(
                 f"compare: the arm {name!r} has covariates only, but {model.name!r} needs to know "
                 f"what is given: {name!r}: (regimen, {dict(given)})."
             )
-        plan = Plan(Regimen.cells(), given)
+        spec = ArmSpec(Regimen.cells(), given)
     elif isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Regimen):
-        plan = Plan(given[0], given[1])
+        spec = ArmSpec(given[0], given[1])
     else:
         raise CarpkError(
             f"compare: the arm {name!r} must be a Regimen, a mapping of covariates or both, "
             f"(regimen, covariates), but is {given!r}."
         )
-    check_regimen(model, plan.regimen, stacklevel=4)
-    return plan
+    check_regimen(model, spec.regimen, stacklevel=4)
+    return spec
 
 
 def output_of(source: Any, output: str | None) -> str:
@@ -59,10 +61,10 @@ def output_of(source: Any, output: str | None) -> str:
     return output or usual
 
 
-def check_cells(plans: Mapping[str, Plan], output: str) -> None:
-    """Refuse an arm without cells where these are what is compared."""
-    for name, plan in plans.items():
-        if output in OF_CELLS and not plan.regimen.infusions:
+def check_cells(specs: Mapping[str, ArmSpec], output: str) -> None:
+    """Refuse an arm without cells where cells are compared."""
+    for name, spec in specs.items():
+        if output in OF_CELLS and not spec.regimen.infusions:
             raise RegimenError(
                 f"compare: the arm {name!r} has no infusion of cells, so there is no {output!r} to "
                 "compare; add Regimen.cells(...), or compare another output."
@@ -96,14 +98,14 @@ class Window(NamedTuple):
 
 def windows_of(
     model: ClosedForm | ODEModel,
-    plans: Mapping[str, Plan],
+    specs: Mapping[str, ArmSpec],
     infusion: int | Mapping[str, int] | None,
     days: Any,
 ) -> tuple[np.ndarray, dict[str, Window], float]:
     """The common grid of times, the window of each arm, and how many days all windows last."""
     infused = {
-        name: sorted({float(e.time) for e in plan.regimen.infusions}) or [0.0]
-        for name, plan in plans.items()
+        name: sorted({float(e.time) for e in spec.regimen.infusions}) or [0.0]
+        for name, spec in specs.items()
     }
     every = sorted({day for times in infused.values() for day in times})
     if days is None:
@@ -125,20 +127,22 @@ def windows_of(
         starts[name] = times[k - 1]
         later = times[k] if infusion is not None and k < len(times) else np.inf
         ends[name] = min(float(grid[-1]), later)
-    horizon = min(ends[name] - starts[name] for name in plans)
+    horizon = min(ends[name] - starts[name] for name in specs)
     if horizon <= PEAK_FROM:
         raise RegimenError(
             f"compare: only {max(horizon, 0):g} days after the infusion can be compared; give "
             "`days` that reach further."
         )
-    stops = {name: min(starts[name] + horizon, ends[name]) for name in plans}
-    closed = isinstance(model, ClosedForm)  # its level on the day of an infusion has the new cells
+    stops = {name: min(starts[name] + horizon, ends[name]) for name in specs}
+    closed = isinstance(
+        model, ClosedForm
+    )  # its concentration on the day of an infusion has the new cells
     last = {
         name: math.nextafter(stop, -math.inf) if closed else stop for name, stop in stops.items()
     }
     grid = np.unique([*grid, *starts.values(), *last.values(), *stops.values()])
     windows = {}
-    for name in plans:
+    for name in specs:
         inside = (grid >= starts[name]) & (grid <= last[name])
         t = grid[inside]
         peak = np.ones(t.size, bool)

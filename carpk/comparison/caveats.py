@@ -12,9 +12,9 @@ import pandas as pd
 import xarray as xr
 
 from carpk._arviz import group
-from carpk.comparison.arms import Plan, Window
+from carpk.comparison.arms import ArmSpec, Window
 from carpk.comparison.contrasts import usual, variances
-from carpk.comparison.virtual import Facts
+from carpk.comparison.virtual import VirtualPatientCounts
 from carpk.dosing.regimen import CELLS, Regimen
 from carpk.errors import CarpkWarning
 from carpk.inference.result import Fit
@@ -26,7 +26,7 @@ DRIVES = 0.1  # share of the variance of a contrast from which a parameter is sa
 NOISY = 0.1  # share of virtual patients' noise in the spread over draws that is worth a sentence
 ROUGH = 0.05  # standard error of a ratio, or of a difference over it, that is worth a sentence
 NEUTROPHILS = "anc"  # output of models that predict the denominator of copies per µg of DNA
-CONDITIONING = ("conditioning", "lymphodepletion")  # what this covariate is called in data sets
+CONDITIONING = ("conditioning", "lymphodepletion")  # names of this covariate in data sets
 
 
 def listing(names: Iterable[Any], most: int = 8) -> str:
@@ -36,17 +36,17 @@ def listing(names: Iterable[Any], most: int = 8) -> str:
 
 
 def _beside_cells(regimen: Regimen) -> pd.DataFrame:
-    """What acts on the patient beside the cells."""
+    """Products of a regimen other than cells."""
     events = [e for e in regimen.events if getattr(e, "unit", "") != CELLS]
     return Regimen(tuple(events)).describe()
 
 
 def about_arms(
-    source: Any, plans: Mapping[str, Plan], reference: str, output: str
+    source: Any, specs: Mapping[str, ArmSpec], reference: str, output: str
 ) -> Iterable[str]:
-    """What differs between the arms beside what is asked."""
+    """Differences between the arms other than the contrast of interest."""
     model = source.population.model if isinstance(source, Fit) else source
-    differ = differing({name: plan.covariates for name, plan in plans.items()})
+    differ = differing({name: spec.covariates for name, spec in specs.items()})
     if isinstance(source, Fit):
         effects = {p.covariate for p in source.bound.parameters.values() if p.kind == Kind.BETA}
         if asked := [c for c in differ if c in effects]:
@@ -54,10 +54,10 @@ def about_arms(
                 f"Not randomized: the effect of {listing(asked)} is that between the patients "
                 "behind the fit, and whatever else differed between them is in it."
             )
-    drugs = {name: _beside_cells(plan.regimen) for name, plan in plans.items()}
-    if isinstance(model, ClosedForm) and any(plan.regimen.drugs for plan in plans.values()):
+    drugs = {name: _beside_cells(spec.regimen) for name, spec in specs.items()}
+    if isinstance(model, ClosedForm) and any(spec.regimen.drugs for spec in specs.values()):
         yield (
-            f"{model.name!r} is a closed form that does not feel lymphodepletion: its drugs change "
+            f"{model.name!r} is a closed form without a lymphodepletion term: its drugs change "
             "nothing here, and a contrast of 1 is no finding."
         )
     conditioned = any(not d.equals(drugs[reference]) for d in drugs.values()) or any(
@@ -68,9 +68,9 @@ def about_arms(
     doses = {
         name: {
             f"{e.product} in {e.unit}" + (f"/{e.per}" if e.per else "")
-            for e in plan.regimen.infusions
+            for e in spec.regimen.infusions
         }
-        for name, plan in plans.items()
+        for name, spec in specs.items()
     }
     if len({frozenset(d) for d in doses.values()}) > 1:
         told = "; ".join(f"{name}: {listing(sorted(d))}" for name, d in doses.items())
@@ -105,15 +105,15 @@ def denominator(output: str, modelled: bool) -> str:
 
 
 def about_parameters(
-    source: Any, plans: Mapping[str, Plan], theta: Mapping[str, Any], data: xr.Dataset
+    source: Any, specs: Mapping[str, ArmSpec], theta: Mapping[str, Any], data: xr.Dataset
 ) -> Iterable[str]:
-    """What is known, assumed or only believed of the parameters that the contrasts rest on."""
+    """Sources of the parameters that drive the contrasts: estimated, published or assumed."""
     if isinstance(source, Fit):
         if not source.ok:
             yield f"The fit cannot be trusted: {' '.join(source.verdict.troubles)}"
         elif source.verdict.doubts:
             yield f"The fit is {source.verdict.head}: see `fit.verdict`."
-        yield from _about_priors(source, plans, theta, data)
+        yield from _about_priors(source, specs, theta, data)
     elif theta:
         known = [name for name, info in source.params.info().items() if not info.is_covariate]
         fixed = [name for name in known if name not in theta]
@@ -136,14 +136,14 @@ def about_parameters(
 
 
 def _about_priors(
-    fit: Fit, plans: Mapping[str, Plan], theta: Mapping[str, Any], data: xr.Dataset
+    fit: Fit, specs: Mapping[str, ArmSpec], theta: Mapping[str, Any], data: xr.Dataset
 ) -> Iterable[str]:
-    """Where the prior drove the answer."""
+    """Contrasts driven by priors."""
     bound = fit.bound
     groups = group(fit.idata, "posterior"), group(fit.idata, "prior")
     designs = [
-        bound.design_at(**{k: v for k, v in plan.covariates.items() if k in bound.covariates})
-        for plan in plans.values()
+        bound.design_at(**{k: v for k, v in spec.covariates.items() if k in bound.covariates})
+        for spec in specs.values()
     ]
     told = set()
     effects = bound.named(Kind.BETA)
@@ -184,16 +184,16 @@ def _explained(m: np.ndarray, theta: np.ndarray) -> float:
 
 
 def about_extrapolation(
-    fit: Fit, plans: Mapping[str, Plan], windows: Mapping[str, Window]
+    fit: Fit, specs: Mapping[str, ArmSpec], windows: Mapping[str, Window]
 ) -> Iterable[str]:
-    """Where arms lie outside what was fitted."""
+    """Extrapolation of arms beyond the fitted data."""
     data, model = fit.data, fit.population.model
     doses = data.doses
     most = int(data.infusions.groupby("patient").size().max()) if len(data.infusions) else 1
     fitted = list(fit.population.regimens.values())
     most = max([most, *(len(r.infusions) for r in fitted)])
-    for name, plan in plans.items():
-        if (n := len(plan.regimen.infusions)) > most:
+    for name, spec in specs.items():
+        if (n := len(spec.regimen.infusions)) > most:
             yield (
                 f"Extrapolation: {name!r} has {n} infusions, but no patient behind the fit had "
                 f"more than {most}."
@@ -214,9 +214,9 @@ def about_extrapolation(
     for e in (e for r in fitted for e in r.doses):
         unit = e.unit + (f"/{e.per}" if e.per else "")
         given.setdefault((e.product, unit), []).append(float(e.amount))
-    for name, plan in plans.items():
+    for name, spec in specs.items():
         told = set()
-        for e in plan.regimen.doses:
+        for e in spec.regimen.doses:
             key = (e.product, e.unit + (f"/{e.per}" if e.per else ""))
             low, high = (
                 (min(given[key]), max(given[key])) if key in given else (math.inf, -math.inf)
@@ -231,30 +231,32 @@ def about_extrapolation(
             )
 
 
-def about_patients(model: ClosedForm | ODEModel, data: xr.Dataset, facts: Facts) -> Iterable[str]:
-    """Who was left out, whose tumor the equations cannot speak of, and how noisy the means are."""
-    for name, reasons in facts.failures.items():
+def about_patients(
+    model: ClosedForm | ODEModel, data: xr.Dataset, counts: VirtualPatientCounts
+) -> Iterable[str]:
+    """Failed patients, tumours below one cell, and Monte Carlo error."""
+    for name, reasons in counts.failures.items():
         for reason, count in reasons.items():
             yield (
-                f"{count} of {facts.pairs} virtual patients have no solution under {name!r} "
+                f"{count} of {counts.pairs} virtual patients have no solution under {name!r} "
                 f"({reason}); they are left out of every arm."
             )
     for outcome, variable in data.data_vars.items():
         undefined = int((~np.isfinite(variable.values)).any(axis=0).sum())
-        failed = max(sum(reasons.values()) for reasons in facts.failures.values())
+        failed = max(sum(reasons.values()) for reasons in counts.failures.values())
         if undefined > failed:
             yield (
-                f"{outcome} is not defined for {undefined} of {facts.pairs} virtual patients in "
+                f"{outcome} is not defined for {undefined} of {counts.pairs} virtual patients in "
                 "some arm; they are left out of every arm."
             )
-    for output, shares in facts.extinct.items():
+    for output, shares in counts.extinct.items():
         if any(shares.values()):
             told = ", ".join(f"{share:.0%} under {name!r}" for name, share in shares.items())
             yield (
                 f"{output}: less than one cell is left at some time in some patients ({told}); "
                 "what returns from there is not a relapse."
             )
-    if not facts.iiv:
+    if not counts.iiv:
         yield (
             f"{model.name!r} has no spread between patients here: every virtual patient is the "
             "typical one."

@@ -73,7 +73,7 @@ def usual(data: xr.Dataset) -> Iterable[tuple[Key, Contrast]]:
 def _complete(variable: xr.DataArray) -> dict[str, np.ndarray]:
     """Arm -> (draw, patient), nan where the outcome lacks in some arm; arms that have it at all.
 
-    A published statistic is as one patient.
+    A published summary is as one patient.
     """
     values = zip(variable["arm"].values, np.atleast_3d(variable.values), strict=True)
     present = {str(arm): x for arm, x in values if np.isfinite(x).any()}
@@ -154,8 +154,8 @@ def table_of(data: xr.Dataset) -> pd.DataFrame:
     return table.astype({"left_out": int})
 
 
-def levels_of(data: xr.Dataset) -> pd.DataFrame:
-    """The table of `Comparison.levels`."""
+def by_arm_of(data: xr.Dataset) -> pd.DataFrame:
+    """The table of `Comparison.by_arm`."""
     rows: dict[tuple[str, str], Any] = {}
     for name, variable in data.data_vars.items():
         for arm, x in _complete(variable).items():

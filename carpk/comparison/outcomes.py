@@ -1,4 +1,4 @@
-"""Outcomes: one number per patient and arm, from levels over an arm's window."""
+"""Outcomes: one number per patient and arm, from concentrations over an arm's window."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Outcome(NamedTuple):
     """One number per patient and arm.
 
     Attributes:
-        of: the output whose levels it is made of.
-        measure: f(window, levels inside it) -> number.
+        of: the output whose concentrations it is made of.
+        measure: f(window, concentrations inside it) -> number.
         contrast: how arms are usually compared, "ratio" or "difference".
     """
 
@@ -105,9 +105,7 @@ def _named(
             f"over {horizon:g}: until the next infusion, or the end of `days`."
         )
     if kind in ("persistence", "detectable") and not (lloq is not None and lloq > 0):
-        raise CarpkError(
-            f"compare: {what!r} needs the level that counts as detectable [{unit}]: lloq=..."
-        )
+        raise CarpkError(f"compare: {what!r} needs the limit of quantification [{unit}]: lloq=...")
 
     def at(w: Window, c: Any) -> Any:
         return jnp.interp(day, w.t, c)
@@ -134,24 +132,24 @@ def _named(
 
 
 def measures(wanted: Sequence[Outcome], window: Window) -> Callable[[dict[str, np.ndarray]], Any]:
-    """From levels, output -> (draw, patient, time), to outcomes, name -> (draw, patient)."""
+    """From outputs, name -> (draw, patient, time), to outcomes, name -> (draw, patient)."""
 
     @jax.jit
-    def every(levels: Mapping[str, Any]) -> dict[str, Any]:
+    def every(concentrations: Mapping[str, Any]) -> dict[str, Any]:
         return {
             o.name: jax.vmap(jax.vmap(lambda c, o=o: jnp.asarray(o.measure(window, c), float)))(
-                levels[o.of]
+                concentrations[o.of]
             )
             for o in wanted
         }
 
-    def outcomes(levels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        inside = {o.of: levels[o.of][..., window.inside] for o in wanted}
+    def outcomes(concentrations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        inside = {o.of: concentrations[o.of][..., window.inside] for o in wanted}
         try:
             found = every(inside)
         except jax.errors.JAXTypeError as error:
             raise CarpkError(
-                "compare: an outcome asks for the numbers behind the levels, which are not known "
+                "compare: an outcome asks for the values of concentrations, which are not known "
                 "while it is compiled; write it with jax.numpy, without float(), if and min."
             ) from error
         values = {}

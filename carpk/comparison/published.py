@@ -12,12 +12,12 @@ import xarray as xr
 
 from carpk.comparison.caveats import CONDITIONING, denominator, differing, listing
 from carpk.dataset import Dataset
-from carpk.dataset.facts import CONFIDENCE, COUNTED
+from carpk.dataset.cohort_summaries import CONFIDENCE, COUNTED
 from carpk.errors import CarpkError, DatasetError
 from carpk.library.study import Study
-from carpk.population.summaries import Fact, end_ranks, sample_log_sd, sample_sd
+from carpk.population.summaries import CohortSummary, end_ranks, sample_log_sd, sample_sd
 
-DRAWS = 4000  # of a published statistic
+DRAWS = 4000  # of a published summary
 NUMBERS = ("statistic", "value", "low", "high", "interval", "spread", "n", "lloq", "use")
 NOT_NEEDED: dict[str, Any] = {"metric": "", "time": math.nan, "label": ""}
 DATES = ("tmax", "tlast", "tbql")  # metrics that are days: compared by difference
@@ -31,7 +31,7 @@ def cohorts(
     draws: int,
     seed: int,
 ) -> tuple[xr.Dataset, str, tuple[str, ...]]:
-    """Draws of the population values behind published statistics; their basis; their caveats."""
+    """Draws of the population values behind published summaries; their basis; their caveats."""
     data = source.dataset() if isinstance(source, Study) else source
     rows, named = data.summaries, list(arms.values())
     for name, cohort in arms.items():
@@ -99,13 +99,13 @@ def cohorts(
         "with a flat prior; nothing is said of a single patient. Not a tool for clinical decisions."
     )
     told = "; ".join(f"{name} is {cohort!r}" for name, cohort in arms.items() if name != cohort)
-    basis = f"published statistics of {data.name}, {draws} draws of each" + (told and f"; {told}")
+    basis = f"published summaries of {data.name}, {draws} draws of each" + (told and f"; {told}")
     result = xr.Dataset(variables, coords={"arm": list(arms)}, attrs={"reference": reference})
     return result, basis, tuple(dict.fromkeys(caveats))
 
 
 def _statistic(row: Mapping[Any, Any], several: bool) -> str:
-    """A name for a published statistic: the same for what can be compared."""
+    """A name for a published summary: the same for what can be compared."""
     day = "" if math.isnan(row["time"]) else f"{row['time']:g}d"
     metric = {"auc": "auc0"}.get(row["metric"], row["metric"]) + (day and f"_{day}")
     what = f"{row['analyte']} {metric}" if several else metric
@@ -113,7 +113,7 @@ def _statistic(row: Mapping[Any, Any], several: bool) -> str:
 
 
 def _about_cohorts(source: Any, data: Dataset, arms: Mapping[str, str]) -> Iterable[str]:
-    """How the cohorts differ beside what is asked, and what the study says of its own figures."""
+    """Differences between the cohorts other than the contrast, and the study's own caveats."""
     yield (
         "Not randomized, as far as the data say: cohorts differ in whatever made them different "
         "cohorts."
@@ -156,7 +156,7 @@ def _about_cohorts(source: Any, data: Dataset, arms: Mapping[str, str]) -> Itera
 def population_value(
     row: Mapping[Any, Any], draws: int, rng: np.random.Generator
 ) -> np.ndarray | None:
-    """Posterior draws of the population value behind a published statistic; None without interval.
+    """Posterior draws of the population value behind a published summary; None without interval.
 
     Patients' values are log-normal: ln y = mu + sigma z. With a prior flat in mu and ln sigma, and
     with z the normal scores of n fresh patients, the posterior is that of the (mu, sigma) which
@@ -182,7 +182,7 @@ def population_value(
     z = np.concatenate([z, -z])[:draws]  # antithetic: the median draw is the printed figure
     center = np.median(z, axis=1) if kind == "median" else z.mean(axis=1)
     row = {**row, "lloq": 0.0 if math.isnan(row["lloq"]) else row["lloq"]}
-    fact = Fact(**{key: row[key] for key in NUMBERS}, **NOT_NEEDED)
+    summary = CohortSummary(**{key: row[key] for key in NUMBERS}, **NOT_NEEDED)
     if interval in ("IQR", "range") or (interval in CONFIDENCE and kind == "median"):
         first, last = end_ranks(interval, n)
         low, high = np.quantile(z, ((first - 1) / (n - 1), (last - 1) / (n - 1)), axis=1)
@@ -193,12 +193,12 @@ def population_value(
         else:
             sigma = math.log(row["high"] / row["low"]) / (high - low)
     elif kind == "geometric mean" and interval not in ("SD", "SE"):
-        sigma = float(sample_log_sd(fact)) / z.std(axis=1, ddof=1)
+        sigma = float(sample_log_sd(summary)) / z.std(axis=1, ddof=1)
     elif interval == "GSD":
         sigma = math.log(row["spread"]) / z.std(axis=1, ddof=1)
     else:
         over_mean = interval == "CV%" or kind == "mean"
-        sigma = _sigma_of(z, sample_sd(fact) / value, None if over_mean else center)
+        sigma = _sigma_of(z, sample_sd(summary) / value, None if over_mean else center)
     if kind == "mean":
         return value / np.exp(sigma[:, None] * z).mean(axis=1) * np.exp(sigma**2 / 2)
     return value * np.exp(-sigma * center)

@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from carpk.comparison.arms import Plan, Window
+from carpk.comparison.arms import ArmSpec, Window
 from carpk.comparison.contrasts import TAILS, quantiles
 from carpk.comparison.outcomes import Outcome, measures
 from carpk.inference.result import Fit
 from carpk.params import Params
-from carpk.simulation import levels_in_blocks, virtual_patients
+from carpk.simulation import simulate_in_blocks, virtual_patients
 from carpk.solver.solve import first_below
 
-BLOCK = 2**23  # levels held in memory at a time
+BLOCK = 2**23  # outputs held in memory at a time
 
 
-class Facts(NamedTuple):
-    """What went wrong, or beyond the equations, counted in pairs of draw and patient.
+class VirtualPatientCounts(NamedTuple):
+    """Failures and extinctions, counted in pairs of draw and patient.
 
     Attributes:
         failures: arm -> reason -> number.
@@ -36,7 +36,7 @@ class Facts(NamedTuple):
 
 def simulated(
     source: Any,
-    plans: Mapping[str, Plan],
+    specs: Mapping[str, ArmSpec],
     wanted: Sequence[Outcome],
     output: str,
     grid: np.ndarray,
@@ -44,11 +44,13 @@ def simulated(
     patients: int,
     draws: int | None,
     seed: int,
-) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray], dict[str, Any], Facts]:
+) -> tuple[
+    dict[str, dict[str, np.ndarray]], dict[str, np.ndarray], dict[str, Any], VirtualPatientCounts
+]:
     """Outcomes, arm -> name -> (draw, patient); quantiles of the output, arm -> (quantile, time);
-    population parameters of each draw; facts.
+    population parameters of each draw; counts.
 
-    Levels are made some draws at a time and forgotten: outcomes and quantiles are kept.
+    Outputs are made some draws at a time and forgotten: outcomes and quantiles are kept.
     """
     model = source.population.model if isinstance(source, Fit) else source
     values, curves = {}, {}
@@ -57,13 +59,13 @@ def simulated(
     theta: dict[str, Any] = {}
     made: dict[Any, Any] = {}
     iiv, pairs = False, 0
-    for name, plan in plans.items():
+    for name, spec in specs.items():
         params, theta = virtual_patients(
             source,
-            plan.regimen,
+            spec.regimen,
             patients=patients,
             draws=draws,
-            covariates=plan.covariates,
+            covariates=spec.covariates,
             seed=seed,
         )
         size = np.shape(next(iter(params.items()))[1])[0]
@@ -76,19 +78,19 @@ def simulated(
         each: list[np.ndarray] = []
         failures[name] = {}
         gone = dict.fromkeys((o for o in (output, "tumor") if o in model.one_cell), 0)
-        for part in levels_in_blocks(model, plan.regimen, grid, params, block):
-            levels = {k: np.asarray(v) for k, v in part.levels.items()}
-            parts.append(measure(levels))
-            each.append(np.stack(quantiles(levels[output], (TAILS[0], 0.5, TAILS[1])), axis=1))
+        for part in simulate_in_blocks(model, spec.regimen, grid, params, block):
+            outputs = {k: np.asarray(v) for k, v in part.outputs.items()}
+            parts.append(measure(outputs))
+            each.append(np.stack(quantiles(outputs[output], (TAILS[0], 0.5, TAILS[1])), axis=1))
             for reason, count in part.failures.items():
                 failures[name][reason] = failures[name].get(reason, 0) + count
             for o in gone:
-                gone[o] += int((first_below(levels[o], model.one_cell[o]) < grid.size).sum())
+                gone[o] += int((first_below(outputs[o], model.one_cell[o]) < grid.size).sum())
         values[name] = {o.name: np.concatenate([p[o.name] for p in parts]) for o in wanted}
         curves[name] = np.nanmedian(np.concatenate(each), axis=0)
         for o, count in gone.items():
             extinct.setdefault(o, {})[name] = count / pairs
-    return values, curves, theta, Facts(failures, extinct, iiv, pairs)
+    return values, curves, theta, VirtualPatientCounts(failures, extinct, iiv, pairs)
 
 
 def _differs(params: Params) -> bool:
@@ -108,7 +110,7 @@ def basis_of(
     horizon: float,
     infusion: Any,
 ) -> str:
-    """What the comparison rests on."""
+    """Basis of the comparison, in words."""
     model = source.population.model if isinstance(source, Fit) else source
     size = len(next(iter(theta.values()))) if theta else 1
     if isinstance(source, Fit):

@@ -1,4 +1,4 @@
-"""Data sets: patients, doses, observations and published cohort statistics, with provenance.
+"""Data sets: patients, doses, observations and published cohort summaries, with provenance.
 
 The one module that knows pandas. Everything is checked where it enters: an entry that cannot be
 used is refused with its file, row, column and patient and with what to do about it. Nothing is
@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 
 from carpk import _files
-from carpk.dataset import facts, nonmem, nonmem_file, tables, units, validate
+from carpk.dataset import cohort_summaries, nonmem, nonmem_file, tables, units, validate
 from carpk.dataset.arrays import IndividualArrays, given, padded
 from carpk.dataset.assemble import assemble, settings_of
 from carpk.dataset.folder import (
     FILES,
+    check_unexpected_files,
     close_file,
-    look_for_strays,
     provenance,
     read_about,
     refuse_no_folder,
@@ -38,7 +38,7 @@ __all__ = ["Dataset", "IndividualArrays", "load_dataset"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """What is known of a study's patients, and where it comes from.
+    """Patients, doses, observations and published summaries of a study, with provenance.
 
     Make one with `from_frames`, `from_folder` or `from_nonmem`, which check every entry.
 
@@ -48,8 +48,8 @@ class Dataset:
         doses: patient, time [day], product, amount, unit, duration [day; 0 is a bolus].
         observations: patient, time [day], analyte, value, unit, lloq, censored (0 observed; 1 the
             level is below `lloq`, which is also the value; -1 it is above the value) and limit
-            (lower bound of a censored level, NaN where there is none).
-        summaries: published cohort statistics, a row each.
+            (lower bound of a censored observation, NaN where there is none).
+        summaries: published cohort summaries, a row each.
         cohorts: cohort and covariates; may be empty.
         sampling: nominal sampling days of the study behind the summaries.
         about: provenance: citation, licence, registration and whatever else was given.
@@ -131,7 +131,7 @@ class Dataset:
         for key in ("citation", "licence"):
             if not about.get(key) and not (key == "licence" and about.get("license")):
                 settings.notes.append(f"about.toml states no {key}.")
-        look_for_strays(folder, settings)
+        check_unexpected_files(folder, settings)
         keys = ("patients", "doses", "observations", "summaries", "cohorts")
         read = {
             key: tables.read_csv(folder / file, name)
@@ -141,7 +141,7 @@ class Dataset:
         if "observations" not in read and "summaries" not in read:
             raise DatasetError(
                 f"Dataset {name!r}: {folder} holds neither observations.csv (individual data) nor "
-                "facts.csv (published statistics). Add one of them."
+                "facts.csv (published summaries). Add one of them."
             )
         if "observations" in read and "doses" not in read:
             raise DatasetError(
@@ -233,7 +233,7 @@ class Dataset:
     def units(self) -> dict[str, str]:
         """Analyte -> unit; analytes whose summaries tell no level unit have carpk's, or none."""
         found = dict(zip(self.observations["analyte"], self.observations["unit"], strict=True))
-        found = facts.level_units(self.summaries) | found
+        found = cohort_summaries.concentration_units(self.summaries) | found
         return {a: found.get(a, units.KNOWN_ANALYTES.get(a, "")) for a in self.analytes}
 
     def in_units(self, wanted: Mapping[str, str]) -> "Dataset":
@@ -254,7 +254,7 @@ class Dataset:
             for column in ("value", "lloq", "limit"):
                 observations.loc[here, column] *= factor
             observations.loc[here, "unit"] = unit
-            summaries = facts.converted(summaries, analyte, unit, factor)
+            summaries = cohort_summaries.converted(summaries, analyte, unit, factor)
             notes.append(f"{analyte} converted from {own} to {unit} (factor {factor:g}).")
         return replace(self, observations=observations, summaries=summaries, notes=tuple(notes))
 
@@ -281,7 +281,7 @@ class Dataset:
         return values.to_numpy(dtype=float) if numeric else np.array(values.tolist(), dtype=str)
 
     def has_covariate(self, name: str) -> bool:
-        """Whether the patients or the cohorts table has a column of this name."""
+        """The patients or the cohorts table has a column of this name."""
         tables = ((self.patients, "patient"), (self.cohorts, "cohort"))
         return any(_find(name, table, owner) is not None for table, owner in tables)
 
@@ -335,7 +335,7 @@ class Dataset:
         return padded(self.name, people, self.analytes, self.observations, self.infusions, wanted)
 
     def regimens(self) -> list[Regimen]:
-        """What each patient was given, in the data set's order, as absolute amounts.
+        """Regimen of each patient, in the data set's order, in absolute amounts.
 
         Doses per m² or kg are multiplied by the covariates `bsa` [m²] and `weight` [kg].
         """
@@ -353,11 +353,11 @@ class Dataset:
         if self.patients.empty:
             raise DatasetError(
                 f"Dataset {self.name!r} holds no individual patients, so there is no table to "
-                "write; published statistics have no place in a NONMEM table."
+                "write; published summaries have no place in a NONMEM table."
             )
         if not self.summaries.empty:
             warnings.warn(
-                f"Dataset {self.name!r}: the published statistics "
+                f"Dataset {self.name!r}: the published summaries "
                 f"({len(self.summaries)}) are not written to {path.name}: a NONMEM table holds "
                 "individual data only.",
                 CarpkWarning,
@@ -385,9 +385,9 @@ class Dataset:
             f"{count(len(self.doses), 'dose')} ({cells} of cells), "
             f"{count(len(self.observations), 'observation')}, "
             + (
-                f"{count(len(self.summaries), 'published statistic')}"
+                f"{count(len(self.summaries), 'published summary')}"
                 if len(self.summaries)
-                else "no published statistics"
+                else "no published summaries"
             )
         ]
         for analyte, rows in self.observations.groupby("analyte", sort=False):

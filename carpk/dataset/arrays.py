@@ -30,7 +30,8 @@ class IndividualArrays:
         time: days from the first cell infusion, (P, T).
         value: level in the analyte's unit; the LLOQ where `censored` is 1, (P, T).
         lloq: lower limit of quantification; 1e-30 where unknown, (P, T).
-        limit: lower bound of a censored level (M4); NaN where there is none or it is 0, (P, T).
+        limit: lower bound of a censored observation (M4); NaN where there is none or it is 0, (P,
+            T).
         censored: 0 observed, 1 below the LLOQ, -1 above `value`, (P, T).
         analyte: index into `analytes`, (P, T).
         mask: True where there is an observation, (P, T).

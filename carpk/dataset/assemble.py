@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from carpk.dataset import facts, tables, together, validate
+from carpk.dataset import cohort_summaries, tables, together, validate
 from carpk.dataset.tables import Table, count, nearest
 from carpk.dataset.validate import Settings
 from carpk.errors import DatasetError
@@ -50,22 +50,22 @@ def assemble(
     if "observations" not in read and "summaries" not in read:
         raise DatasetError(
             f"Dataset {name!r}: there are neither observations nor summaries. Pass observations= "
-            "(with doses=) for individual data, summaries= for published statistics, or both."
+            "(with doses=) for individual data, summaries= for published summaries, or both."
         )
     doses_table = read.get("doses") or _empty("doses", validate.DOSES, name)
     seen_table = read.get("observations") or _empty("observations", validate.OBSERVATIONS, name)
-    facts_table = read.get("summaries") or _empty("summaries", facts.COLUMNS, name)
+    summaries_table = read.get("summaries") or _empty("summaries", cohort_summaries.COLUMNS, name)
     named = [
         tables.text_of(entry)
-        for table in (seen_table, facts_table)
+        for table in (seen_table, summaries_table)
         for entry in table.columns.get("analyte", [])
     ]
     if lenient:
-        _leave_out_strangers(settings, named)
-    settings.refuse_strangers(named)
+        _drop_unused_settings(settings, named)
+    settings.reject_unknown_analytes(named)
     doses = validate.read_doses(doses_table, settings)
     observations = validate.read_observations(seen_table, settings)
-    summaries = facts.read_summaries(facts_table, settings)
+    summaries = cohort_summaries.read_summaries(summaries_table, settings)
     if "patients" in read:
         patients = validate.read_patients(read["patients"], notes)
     else:
@@ -78,7 +78,7 @@ def assemble(
             )
     if observations.empty and summaries.empty:
         raise DatasetError(
-            f"Dataset {name!r}: there are neither observations nor published statistics. Add rows "
+            f"Dataset {name!r}: there are neither observations nor published summaries. Add rows "
             "to one of the two tables."
         )
     cohorts_table = read.get("cohorts") or _empty("cohorts", ["cohort"], name)
@@ -87,9 +87,9 @@ def assemble(
     doses, observations = together.settle_time_zero(doses, observations, doses_table, settings)
     together.check_together(patients, doses, observations, known, notes)
     levels = dict(zip(observations["analyte"], observations["unit"], strict=True))
-    facts.check_units(facts_table, summaries, levels)
+    cohort_summaries.check_units(summaries_table, summaries, levels)
     if "cohorts" in read:
-        _check_cohorts(cohorts, summaries, facts_table, patients, read.get("patients"))
+        _check_cohorts(cohorts, summaries, summaries_table, patients, read.get("patients"))
     return dict(
         name=name,
         patients=patients,
@@ -107,7 +107,7 @@ def _empty(label: str, columns: Sequence[str], name: str) -> Table:
     return Table(label, {column: [] for column in columns}, [], name)
 
 
-def _leave_out_strangers(settings: Settings, named: Sequence[str]) -> None:
+def _drop_unused_settings(settings: Settings, named: Sequence[str]) -> None:
     """about.toml may describe assays of which the folder holds no data; say which."""
     for what, given in (("unit", settings.units), ("LLOQ", settings.lloq)):
         if isinstance(given, dict):
@@ -121,12 +121,12 @@ def _leave_out_strangers(settings: Settings, named: Sequence[str]) -> None:
 def _check_cohorts(
     cohorts: pd.DataFrame,
     summaries: pd.DataFrame,
-    facts_table: Table,
+    summaries_table: Table,
     patients: pd.DataFrame,
     patients_table: Table | None,
 ) -> None:
     known = cohorts["cohort"].tolist()
-    for frame, table in ((summaries, facts_table), (patients, patients_table)):
+    for frame, table in ((summaries, summaries_table), (patients, patients_table)):
         if table is None or "cohort" not in frame:
             continue
         stray = np.flatnonzero(

@@ -47,7 +47,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         ) from trouble
 
 
-def look_for_strays(folder: Path, settings: Settings) -> None:
+def check_unexpected_files(folder: Path, settings: Settings) -> None:
     """Refuse a CSV file that looks misspelt; note those that are not part of a data set."""
     there = sorted(entry.name for entry in folder.iterdir() if entry.suffix.lower() == ".csv")
     absent = [file for file in FILES if file not in there]

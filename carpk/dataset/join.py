@@ -101,12 +101,12 @@ def _common_sampling(
 ) -> tuple[float, ...] | None:
     if sampling is not None:
         return sampling_days(sampling, title)
-    with_facts = [part for part in parts if len(part.summaries)]
-    days = dict.fromkeys(part.sampling for part in (with_facts or parts))
-    if len(days) > 1 and with_facts:
+    published = [part for part in parts if len(part.summaries)]
+    days = dict.fromkeys(part.sampling for part in (published or parts))
+    if len(days) > 1 and published:
         raise DatasetError(
-            f"Datasets {' and '.join(repr(part.name) for part in with_facts)} have published "
-            "statistics from different sampling days, but a data set has one list of them. Fit "
+            f"Datasets {' and '.join(repr(part.name) for part in published)} have published "
+            "summaries from different sampling days, but a data set has one list of them. Fit "
             "them separately, or pass Dataset.concat(..., sampling=[...]) if one list serves all."
         )
     return next(iter(days)) if len(days) == 1 else None

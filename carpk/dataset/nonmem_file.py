@@ -1,4 +1,4 @@
-"""Event tables as files: reading lines and columns, writing a table and what its numbers mean."""
+"""Event tables as files: reading lines and columns, writing a table and its metadata."""
 
 import csv
 import io
@@ -141,7 +141,7 @@ def _column_names(header: Sequence[str], place: str) -> list[str]:
 
 
 def sidecar(path: Path) -> Path:
-    """The file beside a written table that says what its numbers mean: `data.info.json`."""
+    """The metadata file of a written table: `data.info.json`."""
     return path.with_suffix(".info.json")
 
 

@@ -1,4 +1,4 @@
-"""What compartments, endpoints and further columns of an event table stand for."""
+"""Meaning of compartments, endpoints and further columns of an event table."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ DEFAULT_ANALYTE, DEFAULT_PRODUCT = "car_t", "car_t"
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the table itself does not say; saved beside a written table."""
+    """Arguments beyond the table itself; saved beside a written table."""
 
     analytes: Any = None
     units: Any = None
@@ -231,7 +231,7 @@ def analyte_names(
 
 
 def assume_units(table: Table, analytes: list[str], given: list[str], settings: Settings) -> None:
-    """Where neither DVU nor `units` says, take carpk's own unit of a known analyte, and say so."""
+    """Units of known analytes assumed where neither DVU nor `units` gives them, with a note."""
     assumed: Counter[str] = Counter()
     for j, analyte in enumerate(analytes):
         own = unit_table.KNOWN_ANALYTES.get(analyte)

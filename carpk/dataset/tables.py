@@ -165,7 +165,7 @@ _MEANING = {
 
 
 def meaning(column: str) -> str:
-    """What belongs in a column, for advice."""
+    """Meaning of a column, for advice."""
     return _MEANING.get(column.lower(), "a plain number")
 
 

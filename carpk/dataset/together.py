@@ -1,4 +1,4 @@
-"""What holds between the tables: time zero, who is known, who was treated and when."""
+"""Checks across tables: time zero, unknown patients, samples before treatment."""
 
 import warnings
 from collections.abc import Mapping
@@ -71,7 +71,7 @@ def check_together(
     tables: Mapping[str, Table],
     notes: list[str],
 ) -> None:
-    """What holds between the tables: everyone is known, treated, and sampled after treatment."""
+    """Check across tables: patients known, treated, and sampled after treatment."""
     known = patients["patient"].tolist()
     for frame, table in ((doses, tables["doses"]), (observations, tables["observations"])):
         stray = ~frame["patient"].isin(known).to_numpy(dtype=bool)
@@ -95,7 +95,7 @@ def check_together(
 
 
 def _check_after_doses(doses: pd.DataFrame, observations: pd.DataFrame, table: Table) -> None:
-    """Refuse observations of untreated patients, and those that precede what they measure."""
+    """Refuse observations of untreated patients, and of CAR T cells before their infusion."""
     untreated = ~observations["patient"].isin(set(doses["patient"])).to_numpy(dtype=bool)
     if untreated.any():
         table.fail(

@@ -1,4 +1,4 @@
-"""What patients, doses and observations must be; every refusal names its row and a remedy."""
+"""Validation of patients, doses and observations; errors name their row and a remedy."""
 
 import re
 import warnings
@@ -27,7 +27,7 @@ FEWEST_CELLS, MOST_CELLS = 1e3, 1e13
 
 @dataclass
 class Settings:
-    """How a data set's entries are to be read; `notes` collects what was done to them."""
+    """Settings for reading a data set; `notes` collects the changes made to it."""
 
     name: str
     time_unit: str = "day"
@@ -77,7 +77,7 @@ class Settings:
             )
         return float(self.lloq)
 
-    def refuse_strangers(self, analytes: Sequence[str]) -> None:
+    def reject_unknown_analytes(self, analytes: Sequence[str]) -> None:
         """Refuse units and LLOQs of analytes that the data do not hold."""
         for what, given in (("units", self.units), ("lloq", self.lloq)):
             if not isinstance(given, Mapping):

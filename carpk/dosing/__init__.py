@@ -1,4 +1,4 @@
-"""What is given, when and how, the body that it is given to, and drugs in closed form."""
+"""Regimens, body size and renal function, and drug disposition in closed form."""
 
 from carpk.dosing import body
 from carpk.dosing.disposition import Disposition

@@ -1,4 +1,4 @@
-"""What is given, when and how: cells, lymphodepletion, antibody, graft, all alike.
+"""Regimens: doses of cells, lymphodepletion, antibody and graft, and state events.
 
 A `Regimen` is a bag of events: doses (`Bolus`, `Infusion`) and changes of state (`Reset`,
 `Replace`, `Multiply`); regimens add up with `+`. Time is in days from the first cell infusion, so
@@ -330,7 +330,7 @@ class Regimen(eqx.Module):
         return Regimen(self.events + other.events)
 
     def shift(self, days: float) -> Regimen:
-        """The same regimen, `days` later."""
+        """This regimen, `days` later."""
         return Regimen(tuple(eqx.tree_at(lambda e: e.time, e, e.time + days) for e in self.events))
 
     @property

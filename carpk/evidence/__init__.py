@@ -1,7 +1,7 @@
-"""What published cohorts say about lymphodepletion: one hierarchical fit over a table of facts.
+"""Published evidence on lymphodepletion: one hierarchical fit over a table of results.
 
 fit = ck.evidence.fit(seed=1)  # of ck.evidence.load(), the table with its sources
-fit                            # can the draws be trusted; effects; what is known and what is not
+fit                            # verdict; effects; conclusions
 fit.plot(); fit.leave_one_out(); fit.sensitivity()
 
 The quantity is z, log10 of a patient's highest later level in blood over the level just after the
@@ -48,7 +48,16 @@ from carpk.inference.result import INTERVAL
 from carpk.inference.starts import PRIOR_DRAWS
 from carpk.verdict.judge import Verdict, judge
 
-__all__ = ["LIKELIHOODS", "PRIORS", "SUGGESTED", "Evidence", "effects", "fit", "load", "model"]
+__all__ = [
+    "LIKELIHOODS",
+    "PRIORS",
+    "SUGGESTED",
+    "Evidence",
+    "fit",
+    "load",
+    "lymphodepletion_effects",
+    "model",
+]
 
 
 def __dir__() -> list[str]:
@@ -74,7 +83,7 @@ ENDS = [0.5, 1 - HIGH, HIGH]
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What the facts say of lymphodepletion, with everything it came from.
+    """Effects of lymphodepletion from published results, with everything they came from.
 
     Attributes:
         table: the facts, those not fitted too.
@@ -92,7 +101,7 @@ class Evidence:
 
     @property
     def ok(self) -> bool:
-        """Whether the draws can be trusted; the reasons are in `verdict`."""
+        """The draws can be trusted; reasons are in `verdict`."""
         return self.verdict.ok
 
     @cached_property
@@ -106,7 +115,7 @@ class Evidence:
         return _flat(group(self.idata, "prior"))
 
     def prior_effects(self) -> dict[str, np.ndarray]:
-        """Draws of what the priors alone say of the effects in `summary`, log10."""
+        """Prior draws of the effects in `summary`, log10."""
         return _named(self.prior)
 
     def summary(self) -> pd.DataFrame:
@@ -128,7 +137,7 @@ class Evidence:
         return table.rename_axis("effect")
 
     def by_study(self) -> pd.DataFrame:
-        """One row per study with lymphodepletion: the effect of what it gave, and where it is from.
+        """One row per study with lymphodepletion: its effect, and the source.
 
         Columns: arm ("Flu", "Cy", "Flu/Cy" or a mixture), n (largest number behind a fact), facts
         (kinds), and the effect's median and 90 % interval as in `summary`.
@@ -166,11 +175,11 @@ class Evidence:
             target_accept=s["target_accept"],
             progress=s["progress"],
         )
-        every = effects(self.draws)
+        every = lymphodepletion_effects(self.draws)
         table = []
         for i, study in enumerate(self.model.studies):
             mine = slice(i * chains, (i + 1) * chains)
-            without = effects({k: x[mine] for k, x in samples.items()})
+            without = lymphodepletion_effects({k: x[mine] for k, x in samples.items()})
             for key, name in EFFECTS.items():
                 x = without[key].ravel()
                 moved = (np.median(x) - np.median(every[key])) / np.std(every[key])
@@ -190,7 +199,7 @@ class Evidence:
         return self._left_out.copy()
 
     def sensitivity(self) -> pd.DataFrame:
-        """How the effects move when prior or likelihood is raised to a power: see `power_scaling`.
+        """Power-scaling sensitivity of the effects to prior and likelihood: see `power_scaling`.
 
         Scaled are the priors of the model's own parameters (`model.priors`), together; the
         distributions of products and studies around them are part of the model.
@@ -199,13 +208,13 @@ class Evidence:
             np.asarray(p.log_prob(self.draws[name])).reshape(len(self.draws[name]), -1).sum(1)
             for name, p in self.model.priors.items()
         )
-        named = {name: effects(self.draws)[key] for key, name in EFFECTS.items()}
+        named = {name: lymphodepletion_effects(self.draws)[key] for key, name in EFFECTS.items()}
         log_likelihood = self.draws["log_likelihood"]
         return power_scaling(named, np.asarray(log_prior), log_likelihood, alphas=WIDE)
 
     @property
     def sentence(self) -> str:
-        """What is known and what is not, in words, from the numbers of `summary`."""
+        """Conclusions in words, from the numbers of `summary`."""
         return _sentence(self.summary(), self.model, self.prior)
 
     def plot(self) -> Any:
@@ -289,7 +298,7 @@ def _flat(draws: xr.Dataset) -> dict[str, np.ndarray]:
     return {str(k): x.values.reshape(-1, *x.shape[2:]) for k, x in draws.data_vars.items()}
 
 
-def effects(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def lymphodepletion_effects(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The average effects [log10] that the question is about."""
     flu, cy, added = draws["flu"], draws["cy"], draws["left"] * draws["cy"]
     return {"flu": flu, "cy": cy, "added": added, "flu_cy": flu + added}
@@ -304,7 +313,7 @@ def _another(draws: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def _named(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The effects by their names in tables."""
-    each = effects(draws)
+    each = lymphodepletion_effects(draws)
     return {EFFECTS[key]: x for key, x in each.items()} | {ANOTHER: _another(draws)}
 
 
@@ -319,7 +328,7 @@ def _row(x: np.ndarray, before: np.ndarray | None = None) -> dict[str, float]:
 
 def _sentence(summary: pd.DataFrame, bound: Model, prior: Mapping[str, np.ndarray]) -> str:
     both, added, flu = (summary.loc[EFFECTS[k]] for k in ("flu_cy", "added", "flu"))
-    believed = _row(effects(prior)["added"])
+    believed = _row(lymphodepletion_effects(prior)["added"])
     raises = "raises" if both["above_0"] > HIGH else "may raise"
     p = added["above_2_fold"]
     split = "Known is" if p > HIGH or p < 1 - HIGH else "Not known is"

@@ -1,4 +1,4 @@
-"""The likelihood of one published fact, by its kind: pure functions of a figure and of an arm."""
+"""Likelihood of a reported result by its kind: pure functions of a result and of an arm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpyro.distributions as dist
 from carpk.population.summaries import Distribution, log1mexp, log_order_statistics, ranks
 
 
-class Fact(NamedTuple):
+class ReportedResult(NamedTuple):
     """A row of the table: figure as printed, number of patients, two-sided p-value."""
 
     value: Any
@@ -24,8 +24,8 @@ class Fact(NamedTuple):
     p: Any
 
 
-class Arm(NamedTuple):
-    """What the parameters say of the arm of a fact.
+class ArmPrediction(NamedTuple):
+    """Prediction of the arm of a reported result.
 
     Attributes:
         level: mean z without lymphodepletion.
@@ -46,7 +46,7 @@ class Arm(NamedTuple):
     dilution: Any = 0.0
 
 
-def _log_tails(arm: Arm, z: Any) -> tuple[Any, Any]:
+def _log_tails(arm: ArmPrediction, z: Any) -> tuple[Any, Any]:
     """ln P(Z <= z) and ln P(Z > z) of a patient of the arm."""
     score = (z - arm.level - arm.effect) / arm.spread
     below, above = jsp.log_ndtr(score), jsp.log_ndtr(-score)
@@ -58,27 +58,27 @@ def _log_binomial(k: Any, n: Any, log_yes: Any, log_no: Any) -> Any:
     return choose + k * log_yes + (n - k) * log_no
 
 
-def expanded(fact: Fact, arm: Arm) -> Any:
+def expanded(result: ReportedResult, arm: ArmPrediction) -> Any:
     """`value` of n had z > 0."""
     log_no, log_yes = _log_tails(arm, 0.0)
-    return _log_binomial(fact.value, fact.n, log_yes, log_no)
+    return _log_binomial(result.value, result.n, log_yes, log_no)
 
 
-def some_expanded(fact: Fact, arm: Arm) -> Any:
+def some_expanded(result: ReportedResult, arm: ArmPrediction) -> Any:
     """At least one of n had z > 0; none, if `value` is 0."""
-    log_none = fact.n * _log_tails(arm, 0.0)[0]
-    return jnp.where(fact.value > 0, log1mexp(log_none), log_none)
+    log_none = result.n * _log_tails(arm, 0.0)[0]
+    return jnp.where(result.value > 0, log1mexp(log_none), log_none)
 
 
-def median_fold(fact: Fact, arm: Arm) -> Any:
+def median_fold(result: ReportedResult, arm: ArmPrediction) -> Any:
     """Density of the median of n draws of z, all above 0."""
-    z = jnp.log10(fact.value)
+    z = jnp.log10(result.value)
     _, above_zero = _log_tails(arm, 0.0)
     sf = _log_tails(arm, z)[1] - above_zero
     log_pdf = dist.Normal(arm.level + arm.effect, arm.spread).log_prob(z)
     pdf = jsp.logsumexp(log_pdf, b=arm.share) - above_zero
     u = Distribution(log1mexp(sf)[None], sf[None], pdf[None])
-    return log_order_statistics(u, ranks([0.5], fact.n), fact.n)
+    return log_order_statistics(u, ranks([0.5], result.n), result.n)
 
 
 ROUNDING = 1 / math.sqrt(12)  # SD of a number printed to a whole log
@@ -86,40 +86,40 @@ FEWEST = 2  # patients in each of the three cohorts
 NODES = 21  # of the quadrature over the median of those not treated
 
 
-def up_to(fact: Fact, arm: Arm) -> Any:
+def up_to(result: ReportedResult, arm: ArmPrediction) -> Any:
     """The highest of those treated lies `value` logs above the median of those who were not.
 
     The n patients are in three cohorts, untreated, treated and another, of at least `FEWEST` each:
     the mean over all such splits. The median of m is normal with variance pi/2 spread² / m.
     """
-    sizes = np.arange(FEWEST, fact.n - 2 * FEWEST + 1)
+    sizes = np.arange(FEWEST, result.n - 2 * FEWEST + 1)
     untreated, treated = sizes[:, None, None], sizes[:, None]  # (M, 1, 1), (K, 1)
-    allowed = untreated + treated <= fact.n - FEWEST
+    allowed = untreated + treated <= result.n - FEWEST
     nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
     sd = jnp.sqrt(arm.spread**2 * math.pi / 2 / untreated + ROUNDING**2)
     shift = jnp.sum(arm.share * arm.effect) + arm.dilution
-    score = (fact.value + sd * nodes - shift) / arm.spread
+    score = (result.value + sd * nodes - shift) / arm.spread
     below = jsp.log_ndtr(score)  # (M, 1, nodes)
     log_pdf = dist.Normal(0.0, 1.0).log_prob(score) - jnp.log(arm.spread)
     highest = np.log(treated) + (treated - 1) * below + log_pdf
     return jsp.logsumexp(highest, b=allowed / allowed.sum() * weights / weights.sum())
 
 
-def linked_count(fact: Fact, arm: Arm) -> Any:
-    """`value` of n had the outcome, whose logit is base + slope * effect."""
+def linked_count(result: ReportedResult, arm: ArmPrediction) -> Any:
+    """`value` of n had the outcome, with logit base + slope * effect."""
     logit = arm.base + arm.slope * arm.effect
     log_yes, log_no = (jsp.logsumexp(jax.nn.log_sigmoid(x), b=arm.share) for x in (logit, -logit))
-    return _log_binomial(fact.value, fact.n, log_yes, log_no)
+    return _log_binomial(result.value, result.n, log_yes, log_no)
 
 
-def linked_ratio(fact: Fact, arm: Arm, *, log: Callable[[Any], Any]) -> Any:
+def linked_ratio(result: ReportedResult, arm: ArmPrediction, *, log: Callable[[Any], Any]) -> Any:
     """A ratio, with over without: normal on the log scale, its standard error from the p-value."""
-    seen = log(fact.value)
-    error = jnp.abs(seen) / jnp.abs(jsp.ndtri(fact.p / 2))
+    seen = log(result.value)
+    error = jnp.abs(seen) / jnp.abs(jsp.ndtri(result.p / 2))
     return dist.Normal(arm.slope * jnp.sum(arm.share * arm.effect), error).log_prob(seen)
 
 
-LIKELIHOODS: dict[str, Callable[[Fact, Arm], Any]] = {
+LIKELIHOODS: dict[str, Callable[[ReportedResult, ArmPrediction], Any]] = {
     "expanded": expanded,
     "some_expanded": some_expanded,
     "median_fold": median_fold,
@@ -135,6 +135,6 @@ SLOPES = {
     "odds_ratio": "slope_response",
     "persistence": "slope_persistence",
 }
-SIZED = ("median_fold", "up_to")  # whose n sets the shape of the computation
+SIZED = ("median_fold", "up_to")  # n sets the shape of the computation
 COUNTS = ("expanded", "some_expanded", "detectable", "response")
 RATIOS = ("odds_ratio", "persistence")

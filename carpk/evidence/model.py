@@ -15,7 +15,7 @@ import numpyro.distributions as dist
 import pandas as pd
 
 from carpk.errors import DatasetError
-from carpk.evidence.likelihoods import LIKELIHOODS, SIZED, SLOPES, Arm, Fact
+from carpk.evidence.likelihoods import LIKELIHOODS, SIZED, SLOPES, ArmPrediction, ReportedResult
 from carpk.evidence.table import check, load
 from carpk.params import transform_for
 from carpk.population.parameters import WHOLE_LINE, Kind, PopulationParameter
@@ -66,7 +66,7 @@ class Model(NamedTuple):
     # What `judge` asks of a bound population model.
     at_reference: Mapping[str, float] = {}
     individual: None = None
-    random: RandomEffects = RandomEffects({})
+    random_effects: RandomEffects = RandomEffects({})
 
     @property
     def parameters(self) -> dict[str, PopulationParameter]:
@@ -82,7 +82,7 @@ class Model(NamedTuple):
         return found
 
     def data(self) -> dict[str, np.ndarray]:
-        """What `numpyro_model` takes, shape (row,): value, p and weight, 1 if it is not given."""
+        """Input of `numpyro_model`, shape (row,): value, p and weight, 1 if it is not given."""
         t = self.table
         columns = {"value": t["value"], "p": t["p"], "weight": t["weight"].fillna(1.0)}
         return {name: column.to_numpy() for name, column in columns.items()}
@@ -103,7 +103,7 @@ class Model(NamedTuple):
         flu = t["flu"].to_numpy() * (theta["flu"] + theta["tau"] * theta["u"][np.array(s)])
         on_top = jnp.where(t["flu"].to_numpy() == 1, theta["left"], 1.0)
         cy = on_top * (theta["cy"] + theta["tau"] * theta["v"][np.array(s)])
-        arms = Arm(
+        arms = ArmPrediction(
             level=theta["level"] + theta["level_sd"] * theta["a"][np.array(p)],
             effect=jnp.stack([flu, flu + cy], axis=1),
             share=jnp.stack([1 - t["cy"].to_numpy(), t["cy"].to_numpy()], axis=1),
@@ -116,7 +116,7 @@ class Model(NamedTuple):
         for kind, rows in t.groupby("kind").indices.items():
             likelihood = LIKELIHOODS[str(kind)]
             n = t["n"].to_numpy()[rows]
-            facts = Fact(data["value"][rows], n, data["p"][rows])
+            facts = ReportedResult(data["value"][rows], n, data["p"][rows])
             mine = jax.tree.map(lambda x, rows=rows: x[rows], arms)
             if kind in SIZED:
                 one = [jax.tree.map(lambda x, i=i: x[i], (facts, mine)) for i in range(len(rows))]

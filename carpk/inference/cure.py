@@ -1,4 +1,4 @@
-"""A run of NUTS that mends what more draws or smaller steps can mend, before anybody complains.
+"""A run of NUTS with automatic remedies: more draws, or smaller steps.
 
 After the planned draws of `Nuts`, a fit asks two questions.
 
@@ -25,7 +25,7 @@ import xarray as xr
 from carpk._arviz import az
 from carpk.errors import FitError
 from carpk.inference.checkpoints import Blocks
-from carpk.inference.nuts import Draws, Nuts, Run
+from carpk.inference.nuts import ChainDraws, Nuts, Run
 from carpk.verdict.chains import ESS_MIN, RHAT_MAX, by_element, mixing
 
 Starts = Sequence[Iterable[Mapping[str, Any]]]
@@ -36,7 +36,7 @@ NEARER = 4  # times nearer to an acceptance of 1 in the second run
 APART = 1.5  # R-hat of chains that are not merely slow, if it does not fall
 FALLEN = 0.9  # (R-hat - 1) over that of the round before, above which it has not fallen
 PROBABILITIES = (0.05, 0.5, 0.95)  # of the quantiles in which two runs are compared
-LEVEL = 0.01  # of that comparison, over all quantities
+FALSE_ALARM = 0.01  # of that comparison, over all quantities
 
 
 def counted(where: str, *, draws: int, max_draws: int | None, **others: int) -> dict[str, int]:
@@ -62,8 +62,8 @@ def counted(where: str, *, draws: int, max_draws: int | None, **others: int) -> 
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
-    """What there is to say of a run so far.
+class RunDiagnostics:
+    """Convergence diagnostics of a run so far.
 
     Attributes:
         draws: the run's.
@@ -72,14 +72,16 @@ class Look:
         divergences: how many.
     """
 
-    draws: Draws
+    draws: ChainDraws
     posterior: xr.Dataset
     rhat: float
     ess: float
     divergences: int
 
     @classmethod
-    def at(cls, draws: Draws, labelled: Callable[[Mapping[str, Any]], xr.Dataset]) -> Look:
+    def at(
+        cls, draws: ChainDraws, labelled: Callable[[Mapping[str, Any]], xr.Dataset]
+    ) -> RunDiagnostics:
         posterior = labelled(draws.samples)
         rhat, ess = mixing(posterior)
         worst = max((x for x in rhat.values() if math.isfinite(x)), default=math.nan)
@@ -88,7 +90,7 @@ class Look:
 
     @property
     def mixed(self) -> bool:
-        """Whether more draws are of no use: they suffice, or nothing can be said of them."""
+        """R-hat and effective draws suffice, or are not defined."""
         return not (self.rhat > RHAT_MAX or self.ess < ESS_MIN)
 
     @property
@@ -126,7 +128,7 @@ def cured(
     label: str,
     progress: bool = True,
     blocks: Blocks | None = None,
-) -> tuple[Draws, dict[str, Any]]:
+) -> tuple[ChainDraws, dict[str, Any]]:
     """Draw; go on, or again, as far as the draws ask for it and the budget allows.
 
     Args:
@@ -173,7 +175,7 @@ def cured(
         return second.draws, _done(second, higher, told, [first, second])
     first = _grown(run, **how)
     agree = first.mixed and second.mixed and not differences(first.posterior, second.posterior)
-    keep = min((first, second), key=lambda look: (look.divergences, -look.ess))
+    keep = min((first, second), key=lambda found: (found.divergences, -found.ess))
     told.append(
         f"{second.divergences} in {_total(second)} of a second run at {higher:g}; the two "
         f"{'agree' if agree else 'do not agree'} within Monte Carlo error, and the "
@@ -192,7 +194,7 @@ def _grown(
     label: str,
     progress: bool,
     leave: bool = False,
-) -> Look:
+) -> RunDiagnostics:
     """A run with as many rounds as it needs and the budget allows.
 
     Args:
@@ -201,28 +203,28 @@ def _grown(
     rounds = max(run.rounds, 1)
     if not run.rounds:
         budget.take()
-    look = Look.at(run.draws(rounds, label=label, progress=progress), labelled)
-    begun = look
-    while not (look.mixed or look.draws.interrupted):
-        if (leave and look.divergences and budget.left) or not budget.take():
+    found = RunDiagnostics.at(run.draws(rounds, label=label, progress=progress), labelled)
+    begun = found
+    while not (found.mixed or found.draws.interrupted):
+        if (leave and found.divergences and budget.left) or not budget.take():
             break
-        rounds, before = rounds + 1, look
-        again = f"{label}, more draws ({look.why} after {look.size} per chain)"
-        look = Look.at(run.draws(rounds, label=again, progress=progress), labelled)
-        if look.rhat > APART and look.rhat - 1 > FALLEN * (before.rhat - 1):
+        rounds, before = rounds + 1, found
+        again = f"{label}, more draws ({found.why} after {found.size} per chain)"
+        found = RunDiagnostics.at(run.draws(rounds, label=again, progress=progress), labelled)
+        if found.rhat > APART and found.rhat - 1 > FALLEN * (before.rhat - 1):
             break
-    if look.size > begun.size:
-        end = "" if look.mixed else f", still {look.why}"
-        told.append(f"{begun.why} after {begun.size} draws per chain: drawn {look.size}{end}")
-    return look
+    if found.size > begun.size:
+        end = "" if found.mixed else f", still {found.why}"
+        told.append(f"{begun.why} after {begun.size} draws per chain: drawn {found.size}{end}")
+    return found
 
 
-def _total(look: Look) -> int:
-    return look.size * int(look.posterior.sizes["chain"])
+def _total(found: RunDiagnostics) -> int:
+    return found.size * int(found.posterior.sizes["chain"])
 
 
 def _done(
-    look: Look, target_accept: float, told: Sequence[str], runs: Sequence[Look]
+    found: RunDiagnostics, target_accept: float, told: Sequence[str], runs: Sequence[RunDiagnostics]
 ) -> dict[str, Any]:
     if not told:
         return {}
@@ -232,7 +234,7 @@ def _done(
         "agree": False,
         "divergences": [each.divergences for each in runs],
         "target_accept": target_accept,
-        "draws": look.size,
+        "draws": found.size,
     }
 
 
@@ -243,7 +245,7 @@ def differences(*runs: xr.Dataset) -> list[str]:
 
 
 def distances(*runs: xr.Dataset) -> tuple[dict[str, float], float]:
-    """How far two runs are apart: quantity -> Monte Carlo errors; and how far they may be.
+    """Differences of two runs, quantity -> Monte Carlo errors; and the largest by chance.
 
     Means and the quantiles of `PROBABILITIES` are compared, over all quantities at one level.
     """
@@ -258,7 +260,7 @@ def distances(*runs: xr.Dataset) -> tuple[dict[str, float], float]:
             away = abs(value[0][name] - value[1][name])
             both = math.hypot(error[0][name], error[1][name])
             z[name] = max(z.get(name, 0.0), _ratio(away, both))
-    return z, float(scipy.stats.norm.isf(LEVEL / 2 / ((1 + len(PROBABILITIES)) * len(z))))
+    return z, float(scipy.stats.norm.isf(FALSE_ALARM / 2 / ((1 + len(PROBABILITIES)) * len(z))))
 
 
 def _ratio(away: float, error: float) -> float:

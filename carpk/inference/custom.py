@@ -23,7 +23,7 @@ PLAIN = (bool, int, float, str, bytes, type(None))
 
 @lru_cache(maxsize=64)
 def source_of(cls: Any) -> str | None:
-    """The text of a class and of what it uses; None where that cannot be had."""
+    """Source of a class and of the names it uses; None where that cannot be had."""
     lines: dict[str, str] = {}
     try:
         _add(cls.__name__, cls, lines)
@@ -83,7 +83,7 @@ def _names_in(text: str) -> list[str]:
 
 
 def _namespace(x: Any) -> dict[str, Any]:
-    """What names stand for where `x` was defined."""
+    """Values of the names where `x` was defined."""
     module = sys.modules.get(x.__module__)
     space = dict(vars(module)) if module is not None else {}
     functions = (
@@ -96,7 +96,7 @@ def _namespace(x: Any) -> dict[str, Any]:
 
 
 def _is_installed(module: types.ModuleType) -> bool:
-    """Whether a module is Python's, or of an installed package; not the user's own file."""
+    """A module of Python or of an installed package; not the user's own file."""
     name = module.__name__.partition(".")[0]
     if name == "carpk" or name in sys.builtin_module_names:
         return True

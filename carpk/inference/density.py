@@ -1,23 +1,23 @@
-"""The posterior density of a population model, in coordinates that make it easy.
+"""The posterior density of a population model in partially centred (preconditioned) coordinates.
 
 `outer` coordinates u (n,) are the population parameters on the whole line (NumPyro's bijections)
 and coordinates of the cohorts' effects. A patient's random effects are b = L z with L the factor of
 their covariance; z (m,) are standard scores.
 
-What makes such posteriors hard is that b and its SDs depend on each other: standard scores suit
-patients with few samples, deviations those with many, and most lie between, patient by patient and
-direction by direction; and that parameters which all patients share move every patient's effects.
-`Conditional` settles it. Near the mode the log levels are quadratic in the parameters and their
-likelihood is normal, so that a Newton step finds, for any population parameters, where a patient's
-random effects are and how narrow:
+b and its SDs depend on each other (the funnel): non-centred coordinates suit patients with few
+samples, centred ones those with many, and most lie between, patient by patient and direction by
+direction; and shared parameters move every patient's effects. `Conditional` removes both. Near the
+mode the log predictions are quadratic in the parameters and their likelihood is normal, so that a
+Newton step gives, for any population parameters, the conditional mode and precision of a patient's
+random effects:
 
     (I + G' W G) z = G' (s - W (f - G z0)),      G = J L,
 
-with levels f less those at the mode, their derivatives J by b, score s and weights W there, all at
-z0, which is the same step with J and W of the mode. With U U' = I + G' W G and x = U' (z - z1) the
-coordinates x are standard normal and independent of the population parameters, as far as that
-holds; where it does not, the density below is still exact, Jacobian included. `Cohorts` does the
-same for the effects that all patients of a cohort share.
+with log predictions f less those at the mode, their Jacobian J by b, score s and curvature W there,
+all at z0, which is the same step with J and W of the mode. With U U' = I + G' W G and x = U' (z -
+z1) the coordinates x are standard normal and independent of the population parameters, as far as
+that holds; where it does not, the density below is still exact, Jacobian included. `Cohorts` does
+the same for the effects that all patients of a cohort share.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from jax.scipy.linalg import solve_triangular
 from numpyro.distributions import biject_to
 
 from carpk.assay.residual import LN_SQRT_2PI
-from carpk.population.bound import PopulationModel
-from carpk.population.population import OF_COHORT
+from carpk.population.bound import BoundPopulation
+from carpk.population.population import COHORT_INDEX
 from carpk.population.random_effects import COHORT, PATIENT, eta_name, omega_name
 
 JUMPS = 4  # Metropolis steps of a patient after each of NUTS
-OF_PRIOR = 0.5  # share of these from the distribution of random effects itself
-MOVES = 12  # rounds of jumps, each followed by steps of the population beside the patients
-LEAP = 2.4  # length of such a step [SDs]: best for a normal density of one dimension
-BARELY = 1e-3  # information over that of a prior, below which data say nothing of a cohort's effect
+OF_PRIOR = 0.5  # share of these proposed from the random-effects distribution
+MOVES = 12  # rounds of jumps, each followed by population steps at fixed patients
+LEAP = 2.4  # Metropolis step [SDs], optimal for a normal density of one dimension
+BARELY = 1e-3  # information over that of the prior, below which a cohort's effect is not informed
 
 
-class Levels(NamedTuple):
-    """ln levels of P patients around their coordinates, to second order.
+class LogPredictionExpansion(NamedTuple):
+    """Second-order Taylor expansion of the log predictions of P patients.
 
     Attributes:
-        at: coordinates, (P, c).
+        at: coordinates of the expansion point, (P, c).
         value: (P, T).
         first: derivatives, (c, P, T).
         second: (c, c, P, T).
@@ -62,47 +62,49 @@ class Levels(NamedTuple):
     second: Any
 
     def around(self, c: Any) -> tuple[Any, Any]:
-        """ln levels at coordinates nearby, less `value`, (P, T); derivatives there, (c, P, T)."""
+        """Log predictions nearby, less `value`, (P, T); derivatives there, (c, P, T)."""
         away = (c - self.at).T
         bent = jnp.einsum("ijpt,jp->ipt", self.second, away)
         return jnp.einsum("ipt,ip->pt", self.first + 0.5 * bent, away), self.first + bent
 
 
 class Conditional(NamedTuple):
-    """What each patient's data say of its random effects, near a mode.
+    """Likelihood of each patient's random effects near a mode: score and curvature.
 
-    Their information is taken to change with the residual SD as it does for a normal variable.
+    The curvature scales with the residual SD as that of a normal variable.
 
     Attributes:
-        levels: around the mode.
-        slope, weight: first derivative and curvature of ln likelihood by ln level, (P, T).
-        scale: `Posterior.weights` at the mode, (O,).
+        expansion: of the predictions, around the mode.
+        slope, weight: score and curvature of the ln likelihood by ln prediction, (P, T).
+        curvature_at_mode: `LogDensity.curvature` at the mode, (O,).
     """
 
-    levels: Levels
+    expansion: LogPredictionExpansion
     slope: Any
     weight: Any
-    scale: Any
+    curvature_at_mode: Any
 
     def of_patients(self, chosen: np.ndarray, other: Conditional) -> Conditional:
-        """This one of the patients `chosen` (P,), the other one of the rest, and its scale."""
+        """This one for the patients `chosen` (P,), the other one for the rest."""
 
         def pick(mine: Any, others: Any, axis: int = 0) -> np.ndarray:
             mask = np.ones(np.ndim(mine), int)
             mask[axis] = -1
             return np.where(chosen.reshape(mask), mine, others)
 
-        levels = map(pick, self.levels, other.levels, (0, 0, 1, 2))
+        expansion = map(pick, self.expansion, other.expansion, (0, 0, 1, 2))
         slope, weight = pick(self.slope, other.slope), pick(self.weight, other.weight)
-        return Conditional(Levels(*levels), slope, weight, other.scale)
+        return Conditional(
+            LogPredictionExpansion(*expansion), slope, weight, other.curvature_at_mode
+        )
 
 
-class Places(NamedTuple):
-    """Where each patient's parameters may be: a mixture of K normal distributions of one shape.
+class IndividualProposals(NamedTuple):
+    """Proposal of each patient's parameters: a mixture of K normals of one covariance.
 
     Attributes:
-        at: their means, those of a patient's coordinates that have a random effect, (P, K, m).
-        factor: of their covariance, (P, m, m).
+        at: means, of the coordinates that have a random effect, (P, K, m).
+        factor: Cholesky factor of the covariance, (P, m, m).
     """
 
     at: Any
@@ -126,20 +128,20 @@ class Places(NamedTuple):
 
 
 class Cohorts(NamedTuple):
-    """What the data say of each cohort's effects, near a mode; zeros where that is not known.
+    """Likelihood of each cohort's effects near a mode; zeros where that is not known.
 
     Of k parameters that vary by cohort, C cohorts, O analytes.
 
     Attributes:
         peak: where the likelihood has its peak, on the estimation scale, (k, C).
         patients: information of each patient's data on these and on b, (O, P, k + m, k + m).
-        scale: `Posterior.weights` at the mode, (O,).
+        curvature_at_mode: `LogDensity.curvature` at the mode, (O,).
         others: information on these of what is not the patients', (C, k, k).
     """
 
     peak: Any
     patients: Any
-    scale: Any
+    curvature_at_mode: Any
     others: Any
 
 
@@ -154,14 +156,14 @@ class Site(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Posterior:
-    """The density of one population model with its data; pure, so that it can be traced.
+class LogDensity:
+    """Log density of one population model with its data; pure, so that it can be traced.
 
     Attributes:
-        cohorts: from `cohorts_at`; without it, cohorts' effects are told by standard scores.
+        cohorts: from `cohorts_at`; without it, cohorts' effects are non-centred.
     """
 
-    bound: PopulationModel
+    bound: BoundPopulation
     cohorts: Cohorts | None = None
 
     # -- population parameters ----------------------------------------------------------------
@@ -171,7 +173,7 @@ class Posterior:
         """Everything among the outer coordinates, in their order."""
         priors = dict(self.bound.priors)
         size = len(self.bound.clusters)
-        for name in self.bound.population.random.at(COHORT):
+        for name in self.bound.population.random_effects.at(COHORT):
             priors[eta_name(name, COHORT)] = dist.Normal(0.0, 1.0).expand((size,)).to_event(1)
         sites, start = [], 0
         for name, prior in priors.items():
@@ -195,7 +197,9 @@ class Posterior:
     def inner(self) -> int:
         """m, the length of a patient's random effects; 0 without individual patients."""
         bound = self.bound
-        return 0 if bound.individual is None else bound.population.random.size(bound.infusions)
+        return (
+            0 if bound.individual is None else bound.population.random_effects.size(bound.infusions)
+        )
 
     @property
     def patients(self) -> int:
@@ -204,7 +208,7 @@ class Posterior:
     @property
     def width(self) -> int:
         """c, the number of a patient's coordinates."""
-        own = len(self.bound.random.at(PATIENT))
+        own = len(self.bound.random_effects.at(PATIENT))
         return len(self.bound.population.estimated) + self.inner - own
 
     def theta(self, u: Any) -> dict[str, Any]:
@@ -216,7 +220,7 @@ class Posterior:
         theta = {
             site.name: site.transform(u[site.place].reshape(site.shape)) for site in self.sites
         }
-        names = self.bound.random.at(COHORT)
+        names = self.bound.random_effects.at(COHORT)
         if not names:
             return theta, jnp.zeros(())
         lower, ahead = self._cohorts_step(theta)
@@ -229,7 +233,7 @@ class Posterior:
     def outer_of(self, theta: Mapping[str, Any]) -> Any:
         """The inverse of `theta`."""
         theta = {k: jnp.asarray(x, float) for k, x in theta.items()}
-        names = self.bound.random.at(COHORT)
+        names = self.bound.random_effects.at(COHORT)
         if names:
             lower, ahead = self._cohorts_step(theta)
             z = [theta[eta_name(n, COHORT)] / theta[omega_name(n, COHORT)] for n in names]
@@ -244,8 +248,8 @@ class Posterior:
         Returns:
             The factor of their precision, entry by entry, (C,), and the mode times that, k of (C,).
         """
-        names, cohorts = self.bound.random.at(COHORT), self.cohorts or self.no_cohorts
-        k, known = range(len(names)), self.of_cohorts(theta, cohorts)
+        names, cohorts = self.bound.random_effects.at(COHORT), self.cohorts or self.no_cohorts
+        k, known = range(len(names)), self.cohort_information(theta, cohorts)
         sds = [theta[omega_name(name, COHORT)] for name in names]
         typical = [self.on_scale(name, theta[name]) for name in names]
         away = [cohorts.peak[i] - x for i, x in enumerate(typical)]
@@ -256,26 +260,26 @@ class Posterior:
             lower, [sds[i] * sum(known[:, i, j] * away[j] for j in k) for i in k]
         )
 
-    def of_cohorts(self, theta: Mapping[str, Any], cohorts: Cohorts) -> Any:
+    def cohort_information(self, theta: Mapping[str, Any], cohorts: Cohorts) -> Any:
         """Information on the cohorts' effects, patients' random effects integrated out, (C, k, k).
 
         Near the mode it depends on the SDs of these and of the residuals alone.
         """
         k = len(cohorts.peak)
-        if not len(cohorts.scale):
+        if not len(cohorts.curvature_at_mode):
             return cohorts.others
-        factor, ratio = self.factor(theta), self.weights(theta) / cohorts.scale
+        factor, ratio = self.factor(theta), self.curvature(theta) / cohorts.curvature_at_mode
         every = jnp.einsum("o,opij->pij", ratio, cohorts.patients)
         by_z = every[:, :k, k:] @ factor
         precision = jnp.eye(self.inner) + factor.T @ every[:, k:, k:] @ factor
         lost = by_z @ jnp.linalg.solve(precision, by_z.transpose(0, 2, 1))
-        place = self.bound.patient_design[OF_COHORT]
+        place = self.bound.patient_design[COHORT_INDEX]
         return jnp.asarray(cohorts.others).at[place].add(every[:, :k, :k] - lost)
 
     @property
     def no_cohorts(self) -> Cohorts:
-        """Nothing known of the cohorts' effects."""
-        k, size = len(self.bound.random.at(COHORT)), len(self.bound.clusters)
+        """Zero information on the cohorts' effects."""
+        k, size = len(self.bound.random_effects.at(COHORT)), len(self.bound.clusters)
         outputs = 0 if self.bound.individual is None else len(self.bound.individual.analytes)
         patients = np.zeros((outputs, self.patients, k + self.inner, k + self.inner))
         return Cohorts(np.zeros((k, size)), patients, np.ones(outputs), np.zeros((size, k, k)))
@@ -283,14 +287,14 @@ class Posterior:
     def cohorts_at(
         self, u: np.ndarray, covariance: np.ndarray, conditional: Conditional | None
     ) -> Cohorts:
-        """What the data say of the cohorts' effects, from a mode found with `no_cohorts`.
+        """Likelihood of the cohorts' effects, from a mode found with `no_cohorts`.
 
         Args:
             u: the mode, (n,).
             covariance: of the outer coordinates around it, (n, n).
             conditional: of the patients there.
         """
-        names, theta = self.bound.random.at(COHORT), self.theta(jnp.asarray(u))
+        names, theta = self.bound.random_effects.at(COHORT), self.theta(jnp.asarray(u))
         at, cohorts = {site.name: site.place for site in self.sites}, self.no_cohorts
         place = np.array([np.arange(u.size)[at[eta_name(name, COHORT)]] for name in names])
         sd = np.array([theta[omega_name(name, COHORT)] for name in names])
@@ -303,23 +307,26 @@ class Posterior:
         peak = typical[:, None] + sd[:, None] * (z + np.einsum("cij,cj->ic", vectors, ahead))
         cohorts = cohorts._replace(peak=peak)
         if conditional is not None:
-            estimated, scale = self.bound.population.estimated, np.asarray(conditional.scale)
-            rows = [*(estimated.index(name) for name in names), *self.random]
-            first = np.asarray(conditional.levels.first)[rows]
-            analyte = np.arange(scale.size)[:, None, None] == self.bound.individual.analyte
+            estimated, curvature = (
+                self.bound.population.estimated,
+                np.asarray(conditional.curvature_at_mode),
+            )
+            rows = [*(estimated.index(name) for name in names), *self.random_effect_index]
+            first = np.asarray(conditional.expansion.first)[rows]
+            analyte = np.arange(curvature.size)[:, None, None] == self.bound.individual.analyte
             weight = np.where(analyte, conditional.weight, 0.0)
             information = np.einsum("ipt,opt,jpt->opij", first, weight, first)
-            cohorts = cohorts._replace(patients=information, scale=scale)
-        known = known / (sd[:, None] * sd) - np.asarray(self.of_cohorts(theta, cohorts))
+            cohorts = cohorts._replace(patients=information, curvature_at_mode=curvature)
+        known = known / (sd[:, None] * sd) - np.asarray(self.cohort_information(theta, cohorts))
         values, vectors = np.linalg.eigh(known)
         others = np.einsum("cij,cj,ckj->cik", vectors, np.maximum(values, 0.0), vectors)
         return cohorts._replace(others=others)
 
     def cohorts_held(self, u: np.ndarray) -> np.ndarray:
-        """How far its data hold a cohort's effects, 0 to 1, (C,)."""
+        """1 - shrinkage of each cohort's effects, 0 to 1, (C,)."""
         theta = self.theta(jnp.asarray(u))
-        sd = np.array([theta[omega_name(n, COHORT)] for n in self.bound.random.at(COHORT)])
-        known = np.asarray(self.of_cohorts(theta, self.cohorts or self.no_cohorts))
+        sd = np.array([theta[omega_name(n, COHORT)] for n in self.bound.random_effects.at(COHORT)])
+        known = np.asarray(self.cohort_information(theta, self.cohorts or self.no_cohorts))
         left = np.linalg.inv(np.eye(sd.size) + known * (sd[:, None] * sd))
         return 1 - np.trace(left, axis1=1, axis2=2) / sd.size
 
@@ -334,8 +341,8 @@ class Posterior:
                 total += jnp.sum(site.transform.log_abs_det_jacobian(x, y))
         return total
 
-    def published(self, theta: Mapping[str, Any]) -> Any:
-        """ln likelihood of the published facts."""
+    def summary_log_likelihood(self, theta: Mapping[str, Any]) -> Any:
+        """ln likelihood of the published summaries."""
         every = self.bound.summary_log_likelihoods(theta)
         return sum((jnp.sum(x) for x in every.values()), jnp.zeros(()))
 
@@ -350,60 +357,62 @@ class Posterior:
 
     def factor(self, theta: Mapping[str, Any]) -> Any:
         """L, (m, m)."""
-        return self.bound.population.random.factor(theta, self.bound.infusions)
+        return self.bound.population.random_effects.factor(theta, self.bound.infusions)
 
     @cached_property
-    def random(self) -> tuple[int, ...]:
-        """Which of a patient's coordinates have a random effect, in the order of b, (m,)."""
-        names, effects = self.bound.population.estimated, self.bound.random
+    def random_effect_index(self) -> tuple[int, ...]:
+        """Indices of the patients' coordinates with a random effect, in the order of b, (m,)."""
+        names, effects = self.bound.population.estimated, self.bound.random_effects
         by_infusion = self.inner - len(effects.at(PATIENT))
         own = [names.index(name) for name in effects.at(PATIENT)]
         return *own, *range(len(names), len(names) + by_infusion)
 
     def coordinates(self, mu: Any, b: Any) -> Any:
-        """What the levels of a patient depend on, (P, c), linear in both.
+        """Coordinates of the predictions of each patient, (P, c), linear in both.
 
         The estimated parameters on the estimation scale, then deviations of single infusions.
         """
-        own = len(self.bound.random.at(PATIENT))
+        own = len(self.bound.random_effects.at(PATIENT))
         place = np.zeros((own, mu.shape[1]))
-        place[np.arange(own), self.random[:own]] = 1.0
+        place[np.arange(own), self.random_effect_index[:own]] = 1.0
         return jnp.concatenate([mu + b[:, :own] @ place, b[:, own:]], axis=1)
 
-    def log_levels(self, c: Any) -> Any:
-        """ln of the levels at the observations, (P, T), from coordinates; 0 where padded."""
+    def log_predictions(self, c: Any) -> Any:
+        """ln of the predictions at the observations, (P, T), from coordinates; 0 where padded."""
         bound = self.bound
         names = bound.population.estimated
         phi = {name: c[:, i] for i, name in enumerate(names)}
         design = bound.patient_design
         own = [name for name in bound.population.model.params.covariates() if name in design]
         phi |= {name: design[name][..., 0] for name in own}
-        none = jnp.zeros((self.patients, len(bound.random.at(PATIENT))))
+        none = jnp.zeros((self.patients, len(bound.random_effects.at(PATIENT))))
         b = jnp.concatenate([none, c[:, len(names) :]], axis=1)
-        f = bound.individual_levels(bound.patient_params(phi, b, bound.infusions))
+        f = bound.individual_predictions(bound.patient_params(phi, b, bound.infusions))
         return jnp.log(jnp.where(bound.individual.mask, f, 1.0))
 
-    def of_levels(self, log_f: Any, theta: Mapping[str, Any]) -> Any:
+    def log_likelihoods(self, log_f: Any, theta: Mapping[str, Any]) -> Any:
         """ln likelihood of each observation, (P, T)."""
-        return self.bound.level_log_likelihoods(jnp.exp(log_f), theta)
+        return self.bound.prediction_log_likelihoods(jnp.exp(log_f), theta)
 
-    def weights(self, theta: Mapping[str, Any]) -> Any:
-        """Curvature of ln likelihood of a measurement that equals its level, by ln level, (O,)."""
+    def curvature(self, theta: Mapping[str, Any]) -> Any:
+        """Curvature of the ln likelihood at observation = prediction, by ln prediction, (O,)."""
         bound, a = self.bound, self.bound.individual
         each = []
         for o, analyte in enumerate(a.analytes):
             here = np.asarray(a.mask) & (np.asarray(a.analyte) == o)
-            level = jnp.exp(jnp.sum(jnp.where(here, jnp.log(a.value), 0.0)) / max(here.sum(), 1))
+            prediction = jnp.exp(
+                jnp.sum(jnp.where(here, jnp.log(a.value), 0.0)) / max(here.sum(), 1)
+            )
             output = bound.endpoints[analyte]
             residual = bound.population.residual_of(output)
             own = bound.population.residual_theta(theta, output)
 
-            def density(
-                x: Any, level: Any = level, residual: Any = residual, own: Any = own
+            def log_prob(
+                x: Any, prediction: Any = prediction, residual: Any = residual, own: Any = own
             ) -> Any:
-                return residual.log_prob(level, level * jnp.exp(x), own)
+                return residual.log_prob(prediction, prediction * jnp.exp(x), own)
 
-            each.append(jnp.maximum(-with_derivatives(density, jnp.zeros(()))[2], 1e-12))
+            each.append(jnp.maximum(-with_derivatives(log_prob, jnp.zeros(()))[2], 1e-12))
         return jnp.stack(each)
 
     def standardized(
@@ -417,8 +426,13 @@ class Posterior:
         self, theta: Mapping[str, Any], mu: Any, conditional: Conditional
     ) -> tuple[Any, Any]:
         """A Newton step by z: factor of the precision, entry by entry, and the mode times that."""
-        own, levels = np.array(self.random), jax.tree.map(jnp.asarray, conditional.levels)
-        ratio = (self.weights(theta) / conditional.scale)[self.bound.individual.analyte]
+        own, expansion = (
+            np.array(self.random_effect_index),
+            jax.tree.map(jnp.asarray, conditional.expansion),
+        )
+        ratio = (self.curvature(theta) / conditional.curvature_at_mode)[
+            self.bound.individual.analyte
+        ]
         slope, weight = ratio * conditional.slope, ratio * conditional.weight
         factor = self.factor(theta)
 
@@ -434,20 +448,20 @@ class Posterior:
             return lower, solve_lower(lower, list(jnp.einsum("ipt,pt->ip", by_z, left)))
 
         b = jnp.zeros((self.patients, self.inner))
-        away = self.coordinates(mu, b) - levels.at
-        lower, ahead = step(jnp.einsum("ipt,pi->pt", levels.first, away), levels.first, b)
+        away = self.coordinates(mu, b) - expansion.at
+        lower, ahead = step(jnp.einsum("ipt,pi->pt", expansion.first, away), expansion.first, b)
         b = jnp.stack(solve_upper(lower, ahead), axis=-1) @ factor.T
-        change, jacobian = levels.around(self.coordinates(mu, b))
+        change, jacobian = expansion.around(self.coordinates(mu, b))
         return step(change, jacobian, b)
 
-    def placed(
+    def to_natural(
         self, u: Any, x: Any, conditional: Conditional | None
     ) -> tuple[dict[str, Any], Any, Any, Any]:
-        """Where outer coordinates (n,) and patients' coordinates (P, m) lie.
+        """Natural parameters of outer coordinates (n,) and patients' coordinates (P, m).
 
         Returns:
-            theta; random effects (P, m); coordinates of levels (P, c); and the ln density of the
-            effects' standard scores, ln |dz/dx| included, (P,).
+            theta; random effects (P, m); coordinates of predictions (P, c); and the ln density of
+            the effects' standard scores, ln |dz/dx| included, (P,).
         """
         theta = self.theta(u)
         mu = self.typical(theta)
@@ -463,7 +477,7 @@ class Posterior:
         """Random effects given by their coordinates x (P, m) where `by_x`, else by z (P, m).
 
         Returns:
-            Coordinates of levels (P, c); z; x; and ln |dz/dx|, (P,).
+            Coordinates of predictions (P, c); z; x; and ln |dz/dx|, (P,).
         """
         theta = self.theta(u)
         mu = self.typical(theta)
@@ -473,7 +487,7 @@ class Posterior:
         log_slope = -sum(jnp.log(lower[i][i]) for i in range(self.inner))
         return c, z, coordinates_of(lower, ahead, z), log_slope
 
-    def log_density(self, u: Any, x: Any, conditional: Conditional | None) -> Any:
+    def log_joint(self, u: Any, x: Any, conditional: Conditional | None) -> Any:
         """ln of the joint density of outer coordinates and patients' coordinates.
 
         Args:
@@ -481,50 +495,52 @@ class Posterior:
             x: (P, m); standard scores where there is no `conditional`.
         """
         if self.bound.individual is None:
-            return self.log_prior(u) + self.published(self.theta(u))
-        theta, _, c, scores = self.placed(u, x, conditional)
-        each = self.of_levels(self.log_levels(c), theta)
-        return self.log_prior(u) + self.published(theta) + jnp.sum(each) + jnp.sum(scores)
+            return self.log_prior(u) + self.summary_log_likelihood(self.theta(u))
+        theta, _, c, scores = self.to_natural(u, x, conditional)
+        each = self.log_likelihoods(self.log_predictions(c), theta)
+        return (
+            self.log_prior(u) + self.summary_log_likelihood(theta) + jnp.sum(each) + jnp.sum(scores)
+        )
 
     def scores(self, u: Any, x: Any, conditional: Conditional) -> Any:
         """Patients' standard scores (P, m) of their coordinates."""
         theta = self.theta(u)
         return self.standardized(theta, self.typical(theta), conditional, x)[0]
 
-    def of_scores(self, u: Any, z: Any, conditional: Conditional) -> Any:
+    def coordinates_of_scores(self, u: Any, z: Any, conditional: Conditional) -> Any:
         """The inverse of `scores`."""
         theta = self.theta(u)
         return coordinates_of(*self._patients_step(theta, self.typical(theta), conditional), z)
 
-    def jumped(self, u: Any, z: Any, places: Places, key: Any) -> Any:
-        """Patients' scores z (P, m) after `JUMPS` Metropolis steps, each patient by itself.
+    def jumped(self, u: Any, z: Any, proposals: IndividualProposals, key: Any) -> Any:
+        """Patients' scores z (P, m) after `JUMPS` independence Metropolis steps each.
 
-        Its random effects are proposed anew, from `places` or from their own distribution. A
-        patient with two peaks, as where the first sample may be on the rise or on the decline, gets
-        from one to the other, which Hamiltonian steps hardly do.
+        Random effects are proposed from `proposals` or from their population distribution, so that
+        a patient with two modes (first sample on the rise or on the decline) changes between them,
+        which Hamiltonian steps hardly do.
         """
         theta = self.theta(u)
         mu, factor = self.typical(theta), self.factor(theta)
-        middle = self.coordinates(mu, jnp.zeros_like(z))[:, np.array(self.random)]
+        middle = self.coordinates(mu, jnp.zeros_like(z))[:, np.array(self.random_effect_index)]
         log_slope = jnp.sum(jnp.log(jnp.diagonal(factor)))
 
-        def weighed(z: Any) -> Any:
-            """ln density of standard scores, less that with which they are proposed, (P,)."""
+        def log_weight(z: Any) -> Any:
+            """Log weight: ln density of standard scores less that of their proposal, (P,)."""
             b = z @ factor.T
-            likelihood = self.of_levels(self.log_levels(self.coordinates(mu, b)), theta)
+            likelihood = self.log_likelihoods(self.log_predictions(self.coordinates(mu, b)), theta)
             prior = jnp.sum(log_normal(z), axis=1)
-            by_places = places.log_density(middle + b) + log_slope
-            proposed = jnp.logaddexp(np.log(OF_PRIOR) + prior, np.log1p(-OF_PRIOR) + by_places)
+            by_proposals = proposals.log_density(middle + b) + log_slope
+            proposed = jnp.logaddexp(np.log(OF_PRIOR) + prior, np.log1p(-OF_PRIOR) + by_proposals)
             return jnp.sum(likelihood, axis=1) + prior - proposed
 
         def jump(i: Any, carry: Any) -> Any:
             z, now = carry
             which, alone, where, accept = jax.random.split(jax.random.fold_in(key, i), 4)
-            new = solve_triangular(factor, (places.sample(where) - middle).T, lower=True).T
+            new = solve_triangular(factor, (proposals.sample(where) - middle).T, lower=True).T
             of_prior = jax.random.bernoulli(which, OF_PRIOR, (self.patients, 1))
             new = jnp.where(of_prior, jax.random.normal(alone, z.shape), new)
-            new = jnp.where(i == 0, z, new)  # what z weighs is found first
-            there = weighed(new)
+            new = jnp.where(i == 0, z, new)  # first the weight of the current z
+            there = log_weight(new)
             taken = jnp.log(jax.random.uniform(accept, (self.patients,))) < there - now
             return jnp.where(taken[:, None], new, z), jnp.where(taken, there, now)
 
@@ -532,48 +548,48 @@ class Posterior:
 
     @cached_property
     def free(self) -> tuple[Site, ...]:
-        """Sites on which no level depends once patients' own parameters are known.
+        """Sites that the likelihood depends on only through the patients' own parameters.
 
-        Typical values of what varies between patients, and its SDs. None where published facts or
-        cohorts' effects depend on them too.
+        Typical values of parameters that vary between patients, and their omegas. None where
+        published summaries or cohorts' effects depend on them too.
         """
-        if self.bound.cohorts or self.bound.random.at(COHORT):
+        if self.bound.cohorts or self.bound.random_effects.at(COHORT):
             return ()
-        names = self.bound.random.at(PATIENT)
+        names = self.bound.random_effects.at(PATIENT)
         free = {*names, *(omega_name(name) for name in names)}
         return tuple(site for site in self.sites if site.name in free)
 
-    def moved(self, u: Any, z: Any, places: Places, key: Any) -> tuple[Any, Any]:
+    def moved(self, u: Any, z: Any, proposals: IndividualProposals, key: Any) -> tuple[Any, Any]:
         """(u, z) after rounds of `jumped` and `shifted`.
 
-        Where patients have to jump, they and the population lean on each other: a typical value can
-        only go where patients' own are. Neither step needs a gradient.
+        Where patients jump, a typical value can only follow their own parameters. Neither step
+        needs a gradient.
         """
 
         def again(i: Any, carry: Any) -> Any:
             first, then = jax.random.split(jax.random.fold_in(key, i))
             u, z = carry
-            return self.shifted(u, self.jumped(u, z, places, first), then)
+            return self.shifted(u, self.jumped(u, z, proposals, first), then)
 
         if not self.free:
-            return u, self.jumped(u, z, places, key)
+            return u, self.jumped(u, z, proposals, key)
         return jax.lax.fori_loop(0, MOVES, again, (u, z))
 
     def shifted(self, u: Any, z: Any, key: Any) -> tuple[Any, Any]:
-        """(u, z) after a Metropolis step of each of `free`, patients' own parameters held.
+        """(u, z) after a Metropolis step of each of `free`, at fixed patients' own parameters.
 
-        Their typical value is centred then, which it hardly is for NUTS where data say little of
-        it; what mixes badly in one way mixes in the other (Yu & Meng 2011,
+        A step in the centred parameterization, interwoven with NUTS in the non-centred one, which
+        mixes badly where data say little of a patient (ASIS; Yu & Meng 2011,
         doi:10.1198/jcgs.2011.203main).
         """
-        names = self.bound.random.at(PATIENT)
-        own = np.array(self.random[: len(names)])
+        names = self.bound.random_effects.at(PATIENT)
+        own = np.array(self.random_effect_index[: len(names)])
         place = jnp.array([site.place.start for site in self.free])
         theta = self.theta(u)
         mu, b = self.typical(theta), z @ self.factor(theta).T
 
-        def beside(u: Any) -> tuple[Any, Any, Any]:
-            """ln density, SDs of one patient's share in each, which its own step leaves, and z."""
+        def conditional_state(u: Any) -> tuple[Any, Any, Any]:
+            """ln density, step SD of each site for one patient, and z."""
             theta = self.theta(u)
             factor, ahead = self.factor(theta), (mu - self.typical(theta))[:, own]
             z = solve_triangular(factor, b.at[:, : own.size].add(ahead).T, lower=True).T
@@ -588,23 +604,23 @@ class Posterior:
             ahead, accept = jax.random.split(jax.random.fold_in(key, j))
             width = LEAP / np.sqrt(self.patients) * widths[j]
             new = u.at[place[j]].add(width * jax.random.normal(ahead))
-            there = beside(new)
+            there = conditional_state(new)
             taken = jnp.log(jax.random.uniform(accept)) < there[0] - now
             return jax.tree.map(lambda a, b: jnp.where(taken, b, a), carry, (new, there))
 
-        u, (_, _, z) = jax.lax.fori_loop(0, len(self.free), step, (u, beside(u)))
+        u, (_, _, z) = jax.lax.fori_loop(0, len(self.free), step, (u, conditional_state(u)))
         return u, z
 
     def sample_of(self, u: Any, x: Any, conditional: Conditional | None) -> dict[str, Any]:
         """Population parameters and random effects by name, from coordinates."""
         if self.bound.individual is None:
             return self.theta(u)
-        theta, b, *_ = self.placed(u, x, conditional)
+        theta, b, *_ = self.to_natural(u, x, conditional)
         return self.named(theta, b)
 
     def named(self, theta: Mapping[str, Any], b: Any) -> dict[str, Any]:
         """Population parameters, and random effects (..., P, m) by name."""
-        return {**theta, **self.bound.population.random.named(b, self.bound.infusions)}
+        return {**theta, **self.bound.population.random_effects.named(b, self.bound.infusions)}
 
 
 def log_normal(z: Any) -> Any:
@@ -624,7 +640,7 @@ def with_derivatives(f: Any, x: Any) -> tuple[Any, Any, Any]:
 
 
 def scores_of(lower: Sequence[Sequence[Any]], ahead: Sequence[Any], x: Any) -> Any:
-    """z (P, m) of coordinates x (P, m), by `Posterior._patients_step`."""
+    """z (P, m) of coordinates x (P, m), by `LogDensity._patients_step`."""
     return jnp.stack(solve_upper(lower, [y + x[:, i] for i, y in enumerate(ahead)]), axis=-1)
 
 

@@ -12,21 +12,21 @@ import numpy as np
 import xarray as xr
 
 from carpk._arviz import to_idata
-from carpk._compile import quickly
+from carpk._compile import jit_fast_compile
 from carpk.dataset.arrays import NEVER
 from carpk.inference.nuts import in_threads, prior_draws
 from carpk.inference.result import Fit
 from carpk.inference.starts import PRIOR_DRAWS
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.verdict.judge import judge
-from carpk.verdict.outliers import surprises
+from carpk.verdict.outliers import outliers
 from carpk.verdict.solver_error import solver_check
 
-VERDICT_DRAWS = 100  # that are solved again, and compared with the data, for the verdict
+VERDICT_DRAWS = 100  # posterior draws for solver check and outlier tests
 
 
 def assemble(
-    bound: PopulationModel,
+    bound: BoundPopulation,
     samples: Mapping[str, np.ndarray],
     stats: Mapping[str, np.ndarray],
     settings: Mapping[str, Any],
@@ -39,14 +39,14 @@ def assemble(
     few = {k: v[chosen] for k, v in flat.items()}
     posterior = labelled(bound, samples)
     with ThreadPoolExecutor() as pool:
-        surprising = pool.submit(surprises, bound, few)
+        found_outliers = pool.submit(outliers, bound, few)
         densities = pool.submit(log_priors, bound, samples)
         each = pointwise(bound, samples, settings["seed"])
         before = prior_draws(bound.priors, PRIOR_DRAWS, seed=0)
         prior = labelled(bound, {k: v[None] for k, v in before.items()})
         sampler = xr.Dataset({k: (("chain", "draw"), v) for k, v in stats.items()})
         log_prior = {k: (("chain", "draw"), v) for k, v in densities.result().items()}
-        settings = {**settings, **solver_settings(bound, few), "surprises": surprising.result()}
+        settings = {**settings, **solver_settings(bound, few), "outliers": found_outliers.result()}
     groups = {"posterior": posterior, "sample_stats": sampler, "prior": prior, **each}
     groups["log_prior"] = xr.Dataset(log_prior, attrs={"density": "on the estimation scale"})
     verdict = judge(posterior, sampler, prior, bound, settings, groups.get("log_likelihood"))
@@ -55,8 +55,8 @@ def assemble(
     return result
 
 
-def solver_settings(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What the verdict needs to know of the solver; nothing for a closed form."""
+def solver_settings(bound: BoundPopulation, samples: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Solver check for the verdict; empty for a closed form."""
     check = solver_check(bound, samples)
     if check is None:
         return {}
@@ -66,7 +66,7 @@ def solver_settings(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -
     return {"solver": found | {"draws": len(check.solved), "error": largest, "ess": share}}
 
 
-def labelled(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> xr.Dataset:
+def labelled(bound: BoundPopulation, samples: Mapping[str, np.ndarray]) -> xr.Dataset:
     """Samples as an xarray Dataset with named dimensions."""
     variables: dict[str, Any] = {}
     coords: dict[str, Any] = {}
@@ -83,10 +83,10 @@ def labelled(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> xr.Da
     return xr.Dataset(variables, coords=coords)
 
 
-def log_priors(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def log_priors(bound: BoundPopulation, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """ln prior density of each population parameter at its draws, on the estimation scale."""
 
-    @quickly
+    @jit_fast_compile
     def every(samples: Mapping[str, Any]) -> dict[str, Any]:
         out = {}
         for name, prior in bound.priors.items():
@@ -101,9 +101,9 @@ def log_priors(bound: PopulationModel, samples: Mapping[str, np.ndarray]) -> dic
 
 
 def pointwise(
-    bound: PopulationModel, samples: Mapping[str, np.ndarray], seed: int = 0
+    bound: BoundPopulation, samples: Mapping[str, np.ndarray], seed: int = 0
 ) -> dict[str, xr.Dataset]:
-    """What ArviZ wants to know of the individual observations, a variable per output.
+    """ArviZ groups of the individual observations, a variable per output.
 
     Groups log_likelihood, posterior_predictive (the same patients, measured again), observed_data
     and constant_data (limits of quantification). Observations have the dimension `obs_id`; those of

@@ -33,11 +33,11 @@ NUMPYRO = (dist.Distribution, dist.transforms.Transform, dist.constraints.Constr
 
 
 class Untrusted(FitError):
-    """What a file holds is code, which is not run unless told."""
+    """Refusal to run the code that a file holds, unless trusted."""
 
 
 class Unreadable(FitError):
-    """What a file holds cannot be made again."""
+    """Content of a file that cannot be restored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Codec:
         return self._encode_object(x)
 
     def decode(self, spec: Any, *, trust: bool = False) -> Any:
-        """What `encode` was given.
+        """The inverse of `encode`.
 
         Raises:
             Untrusted: it holds code, and `trust` is not given.
@@ -292,7 +292,7 @@ def kept_as_text(spec: Any, where: Sequence[str] = ()) -> Iterator[tuple[str, st
 
 
 def differing(one: Any, other: Any, path: str = "") -> list[str]:
-    """Where two encoded objects differ, as `population.priors.cmax`."""
+    """Path to the first difference of two encoded objects, as `population.priors.cmax`."""
     if isinstance(one, dict) and isinstance(other, dict):
         keys = {**one, **other}
         return [

@@ -1,10 +1,10 @@
 """Fitting: from a population model and data to a posterior with a verdict.
 
-fit = ck.fit(pop, data, seed=1)             # NUTS: the last word
+fit = ck.fit(pop, data, seed=1)             # NUTS: the reference
 fit = ck.fit(pop, data, method="laplace")   # random effects integrated out: the first look
 fit                # first line: can it be trusted, and why
 fit.summary()      # typical values, 90 % equal-tailed intervals, spread between patients
-fit.effects()      # every patient's random effects, and their shrinkage
+fit.random_effects()      # every patient's random effects, and their shrinkage
 fit.save("fit.nc")
 """
 
@@ -21,26 +21,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from carpk._compile import beside, compiled
+from carpk._compile import compile_for, in_background
 from carpk.errors import FitError
 from carpk.inference.checkpoints import Blocks
 from carpk.inference.cure import counted, cured
-from carpk.inference.density import Conditional, Levels, Posterior
+from carpk.inference.density import Conditional, LogDensity, LogPredictionExpansion
 from carpk.inference.draws import assemble, labelled
 from carpk.inference.importance import POINTS, around, refined
-from carpk.inference.laplace import PLACED, Engine, Mode
+from carpk.inference.laplace import ROWS_TO_NATURAL, CompiledDensity, Mode
 from carpk.inference.nuts import Nuts
 from carpk.inference.result import Fit
 from carpk.inference.standard import Standard
-from carpk.inference.starts import around_cohorts, beforehand, centre, modes_from, modes_of
+from carpk.inference.starts import (
+    around_cohorts,
+    centre,
+    modes_from,
+    modes_of,
+    prior_draws_unconstrained,
+)
 from carpk.inference.storage import DRAWN_BY, data_hash, encode_population, identity, version_of
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.population.population import Population
 from carpk.population.random_effects import COHORT, PATIENT
 
 METHODS = ("nuts", "laplace", "map")
 ASKED = ("method", "draws", "tune", "chains", "max_draws", "seed", "target_accept", "starts")
-STARTS = {"nuts": 4, "laplace": 3, "map": 10}  # from which modes are looked for
+STARTS = {"nuts": 4, "laplace": 3, "map": 10}  # of the search for modes
 
 
 def fit(
@@ -61,8 +67,8 @@ def fit(
     """Estimate a population model from data.
 
     Args:
-        population: what varies and what is believed.
-        data: a `Dataset`, or a `Study`, whose published facts are then the data.
+        population: structural model, random effects, covariates, residual model and priors.
+        data: a `Dataset`, or a `Study`, whose published summaries are then the data.
         method: "nuts" samples the posterior, after a look at its mode; "laplace" integrates the
             random effects out patient by patient (Laplace's approximation, then importance
             sampling around it) and takes the population parameters, and the effects of cohorts, as
@@ -75,7 +81,7 @@ def fit(
             With `max_draws=draws` neither.
         seed: same seed and same machine, same draws.
         target_accept: acceptance probability that the step size is adapted to.
-        starts: from where modes are looked for: the middle of the prior and `starts - 1` draws
+        starts: of the search for modes: the middle of the prior and `starts - 1` draws
             from it. 4 for "nuts", whose chains are shared out among the modes that count; 3 for
             "laplace", which takes the best and tells of the others; 10 for "map".
         folder: of "nuts": where to write the draws, block by block; the same call with the same
@@ -99,7 +105,7 @@ def fit(
 
 
 def fit_bound(
-    bound: PopulationModel,
+    bound: BoundPopulation,
     settings: Mapping[str, Any],
     *,
     folder: str | Path | None = None,
@@ -133,7 +139,7 @@ def fit_bound(
 
 
 def _fit_bound(
-    bound: PopulationModel,
+    bound: BoundPopulation,
     settings: dict[str, Any],
     blocks: Blocks | None,
     label: str,
@@ -141,40 +147,40 @@ def _fit_bound(
 ) -> Fit:
     """`fit_bound`, with its folder open."""
     method, chains, seed = (settings[k] for k in ("method", "chains", "seed"))
-    unknown = Posterior(bound).no_cohorts
-    engine = Engine(lambda values: Posterior(bound, values[1]), (None, unknown))
+    unknown = LogDensity(bound).no_cohorts
+    compiled = CompiledDensity(lambda values: LogDensity(bound, values[1]), (None, unknown))
     if method == "map":
         settings |= {"draws": 1, "chains": 1}
-    with beside(compilations(engine, method, settings["draws"])):
-        before = beforehand(engine.posterior)
+    with in_background(compilations(compiled, method, settings["draws"])):
+        before = prior_draws_unconstrained(compiled.density)
         middle, spread = centre(before)
         others = np.random.default_rng(seed).choice(before, settings["starts"] - 1)
-        found, settings["ends"] = modes_from(engine, [middle, *others], spread)
-        engine, found = around_cohorts(engine, found, spread)
-        settings["modes"] = modes_of(engine.posterior, found)
+        found, settings["ends"] = modes_from(compiled, [middle, *others], spread)
+        compiled, found = around_cohorts(compiled, found, spread)
+        settings["modes"] = modes_of(compiled.density, found)
         if method == "map":
-            return from_mode(engine, found[0], settings)
+            return from_mode(compiled, found[0], settings)
         if method == "laplace":
-            better = refined(engine, found[0], seed)
+            better = refined(compiled, found[0], seed)
             settings["importance"] = {
                 "moved": better.moved,
                 "settled": better.settled,
                 "points": [int(x) for x in better.ess],
             }
-            return from_mode(engine, better.mode, settings)
-    posterior = engine.posterior
-    standard = Standard.around(engine, found[0], seed)
+            return from_mode(compiled, better.mode, settings)
+    density = compiled.density
+    standard = Standard.around(compiled, found[0], seed)
     centres = [standard.within(mode.u) for mode in found]
     rngs = np.random.default_rng(seed)
 
     def starts(_: int) -> list[Iterator[dict[str, Any]]]:
         return [
-            standard.starts(posterior, rng, centres[chain % len(centres)])
+            standard.starts(density, rng, centres[chain % len(centres)])
             for chain, rng in enumerate(rngs.spawn(chains))
         ]
 
     out, cure = cured(
-        Nuts(standard.target(posterior, {}), draws=settings["draws"], tune=settings["tune"]),
+        Nuts(standard.target(density, {}), draws=settings["draws"], tune=settings["tune"]),
         starts,
         max_rounds=settings["max_draws"] // settings["draws"],
         seed=seed,
@@ -185,72 +191,85 @@ def _fit_bound(
         blocks=blocks,
     )
     settings |= {"cure": cure} if cure else {}
-    settings |= {"interrupted": out.interrupted} | described(engine, found[0])
+    settings |= {"interrupted": out.interrupted} | described(compiled, found[0])
     return assemble(bound, out.samples, out.stats, settings)
 
 
-def compilations(engine: Engine, method: str, draws: int) -> list[Callable[[], Any]]:
-    """Compile what a fit needs, in the order in which it needs it; for threads."""
-    posterior, values = engine.posterior, engine.values
-    if not posterior.inner:
+def compilations(compiled: CompiledDensity, method: str, draws: int) -> list[Callable[[], Any]]:
+    """Compilations of a fit, in the order of their use; for a background thread."""
+    density, values = compiled.density, compiled.values
+    if not density.inner:
         return []
 
     def numbers(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, float)
 
-    n, m, people = posterior.outer, posterior.inner, posterior.patients
-    seen = posterior.bound.individual.mask.shape
-    c = posterior.width
+    n, m, people = density.outer, density.inner, density.patients
+    seen = density.bound.individual.mask.shape
+    c = density.width
     u, z = numbers(n), numbers(people, m)
-    levels = Levels(numbers(people, c), numbers(*seen), numbers(c, *seen), numbers(c, c, *seen))
-    scale = numbers(len(posterior.bound.individual.analytes))
-    conditional = Conditional(levels, numbers(*seen), numbers(*seen), scale)
+    expansion = LogPredictionExpansion(
+        numbers(people, c), numbers(*seen), numbers(c, *seen), numbers(c, c, *seen)
+    )
+    curvature = numbers(len(density.bound.individual.analytes))
+    conditional = Conditional(expansion, numbers(*seen), numbers(*seen), curvature)
     calls: list[tuple[Any, ...]] = [
-        (engine.near, numbers(engine.batch(posterior), people, c), values),
-        (engine.glance, u, z, levels, values),
-        (engine.expansion, u, z, levels, values),
+        (compiled.log_predictions, numbers(compiled.batch_size(density), people, c), values),
+        (compiled.newton_terms, u, z, expansion, values),
+        (compiled.laplace_terms, u, z, expansion, values),
     ]
     if method != "map":
-        many = numbers(PLACED, people, m)
-        by_x = jax.ShapeDtypeStruct((PLACED,), bool)
+        many = numbers(ROWS_TO_NATURAL, people, m)
+        by_x = jax.ShapeDtypeStruct((ROWS_TO_NATURAL,), bool)
         calls += [
-            (engine.proposed, numbers(PLACED, n), many, many, by_x, conditional, values),
-            (engine.measured, numbers(PLACED, n), numbers(PLACED, *seen), values),
+            (compiled.proposed, numbers(ROWS_TO_NATURAL, n), many, many, by_x, conditional, values),
+            (
+                compiled.likelihood_derivatives,
+                numbers(ROWS_TO_NATURAL, n),
+                numbers(ROWS_TO_NATURAL, *seen),
+                values,
+            ),
         ]
     if method == "laplace":
-        some = numbers(PLACED, n), numbers(PLACED, people, m), conditional, values
-        one = jax.eval_shape(posterior.sample_of, u, z, conditional)
+        some = numbers(ROWS_TO_NATURAL, n), numbers(ROWS_TO_NATURAL, people, m), conditional, values
+        one = jax.eval_shape(density.sample_of, u, z, conditional)
         samples = {name: numbers(draws, *x.shape) for name, x in one.items()}
         calls += [
-            (engine.placed, *some),
-            (engine.weighed, u, numbers(POINTS, *seen), numbers(POINTS, people), values),
-            (posterior.bound.of_draws, samples, numbers(draws, *seen)),
+            (compiled.to_natural, *some),
+            (
+                compiled.importance_log_density,
+                u,
+                numbers(POINTS, *seen),
+                numbers(POINTS, people),
+                values,
+            ),
+            (density.bound.of_draws, samples, numbers(draws, *seen)),
         ]
-    return [partial(compiled, *call) for call in calls]
+    return [partial(compile_for, *call) for call in calls]
 
 
-def from_mode(engine: Engine, mode: Mode, settings: Mapping[str, Any]) -> Fit:
+def from_mode(compiled: CompiledDensity, mode: Mode, settings: Mapping[str, Any]) -> Fit:
     """A fit from a mode: draws around it, or the mode alone."""
-    posterior = engine.posterior
+    density = compiled.density
     shape = (settings["chains"], settings["draws"])
     if settings["method"] == "map":
-        nowhere = np.zeros((1, posterior.patients, posterior.inner))
-        every, *_ = engine.places(mode.u[None], nowhere, mode.conditional)
+        nowhere = np.zeros((1, density.patients, density.inner))
+        every, *_ = compiled.to_natural_by_rows(mode.u[None], nowhere, mode.conditional)
         lp = np.array(mode.log_density)
     else:
-        found = around(engine, mode, math.prod(shape), settings["seed"])
+        found = around(compiled, mode, math.prod(shape), settings["seed"])
         every, lp = found.samples, found.lp
         settings = {**settings, "importance": {**settings["importance"], **found.weights}}
     samples = {name: y.reshape(*shape, *y.shape[1:]) for name, y in every.items()}
     stats = {"lp": lp.reshape(shape)}
-    return assemble(posterior.bound, samples, stats, {**settings, **described(engine, mode)})
+    return assemble(density.bound, samples, stats, {**settings, **described(compiled, mode)})
 
 
-def described(engine: Engine, mode: Mode) -> dict[str, Any]:
-    """What a file keeps of a mode."""
+def described(compiled: CompiledDensity, mode: Mode) -> dict[str, Any]:
+    """Diagnostics of a mode, as a file keeps them."""
     held = {PATIENT: mode.held.tolist()} if mode.held.size else {}
-    if engine.posterior.bound.shared:
-        held[COHORT] = engine.posterior.cohorts_held(mode.u).tolist()
+    if compiled.density.bound.cohort_effects:
+        held[COHORT] = compiled.density.cohorts_held(mode.u).tolist()
     return {
         "mode": {
             "converged": mode.converged,

@@ -48,7 +48,7 @@ class Absent:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class FitWithoutModel(Fit):
-    """A fit whose structural model, residual model or priors could not be made again.
+    """A fit without its structural model, residual model or priors, which could not be restored.
 
     Draws, tables, data, settings and verdict are those of the fit that was saved. What needs the
     equations refuses, with the reason.
@@ -66,8 +66,8 @@ class FitWithoutModel(Fit):
         table.attrs["interval"] = self.kept["interval"]
         return table
 
-    def effects(self) -> pd.DataFrame:
-        return VERDICT.decode_table(self.kept["effects"])
+    def random_effects(self) -> pd.DataFrame:
+        return VERDICT.decode_table(self.kept["random_effects"])
 
     @property
     def model_name(self) -> str:

@@ -30,8 +30,8 @@ TREE_DEPTH = 10
 STATS = ("diverging", "energy", "n_steps", "acceptance_rate", "step_size", "lp")
 
 
-class Target(NamedTuple):
-    """What is sampled.
+class LogDensityTarget(NamedTuple):
+    """Log density that NUTS samples, and its coordinates.
 
     Attributes:
         potential: position -> minus ln density.
@@ -66,7 +66,9 @@ class Target(NamedTuple):
         return state._replace(z=z, potential_energy=energy, z_grad=gradient, rng_key=key)
 
 
-def from_numpyro(model: Callable[..., None], *data: Any, dense: Sequence[str] = ()) -> Target:
+def from_numpyro(
+    model: Callable[..., None], *data: Any, dense: Sequence[str] = ()
+) -> LogDensityTarget:
     """The target of a NumPyro model; it starts at the medians of its priors."""
     info = initialize_model(
         jax.random.key(0),
@@ -75,7 +77,7 @@ def from_numpyro(model: Callable[..., None], *data: Any, dense: Sequence[str] = 
         dynamic_args=True,
         init_strategy=init_to_median(num_samples=25),
     )
-    return Target(
+    return LogDensityTarget(
         info.potential_fn(*data), info.postprocess_fn(*data), info.param_info.z, tuple(dense)
     )
 
@@ -119,8 +121,8 @@ class Progress:
             self.bar.close()
 
 
-class Draws(NamedTuple):
-    """What NUTS found.
+class ChainDraws(NamedTuple):
+    """Draws of all chains, with sampler statistics.
 
     Attributes:
         samples: on the natural scale, name -> (chain, draw, ...).
@@ -134,17 +136,17 @@ class Draws(NamedTuple):
 
 
 class Nuts:
-    """NumPyro's kernel for one target; its runs share what is compiled.
+    """NumPyro's kernel for one target; its runs share the compiled code.
 
     Args:
-        target: what is sampled.
+        target: log density to sample.
         draws: per chain in one round.
         tune: adaptation steps per chain.
         max_treedepth: NUTS doubles its path at most this many times.
     """
 
     def __init__(
-        self, target: Target, *, draws: int, tune: int, max_treedepth: int = TREE_DEPTH
+        self, target: LogDensityTarget, *, draws: int, tune: int, max_treedepth: int = TREE_DEPTH
     ) -> None:
         self.target, self.max_treedepth, block = target, max_treedepth, min(BLOCK, draws)
         self.warming = [min(block, tune - start) for start in range(0, tune, block)]
@@ -220,7 +222,7 @@ class Chain:
 
 
 class Run:
-    """Chains that can be continued: a round after the other, with what they have adapted to.
+    """Chains that can be continued round by round, with their adapted step size and metric.
 
     Attributes:
         rounds: how many were asked for.
@@ -232,7 +234,9 @@ class Run:
         self.nuts, self.chains, self.blocks = nuts, chains, blocks
         self.target_accept, self.rounds = target_accept, 0
 
-    def draws(self, rounds: int = 1, *, label: str = "sampling", progress: bool = True) -> Draws:
+    def draws(
+        self, rounds: int = 1, *, label: str = "sampling", progress: bool = True
+    ) -> ChainDraws:
         """The draws of the first rounds; those that are there are not sampled again.
 
         Ctrl-C stops after the blocks under way and returns what there is; a second one, or one
@@ -306,10 +310,10 @@ class Run:
         chain.state, chain.block = state, chain.block + 1
 
     def _kept(self, rounds: int) -> int:
-        """How many blocks of draws every chain has, of these rounds."""
+        """Blocks of draws that every chain has, of these rounds."""
         return min(len(self.nuts.sampling) * rounds, *(len(chain.found) for chain in self.chains))
 
-    def _drawn(self, rounds: int) -> Draws:
+    def _drawn(self, rounds: int) -> ChainDraws:
         kept = self._kept(rounds)
         each = [
             jax.tree.map(lambda *x: np.concatenate(x), *chain.found[:kept]) for chain in self.chains
@@ -319,13 +323,15 @@ class Run:
         named["tree_depth"] = np.ceil(np.log2(named["n_steps"] + 1)).astype(int)
         named["reached_max_treedepth"] = named["tree_depth"] >= self.nuts.max_treedepth
         short = kept < len(self.nuts.sampling) * rounds
-        return Draws({k: np.asarray(v) for k, v in samples.items()}, named, short)
+        return ChainDraws({k: np.asarray(v) for k, v in samples.items()}, named, short)
 
 
 def prior_draws(priors: Mapping[str, Any], size: int, seed: int) -> dict[str, np.ndarray]:
     """Independent draws from each prior, name -> (size, ...)."""
     keys = jax.random.split(jax.random.key(seed), max(len(priors), 1))
-    apart = np.asarray(jax.random.key_data(keys))  # to take keys apart would be compiled
+    apart = np.asarray(
+        jax.random.key_data(keys)
+    )  # iterating over typed keys would trigger a compilation
     return {
         name: np.asarray(prior.sample(jax.random.wrap_key_data(key), (size,)), float)
         for key, (name, prior) in zip(apart, priors.items(), strict=False)
@@ -333,7 +339,7 @@ def prior_draws(priors: Mapping[str, Any], size: int, seed: int) -> dict[str, np
 
 
 def one_chain_each(
-    of: Callable[[Any], Target],
+    of: Callable[[Any], LogDensityTarget],
     data: Any,
     *,
     draws: int,
@@ -381,7 +387,7 @@ def one_chain_each(
 def in_threads(
     run: Callable[[int], Any], size: int, label: str = "", progress: bool = False
 ) -> list[Any]:
-    """run(0), run(1), ... side by side; what they compile alike is compiled once."""
+    """run(0), run(1), ... in threads; equal functions are compiled once."""
     bar = Progress(size, label, progress, "data sets")
 
     def counted(i: int) -> Any:

@@ -48,7 +48,7 @@ class Repetition:
 
     @property
     def ok(self) -> bool:
-        """Whether the posterior is the same."""
+        """The posterior is reproduced."""
         return self.grade != DIFFERENT
 
     @property
@@ -120,7 +120,7 @@ def rerun(
 
 
 def _same_draws(before: Fit, after: Fit) -> bool:
-    """Whether all draws that there were before are there again."""
+    """All earlier draws are reproduced."""
     size = before.posterior.sizes["draw"]
     if size > after.posterior.sizes["draw"]:
         return False

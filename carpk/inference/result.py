@@ -16,7 +16,7 @@ from carpk._arviz import group
 from carpk._late import late
 from carpk.dataset import Dataset
 from carpk.inference import saving
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.population.parameters import Kind
 from carpk.population.population import Population
 from carpk.population.random_effects import INFUSION, PATIENT, eta_name
@@ -47,11 +47,11 @@ class Fit:
 
     @property
     def ok(self) -> bool:
-        """Whether the draws can be trusted; the reasons are in `verdict`."""
+        """The draws can be trusted; reasons are in `verdict`."""
         return self.verdict.ok
 
     @cached_property
-    def bound(self) -> PopulationModel:
+    def bound(self) -> BoundPopulation:
         """The population model, bound to the data."""
         return self.population.bind(self.data)
 
@@ -71,14 +71,15 @@ class Fit:
         return group(self.idata, "posterior")
 
     def draws(
-        self, size: int | None = None, seed: int = 0, *, effects: bool = False
+        self, size: int | None = None, seed: int = 0, *, random_effects: bool = False
     ) -> dict[str, np.ndarray]:
         """Parameters, name -> (draw, ...); all draws, or `size` of them at random.
 
-        Those of the population and its cohorts; with `effects` the patients' random effects too.
+        Those of the population and its cohorts; with `random_effects` the patients' random effects
+        too.
         """
         names = list(self.parameters)
-        names = [str(name) for name in self.posterior.data_vars] if effects else names
+        names = [str(name) for name in self.posterior.data_vars] if random_effects else names
         stacked = {
             str(n): self.posterior[n].values.reshape(-1, *self.posterior[n].shape[2:])
             for n in names
@@ -87,7 +88,7 @@ class Fit:
         return {n: x[chosen] for n, x in stacked.items()}
 
     def chosen(self, size: int | None = None, seed: int = 0) -> np.ndarray:
-        """Which draws `draws` takes, counted through the chains one after the other."""
+        """Indices of the draws that `draws` takes, chain after chain."""
         total = int(np.prod(next(iter(self.posterior.values())).shape[:2]))
         if size is None or size >= total:
             return np.arange(total)
@@ -102,14 +103,14 @@ class Fit:
         """
         return summarize(self)
 
-    def effects(self) -> pd.DataFrame:
+    def random_effects(self) -> pd.DataFrame:
         """Random effects of patients (empirical Bayes estimates), infusions and cohorts.
 
         One row per effect: parameter, level, label of its patient or cohort, infusion; mean and SD
         of the posterior on the estimation scale. How far the data leave them to the population:
         `checks.shrinkage`.
         """
-        return random_effects(self)
+        return random_effects_table(self)
 
     def plot(self, **kwargs: Any) -> Any:
         """Posterior predictive bands over the data, and posterior against prior."""
@@ -130,9 +131,9 @@ class Fit:
         return f"{self.verdict}\n{what}; median and 90 % equal-tailed interval:\n{table}"
 
 
-def random_effects(result: Fit) -> pd.DataFrame:
+def random_effects_table(result: Fit) -> pd.DataFrame:
     rows = []
-    for parameter, levels in result.bound.population.levels.items():
+    for parameter, levels in result.bound.population.variability_levels.items():
         for level in levels:
             name = eta_name(parameter, level)
             if name not in result.posterior:
@@ -187,7 +188,7 @@ def summarize(result: Fit) -> pd.DataFrame:
         rows.append(row(name, np.asarray(derive(typical)), unit))
     for kinds in ((Kind.BETA,), (Kind.CORRELATION,), (Kind.OMEGA, Kind.RESIDUAL)):
         for name in bound.named(*kinds):
-            if parameters[name].level != PATIENT:  # whose SDs stand beside the typical values
+            if parameters[name].level != PATIENT:  # those SDs stand beside the typical values
                 each = parameters[name].split(draws[name])
                 rows += [row(label, x, "1", label) for label, x in each.items()]
     columns = ["parameter", "median", "eti90_low", "eti90_high", "unit"]

@@ -1,8 +1,8 @@
-"""Curved ridges of a posterior, made straight for the sampler.
+"""Curved ridges of a posterior, straightened for the sampler.
 
-Data may hold a combination of parameters, such as the level on the last sampling days, and leave
-each of them open. The posterior is a curved ridge then, with a prior at one end and a likelihood at
-the other: no linear map makes it normal, and NUTS diverges where it is narrow.
+Data may identify a combination of parameters, such as the concentration on the last sampling days,
+but not each of them. The posterior is a curved ridge then, with a prior at one end and a likelihood
+at the other: no linear map makes it normal, and NUTS diverges where it is narrow.
 
 A ridge is traced from the mode of Laplace's approximation, in coordinates v in which the curvature
 there is 1: while one parameter is held at values away from its mode, the conditional mode of all
@@ -29,7 +29,7 @@ from scipy.interpolate import CubicSpline
 from scipy.optimize import minimize
 
 from carpk.inference.density import Conditional
-from carpk.inference.laplace import Descent, Engine, Mode
+from carpk.inference.laplace import CompiledDensity, Descent, Mode
 
 MOST = 4  # ridges of a posterior
 TRIES = 8  # to trace one
@@ -52,13 +52,13 @@ class Ridge(NamedTuple):
     Attributes:
         along: q, (n,).
         knots: t of the traced points, (k,).
-        level, slope: of the line that the spline follows before the first knot, (n,).
+        offset, slope: of the line that the spline follows before the first knot, (n,).
         cubes: factors of max(t - knot, 0)³, (k, n).
     """
 
     along: Any
     knots: Any
-    level: Any
+    offset: Any
     slope: Any
     cubes: Any
 
@@ -66,15 +66,15 @@ class Ridge(NamedTuple):
     def through(cls, along: np.ndarray, t: np.ndarray, curve: np.ndarray) -> Ridge:
         """The spline through c at t (k,), ascending; c (k, n)."""
         spline = CubicSpline(t, curve - np.outer(t, along), bc_type="natural")
-        third, _, slope, level = spline.c
+        third, _, slope, offset = spline.c
         nothing = np.zeros((1, along.size))
         cubes = np.diff(np.concatenate([nothing, third, nothing]), axis=0)
-        return cls(along, t, level[0] - slope[0] * t[0], slope[0], cubes)
+        return cls(along, t, offset[0] - slope[0] * t[0], slope[0], cubes)
 
     def ahead(self, t: Any) -> Any:
         """c(t) - q t, (n,)."""
         x = t - self.knots
-        return self.level + self.slope * t + ((x > 0) * x**3) @ self.cubes
+        return self.offset + self.slope * t + ((x > 0) * x**3) @ self.cubes
 
     def rate(self, t: Any) -> Any:
         """Its derivative."""
@@ -88,7 +88,7 @@ class Ridge(NamedTuple):
 
     @property
     def one_to_one(self) -> bool:
-        """Whether the parameter grows with t everywhere."""
+        """The parameter increases with t everywhere."""
         ends = self.knots[0] - 1, self.knots[-1] + 1
         grid = np.linspace(*ends, 50 * self.knots.size)
         return all(1 + self.along @ self.rate(t) > NARROWEST for t in grid)
@@ -127,10 +127,10 @@ def backward(ridges: Sequence[Ridge], v: Any) -> Any:
     return v
 
 
-class Beside(NamedTuple):
-    """What each patient's data say of its random effects, from knot to knot of a ridge.
+class ConditionalAlongRidge(NamedTuple):
+    """`Conditional` of the patients interpolated along a ridge.
 
-    Far from the mode, along the ridge, what they say there is no longer what they say at the mode.
+    Far from the mode the likelihood of the random effects is no longer that at the mode.
 
     Attributes:
         knots: t, (k,).
@@ -143,7 +143,9 @@ class Beside(NamedTuple):
     second: Any
 
     @classmethod
-    def of(cls, engine: Engine, mode: Mode, ridge: Ridge, conditional: Conditional) -> Beside:
+    def of(
+        cls, compiled: CompiledDensity, mode: Mode, ridge: Ridge, conditional: Conditional
+    ) -> ConditionalAlongRidge:
         """Along a ridge of a mode, from the patients' modes at its knots.
 
         Args:
@@ -156,16 +158,16 @@ class Beside(NamedTuple):
             z = mode.z
             for t in side:
                 u = mode.u + factor @ (ridge.along * t + ridge.ahead(t))
-                seen, z, levels = engine.at(u, z)
-                scale = np.asarray(engine.weights(u, engine.values))
-                here = Conditional(levels, seen.of_levels, seen.weight, scale)
+                seen, z, expansion = compiled.evaluate(u, z)
+                curvature = np.asarray(compiled.curvature(u, compiled.values))
+                here = Conditional(expansion, seen.score, seen.weight, curvature)
                 here = conditional.of_patients(own, here)
-                found[t] = here._replace(levels=here.levels._replace(second=None))
+                found[t] = here._replace(expansion=here.expansion._replace(second=None))
         each = jax.tree.map(lambda *x: np.stack(x), *(found[t] for t in ridge.knots))
-        return cls(ridge.knots, each, conditional.levels.second)
+        return cls(ridge.knots, each, conditional.expansion.second)
 
     def at(self, t: Any) -> Conditional:
-        """That of the knots to both sides of t, the nearer with more weight; traceable."""
+        """Interpolated between the knots to both sides of t; traceable."""
         knots = jnp.asarray(self.knots)
         i = jnp.clip(jnp.searchsorted(knots, t) - 1, 0, knots.size - 2)
         far = jnp.clip((t - knots[i]) / (knots[i + 1] - knots[i]), 0.0, 1.0)
@@ -176,16 +178,16 @@ class Beside(NamedTuple):
             return x[i] + far * (x[i + 1] - x[i])
 
         blended = jax.tree.map(between, self.each)
-        return blended._replace(levels=blended.levels._replace(second=self.second))
+        return blended._replace(expansion=blended.expansion._replace(second=self.second))
 
 
 class Straightened:
     """Minus ln density of w, less that at the mode, and its gradient, as Laplace has it."""
 
-    def __init__(self, engine: Engine, mode: Mode, ridges: Sequence[Ridge]) -> None:
+    def __init__(self, compiled: CompiledDensity, mode: Mode, ridges: Sequence[Ridge]) -> None:
         self.ridges, self.lowest = tuple(ridges), -mode.log_density
         self.factor = np.linalg.cholesky(mode.covariance)
-        self.descent = Descent(engine, mode.u, np.ones(mode.u.size))
+        self.descent = Descent(compiled, mode.u, np.ones(mode.u.size))
         self.descent.z = mode.z
         self(np.zeros(mode.u.size))  # the patients' modes are followed from there
 
@@ -210,7 +212,7 @@ class Straightened:
         return np.max(np.sum(np.square(each), axis=2), axis=1)
 
     def trace(self, along: np.ndarray) -> Ridge | None:
-        """The ridge on which a parameter varies; None where it cannot be followed."""
+        """The ridge along a parameter; None where it cannot be followed."""
         points = [*self._side(along, -1)[::-1], (0.0, np.zeros(along.size)), *self._side(along, 1)]
         if len(points) < 3:
             return None
@@ -229,19 +231,19 @@ class Straightened:
                 break
             held = sign * (s + step) * along
 
-            def beside(y: np.ndarray, held: np.ndarray = held) -> tuple[float, np.ndarray]:
+            def profile(y: np.ndarray, held: np.ndarray = held) -> tuple[float, np.ndarray]:
                 value, gradient = self(held + across @ y)
                 return value, across.T @ gradient
 
             guess = y + (y - y_before) * step / (s - s_before)
             options = {"gtol": GRADIENT, "maxiter": ITERATIONS}
-            end = minimize(beside, guess, jac=True, method="BFGS", options=options)
+            end = minimize(profile, guess, jac=True, method="BFGS", options=options)
             new = np.sqrt(2 * max(float(end.fun) - lowest, 0.0))
             if new - root > WIDE:
                 step *= 0.5
                 continue
             if new - root < 0.1 * NARROWEST:
-                break  # it no longer falls: another mode, or an end of what is known
+                break  # no further fall: another mode, or a flat end
             found.append((sign * new, held + across @ end.x))
             (s, y), (s_before, y_before) = (s + step, end.x), (s, y)
             step *= np.clip(SPACED / (new - root), 0.3, 2.0)
@@ -249,14 +251,14 @@ class Straightened:
         return found
 
 
-def ridges_of(engine: Engine, mode: Mode) -> tuple[Ridge, ...]:
+def ridges_of(compiled: CompiledDensity, mode: Mode) -> tuple[Ridge, ...]:
     """The curved ridges around a mode; none where it is none, or where nothing is curved."""
     if not mode.converged:
         return ()
     ridges: tuple[Ridge, ...] = ()
     factor = np.linalg.cholesky(mode.covariance)
     axes = factor / np.linalg.norm(factor, axis=1, keepdims=True)  # as the parameters grow
-    straightened = Straightened(engine, mode, ridges)
+    straightened = Straightened(compiled, mode, ridges)
     curved = straightened.curved(axes)
     passed_over = np.zeros(len(axes), bool)
     for _ in range(TRIES):
@@ -267,7 +269,7 @@ def ridges_of(engine: Engine, mode: Mode) -> tuple[Ridge, ...]:
         ridge = straightened.trace(axes[k])
         if ridge is None:
             continue
-        after = Straightened(engine, mode, [*ridges, ridge])
+        after = Straightened(compiled, mode, [*ridges, ridge])
         left = after.curved(axes)
         if left[k] < BETTER * curved[k] and left.max() <= curved.max():
             straightened, ridges, curved = after, after.ridges, left

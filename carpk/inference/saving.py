@@ -32,7 +32,7 @@ from carpk.verdict.words import Finding
 if TYPE_CHECKING:
     from carpk.inference.result import Fit
 
-SCHEMA = 1
+SCHEMA = 2
 ATTRIBUTE = "carpk"
 SEAL = b"\ncarpk sha256 "
 SEALED = len(SEAL) + 64 + 1  # bytes of the last line
@@ -41,7 +41,7 @@ VERDICT = Codec({**CODEC.classes, **{c.__name__: c for c in (Verdict, Finding)}}
 
 
 def save(fit: Fit, path: str | Path) -> Path:
-    """Write a fit, whole or not at all; warns of what the file cannot hold."""
+    """Write a fit, whole or not at all; warns of parts that the file cannot hold."""
     spec = getattr(fit, "kept", None) or _spec(fit)
     lost = [f"{place} ({text})" for place, text in kept_as_text(spec["population"])]
     model = spec["model"]
@@ -74,7 +74,7 @@ def _spec(fit: Fit) -> dict[str, Any]:
         "parameters": list(fit.parameters),
         "summary": VERDICT.encode_table(table.reset_index()),
         "interval": table.attrs["interval"],
-        "effects": VERDICT.encode_table(fit.effects()),
+        "random_effects": VERDICT.encode_table(fit.random_effects()),
         "draws_sha256": digest_of_draws(fit.posterior),
     }
 

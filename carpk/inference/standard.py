@@ -1,4 +1,4 @@
-"""The coordinates in which NUTS samples: those of the mode, its ridges taken out."""
+"""Coordinates in which NUTS samples: whitened at the mode, curved ridges straightened."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-from carpk.inference.density import Conditional, Places, Posterior
-from carpk.inference.importance import places_of, refined, regressed
-from carpk.inference.laplace import Engine, Mode
-from carpk.inference.nuts import Target
-from carpk.inference.ridges import Beside, Ridge, backward, forward, ridges_of
+from carpk.inference.density import Conditional, IndividualProposals, LogDensity
+from carpk.inference.importance import individual_proposals, refined, regressed
+from carpk.inference.laplace import CompiledDensity, Mode
+from carpk.inference.nuts import LogDensityTarget
+from carpk.inference.ridges import ConditionalAlongRidge, Ridge, backward, forward, ridges_of
 
-ATTEMPTS = 30  # to find a finite starting point of a chain
+ATTEMPTS = 30  # at a finite starting point of a chain
 
 
 class Standard(NamedTuple):
@@ -25,87 +25,87 @@ class Standard(NamedTuple):
     Attributes:
         middle, factor: outer coordinates are middle + factor v; (n,), (n, n).
         conditional: of the patients; None where there are none.
-        ridges: which lead from what is sampled to v.
-        beside: of the patients, along the first ridge, where there is one.
-        places: to which patients jump between steps of NUTS, where some are far from normal.
+        ridges: maps from the sampled coordinates to v.
+        along_ridge: conditional of the patients along the first ridge, where there is one.
+        proposals: of the patients' jumps between steps of NUTS, where some are far from normal.
     """
 
     middle: Any
     factor: Any
     conditional: Conditional | None
     ridges: tuple[Ridge, ...] = ()
-    beside: Beside | None = None
-    places: Places | None = None
+    along_ridge: ConditionalAlongRidge | None = None
+    proposals: IndividualProposals | None = None
 
     @classmethod
     def of(cls, mode: Mode, **others: Any) -> Standard:
         return cls(mode.u, np.linalg.cholesky(mode.covariance), mode.conditional, **others)
 
     @classmethod
-    def around(cls, engine: Engine, mode: Mode, seed: int) -> Standard:
-        """Those of a mode, with its ridges; where patients are far from normal, by points."""
-        ridges, places, conditional = ridges_of(engine, mode), None, mode.conditional
-        if regressed(engine, mode, seed) is not mode:
-            better = refined(engine, mode, seed).mode
-            places = places_of(engine, better, seed)
+    def around(cls, compiled: CompiledDensity, mode: Mode, seed: int) -> Standard:
+        """At a mode, with its ridges; regressed on points where patients are far from normal."""
+        ridges, proposals, conditional = ridges_of(compiled, mode), None, mode.conditional
+        if regressed(compiled, mode, seed) is not mode:
+            better = refined(compiled, mode, seed).mode
+            proposals = individual_proposals(compiled, better, seed)
             if not ridges:
-                return cls.of(better, places=places)
+                return cls.of(better, proposals=proposals)
             conditional = better.conditional
-        beside = None
+        along_ridge = None
         if ridges and conditional is not None:
-            beside = Beside.of(engine, mode, ridges[0], conditional)
+            along_ridge = ConditionalAlongRidge.of(compiled, mode, ridges[0], conditional)
         mode = dataclasses.replace(mode, conditional=conditional)
-        return cls.of(mode, ridges=ridges, beside=beside, places=places)
+        return cls.of(mode, ridges=ridges, along_ridge=along_ridge, proposals=proposals)
 
     def coordinates(
-        self, posterior: Posterior, position: Mapping[str, Any]
+        self, density: LogDensity, position: Mapping[str, Any]
     ) -> tuple[tuple[Any, Any, Conditional | None], Any]:
-        """(outer, patients') coordinates, these' meaning; and ln |dv / d(what is sampled)|."""
-        empty = jnp.zeros((posterior.patients, posterior.inner))
+        """(outer coordinates, patients', their conditional), and ln |dv/d position|."""
+        empty = jnp.zeros((density.patients, density.inner))
         v, log_slope, t = forward(self.ridges, position["population"])
-        conditional = self.conditional if self.beside is None else self.beside.at(t)
+        conditional = self.conditional if self.along_ridge is None else self.along_ridge.at(t)
         u = self.middle + self.factor @ v
         return (u, position.get("patients", empty), conditional), log_slope
 
-    def target(self, posterior: Posterior, start: Mapping[str, Any]) -> Target:
-        """What NUTS needs."""
-        places = self.places
+    def target(self, density: LogDensity, start: Mapping[str, Any]) -> LogDensityTarget:
+        """Log density, transform to natural parameters and jumps for NUTS."""
+        proposals = self.proposals
 
         def potential(position: Mapping[str, Any]) -> Any:
-            where, log_slope = self.coordinates(posterior, position)
-            return -posterior.log_density(*where) - log_slope
+            where, log_slope = self.coordinates(density, position)
+            return -density.log_joint(*where) - log_slope
 
         def natural(position: Mapping[str, Any]) -> dict[str, Any]:
-            where, _ = self.coordinates(posterior, position)
-            return posterior.sample_of(*where)
+            where, _ = self.coordinates(density, position)
+            return density.sample_of(*where)
 
         def jump(position: Mapping[str, Any], key: Any) -> dict[str, Any]:
-            (u, x, conditional), _ = self.coordinates(posterior, position)
-            assert places is not None
+            (u, x, conditional), _ = self.coordinates(density, position)
+            assert proposals is not None
             assert conditional is not None
-            u, z = posterior.moved(u, posterior.scores(u, x, conditional), places, key)
+            u, z = density.moved(u, density.scores(u, x, conditional), proposals, key)
             w = self.within(u)
-            (_, _, conditional), _ = self.coordinates(posterior, {"population": w})
+            (_, _, conditional), _ = self.coordinates(density, {"population": w})
             assert conditional is not None
-            return {"population": w, "patients": posterior.of_scores(u, z, conditional)}
+            return {"population": w, "patients": density.coordinates_of_scores(u, z, conditional)}
 
-        return Target(
-            potential, natural, start, ("population",), jump if places is not None else None
+        return LogDensityTarget(
+            potential, natural, start, ("population",), jump if proposals is not None else None
         )
 
     def within(self, u: Any) -> Any:
-        """What is sampled at an outer point, (n,)."""
+        """Sampled coordinates of an outer point, (n,)."""
         v = solve_triangular(self.factor, u - self.middle, lower=True)
         return backward(self.ridges, v)
 
     def starts(
-        self, posterior: Posterior, rng: np.random.Generator, centre: np.ndarray
+        self, density: LogDensity, rng: np.random.Generator, centre: np.ndarray
     ) -> Iterator[dict[str, Any]]:
-        """Positions at random around a centre, ever nearer."""
-        shape = (posterior.patients, posterior.inner)
+        """Random positions around a centre, ever nearer."""
+        shape = (density.patients, density.inner)
         for attempt in range(ATTEMPTS):
             width = 0.9**attempt
-            away = width * rng.standard_normal(posterior.outer)
+            away = width * rng.standard_normal(density.outer)
             position = {"population": jnp.asarray(centre + away)}
             if min(shape):
                 position["patients"] = jnp.asarray(width * rng.standard_normal(shape))

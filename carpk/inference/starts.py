@@ -1,4 +1,4 @@
-"""Where modes are looked for, and the different modes that are found."""
+"""Starting points of the search for modes, and the distinct modes found."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from carpk._compile import quickly
-from carpk.inference.density import Posterior
-from carpk.inference.laplace import Descent, Engine, Mode
+from carpk._compile import jit_fast_compile
+from carpk.inference.density import LogDensity
+from carpk.inference.laplace import CompiledDensity, Descent, Mode
 from carpk.inference.nuts import in_threads, prior_draws
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.population.parameters import Kind
 from carpk.verdict.modes import DECREMENT
 
 PRIOR_DRAWS = 4000
-EXCHANGED = 20  # exchanges of parameters whose density is looked at
-MOST_EXCHANGES = 1000  # of pairs, that are thought of
+EXCHANGED = 20  # exchanges of parameters whose density is evaluated, at most
+MOST_EXCHANGES = 1000  # of pairs, enumerated at most
 HOPELESS = 20.0  # a mode with a log density this much lower is not worth a chain
 
 
-def beforehand(posterior: Posterior) -> np.ndarray:
-    """Outer coordinates drawn from the prior, (draw, n)."""
-    theta = prior_draws({s.name: s.prior for s in posterior.sites}, PRIOR_DRAWS, seed=0)
+def prior_draws_unconstrained(density: LogDensity) -> np.ndarray:
+    """Prior draws of the outer coordinates, (draw, n)."""
+    theta = prior_draws({s.name: s.prior for s in density.sites}, PRIOR_DRAWS, seed=0)
 
-    @quickly
+    @jit_fast_compile
     def outer(theta: Mapping[str, Any]) -> Any:
-        each = [jax.vmap(site.transform.inv)(theta[site.name]) for site in posterior.sites]
+        each = [jax.vmap(site.transform.inv)(theta[site.name]) for site in density.sites]
         return jnp.concatenate([x.reshape(PRIOR_DRAWS, -1) for x in each], axis=1)
 
     return np.asarray(outer(theta))
@@ -42,52 +42,51 @@ def centre(before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def modes_from(
-    engine: Engine, begin: Sequence[np.ndarray], spread: np.ndarray
+    compiled: CompiledDensity, begin: Sequence[np.ndarray], spread: np.ndarray
 ) -> tuple[list[Mode], list[float]]:
-    """The different modes that count, the best first, and the ln density of every start's end."""
-    first = engine.climb(begin[0], spread)
-    found = [engine.settled(first)]
+    """Distinct modes worth a chain, best first, and the ln density at every start's end."""
+    first = compiled.descend(begin[0], spread)
+    found = [compiled.polish(first)]
     others = in_threads(
-        lambda i: engine.climb(begin[i + 1], spread, known=found[0]), len(begin) - 1
+        lambda i: compiled.descend(begin[i + 1], spread, known=found[0]), len(begin) - 1
     )
     ends = sorted([first, *others], key=lambda end: end.value)
     for end in ends:
         near = end is first or any(mode.holds(end.end) for mode in found)
         if not near and end.value - ends[0].value < HOPELESS:
-            mode = engine.settled(end)
+            mode = compiled.polish(end)
             found += [] if any(other.holds(mode.u) for other in found) else [mode]
     highest = max(found, key=lambda mode: mode.log_density)
-    for start in exchanges(engine, highest, spread):
-        mode = engine.settled(engine.climb(start, spread))
+    for start in exchanges(compiled, highest, spread):
+        mode = compiled.polish(compiled.descend(start, spread))
         found += [] if any(other.holds(mode.u) for other in found) else [mode]
     found = sorted(found, key=lambda mode: -mode.log_density)
     best = found[0].log_density
     return [m for m in found if best - m.log_density < HOPELESS], [-end.value for end in ends]
 
 
-def exchanges(engine: Engine, mode: Mode, spread: np.ndarray) -> list[np.ndarray]:
-    """Outer coordinates (n,) of a mode with parameters of one unit exchanged, as likely as it.
+def exchanges(compiled: CompiledDensity, mode: Mode, spread: np.ndarray) -> list[np.ndarray]:
+    """Label-switched copies of a mode, outer coordinates (n,), of about its density.
 
-    Two phases, say, whose amplitudes and rates may change names: a posterior that is there twice,
-    of which starts from the prior find the other one by chance only. Pairs of several units are
-    exchanged one by one and together. Those that the prior excludes cost nothing, `EXCHANGED`
-    others one evaluation each.
+    Of two phases, say, with exchangeable amplitudes and rates; starts from the prior find the other
+    mode only by chance. Pairs of several units are exchanged one by one and together. Those that
+    the prior excludes cost nothing, `EXCHANGED` others one evaluation each.
     """
-    posterior = engine.posterior
-    theta = posterior.theta(jnp.asarray(mode.u))
-    prior = jax.jit(posterior.log_prior)
+    density = compiled.density
+    theta = density.theta(jnp.asarray(mode.u))
+    prior = jax.jit(density.log_prior)
     allowed = []
-    for pairs in exchangeable(posterior.bound):
-        start = np.asarray(posterior.outer_of(exchanged(posterior.bound, theta, pairs)))
+    for pairs in exchangeable(density.bound):
+        start = np.asarray(density.outer_of(exchanged(density.bound, theta, pairs)))
         lower = float(prior(mode.u) - prior(start))
         if lower < HOPELESS and not mode.holds(start):
             allowed.append((lower, start))
     starts = [start for _, start in sorted(allowed, key=lambda x: x[0])[:EXCHANGED]]
-    values = [-Descent(engine, start, spread)(np.zeros(len(start)))[0] for start in starts]
+    values = [-Descent(compiled, start, spread)(np.zeros(len(start)))[0] for start in starts]
     return [u for u, x in zip(starts, values, strict=True) if mode.log_density - x < HOPELESS]
 
 
-def exchangeable(bound: PopulationModel) -> list[tuple[tuple[str, str], ...]]:
+def exchangeable(bound: BoundPopulation) -> list[tuple[tuple[str, str], ...]]:
     """Pairs of estimated parameters of one unit and range; at most one pair of each unit."""
     info = bound.population.model.params.info()
     kinds: dict[Any, list[str]] = {}
@@ -99,7 +98,7 @@ def exchangeable(bound: PopulationModel) -> list[tuple[tuple[str, str], ...]]:
 
 
 def exchanged(
-    bound: PopulationModel, theta: Mapping[str, Any], pairs: Sequence[tuple[str, str]]
+    bound: BoundPopulation, theta: Mapping[str, Any], pairs: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     """Values of population parameters after exchanging these, with their omegas and effects."""
     other = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
@@ -113,34 +112,34 @@ def exchanged(
 
 
 def around_cohorts(
-    engine: Engine, found: Sequence[Mode], spread: np.ndarray
-) -> tuple[Engine, list[Mode]]:
-    """The same modes, where the coordinates of the cohorts' effects do not depend on their SDs.
+    compiled: CompiledDensity, found: Sequence[Mode], spread: np.ndarray
+) -> tuple[CompiledDensity, list[Mode]]:
+    """Modes in partially centred coordinates of the cohorts' effects.
 
-    A mode with these effects among its coordinates has SDs that suit their standard scores, not the
-    data: with what the data say of the effects at the best one, modes are found anew.
+    In non-centred coordinates the omegas at the mode are biased: modes are found anew with the
+    likelihood of these effects at the best one.
 
     Args:
-        engine: its values are (those in place of the data's, `Cohorts`).
+        compiled: its values are (those in place of the data's, `Cohorts`).
         found: the best mode first.
         spread: prior SDs of the outer coordinates.
     """
-    posterior = engine.posterior
-    if not posterior.bound.shared:
-        return engine, list(found)
+    density = compiled.density
+    if not density.bound.cohort_effects:
+        return compiled, list(found)
     best = found[0]
-    cohorts = posterior.cohorts_at(best.u, best.covariance, best.conditional)
-    engine = engine.given((engine.values[0], cohorts))
+    cohorts = density.cohorts_at(best.u, best.covariance, best.conditional)
+    compiled = compiled.with_values((compiled.values[0], cohorts))
     again: list[Mode] = []
     for mode in found:
-        start = engine.posterior.outer_of(posterior.theta(jnp.asarray(mode.u)))
-        mode = engine.mode(start, spread)
+        start = compiled.density.outer_of(density.theta(jnp.asarray(mode.u)))
+        mode = compiled.mode(start, spread)
         again += [] if any(other.holds(mode.u) for other in again) else [mode]
-    return engine, sorted(again, key=lambda mode: -mode.log_density)
+    return compiled, sorted(again, key=lambda mode: -mode.log_density)
 
 
-def modes_of(posterior: Posterior, modes: Sequence[Mode]) -> list[dict[str, Any]]:
-    """What a verdict tells of different modes: their shares of the posterior, and where they are.
+def modes_of(density: LogDensity, modes: Sequence[Mode]) -> list[dict[str, Any]]:
+    """What a verdict tells of different modes: their shares of the density, and where they are.
 
     Shares are those of normal distributions. Ends that are no modes are left out.
     """
@@ -152,7 +151,7 @@ def modes_of(posterior: Posterior, modes: Sequence[Mode]) -> list[dict[str, Any]
     share /= share.sum()
     told = []
     for mode, each in zip(found, share, strict=True):
-        theta = {k: np.asarray(x) for k, x in posterior.theta(jnp.asarray(mode.u)).items()}
+        theta = {k: np.asarray(x) for k, x in density.theta(jnp.asarray(mode.u)).items()}
         single = {k: float(x) for k, x in theta.items() if x.ndim == 0}
         told.append({"share": float(each), "log_density": mode.log_density, "theta": single})
     return told

@@ -86,7 +86,7 @@ def identity(model: ClosedForm | ODEModel) -> dict[str, Any]:
 
 
 def _equations(model: ClosedForm | ODEModel) -> str:
-    """What JAX makes of the equations: alike for two models that give the same numbers."""
+    """Jaxpr of the equations: equal for two models that give the same numbers."""
     p = jax.tree.map(lambda x: jnp.asarray(x, float), model.params())
     if isinstance(model, ClosedForm):
         curves = [*model.outputs.values(), *(model.smooth or {}).values()]
@@ -112,7 +112,7 @@ def _equations(model: ClosedForm | ODEModel) -> str:
 
 
 def encode_model(model: ClosedForm | ODEModel) -> dict[str, Any]:
-    """How a structural model is made again: its origin and the texts of its files; and hashes."""
+    """Origin, source texts and hashes from which a structural model is rebuilt."""
     changed = [] if model.origin is None else [*changes_of(model)]
     return {
         "identity": identity(model),
@@ -166,7 +166,7 @@ def decode_model(spec: Mapping[str, Any], *, trust: bool = False) -> Any:
 
 
 def different_files(kept: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Which files differ, in words."""
+    """Files that differ, in words."""
     words = []
     for name in {**kept, **now}:
         if kept.get(name) != now.get(name):
@@ -192,7 +192,7 @@ def _on_disk(source: str, files: Mapping[str, str]) -> str:
 def encode_population(p: Population) -> dict[str, Any]:
     """Everything but the structural model."""
     fields = {f.name: getattr(p, f.name) for f in dataclasses.fields(p) if f.name != "model"}
-    fields |= {"varies": p.levels, "analytes": p.outputs_of, "priors": dict(p.priors)}
+    fields |= {"varies": p.variability_levels, "analytes": p.outputs_of, "priors": dict(p.priors)}
     fields["covariates"] = {name: p.forms(name) for name in p.covariates}
     default = {k: v for k, v in p.default_priors().items() if k not in p.priors}
     encoded: dict[str, Any] = CODEC.encode(fields)

@@ -1,4 +1,4 @@
-"""Which parameters can data tell? Expected Fisher information, before or after a study.
+"""Identifiability: expected Fisher information, before or after a study.
 
     ck.checks.identifiability(pop, data)        the design that was carried out
     ck.checks.identifiability(pop, arms)        a planned one, name -> PlannedArm
@@ -11,7 +11,7 @@ deviations) and at one point, the prior medians: a local answer.
 the information of typical values and effects is taken as independent of that of the spreads:
 J' V^-1 J beside 1/2 tr(V^-1 dV V^-1 dV), the reduced matrix of PFIM and PopED, whose standard
 errors were closer to empirical ones than those of the full matrix (Nyberg et al. 2015, Br J Clin
-Pharmacol 79:6-17, doi:10.1111/bcp.12352). Derivatives of the levels are central differences.
+Pharmacol 79:6-17, doi:10.1111/bcp.12352). Derivatives of the predictions are central differences.
 
 **Below the limit of quantification.** A sample that may fall below its limit has the expected
 information of a censored normal variable in its mean and SD (closed form, averaged over the
@@ -19,7 +19,7 @@ random effects of its level). It enters V as a normal sample of that information
 without random effects, and with them where nothing is censored; else standard errors come out up
 to 10 % too small, where most samples are censored and patients differ several-fold.
 
-**Cohorts.** The information of published statistics is the covariance of the score of their
+**Cohorts.** The information of published summaries is the covariance of the score of their
 likelihood over simulated cohorts of as many patients.
 """
 
@@ -53,7 +53,7 @@ def identifiability(
     simulations: int = SIMULATIONS,
     seed: int = 0,
 ) -> Identifiability:
-    """Which parameters a design tells: expected posterior against prior, before any fit.
+    """Identifiability of parameters under a design: expected posterior against prior.
 
     Args:
         population: structural model, what varies, covariates, residual, priors and what is fixed.
@@ -61,7 +61,7 @@ def identifiability(
             statistics of which cohorts were published; or a planned arm, or several by name.
         at: parameter of the population -> value [natural scale] in place of its prior median: the
             medians of a fit, say. The answer is local, so look at several.
-        simulations: simulated cohorts behind the information of published statistics.
+        simulations: simulated cohorts behind the information of published summaries.
         seed: of those.
     """
     if isinstance(design, Dataset | Study):
@@ -75,8 +75,8 @@ def identifiability(
         if bound.cohorts:
             of_cohorts, lost = cohort_information(bound, columns, simulations, seed)
             information += of_cohorts
-            facts = sum(len(x.facts) for x in bound.cohorts.values())
-            note = f"{facts} published facts, from {simulations} simulations of each cohort"
+            summaries = sum(len(x.summaries) for x in bound.cohorts.values())
+            note = f"{summaries} published summaries, from {simulations} simulations of each cohort"
             notes.append(note + (f", {lost} of them without a likelihood." if lost else "."))
         return result_of(population, columns, information, notes)
     who, columns = planned(population, named(design), at)

@@ -1,4 +1,4 @@
-"""Information of published cohort statistics: the covariance of their simulated scores."""
+"""Information of published cohort summaries: the covariance of their simulated scores."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ import numpy as np
 from carpk.errors import FitError
 from carpk.information.columns import Column, point_of, theta_of
 from carpk.information.patients import moved, slopes
-from carpk.population.bound import FLOOR, PopulationModel
+from carpk.population.bound import FLOOR, BoundPopulation
 from carpk.population.random_effects import COHORT
-from carpk.population.replicates import simulated_values, with_facts
+from carpk.population.replicates import simulated_values, with_summaries
 
 
 def cohort_information(
-    bound: PopulationModel, columns: Sequence[Column], simulations: int, seed: int
+    bound: BoundPopulation, columns: Sequence[Column], simulations: int, seed: int
 ) -> tuple[np.ndarray, int]:
-    """Information (p, p) of all cohorts' facts, and how many simulations had no score.
+    """Information (p, p) of all cohorts' summaries, and how many simulations had no score.
 
-    The covariance of the score over simulated cohorts; what makes the facts is that of `recovery`.
+    The covariance of the score over simulated cohorts; what makes the summaries is that of
+    `recovery`.
     """
-    if bound.shared:
+    if bound.cohort_effects:
         raise FitError(
-            f"identifiability: {bound.random.at(COHORT)[0]!r} varies by cohort, and the expected "
-            "information of published cohorts is known for effects of patients only; let it vary "
-            "by patient, or leave the published cohorts out."
+            f"identifiability: {bound.random_effects.at(COHORT)[0]!r} varies by cohort, and the "
+            "expected information of published cohorts is known for effects of patients only; let "
+            "it vary by patient, or leave the published cohorts out."
         )
     point = point_of(columns)
     theta = theta_of(columns, jnp.asarray(point))
@@ -53,23 +54,23 @@ def cohort_information(
 
 
 def _scores(
-    bound: PopulationModel, columns: Sequence[Column], cohort: str, values: np.ndarray
+    bound: BoundPopulation, columns: Sequence[Column], cohort: str, values: np.ndarray
 ) -> np.ndarray:
-    """Scores (simulation, p) of the likelihood of a cohort's facts at these values, (.., fact, 4).
+    """Scores (simulation, p) of a cohort's summary likelihood at these values, (.., row, 4).
 
-    The virtual patients' levels and their derivatives are the same for all simulations.
+    The virtual patients' predictions and their derivatives are the same for all simulations.
     """
     likelihood, point = bound.cohorts[cohort], point_of(columns)
 
-    def levels(u: Any) -> Any:
+    def predictions(u: Any) -> Any:
         patients = bound.virtual_patients(theta_of(columns, u), cohort)
         return jnp.maximum(bound.predictors[cohort](patients), FLOOR)
 
     def log_likelihood(f: Any, u: Any, value: Any) -> Any:
         own = bound.residual_thetas(theta_of(columns, u), likelihood.outputs)
-        return jnp.sum(with_facts(likelihood, value).log_likelihoods(f, own))
+        return jnp.sum(with_summaries(likelihood, value).log_likelihoods(f, own))
 
-    run = moved(levels, point)
+    run = moved(predictions, point)
     f, df = jnp.asarray(run[0]), slopes(run)
 
     def score(value: Any) -> Any:

@@ -38,7 +38,7 @@ class Column:
     prior_sd: float
 
     @property
-    def scale(self) -> Transform:
+    def transform(self) -> Transform:
         """The estimation scale."""
         return self.parameter.transform
 
@@ -82,11 +82,11 @@ def theta_of(columns: Sequence[Column], u: Any) -> dict[str, Any]:
     values: dict[str, list[Any]] = {}
     parameters = {}
     for column, x in zip(columns, u, strict=True):
-        values.setdefault(column.parameter.name, []).append(column.scale.inverse(x))
+        values.setdefault(column.parameter.name, []).append(column.transform.inverse(x))
         parameters[column.parameter.name] = column.parameter
     return {name: parameters[name].joined(x) for name, x in values.items()}
 
 
 def point_of(columns: Sequence[Column]) -> np.ndarray:
     """The point of evaluation, on the estimation scale."""
-    return np.array([float(c.scale.forward(c.value)) for c in columns])
+    return np.array([float(c.transform.forward(c.value)) for c in columns])

@@ -1,4 +1,4 @@
-"""Who is observed when: patients of a data set, or of planned arms."""
+"""Sampling designs: patients of a data set, or of planned arms."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from carpk.dosing.regimen import Regimen
 from carpk.errors import FitError, RegimenError
 from carpk.information.columns import Column, columns_of, point_of, theta_of
 from carpk.params import Params
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.population.covariates import Covariate, forms_of
-from carpk.population.population import OF_COHORT, Population
-from carpk.population.predict import ClosedLevels, Predictor, SolvedLevels
-from carpk.solver.events import Plan
+from carpk.population.population import COHORT_INDEX, Population
+from carpk.population.predict import ClosedFormPredictor, ODEPredictor, Predictor
+from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver
 from carpk.structural import ClosedForm, ODEModel
 
@@ -65,7 +65,7 @@ class PlannedArm:
         return float(self.lloq.get(output, 0.0) if every else self.lloq)  # type: ignore
 
     def also(self, days: Mapping[str, Sequence[float]]) -> PlannedArm:
-        """The same arm, sampled on these days too, unless it is already."""
+        """This arm, sampled on these days too, unless it is already."""
         both = {}
         for output in (*self.days, *days):
             own = self.days.get(output, ())
@@ -78,10 +78,10 @@ Arms = PlannedArm | Mapping[str, PlannedArm]
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """Who is observed when: P rows of patients with up to T samples and K infusions each.
+    """Sampling design: P rows of patients with up to T samples and K infusions each.
 
     Attributes:
-        predictor: parameters, leaves (P, K) -> levels (P, T).
+        predictor: parameters, leaves (P, K) -> predictions (P, T).
         outputs: what `which` counts from 0.
         which: output of each sample, (P, T).
         mask: True where there is a sample, (P, T).
@@ -109,7 +109,7 @@ class Sampled:
     labels: tuple[str, ...]
 
     @classmethod
-    def of_data(cls, bound: PopulationModel) -> Sampled:
+    def of_data(cls, bound: BoundPopulation) -> Sampled:
         """The patients of a data set."""
         a = bound.individual
         assert a is not None
@@ -124,7 +124,7 @@ class Sampled:
             patients=np.ones(len(a.patients)),
             design=bound.patient_design,
             covariates=bound.covariates,
-            cohort=bound.patient_design.get(OF_COHORT, np.zeros(len(a.patients), int)),
+            cohort=bound.patient_design.get(COHORT_INDEX, np.zeros(len(a.patients), int)),
             labels=tuple(f"patient {name!r}" for name in a.patients),
         )
 
@@ -154,17 +154,17 @@ class Sampled:
         if isinstance(model, ClosedForm):
             start, amount = _infusions(model, arms)
             days, infusions = np.where(mask, time, 0.0), start.shape[1]
-            predictor: Predictor = ClosedLevels(
+            predictor: Predictor = ClosedFormPredictor(
                 model, outputs, days, start, amount, smooth=True, which=which
             )
         else:
             regimens = _regimens(model, arms)
             infusions = max(map(population.infusions_of, regimens))
-            plan = Plan.of(model, regimens, time, labels=list(arms))
+            schedule = Schedule.of(model, regimens, time, labels=list(arms))
             typical = params_of(population, typical_of(population, columns, design, len(arms)))
             reference = jax.tree.map(lambda x: x[None], typical)
-            solver = Solver.prepare(plan, reference, rtol=population.rtol, share=1.0)
-            predictor = SolvedLevels(solver, outputs, None, which)
+            solver = Solver.prepare(schedule, reference, rtol=population.rtol, share=1.0)
+            predictor = ODEPredictor(solver, outputs, None, which)
         return cls(
             predictor=predictor,
             outputs=outputs,

@@ -28,7 +28,7 @@ NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)  # averages over random 
 def moved(f: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
     """f at x (p,) and a step either way along every axis, (1 + 2 p, ...); see `slopes`.
 
-    Levels on a mesh are smooth in the parameters, and a forward run compiles in a tenth of the
+    Predictions on a mesh are smooth in the parameters, and a forward run compiles in a tenth of the
     time of its reverse mode.
     """
     moves = STEP * np.concatenate([np.zeros((1, x.size)), np.eye(x.size), -np.eye(x.size)])
@@ -42,8 +42,8 @@ def slopes(y: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sensitivity:
-    """What every sample tells of a patient, as a normal variable with SD 1 of its own.
+class SampleSensitivities:
+    """Sensitivities of every sample, standardized to a residual SD of 1.
 
     Attributes:
         typical: estimated structural parameter -> derivative of the standardized mean by its
@@ -57,21 +57,23 @@ class Sensitivity:
     limit: np.ndarray
 
 
-def sensitivity(population: Population, who: Sampled, columns: Sequence[Column]) -> Sensitivity:
+def sample_sensitivities(
+    population: Population, who: Sampled, columns: Sequence[Column]
+) -> SampleSensitivities:
     """Sensitivities of all samples at the columns' values."""
     names, k = population.estimated, who.infusions
     size = len(who.patients)
     phi = typical_of(population, columns, who.design, size)
-    apart = [n for n in names if INFUSION in population.levels.get(n, ())]
+    apart = [n for n in names if INFUSION in population.variability_levels.get(n, ())]
     moves = [(n, i) for n in names for i in (range(k) if n in apart else (None,))]
 
-    def levels(move: Any) -> Any:
+    def predictions(move: Any) -> Any:
         each = {n: jnp.broadcast_to(x[:, None], (size, k)) for n, x in phi.items()}
         for j, (n, i) in enumerate(moves):
             each[n] = each[n] + move[j] * ((np.arange(k) == i) | (i is None))
         return jnp.maximum(who.predictor(params_of(population, each)), FLOOR)
 
-    every = moved(levels, np.zeros(len(moves)))
+    every = moved(predictions, np.zeros(len(moves)))
     f = np.where(who.mask, every[0], 1.0)
     theta = theta_of(columns, point_of(columns))
     df, limit = np.zeros((len(moves), *f.shape)), np.full(f.shape, -np.inf)
@@ -92,17 +94,17 @@ def sensitivity(population: Population, who: Sampled, columns: Sequence[Column])
     typical = {n: np.zeros((*f.shape, k)) for n in names}
     for (n, i), d in zip(moves, df, strict=True):
         typical[n][..., 0 if i is None else i] = d
-    return Sensitivity(typical, residual, limit)
+    return SampleSensitivities(typical, residual, limit)
 
 
 def standardized(
     residual: Residual, theta: Mapping[str, Any], f: Any, near: Any, lloq: Any
 ) -> tuple[Any, dict[str, Any], Any]:
-    """Of measurements around levels f, as normal variables with SD 1.
+    """Measurements around predictions f, standardized to SD 1.
 
     Args:
-        f, lloq: levels and limits, of one shape.
-        near: levels close by, whose shape ends in that of f.
+        f, lloq: predictions and limits, of one shape.
+        near: predictions close by, whose shape ends in that of f.
 
     Returns:
         Means of measurements around `near`; derivatives of ln SD by the log of each residual
@@ -160,8 +162,8 @@ class PatientInformation:
     Attributes:
         patients: (P,).
         mean: derivatives of the means by every column, (P, T, p).
-        effects: B, derivatives of the means by the random effects, in SDs of these, (P, T, K, q);
-            those of the patient in the first place.
+        random_effects: B, derivatives of the means by the random effects, in SDs of these, (P, T,
+            K, q); those of the patient in the first place.
         correlation: C, (q, q).
         spreads: of each column that is an omega or a correlation, the derivative of the covariance
             of the random effects, in these SDs, (p, q, q); zeros of the others.
@@ -174,7 +176,7 @@ class PatientInformation:
 
     patients: np.ndarray
     mean: np.ndarray
-    effects: np.ndarray
+    random_effects: np.ndarray
     correlation: np.ndarray
     spreads: np.ndarray
     noise: np.ndarray
@@ -186,7 +188,7 @@ class PatientInformation:
         """Information (p, p) of the samples that are kept, (P, T)."""
         kept = keep.astype(float)[..., None]
         mean, noise = self.mean * kept, self.noise * kept
-        b = self.effects * kept[..., None]
+        b = self.random_effects * kept[..., None]
         factor = np.linalg.cholesky(self.correlation)
         flat = (b @ factor).reshape(*b.shape[:2], -1)
         inverse = np.linalg.inv(np.eye(b.shape[1]) + flat @ flat.transpose(0, 2, 1))
@@ -226,7 +228,7 @@ class PatientInformation:
     def _beside_shared(
         self, b: Any, noise: Any, mean: Any, u: Any, inverse: Any, size: float
     ) -> tuple[Any, ...]:
-        """What the effects shared with other patients, u (T, g), have in common with a row's.
+        """Cross terms of a row with the effects shared with other patients, u (T, g).
 
         With D the inverse of the row's own covariance and dV_i its derivative by column i, for
         `size` patients: u'Du, u'D mean, u'D dV_i Du and u'D dV_i D dV_j Du.
@@ -239,7 +241,7 @@ class PatientInformation:
         return size * u.T @ du, size * du.T @ mean, size * first, size * second
 
     def _of_cohort(self, inside: Any, by_mean: Any, first: Any, second: Any) -> np.ndarray:
-        """What is to be added to the information of a cohort's patients as if they shared nothing.
+        """Correction of a cohort's information for the shared effects.
 
         The inverse of D^-1 + u u' is D - D u m u' D, with m the inverse of 1 + u'Du.
         """
@@ -260,10 +262,10 @@ class PatientInformation:
 def patient_information(
     population: Population, who: Sampled, columns: Sequence[Column]
 ) -> PatientInformation:
-    """The arrays of a design, with the samples that may be censored as what they are worth."""
-    s = sensitivity(population, who, columns)
+    """The arrays of a design, samples weighted by their probability of censoring."""
+    s = sample_sensitivities(population, who, columns)
     size, p = who.mask.shape, len(columns)
-    random = population.random
+    random = population.random_effects
     place = {effect: i for i, effect in enumerate(random.columns)}
     theta = theta_of(columns, point_of(columns))
     factor = np.asarray(random.factor(theta))

@@ -1,4 +1,4 @@
-"""What the information says: directions, pairs that look alike, what to fix."""
+"""Results of the information: directions, collinear pairs, parameters to fix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SD_TO_LOG2 = 0.5 / math.log(2)
 
 @dataclasses.dataclass(frozen=True)
 class Identifiability:
-    """Which parameters a design tells, and what to do about the others.
+    """Identifiable parameters of a design, and advice on the others.
 
     Attributes:
         columns: the scalar parameters, in the order of the matrices.
@@ -89,7 +89,7 @@ class Identifiability:
         return pd.DataFrame(
             {
                 "value": [c.value for c in self.columns],
-                "scale": [c.scale.name for c in self.columns],
+                "scale": [c.transform.name for c in self.columns],
                 "prior_sd": self.prior_sd,
                 "posterior_sd": sd,
                 "ratio": self.ratio,
@@ -106,7 +106,7 @@ class Identifiability:
         variance = (vectors[:, known] ** 2) @ (1 / values[known])
         free = (vectors[:, ~known] ** 2).sum(axis=1) > math.sqrt(SINGULAR)
         se = np.where(free, np.inf, np.sqrt(variance)) * self.prior_sd
-        slope = np.array([float(c.scale.derivative(c.value)) for c in self.columns])
+        slope = np.array([float(c.transform.derivative(c.value)) for c in self.columns])
         value = np.abs([c.value for c in self.columns])
         return 100 * np.divide(se / slope, value, out=np.full(se.size, np.nan), where=value > 0)
 
@@ -153,7 +153,7 @@ class Identifiability:
 
     @cached_property
     def fix(self) -> pd.DataFrame:
-        """What to fix, or to give a prior from elsewhere; in this order, one at a time.
+        """Parameters to fix, or to give an external prior; in this order, one at a time.
 
         Each time the parameter whose SD the data shrink least, of those that they do not tell, or
         not from another one: of all it gives up the least. Columns: parameter; ratio of its

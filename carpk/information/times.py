@@ -66,8 +66,8 @@ def sampling_times(
 
     One day after the other is added where it helps most, then days are exchanged as long as that
     helps (Fedorov's exchange). The criterion is the determinant of the expected posterior
-    covariance of `focus`, all else unknown (D_s), or of everything (D). Levels and sensitivities
-    are computed once.
+    covariance of `focus`, all else unknown (D_s), or of everything (D). Predictions and
+    sensitivities are computed once.
 
     Args:
         population: as in `identifiability`.

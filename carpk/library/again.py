@@ -48,7 +48,7 @@ def pickled(model: StructuralModel) -> tuple[Any, ...]:
 
 
 def changes_of(model: StructuralModel) -> dict[str, Any]:
-    """Fields in which a loaded model differs from what its files give, as by `replace`."""
+    """Fields of a loaded model that differ from those of its files, as by `replace`."""
     assert model.origin is not None
     return _changes(model, _plain(model.origin, model.files))
 

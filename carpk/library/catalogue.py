@@ -51,7 +51,7 @@ def listing() -> dict[str, dict[str, Any]]:
 
 
 def states(model: ClosedForm | ODEModel) -> list[str]:
-    """What the model integrates, and the drugs it has in closed form."""
+    """Integrated states, and drugs in closed form."""
     return list(model.compartments) if isinstance(model, ODEModel) else ["closed form"]
 
 

@@ -122,7 +122,7 @@ def _of_texts(name: str, files: tuple[tuple[str, str], ...]) -> types.ModuleType
 
 
 def _missing(path: Path) -> str:
-    """That a file does not exist, and what lies beside it."""
+    """Error for a file that does not exist, naming its neighbours."""
     pattern = f"*{path.suffix}"
     beside = sorted(p.name for p in path.parent.glob(pattern)) if path.parent.is_dir() else []
     return f"Model file {path} does not exist; " + (
@@ -204,7 +204,7 @@ def _run(path: Path, source: str, digest: str) -> types.ModuleType:
 
 
 def _explained(trouble: Exception, path: Path, source: str) -> ModelError | None:
-    """What went wrong in a model file, with its line; None where no line of it was running."""
+    """Error in a model file, with its line; None where no line of it was running."""
     line = _line_in(trouble, path)
     if line is None:
         return None
@@ -233,7 +233,7 @@ def _line_in(trouble: Exception, path: Path) -> int | None:
 
 
 def _advice(trouble: Exception) -> str:
-    """What to do about errors whose own text speaks of JAX and not of the model; "" for others."""
+    """Advice on errors whose own text speaks of JAX and not of the model; "" for others."""
     if isinstance(trouble, jax.errors.TracerBoolConversionError):
         return (
             "An `if`, `and`, `or`, `min` or `max` on a state, a parameter or the time cannot be "
@@ -257,7 +257,7 @@ def _advice(trouble: Exception) -> str:
 
 
 def _model_of(module: types.ModuleType, label: str, options: dict[str, Any]) -> Any:
-    """`model` of a module, or what its `build` makes of the options."""
+    """`model` of a module, or the result of its `build` with the options."""
     build = getattr(module, "build", None)
     if not options and hasattr(module, "model"):
         return module.model
@@ -291,7 +291,7 @@ def _model_of(module: types.ModuleType, label: str, options: dict[str, Any]) -> 
 
 
 def _choices(build: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
-    """Arguments of a `build` -> what their `Literal` allows, the default first; () if free."""
+    """Arguments of a `build` -> choices of their `Literal`, the default first; () if free."""
     choices = {}
     for name, argument in inspect.signature(build).parameters.items():
         allowed = typing.get_args(argument.annotation)
@@ -303,7 +303,7 @@ def _choices(build: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
 
 @lru_cache(maxsize=64)
 def _built(build: Callable[..., Any], options: tuple[tuple[str, Any], ...]) -> Any:
-    """What `build` makes of these options: once, so that code compiled for it is used again."""
+    """The model of `build` with these options, cached so that compiled code is reused."""
     return build(**dict(options))
 
 

@@ -1,8 +1,8 @@
-"""Studies: the arms of a trial, what was published of them, and where every figure comes from.
+"""Studies: arms of a trial, published summaries and their sources.
 
 A study is a folder: `about.toml` (citation, registration, licence, sources, how figures were
 obtained, caveats, sampling days), `arms.toml` (lymphodepletion and infusion recipe per arm),
-`facts.csv` and `cohorts.csv` (published cohort figures), and `patients.csv`, `doses.csv` and
+`facts.csv` and `cohorts.csv` (published summaries), and `patients.csv`, `doses.csv` and
 `observations.csv` where patients' data are public.
 """
 
@@ -31,7 +31,7 @@ CELLS_KEYS = ("day", "amount", "per", "product", "source")
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm of a study: who, and what they were given.
+    """One arm of a study: patients and treatment.
 
     Attributes:
         name: as in `arms.toml`.
@@ -85,15 +85,16 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """A trial: its arms, its published figures and where each comes from; prints provenance.
+    """A trial: its arms and published summaries with sources; prints provenance.
 
     Attributes:
         name: the folder's name.
         title: one line.
         about: `about.toml` as it is: citation, sources, licence, how figures were obtained, ...
         arms: name -> `Arm`.
-        facts: one row per published figure; `use` says what a fit does with it: "fit" (value and
-            interval enter the likelihood), "value" (only the value does), "check" (compared after
+        summaries: one row per published summary; `use` says what a fit does with it: "fit" (value
+            and interval enter the likelihood), "value" (only the value does), "check" (compared
+            after
             the fit), "no" (kept for the record); `note` says why.
         cohorts: one row per cohort: cohort, arm, covariates.
         sampling: {"days": [...], "provenance": "..."}: when blood was drawn.
@@ -104,7 +105,7 @@ class Study:
     title: str
     about: Mapping[str, Any]
     arms: Mapping[str, Arm]
-    facts: pd.DataFrame
+    summaries: pd.DataFrame
     cohorts: pd.DataFrame
     sampling: Mapping[str, Any]
     path: Path
@@ -117,7 +118,7 @@ class Study:
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        """What to know before using the figures: the study's own caveats, and what was assumed."""
+        """Caveats of the figures: the study's own, and assumptions."""
         found = [" ".join(str(caveat).split()) for caveat in self.about.get("caveats", ())]
         if str(self.sampling.get("provenance", "")).startswith("assumed"):
             found.append(f"Sampling days are {self.sampling['provenance']}.")
@@ -159,14 +160,15 @@ class Study:
         return "\n".join(lines)
 
     def _counts(self) -> str:
-        if self.facts.empty:
+        if self.summaries.empty:
             return "none"
-        used = self.facts["use"].value_counts()
+        used = self.summaries["use"].value_counts()
         fit, value, check, no = (int(used.get(k, 0)) for k in ("fit", "value", "check", "no"))
         by_value = f" ({value} of them by their value alone)" if value else ""
         return (
-            f"{len(self.facts)} for {self.facts['cohort'].nunique()} cohort(s): {fit + value} "
-            f"enter a fit{by_value}, {check} are compared afterwards, {no} kept for the record"
+            f"{len(self.summaries)} for {self.summaries['cohort'].nunique()} cohort(s): "
+            f"{fit + value} enter a fit{by_value}, {check} are compared afterwards, {no} kept for "
+            "the record"
         )
 
 
@@ -186,14 +188,14 @@ def read_study(folder: Path) -> Study:
         title=str(about["title"]),
         about=about,
         arms={name: _arm(name, recipe, folder.name) for name, recipe in arms.items()},
-        facts=_csv(folder / "facts.csv", FACTS),
+        summaries=_csv(folder / "facts.csv", SUMMARIES),
         cohorts=_csv(folder / "cohorts.csv", ("cohort", "arm")),
         sampling=about.get("sampling", {}),
         path=folder,
     )
 
 
-FACTS = (
+SUMMARIES = (
     *("cohort", "analyte", "metric", "time", "statistic", "value", "low", "high", "interval"),
     *("spread", "n", "unit", "lloq", "use", "source", "note"),
 )

@@ -1,30 +1,32 @@
-"""Noncompartmental analysis (NCA) of CAR-T curves: pure functions of times and levels.
+"""Noncompartmental analysis (NCA) of CAR-T curves: pure functions of times and concentrations.
 
-Every function takes `t` [day], strictly increasing, and `c`, the level at each time, as arrays of
-one length, and returns a scalar (`lambda_z`: a tuple of scalars). All work under `jax.jit`,
-`jax.vmap` and `jax.grad`. **`nan` in `t` or `c` means "no observation" and is ignored**, so curves
-of different length can be padded with `nan` to one array. A quantity that the curve does not
-support is `nan`, never a guess, and its gradient is zero there. Unsorted times, unequal lengths and
-negative levels raise `CarpkError`, except inside `jit`, where values cannot be inspected. A
-negative level is accepted where it is below a known `lloq`: there the BLQ rule holds for it.
+Every function takes `t` [day], strictly increasing, and `c`, the concentration at each time, as
+arrays of one length, and returns a scalar (`lambda_z`: a tuple of scalars). All work under
+`jax.jit`, `jax.vmap` and `jax.grad`. **`nan` in `t` or `c` means "no observation" and is ignored**,
+so curves of different length can be padded with `nan` to one array. A quantity that the curve does
+not support is `nan`, never a guess, and its gradient is zero there. Unsorted times, unequal lengths
+and negative concentrations raise `CarpkError`, except inside `jit`, where values cannot be
+inspected. A negative concentration is accepted where it is below a known `lloq`: there the BLQ rule
+holds for it.
 
 Between observations the curve rises (or stays) linearly and falls exponentially; where it falls to
-zero it falls linearly. All areas, interpolated levels and crossing times follow that one curve
-("linear-up/log-down", `METHOD`).
+zero it falls linearly. All areas, interpolated concentrations and crossing times follow that one
+curve ("linear-up/log-down", `METHOD`).
 
 Below the limit of quantification (BLQ) is any observation under `lloq`; pass a left-censored one as
 0, not as the LLOQ. By default (`BLQ`: zero as in ICH M13A, but dropped in between as in PKNCA):
 
-- before the first quantifiable level, BLQ is 0;
-- between two quantifiable levels, BLQ is dropped, as if not observed;
-- after the last quantifiable level, BLQ is 0 in partial areas (`auc_to`), so that a patient whose
-  cells vanish has an AUC0-28d, and is dropped for the area to the last quantifiable level
+- before the first quantifiable concentration, BLQ is 0;
+- between two quantifiable concentrations, BLQ is dropped, as if not observed;
+- after the last quantifiable concentration, BLQ is 0 in partial areas (`auc_to`), so that a patient
+whose
+  cells vanish has an AUC0-28d, and is dropped for the area to the last quantifiable concentration
   (`auc_last`), by definition of that area.
 
-Half-life, doubling time, fold expansion, Clast and Tlast only ever use quantifiable levels: those
-at or above `lloq` and above 0. With `lloq=0`, the default, areas take zeros as they are, as suits
-simulated curves; an unknown limit (`lloq=nan`) is no limit either. Functions without an `lloq`
-(`cmax`, `tmax`, `auc`) always take the curve as it is; `apply_blq` prepares one.
+Half-life, doubling time, fold expansion, Clast and Tlast only ever use quantifiable concentrations:
+those at or above `lloq` and above 0. With `lloq=0`, the default, areas take zeros as they are, as
+suits simulated curves; an unknown limit (`lloq=nan`) is no limit either. Functions without an
+`lloq` (`cmax`, `tmax`, `auc`) always take the curve as it is; `apply_blq` prepares one.
 
 References: the trapezoids are compared in Purves (1992) J Pharmacokinet Biopharm 20:211-226,
 doi:10.1007/BF01062525; BLQ: ICH M13A (2024); codes: CDISC PKPARMCD (codelist C85839).

@@ -31,11 +31,11 @@ _ACTIONS = ("zero", "half", "drop")
 
 @dataclass(frozen=True)
 class BLQ:
-    """What becomes of observations below the limit of quantification, by their place in the curve.
+    """Handling of observations below the limit of quantification, by place in the curve.
 
     Each of the three is "zero", "half" (LLOQ/2) or "drop" (as if not observed). A curve without
-    any quantifiable level counts as `before`. `after` acts only where an area reaches beyond the
-    last quantifiable level.
+    any quantifiable concentration counts as `before`. `after` acts only where an area reaches
+    beyond the last quantifiable concentration.
     """
 
     before: Action = "zero"
@@ -76,7 +76,8 @@ def apply_blq(c: Curve, lloq: ArrayLike = 0.0, blq: BLQ | None = None) -> Float[
     """The curve with the BLQ rule applied: `nan` where a BLQ observation is dropped.
 
     `lloq` is one number or one per observation (assays change within a trial); where it is 0 or
-    `nan` (unknown) there is no limit and the level stays as it is. Compose with the functions that
+    `nan` (unknown) there is no limit and the concentration stays as it is. Compose with the
+    functions that
     take no rule: `cmax(t, apply_blq(c, 50.0))`.
 
     >>> from carpk import nca
@@ -84,37 +85,39 @@ def apply_blq(c: Curve, lloq: ArrayLike = 0.0, blq: BLQ | None = None) -> Float[
     [0.0, 60.0, nan, 90.0, 0.0]
     """
     blq = BLQ() if blq is None else blq
-    level = jnp.asarray(c, dtype=float)
-    if level.ndim != 1:
-        raise CarpkError(f"`c` must be one curve, but has the shape {level.shape}: use `jax.vmap`.")
-    _check_levels(c, lloq)
-    return _apply_blq(level, _limit(lloq, level), blq)
+    concentration = jnp.asarray(c, dtype=float)
+    if concentration.ndim != 1:
+        raise CarpkError(
+            f"`c` must be one curve, but has the shape {concentration.shape}: use `jax.vmap`."
+        )
+    _check_concentrations(c, lloq)
+    return _apply_blq(concentration, _limit(lloq, concentration), blq)
 
 
 @functools.partial(jax.jit, static_argnames="blq")
 def _apply_blq(
-    level: Float[Array, " time"], limit: Float[Array, " time"], blq: BLQ
+    concentration: Float[Array, " time"], limit: Float[Array, " time"], blq: BLQ
 ) -> Float[Array, " time"]:
-    seen = quantifiable(level, limit)
+    seen = quantifiable(concentration, limit)
     place_before = jnp.cumsum(seen) == 0
     place_after = jax.lax.cumsum(seen.astype(int), reverse=True) == 0
     value = {
-        "zero": jnp.zeros_like(level),
+        "zero": jnp.zeros_like(concentration),
         "half": limit / 2,
-        "drop": jnp.full_like(level, jnp.nan),
+        "drop": jnp.full_like(concentration, jnp.nan),
     }
     instead = jnp.where(
         place_before,
         value[blq.before],
         jnp.where(place_after, value[blq.after], value[blq.between]),
     )
-    return jnp.where(seen | jnp.isnan(level) | (limit <= 0), level, instead)
+    return jnp.where(seen | jnp.isnan(concentration) | (limit <= 0), concentration, instead)
 
 
 def _curve(
     t: Curve, c: Curve, lloq: ArrayLike = 0.0
 ) -> tuple[Float[Array, " time"], Float[Array, " time"]]:
-    """Times and levels as float arrays, checked as far as they are concrete; missing -> `c` nan."""
+    """Times and concentrations as float arrays, checked if concrete; missing -> `c` nan."""
     shapes = np.shape(t), np.shape(c)
     if len(shapes[0]) != 1 or shapes[0] != shapes[1] or shapes[0] == (0,):
         raise CarpkError(
@@ -124,9 +127,9 @@ def _curve(
         )
     if not isinstance(t, jax.core.Tracer):
         _check_times(np.asarray(t, dtype=float), c)
-    _check_levels(c, lloq)
-    time, level = jnp.asarray(t, dtype=float), jnp.asarray(c, dtype=float)
-    return time, jnp.where(jnp.isnan(time), jnp.nan, level)
+    _check_concentrations(c, lloq)
+    time, concentration = jnp.asarray(t, dtype=float), jnp.asarray(c, dtype=float)
+    return time, jnp.where(jnp.isnan(time), jnp.nan, concentration)
 
 
 def _check_times(time: np.ndarray, c: Curve) -> None:
@@ -146,51 +149,52 @@ def _check_times(time: np.ndarray, c: Curve) -> None:
         )
 
 
-def _check_levels(c: Curve, lloq: ArrayLike) -> None:
-    """Refuse negative levels, unless they are below a known limit."""
+def _check_concentrations(c: Curve, lloq: ArrayLike) -> None:
+    """Refuse negative concentrations, unless they are below a known limit."""
     if isinstance(c, jax.core.Tracer) or isinstance(lloq, jax.core.Tracer):
         return
-    level, limit = np.asarray(c, dtype=float), np.nan_to_num(np.asarray(lloq, dtype=float))
-    if limit.shape not in ((), level.shape):
-        return  # `_limit` says what is wrong
-    wrong = np.flatnonzero((level < 0) & ~(limit > 0))
+    concentration, limit = np.asarray(c, dtype=float), np.nan_to_num(np.asarray(lloq, dtype=float))
+    if limit.shape not in ((), concentration.shape):
+        return  # `_limit` raises the error
+    wrong = np.flatnonzero((concentration < 0) & ~(limit > 0))
     if wrong.size:
         raise CarpkError(
-            f"`c` must hold levels of 0 or more, but number {wrong[0] + 1} of {level.size} is "
-            f"{level[wrong[0]]:g}. If the assay subtracts a background, give `lloq`, so that the "
-            "BLQ rule holds for such a level; else write nan for a sample that failed."
+            f"`c` must hold concentrations of 0 or more, but number {wrong[0] + 1} of "
+            f"{concentration.size} is {concentration[wrong[0]]:g}. If the assay subtracts a "
+            "background, give `lloq`, so that the BLQ rule holds for such a value; else write nan "
+            "for a sample that failed."
         )
 
 
-def _limit(lloq: ArrayLike, level: Float[Array, " time"]) -> Float[Array, " time"]:
+def _limit(lloq: ArrayLike, concentration: Float[Array, " time"]) -> Float[Array, " time"]:
     """The limit of each observation, 0 where it is unknown."""
     limit = jnp.nan_to_num(jnp.asarray(lloq, dtype=float), nan=0.0)
-    if limit.shape not in ((), level.shape):
+    if limit.shape not in ((), concentration.shape):
         raise CarpkError(
-            f"`lloq` must be one number or one per observation ({level.shape[0]}), but has the "
-            f"shape {limit.shape}."
+            f"`lloq` must be one number or one per observation ({concentration.shape[0]}), but has "
+            f"the shape {limit.shape}."
         )
-    return jnp.broadcast_to(limit, level.shape)
+    return jnp.broadcast_to(limit, concentration.shape)
 
 
-def quantifiable(level: Float[Array, " time"], lloq: ArrayLike) -> Bool[Array, " time"]:
+def quantifiable(concentration: Float[Array, " time"], lloq: ArrayLike) -> Bool[Array, " time"]:
     """Observed, positive and not below the limit (comparisons with nan are false)."""
-    return (level >= _limit(lloq, level)) & (level > 0)
+    return (concentration >= _limit(lloq, concentration)) & (concentration > 0)
 
 
 @jax.jit
 def fill(
     t: Float[Array, " time"], c: Float[Array, " time"]
 ) -> tuple[Bool[Array, ""], Float[Array, " time"], Float[Array, " time"]]:
-    """Whether anything was observed; the curve with each gap filled by the observation before it.
+    """Presence of any observation; the curve with each gap filled by the one before it.
 
     A filled point repeats its neighbour, so the piece between them has no length and no area.
     """
     observed = ~jnp.isnan(c)
     latest = jax.lax.cummax(jnp.where(observed, jnp.arange(c.size), -1))
     source = jnp.where(latest < 0, jnp.argmax(observed), latest)
-    time, level = jnp.where(observed, t, 0.0), jnp.where(observed, c, 0.0)
-    return observed.any(), time[source], level[source]
+    time, concentration = jnp.where(observed, t, 0.0), jnp.where(observed, c, 0.0)
+    return observed.any(), time[source], concentration[source]
 
 
 @jax.jit
@@ -203,7 +207,7 @@ def _pick(
 
 @jax.jit
 def _highest(c: Float[Array, " time"], where: Bool[Array, " time"]) -> Int[Array, ""]:
-    """Index of the first highest level among the points in `where`."""
+    """Index of the first highest concentration among the points in `where`."""
     return jnp.argmax(jnp.where(where, c, -jnp.inf))
 
 
@@ -216,7 +220,7 @@ def _final(where: Bool[Array, " time"]) -> Int[Array, ""]:
 def _decline(
     left: Float[Array, " piece"], right: Float[Array, " piece"]
 ) -> tuple[Bool[Array, " piece"], Float[Array, " piece"]]:
-    """Where a piece of the curve falls exponentially, and ln(left/right) there (1 elsewhere)."""
+    """Segments of exponential decline, and ln(left/right) there (1 elsewhere)."""
     falls = (right < left) & (right > 0)
     # The inner `where`s keep log(0) out of the branch that is not taken: its gradient is infinite.
     drop = jnp.log(jnp.where(falls, left, jnp.e)) - jnp.log(jnp.where(falls, right, 1.0))
@@ -252,7 +256,7 @@ def _area(
 
 
 def _since_infusion(t: Float[Array, " time"], c: Float[Array, " time"]) -> Float[Array, " time"]:
-    """The levels from day 0 on, nan before."""
+    """The concentrations from day 0 on, nan before."""
     return jnp.where(t < 0, jnp.nan, c)
 
 
@@ -260,38 +264,39 @@ def _since_infusion(t: Float[Array, " time"], c: Float[Array, " time"]) -> Float
 def from_zero(
     t: Float[Array, " time"], c: Float[Array, " time"], initial: ArrayLike
 ) -> tuple[Float[Array, " points"], Float[Array, " points"]]:
-    """A filled curve with a level `initial` at day 0 put before it, if it starts later."""
+    """A filled curve with a concentration `initial` at day 0 put before it, if it starts later."""
     late = t[0] > 0
     first_t, first_c = jnp.where(late, 0.0, t[0]), jnp.where(late, initial, c[0])
     return jnp.append(first_t, t), jnp.append(first_c, c)
 
 
-# --- levels and areas -----------------------------------------------------------------------------
+# --- concentrations and areas
+# -----------------------------------------------------------------------------
 
 
 def cmax(t: Curve, c: Curve) -> Scalar:
-    """Highest level [unit of `c`]."""
+    """Highest concentration [unit of `c`]."""
     _, c = _curve(t, c)
     observed = ~jnp.isnan(c)
     return _pick(c, observed, _highest(c, observed))
 
 
 def tmax(t: Curve, c: Curve) -> Scalar:
-    """Time of the highest level [day], the first if several are equal."""
+    """Time of the highest concentration [day], the first if several are equal."""
     t, c = _curve(t, c)
     observed = ~jnp.isnan(c)
     return _pick(t, observed, _highest(c, observed))
 
 
 def clast(t: Curve, c: Curve, lloq: ArrayLike = 0.0) -> Scalar:
-    """Last quantifiable level [unit of `c`]."""
+    """Last quantifiable concentration [unit of `c`]."""
     _, c = _curve(t, c, lloq)
     seen = quantifiable(c, lloq)
     return _pick(c, seen, _final(seen))
 
 
 def tlast(t: Curve, c: Curve, lloq: ArrayLike = 0.0) -> Scalar:
-    """Time of the last quantifiable level [day]: the observed persistence."""
+    """Time of the last quantifiable concentration [day]: the observed persistence."""
     t, c = _curve(t, c, lloq)
     seen = quantifiable(c, lloq)
     return _pick(t, seen, _final(seen))
@@ -306,8 +311,8 @@ def auc(t: Curve, c: Curve) -> Scalar:
     >>> float(nca.auc([0.0, 1.0, 2.0], [0.0, 4.0, 4.0]))
     6.0
     """
-    any_observed, time, level = fill(*_curve(t, c))
-    return jnp.where(any_observed, _area(time, level, time[0], time[-1]), jnp.nan)
+    any_observed, time, concentration = fill(*_curve(t, c))
+    return jnp.where(any_observed, _area(time, concentration, time[0], time[-1]), jnp.nan)
 
 
 def auc_last(
@@ -318,15 +323,15 @@ def auc_last(
     blq: BLQ | None = None,
     initial: ArrayLike | None = None,
 ) -> Scalar:
-    """Area to the last quantifiable level [unit of `c` x day]; 0 if no level is quantifiable.
+    """Area to the last quantifiable concentration [unit of `c` x day]; 0 if there is none.
 
-    It starts at the first observation, or at day 0 if `initial` is given: the level at day 0 where
-    nothing was observed on that day. Observations before day 0 then do not enter.
+    It starts at the first observation, or at day 0 if `initial` is given: the concentration at day
+    0 where nothing was observed on that day. Observations before day 0 then do not enter.
     """
-    time, level = _curve(t, c, lloq)
-    seen = quantifiable(level, lloq)
+    time, concentration = _curve(t, c, lloq)
+    seen = quantifiable(concentration, lloq)
     past_last = seen.any() & (jnp.arange(seen.size) > _final(seen))
-    ruled = jnp.where(past_last, jnp.nan, apply_blq(level, lloq, blq))
+    ruled = jnp.where(past_last, jnp.nan, apply_blq(concentration, lloq, blq))
     if initial is not None:
         ruled = _since_infusion(time, ruled)
     any_observed, time, ruled = fill(time, ruled)
@@ -340,11 +345,11 @@ def auc_to(
 ) -> Callable[[Curve, Curve], Scalar]:
     """A function (t, c) -> area from day 0 to `day` [unit of `c` x day].
 
-    The level at `day` is interpolated on the same curve whose area is taken. If the observations
-    stop before `day` the area is `nan`; nothing is extrapolated. Observations before day 0, such as
-    a baseline sample, do not enter. Without one on day 0, the level there is `initial`: 0 as no
-    cells circulate before the infusion, another level for a repeated infusion, or `None` to give
-    `nan` instead.
+    The concentration at `day` is interpolated on the same curve whose area is taken. If the
+    observations stop before `day` the area is `nan`; nothing is extrapolated. Observations before
+    day 0, such as a baseline sample, do not enter. Without one on day 0, the concentration there is
+    `initial`: 0 as no cells circulate before the infusion, another concentration for a repeated
+    infusion, or `None` to give `nan` instead.
 
     The same arguments return the same function, named for its day.
 
@@ -368,8 +373,8 @@ def _auc_to(
     day: float, lloq: float, blq: BLQ, initial: float | None
 ) -> Callable[[Curve, Curve], Scalar]:
     def partial(t: Curve, c: Curve) -> Scalar:
-        time, level = _curve(t, c, lloq)
-        return partial_area(time, apply_blq(level, lloq, blq), day, initial)
+        time, concentration = _curve(t, c, lloq)
+        return partial_area(time, apply_blq(concentration, lloq, blq), day, initial)
 
     partial.__name__ = f"auc_to_{day:g}"
     partial.__qualname__ = partial.__name__
@@ -398,8 +403,8 @@ def time_above(t: Curve, c: Curve, lloq: ArrayLike) -> Scalar:
     """Time the curve spends at or above `lloq` [day], between its first and last observation.
 
     The crossing times are those of the curve whose area `auc` takes: on a line while it rises or
-    falls to zero, on an exponential while it falls. The levels are taken as they are; to use a BLQ
-    rule, pass `apply_blq(c, lloq)`. `nan` where the limit is.
+    falls to zero, on an exponential while it falls. The concentrations are taken as they are; to
+    use a BLQ rule, pass `apply_blq(c, lloq)`. `nan` where the limit is.
     """
     any_observed, t, c = fill(*_curve(t, c, lloq))
     limit = jnp.asarray(lloq, dtype=float)
@@ -437,10 +442,10 @@ def lambda_z(
 ) -> LambdaZ:
     """Rate of the terminal decline, by regression of ln c on t over the last observations.
 
-    Every window of `min_points` or more quantifiable levels that starts after Tmax and ends at
-    Tlast is tried. Among those that decline, the one with the best adjusted R² is taken; a window
-    with more points wins if it comes within `tie_tolerance` of the best. `nan`, with 0 points, if
-    there is no such window.
+    Every window of `min_points` or more quantifiable concentrations that starts after Tmax and ends
+    at Tlast is tried. Among those that decline, the one with the best adjusted R² is taken; a
+    window with more points wins if it comes within `tie_tolerance` of the best. `nan`, with 0
+    points, if there is no such window.
 
     A CAR-T curve contracts first and persists after: where sampling stops within weeks, this rate
     mixes both. Read `start`, `stop` and `points` before comparing patients.
@@ -512,12 +517,12 @@ def half_life(t: Curve, c: Curve, lloq: ArrayLike = 0.0) -> Scalar:
 
 
 def doubling_time(t: Curve, c: Curve, lloq: ArrayLike = 0.0) -> Scalar:
-    """Time in which the level doubles during expansion [day].
+    """Time in which the concentration doubles during expansion [day].
 
-    ln 2 over the slope of ln c on t, from the first quantifiable level to Tmax. `nan` with fewer
-    than two quantifiable levels there or without a rise. Levels in the first days, when infused
-    cells leave the blood for the tissues, belong to it too and lengthen it; levels before day 0 do
-    not.
+    ln 2 over the slope of ln c on t, from the first quantifiable concentration to Tmax. `nan` with
+    fewer than two quantifiable concentrations there or without a rise. Concentrations in the first
+    days, when infused cells leave the blood for the tissues, belong to it too and lengthen it;
+    concentrations before day 0 do not.
     """
     t, c = _curve(t, c, lloq)
     return _doubling_time(t, _since_infusion(t, c), _limit(lloq, c))
@@ -533,19 +538,19 @@ def _doubling_time(
     per_n = 1 / jnp.maximum(jnp.sum(used.astype(x.dtype)), 1.0)
     x = jnp.where(used, x - jnp.sum(x) * per_n, 0.0)
     var, cov = jnp.sum(x * x), jnp.sum(x * y)
-    rises = cov > 0  # also false for a single level, where x is 0
+    rises = cov > 0  # also false for a single concentration, where x is 0
     slope = jnp.where(rises, cov, 1.0) / jnp.where(rises, var, 1.0)
     return jnp.where(rises, math.log(2) / slope, jnp.nan)
 
 
 def fold_expansion(t: Curve, c: Curve, lloq: ArrayLike = 0.0) -> Scalar:
-    """Cmax over the first quantifiable level, from day 0 on [1].
+    """Cmax over the first quantifiable concentration, from day 0 on [1].
 
-    `nan` where the first quantifiable level is the highest: the rise was not observed. Where the
-    first sample is late or the LLOQ high, the true expansion was larger.
+    `nan` where the first quantifiable concentration is the highest: the rise was not observed.
+    Where the first sample is late or the LLOQ high, the true expansion was larger.
     """
     t, c = _curve(t, c, lloq)
     c = _since_infusion(t, c)
     seen = quantifiable(c, lloq)
-    level, first, top = jnp.where(seen, c, 1.0), jnp.argmax(seen), _highest(c, seen)
-    return jnp.where(seen.any() & (top > first), level[top] / level[first], jnp.nan)
+    concentration, first, top = jnp.where(seen, c, 1.0), jnp.argmax(seen), _highest(c, seen)
+    return jnp.where(seen.any() & (top > first), concentration[top] / concentration[first], jnp.nan)

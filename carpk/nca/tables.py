@@ -102,10 +102,11 @@ def table(
     """NCA of a data set: one row per patient and cell infusion, columns named as in CDISC PKPARMCD.
 
     Days count from the infusion, up to (not including) the next one. Areas and TABOVE start at the
-    infusion: where the first sample is later, the level there is the patient's last one before the
-    infusion, or 0 if there is none. AUC0_28D is missing where observations stop, or the next
-    infusion comes, before day 28. CMAX is 0 and TMAX missing where all levels are BLQ. TABOVE
-    counts from the highest LLOQ of the row's observations and is missing where none is known.
+    infusion: where the first sample is later, the concentration there is the patient's last one
+    before the infusion, or 0 if there is none. AUC0_28D is missing where observations stop, or the
+    next infusion comes, before day 28. CMAX is 0 and TMAX missing where all concentrations are BLQ.
+    TABOVE counts from the highest LLOQ of the row's observations and is missing where none is
+    known.
 
     `analyte` may be left out if there is only one. `by` adds columns of the data set's doses (such
     as "product"), patients (such as "cohort") or observations, and sorts the rows by them. Units
@@ -132,7 +133,7 @@ def table(
     for name in _PARAMETERS:
         frame[name] = np.asarray(columns[name])[: len(curves)]
     frame["METHOD"] = (
-        f"{METHOD} from the infusion, first level 0 or the last before it; lambda z: best adjusted "
+        f"{METHOD} from the infusion, first value 0 or the last before it; lambda z: best adjusted "
         f"R2 of 3 or more points after TMAX, more points if within 0.0001"
     )
     frame["BLQRULE"] = str(blq)
@@ -177,7 +178,7 @@ def _observations(dataset: Any, analyte: str | None) -> tuple[pd.DataFrame, str,
     if len(negative):
         patient, day, value = negative[["patient", "time", "value"]].iloc[0]
         raise CarpkError(
-            f"Patient {patient!r} has the level {value:g} of {analyte!r} on day {day:g} and no "
+            f"Patient {patient!r} has the value {value:g} of {analyte!r} on day {day:g} and no "
             "LLOQ. Give the LLOQ, so that the BLQ rule holds for it, or remove a failed sample."
         )
     return found, str(analyte), str(units[0]) if units else ""
@@ -205,7 +206,7 @@ def _infusions(dataset: Any, observations: pd.DataFrame) -> dict[Any, list[float
 
 
 def _label(dataset: Any, name: str, patient: Any, start: float) -> Any:
-    """What the column `name` of the data set says about one infusion of one patient."""
+    """Value of the data set's column `name` for one infusion of one patient."""
     doses = dataset.doses
     if name in doses:
         given = (doses["patient"] == patient) & (doses["time"] == start)
@@ -232,7 +233,7 @@ def _label(dataset: Any, name: str, patient: Any, start: float) -> Any:
 def _window(
     own: pd.DataFrame, start: float, stop: float, patient: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
-    """Times since the infusion, levels, LLOQs, the highest LLOQ and the level before."""
+    """Times since the infusion, concentrations, LLOQs, the highest LLOQ, the value before."""
     during = own[(own["time"] >= start) & (own["time"] < stop)]
     repeated = during.loc[during["time"].duplicated(), "time"]
     if not repeated.empty:
@@ -243,8 +244,8 @@ def _window(
     before = own[own["time"] < start]
     initial = 0.0
     if not before.empty:
-        level, lloq = before["value"].iloc[-1], before["lloq"].iloc[-1]
-        initial = 0.0 if level < lloq else max(float(level), 0.0)
+        concentration, lloq = before["value"].iloc[-1], before["lloq"].iloc[-1]
+        initial = 0.0 if concentration < lloq else max(float(concentration), 0.0)
     known = during["lloq"].dropna()
     return (
         during["time"].to_numpy(float) - start,

@@ -1,8 +1,8 @@
-"""Every figure. Levels are on a log10 axis; bands say what they are in the legend."""
+"""Figures. Concentrations are on a log10 axis; the legend names the bands."""
 
 from carpk.plot.calibration import sbc
 from carpk.plot.diagnostics import eta_covariates, eta_pairs, gof, npde, vpc
-from carpk.plot.fits import facts, fit, individual_fits, predictive, prior_posterior, waterfall
+from carpk.plot.fits import fit, individual_fits, predictive, prior_posterior, summaries, waterfall
 from carpk.plot.results import comparison, evidence, identifiability, simulation
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "eta_covariates",
     "eta_pairs",
     "evidence",
-    "facts",
     "fit",
     "gof",
     "identifiability",
@@ -20,6 +19,7 @@ __all__ = [
     "prior_posterior",
     "sbc",
     "simulation",
+    "summaries",
     "vpc",
     "waterfall",
 ]

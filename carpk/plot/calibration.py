@@ -1,4 +1,4 @@
-"""Whether posteriors are what they claim to be, as figures."""
+"""Figures of simulation-based calibration."""
 
 from __future__ import annotations
 

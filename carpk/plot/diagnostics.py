@@ -49,7 +49,7 @@ def vpc(result: VPC, *, points: bool = True) -> Figure:
         height_ratios=[3, 1.1][:rows],
     )
     days = result.points["time"].to_numpy()
-    bottom, top = _level_range(result)
+    bottom, top = _concentration_range(result)
     drawn = not result.corrected and bottom < result.lloq < top
     for column, stratum in enumerate(strata):
         part = table[table["stratum"] == stratum]
@@ -87,8 +87,8 @@ def vpc(result: VPC, *, points: bool = True) -> Figure:
     kind = "Prediction-corrected VPC" if result.corrected else "VPC"
     _title(
         figure,
-        f"{kind} of {result.output}, {result.data}: the data and {result.draws} data sets from the "
-        f"{result.source}",
+        f"{kind} of {result.output}, {result.data}: the data and {result.replicates} data sets "
+        f"from the {result.source}",
     )
     key = axes[0, 0]
     handles = [
@@ -120,10 +120,10 @@ def vpc(result: VPC, *, points: bool = True) -> Figure:
     return figure
 
 
-def _level_range(result: VPC) -> tuple[float, float]:
-    """Ends of the axis of levels: what is observed, and bands as far as they are near it."""
-    levels = result.table[result.table["statistic"] != BELOW]
-    shown = levels[["observed", "low", "median", "high"]].to_numpy(float)
+def _concentration_range(result: VPC) -> tuple[float, float]:
+    """Range of the axis of concentrations: observations, and bands near them."""
+    concentrations = result.table[result.table["statistic"] != BELOW]
+    shown = concentrations[["observed", "low", "median", "high"]].to_numpy(float)
     shown = shown[np.isfinite(shown) & (shown > 0)]
     values = result.points["value"].to_numpy()
     measured = values[(values > 0) & ~result.points["below"].to_numpy()]
@@ -161,7 +161,7 @@ def _observed(axis: Any, rows: pd.DataFrame, style: str) -> None:
 def _points(
     axis: Any, x: Any, y: Any, below: Any, *, faint: bool = False, colour: str = INK
 ) -> None:
-    """Measured levels as dots, levels below the LLOQ as red triangles."""
+    """Measured concentrations as dots, concentrations below the LLOQ as red triangles."""
     x, y, below = np.asarray(x), np.asarray(y), np.asarray(below, bool)
     if faint:
         axis.plot(x[~below], y[~below], "o", color=GREY, ms=2, alpha=0.6, zorder=2)
@@ -195,7 +195,7 @@ def npde(result: NPDE) -> Figure:
     t = result.table
     x, below = t["NPDE"].to_numpy(), t["CENS"].to_numpy() == 1
     figure, axes = plt.subplots(2, 2, figsize=(9, 6.8))
-    qq, bars, time, level = axes.flat
+    qq, bars, time, pred = axes.flat
     n = len(x)
     order = np.argsort(x)
     ranks = np.arange(1, n + 1)
@@ -227,17 +227,17 @@ def npde(result: NPDE) -> Figure:
     )
     _score_axis(time, t["time"], x, below)
     time_axis(time, t["time"].to_numpy(), size=9)
-    _score_axis(level, t["PRED"], x, below)
-    _level_axis(level, t["PRED"].to_numpy(), f"PRED [{result.unit}]")
-    for axis in (time, level):
+    _score_axis(pred, t["PRED"], x, below)
+    _concentration_axis(pred, t["PRED"].to_numpy(), f"PRED [{result.unit}]")
+    for axis in (time, pred):
         axis.set_ylabel("NPDE", fontsize=9)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
     _title(
         figure,
-        f"NPDE of {result.output}, {result.data}: {n} observations against {result.draws} data "
-        f"sets from the {result.source}",
+        f"NPDE of {result.output}, {result.data}: {n} observations against {result.replicates} "
+        f"data sets from the {result.source}",
     )
     _residual_legend(figure, qq, bool(below.any()), imputed="BLQ, drawn at random (Nguyen 2012)")
     return figure
@@ -259,7 +259,7 @@ def gof(result: GOF) -> Figure:
     ends = [max(shown.min(), measured.min() / 10) / 1.5, shown.max() * 1.5]
     words = {"PRED": "population prediction", "IPRED": "individual prediction"}
     for row, (prediction, residual) in enumerate({"PRED": "NPDE", "IPRED": "IWRES"}.items()):
-        against, time, level = axes[row]
+        against, time, pred = axes[row]
         x = t[prediction].to_numpy()
         _points(against, np.maximum(x, ends[0]), t["DV"], below)
         against.plot(ends, ends, color=INK, lw=0.8)
@@ -267,7 +267,7 @@ def gof(result: GOF) -> Figure:
         lloq = lloq[(lloq > ends[0]) & (lloq < ends[1])]
         if len(lloq) == 1:
             against.axhline(lloq[0], color=INK, lw=0.8, ls=":")
-        _level_axis(against, ends, f"{prediction}: {words[prediction]} [{result.unit}]")
+        _concentration_axis(against, ends, f"{prediction}: {words[prediction]} [{result.unit}]")
         against.set_yscale("log")
         against.set_xlim(ends)
         against.set_ylim(ends)
@@ -276,9 +276,9 @@ def gof(result: GOF) -> Figure:
         y = t[residual].to_numpy()
         _score_axis(time, t["time"], y, below)
         time_axis(time, t["time"].to_numpy(), size=9)
-        _score_axis(level, x, y, below)
-        _level_axis(level, x, f"{prediction} [{result.unit}]")
-        for axis in (time, level):
+        _score_axis(pred, x, y, below)
+        _concentration_axis(pred, x, f"{prediction} [{result.unit}]")
+        for axis in (time, pred):
             axis.set_ylabel(residual, fontsize=9)
     axes[1, 1].set_title(
         f"residual shrinkage {result.shrinkage:.0%}"
@@ -333,12 +333,12 @@ def _score_axis(axis: Any, x: Any, y: Any, below: Any) -> None:
     axis.set_ylim(-max(3.2, 1.08 * largest), max(3.2, 1.08 * largest))
 
 
-def _level_axis(axis: Any, levels: Any, label: str) -> None:
-    """A log axis of levels along x, at most ten decades."""
+def _concentration_axis(axis: Any, concentrations: Any, label: str) -> None:
+    """A log axis of concentrations along x, at most ten decades."""
     axis.set_xscale("log")
-    levels = np.asarray(levels, float)
-    high = float(levels.max())
-    low = max(float(levels.min()), high * 1e-10)
+    concentrations = np.asarray(concentrations, float)
+    high = float(concentrations.max())
+    low = max(float(concentrations.min()), high * 1e-10)
     axis.set_xlim(low / 1.5, high * 1.5)
     if high / low < 30:  # a decade or so: its own labels would be too few, those between too many
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -1,4 +1,4 @@
-"""A fit beside its data: predictive bands, published numbers, priors, patients."""
+"""A fit beside its data: predictive bands, published summaries, priors, patients."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from carpk.checks import Predictive, posterior_predictive, prior_predictive
 from carpk.checks.observed import Observed, middle
-from carpk.dataset.facts import WITH_ENDS
+from carpk.dataset.cohort_summaries import WITH_ENDS
 from carpk.inference.nuts import prior_draws
 from carpk.inference.result import Fit
 from carpk.inference.starts import PRIOR_DRAWS
 from carpk.plot.style import BLUE, GREY, HIGH, INK, LONG, LOW, RED, from_scale, time_axis, to_scale
 from carpk.population.parameters import PopulationParameter
-from carpk.population.summaries import Fact, sample_log_sd
+from carpk.population.summaries import CohortSummary, sample_log_sd
 from carpk.structural import ClosedForm
 from carpk.verdict.modes import SAME_MODE
 
 
 def fit(result: Fit, *, seed: int = 0) -> Figure:
-    """Predictive bands over published figures, or individual fits; what the data call for."""
+    """Predictive bands over published summaries, or individual fits, by kind of data."""
     if result.bound.cohorts:
         prior = prior_predictive(result.population, result.data, seed=seed)
         return predictive([prior, posterior_predictive(result, seed=seed)])
@@ -33,7 +33,7 @@ def fit(result: Fit, *, seed: int = 0) -> Figure:
 
 
 def predictive(checks: Sequence[Predictive]) -> Figure:
-    """Bands of replicated cohorts over the published figures, one panel per cohort.
+    """Bands of replicated cohorts over the published summaries, one panel per cohort.
 
     A band is the 90 % interval of the quartile of a replicated cohort of as many patients.
     """
@@ -86,21 +86,25 @@ def predictive(checks: Sequence[Predictive]) -> Figure:
 
 
 def _published(axis: Any, check: Predictive, cohort: str) -> None:
-    """Published levels by day; else the published peak at the published time of the peak."""
+    """Published concentrations by day; else the published Cmax at the published Tmax."""
     own = check.bound.output
-    facts = [f for f in check.bound.cohorts[cohort].facts if f.output == own]
-    levels = [f for f in facts if f.metric == "level"]
+    summaries = [f for f in check.bound.cohorts[cohort].summaries if f.output == own]
+    concentrations = [f for f in summaries if f.metric == "level"]
     bar = {"fmt": "o", "color": INK, "ms": 5, "capsize": 3, "lw": 1.2, "zorder": 5}
-    if levels:
-        y = np.array([max(f.value, f.lloq if f.value < f.lloq else 0.0) for f in levels])
-        ends = np.abs(np.array([interval_ends(f) for f in levels]) - y[:, None]).T
-        kinds = dict.fromkeys(f"{f.statistic}, {f.interval}".rstrip(", ") for f in levels)
+    if concentrations:
+        y = np.array([max(f.value, f.lloq if f.value < f.lloq else 0.0) for f in concentrations])
+        ends = np.abs(np.array([interval_ends(f) for f in concentrations]) - y[:, None]).T
+        kinds = dict.fromkeys(f"{f.statistic}, {f.interval}".rstrip(", ") for f in concentrations)
         axis.errorbar(
-            [f.time for f in levels], y, yerr=ends, label=f"published: {'; '.join(kinds)}", **bar
+            [f.time for f in concentrations],
+            y,
+            yerr=ends,
+            label=f"published: {'; '.join(kinds)}",
+            **bar,
         )
         return
-    peaks = [f for f in facts if f.metric == "cmax"]
-    times = [f for f in facts if f.metric == "tmax"]
+    peaks = [f for f in summaries if f.metric == "cmax"]
+    times = [f for f in summaries if f.metric == "tmax"]
     if not (peaks and times):
         return
     peak, time = peaks[0], times[0]
@@ -110,22 +114,22 @@ def _published(axis: Any, check: Predictive, cohort: str) -> None:
     axis.errorbar([time.value], [peak.value], yerr=ends, label=label, **bar)
 
 
-def interval_ends(fact: Fact) -> tuple[float, float]:
-    """Where the error bar of a published statistic begins and ends; the value without interval."""
-    if fact.interval in WITH_ENDS:
-        return max(fact.low, 0.1 * fact.value), fact.high
-    if not fact.interval:
-        return fact.value, fact.value
-    if fact.statistic == "geometric mean" and fact.interval in ("CV%", "GSD"):
-        factor = math.exp(sample_log_sd(fact))
-        return fact.value / factor, fact.value * factor
-    half = fact.spread / 100 * fact.value if fact.interval == "CV%" else fact.spread
-    return max(fact.value - half, 0.1 * fact.value), fact.value + half
+def interval_ends(summary: CohortSummary) -> tuple[float, float]:
+    """Ends of the error bar of a published summary; the value without interval."""
+    if summary.interval in WITH_ENDS:
+        return max(summary.low, 0.1 * summary.value), summary.high
+    if not summary.interval:
+        return summary.value, summary.value
+    if summary.statistic == "geometric mean" and summary.interval in ("CV%", "GSD"):
+        factor = math.exp(sample_log_sd(summary))
+        return summary.value / factor, summary.value * factor
+    half = summary.spread / 100 * summary.value if summary.interval == "CV%" else summary.spread
+    return max(summary.value - half, 0.1 * summary.value), summary.value + half
 
 
-def facts(check: Predictive) -> Figure:
-    """Every published number against its replicates, as ratios."""
-    table = check.facts.reset_index()
+def summaries(check: Predictive) -> Figure:
+    """Every published summary against its replicates, as ratios."""
+    table = check.summaries.reset_index()
     figure, axis = plt.subplots(figsize=(8.5, 1.3 + 0.28 * len(table)))
     several = table["cohort"].nunique() > 1
     for i, row in enumerate(table.itertuples()):
@@ -223,7 +227,7 @@ def individual_fits(
     bound = result.bound
     seen = Observed.of(bound, output, "plot.individual_fits")
     output = seen.output
-    sample = {k: jnp.asarray(v) for k, v in result.draws(draws, seed, effects=True).items()}
+    sample = {k: jnp.asarray(v) for k, v in result.draws(draws, seed, random_effects=True).items()}
     first, last = min(0.0, float(seen.time.min())), float(seen.time.max())
     days = _grid(first, last)
     levels_at = bound.patient_predictor(jnp.asarray(days), output=output, smooth=False)
@@ -232,8 +236,8 @@ def individual_fits(
         params, _ = bound.of_sample(sample)
         return levels_at(params)
 
-    levels = jax.jit(lambda s: jax.lax.map(curves, s))(sample)
-    low, mid, high = np.quantile(np.asarray(levels), [LOW, 0.5, HIGH], axis=0)
+    concentrations = jax.jit(lambda s: jax.lax.map(curves, s))(sample)
+    low, mid, high = np.quantile(np.asarray(concentrations), [LOW, 0.5, HIGH], axis=0)
     typical = middle(result.draws())
     pred = np.asarray(jax.jit(lambda th: levels_at(bound.typical_patients(th)))(typical))
     shown = min(len(bound.patients), most)
@@ -316,7 +320,7 @@ def individual_fits(
 
 
 def _grid(first: float, last: float) -> np.ndarray:
-    """Days of a curve: dense at the beginning, where levels rise."""
+    """Days of a curve: dense at the beginning, where concentrations rise."""
     even = np.linspace(to_scale(np.array(first)), to_scale(np.array(last)), 200)
     days = np.concatenate([np.linspace(first, last, 100), from_scale(even)])
     return np.unique(np.clip(days, first, last))
@@ -342,7 +346,7 @@ def _doses(axis: Any, bound: Any, i: int) -> None:
 
 
 def waterfall(result: Fit) -> Figure:
-    """Where each start of the search for a mode ended, best first, below the best one.
+    """ln density at the end of each start, relative to the best one, best first.
 
     A step that several starts share is a mode; a best one that a single start reached may not be
     the best there is.

@@ -1,4 +1,4 @@
-"""What follows from a fit or a design: simulations, comparisons, information, evidence."""
+"""Figures of results: simulations, comparisons, information, evidence."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 def simulation(result: Simulation, output: str) -> Figure:
     """Median and 50 % and 90 % bands over simulated patients, with arrows at the infusions."""
-    levels = result[output]
-    t = levels["time"].values
-    x = levels.values.reshape(-1, t.size)
+    concentrations = result[output]
+    t = concentrations["time"].values
+    x = concentrations.values.reshape(-1, t.size)
     figure, axis = plt.subplots(figsize=(7, 4.2))
     positive = np.where(x > 0, x, np.nan)
     if x.shape[0] > 1:
@@ -48,7 +48,7 @@ def simulation(result: Simulation, output: str) -> Figure:
             arrowprops={"arrowstyle": "-|>", "color": RED},
         )
     axis.set_xlabel("days after the first infusion (red arrows: infusions)")
-    axis.set_ylabel(f"{output} [{levels.attrs['units']}], simulated")
+    axis.set_ylabel(f"{output} [{concentrations.attrs['units']}], simulated")
     axis.legend(frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
@@ -152,7 +152,7 @@ def _arm_curves(axis: Any, curves: Any, colours: Mapping[str, str]) -> None:
         peak = max(peak, float(np.nanmax(high[shown])))
     axis.set_yscale("log")
     bottom = float(np.nanmin(np.where(curves > 0, curves, np.nan)[..., shown]))
-    axis.set_ylim(bottom=max(bottom, peak * 1e-8))  # what is below is nobody's cell
+    axis.set_ylim(bottom=max(bottom, peak * 1e-8))  # below one cell
     axis.set_xlabel("days after the first infusion")
     axis.set_ylabel(f"{curves.attrs['long_name']} [{curves.attrs['units']}], simulated")
     axis.legend(frameon=False, fontsize=8, title="bands: 90 % of patients", title_fontsize=8)

@@ -18,14 +18,14 @@ import numpyro.distributions as dist
 
 from carpk.assay.residual import log_likelihood
 from carpk.dataset import Dataset
-from carpk.dataset.facts import SAMPLED, proportion_bounds
+from carpk.dataset.cohort_summaries import SAMPLED, proportion_bounds
 from carpk.dataset.units import between
 from carpk.errors import FitError
 from carpk.params import Params, transform_for
 from carpk.population.covariates import Covariate, _in_equations, cohorts_of_effects, forms_of
 from carpk.population.parameters import WHOLE_LINE, Kind, PopulationParameter, named
-from carpk.population.population import OF_COHORT, Population
-from carpk.population.predict import ClosedLevels, Predictor, chosen, solved
+from carpk.population.population import COHORT_INDEX, Population
+from carpk.population.predict import ClosedFormPredictor, Predictor, chosen, solved
 from carpk.population.random_effects import (
     COHORT,
     INFUSION,
@@ -33,22 +33,22 @@ from carpk.population.random_effects import (
     RandomEffects,
     eta_name,
 )
-from carpk.population.summaries import CohortLikelihood, Fact, needed_for_ranges
+from carpk.population.summaries import CohortLikelihood, CohortSummary, needed_for_ranges
 from carpk.structural import ClosedForm
 
-FLOOR = 1e-30  # levels below this, in any unit, are taken as this: their logs stay finite
+FLOOR = 1e-30  # predictions below this, in any unit, are taken as this: their logs stay finite
 PEAK_BY = 60.0  # day; peaks of published cohorts are looked for until then
 REFERENCE_DRAWS = 16  # per patient, for the mesh of an ODE model
 
 
 @dataclasses.dataclass(frozen=True)
-class PopulationModel:
+class BoundPopulation:
     """A `Population` bound to data: arrays, priors and the joint log-likelihood.
 
     `parameters` are those of the population, in the order of the results, then the effects that
-    patients of a cohort share; `predictors` what gives the levels behind the likelihood, of the
-    individual patients (under None) and of each cohort. `endpoints` are analytes of the data ->
-    outputs of the model; the names of the first, of which there are cohort facts if of any, are
+    patients of a cohort share; `predictors` what gives the predictions behind the likelihood, of
+    the individual patients (under None) and of each cohort. `endpoints` are analytes of the data ->
+    outputs of the model; the names of the first, of which there are cohort summaries if of any, are
     `analyte` and `output`.
     """
 
@@ -65,18 +65,18 @@ class PopulationModel:
     clusters: tuple[str, ...] = ()  # cohorts with effects of their own
 
     @classmethod
-    def from_data(cls, population: Population, data: Dataset) -> PopulationModel:
+    def from_data(cls, population: Population, data: Dataset) -> BoundPopulation:
         endpoints = match_analytes(population, data)
         data = data.in_units({a: population.model.units[o] for a, o in endpoints.items()})
         observed = [a for a in endpoints if a in set(data.observations["analyte"])]
         individual = data.arrays(observed) if observed else None
-        facts = cohort_facts(data, endpoints)
-        published = {fact.output for rows in facts.values() for fact in rows}
+        summaries = cohort_summaries(data, endpoints)
+        published = {summary.output for rows in summaries.values() for summary in rows}
         for analyte in endpoints:
             if analyte not in observed and endpoints[analyte] not in published:
                 raise FitError(
                     f"{data.name}: there is nothing to fit for {analyte!r}: no observation and no "
-                    'published fact with use "fit" or "value".'
+                    'published summary with use "fit" or "value".'
                 )
         first = next((a for a in endpoints if endpoints[a] in published), next(iter(endpoints)))
         endpoints = {first: endpoints[first], **endpoints}
@@ -85,17 +85,17 @@ class PopulationModel:
         own = [n for n in population.model.params.covariates() if n not in population.fixed]
         names = [*forms, *(n for n in own if data.has_covariate(n))]
         covariates, patient_design = {}, {}
-        cohort_design: dict[str, dict[str, np.ndarray]] = {c: {} for c in facts}
-        clusters = cohorts_of_effects(population, data, individual is not None, list(facts))
+        cohort_design: dict[str, dict[str, np.ndarray]] = {c: {} for c in summaries}
+        clusters = cohorts_of_effects(population, data, individual is not None, list(summaries))
         if clusters and individual is not None:
             at = [clusters.index(c) for c in data.covariate("cohort")]
-            patient_design[OF_COHORT] = np.array(at)
-        for cohort in facts if clusters else ():
-            cohort_design[cohort][OF_COHORT] = np.array(clusters.index(cohort))
+            patient_design[COHORT_INDEX] = np.array(at)
+        for cohort in summaries if clusters else ():
+            cohort_design[cohort][COHORT_INDEX] = np.array(clusters.index(cohort))
         for name in names:
             of_patients = [] if individual is None else list(data.covariate(name))
-            of_cohorts = data.cohort_covariate(name) if facts else {}
-            values = of_patients + [of_cohorts[c] for c in facts]
+            of_cohorts = data.cohort_covariate(name) if summaries else {}
+            values = of_patients + [of_cohorts[c] for c in summaries]
             if name in own:
                 covariate = _in_equations(name, info[name].value, values, data)
             else:
@@ -103,22 +103,22 @@ class PopulationModel:
             covariates[name] = covariate
             if individual is not None:
                 patient_design[name] = np.stack([covariate.encode(v) for v in of_patients])
-            for cohort in facts:
+            for cohort in summaries:
                 cohort_design[cohort][name] = covariate.encode(of_cohorts[cohort])
-        infusions = {c: population.infusions_of(population.regimens.get(c)) for c in facts}
+        infusions = {c: population.infusions_of(population.regimens.get(c)) for c in summaries}
         likelihoods = {
             cohort: CohortLikelihood(
-                facts=tuple(rows),
+                summaries=tuple(rows),
                 sampling=sampling_days(data, rows),
                 residuals={f.output: population.residual_of(f.output) for f in rows},
                 virtual_patients=max(population.virtual_patients, needed_for_ranges(rows)),
-                random_effects=population.random.size(infusions[cohort]),
+                random_effect_count=population.random_effects.size(infusions[cohort]),
                 dependence=population.summary_dependence,
             )
-            for cohort, rows in facts.items()
+            for cohort, rows in summaries.items()
         }
         parameters = population.parameters({c: x.columns for c, x in covariates.items()})
-        for name in population.random.at(COHORT):
+        for name in population.random_effects.at(COHORT):
             shared = PopulationParameter(
                 eta_name(name, COHORT),
                 Kind.ETA,
@@ -162,7 +162,7 @@ class PopulationModel:
     def patient_predictor(
         self, days: Any = None, *, output: str | None = None, smooth: bool = True
     ) -> Predictor:
-        """Levels of the individual patients, at their own observations or of `output` at `days`."""
+        """Predictions of individual patients, at their observations or of `output` at `days`."""
         a, model = self.individual, self.population.model
         outputs: tuple[str, ...] = (output or self.output,)
         which = None
@@ -171,7 +171,9 @@ class PopulationModel:
         if isinstance(model, ClosedForm):
             start = jnp.where(a.infusion_mask, a.infusion_time, jnp.inf)
             days = a.time if days is None else days
-            return ClosedLevels(model, outputs, days, start, a.infusion_amount, smooth, which)
+            return ClosedFormPredictor(
+                model, outputs, days, start, a.infusion_amount, smooth, which
+            )
         days = np.where(a.mask, a.time, np.nan) if days is None else days
         regimens = self.data.regimens()
         designs = {k: jnp.asarray(v) for k, v in self.patient_design.items()}
@@ -199,13 +201,13 @@ class PopulationModel:
         which: Any = None,
         smooth: bool = False,
     ) -> Predictor:
-        """Levels of any number of patients of a cohort at `days`.
+        """Predictions of any number of patients of a cohort at `days`.
 
         `which` of several outputs is wanted on each day; `output` unless given.
         """
         model, outputs = self.population.model, tuple(outputs or (self.output,))
         if isinstance(model, ClosedForm):
-            return ClosedLevels(model, outputs, days, smooth=smooth, which=which)
+            return ClosedFormPredictor(model, outputs, days, smooth=smooth, which=which)
         if cohort not in self.population.regimens:
             raise FitError(
                 f"{self.data.name}: an ODE model needs to know what cohort {cohort!r} was given; "
@@ -241,11 +243,11 @@ class PopulationModel:
         for i, (name, prior) in enumerate(self.priors.items()):
             x = prior.sample(jax.random.fold_in(key, i), (REFERENCE_DRAWS,))
             parameter = self.parameters[name]
-            scale = parameter.transform
-            centre = jnp.median(scale.forward(x), axis=0)
-            near = scale.inverse(centre + width * (scale.forward(x) - centre))
+            transform = parameter.transform
+            centre = jnp.median(transform.forward(x), axis=0)
+            near = transform.inverse(centre + width * (transform.forward(x) - centre))
             theta[name] = x if parameter.kind == Kind.CORRELATION else near
-        shape = (REFERENCE_DRAWS, size, infusions, len(self.random.columns))
+        shape = (REFERENCE_DRAWS, size, infusions, len(self.random_effects.columns))
         z = np.random.default_rng(0).standard_normal(shape)
         every = jax.vmap(lambda theta, z: self.each_from_scores(theta, designs, z))(theta, z)
         return every if infusions > 1 else jax.tree.map(lambda x: x[..., 0], every)
@@ -260,18 +262,18 @@ class PopulationModel:
         return named(self.parameters, *kinds)
 
     @property
-    def random(self) -> RandomEffects:
+    def random_effects(self) -> RandomEffects:
         """The random effects."""
-        return self.population.random
+        return self.population.random_effects
 
     @property
-    def shared(self) -> tuple[str, ...]:
+    def cohort_effects(self) -> tuple[str, ...]:
         """Names of the effects that the patients of a cohort share, each (cohort,)."""
         return self.named(Kind.ETA)
 
     @property
     def analyte(self) -> str:
-        """The first analyte with cohort facts; the first of all where there are none."""
+        """The first analyte with cohort summaries; the first of all where there are none."""
         return next(iter(self.endpoints))
 
     @property
@@ -296,7 +298,7 @@ class PopulationModel:
     def virtual_patients(self, theta: Mapping[str, Any], cohort: str) -> Params:
         """The virtual patients of a cohort; leaves of shape (S,) or (S, infusion)."""
         z, infusions = self.cohorts[cohort].normals()[0], self.cohort_infusions(cohort)
-        b = z @ self.random.factor(theta, infusions).T
+        b = z @ self.random_effects.factor(theta, infusions).T
         return self.patient_params(
             self.population.typical(theta, self.cohort_design[cohort]), b, infusions
         )
@@ -308,11 +310,11 @@ class PopulationModel:
 
         A patient's own effects are those of the first of its K infusions.
         """
-        random = self.population.random
-        same = np.array([level == PATIENT for _, level in random.columns], bool)
+        random_effects = self.population.random_effects
+        same = np.array([level == PATIENT for _, level in random_effects.columns], bool)
         z = jnp.where(same, z[:, :1], z)
         phi = self.population.typical(theta, design)
-        for name, x in random.deviations(z @ random.factor(theta).T).items():
+        for name, x in random_effects.deviations(z @ random_effects.factor(theta).T).items():
             phi[name] = phi[name] + (x[..., 0] if x.ndim == 3 else x)
         return jax.tree.map(
             lambda x: jnp.broadcast_to(x, z.shape[:2]), self.population.structural(phi)
@@ -321,7 +323,7 @@ class PopulationModel:
     def each_from_scores(
         self, theta: Mapping[str, Any], designs: Mapping[str, Any], z: Any
     ) -> Params:
-        """The same for patients with covariates of their own, designs (P, ...) and z (P, K, R)."""
+        """`params_from_scores` with covariates of each patient, designs (P, ...), z (P, K, R)."""
         each = jax.vmap(lambda design, z: self.params_from_scores(theta, design, z[None]))
         return jax.tree.map(lambda x: x[:, 0], each(designs, z))
 
@@ -340,10 +342,10 @@ class PopulationModel:
                     f"{name!r} is not a covariate of this fit; it has "
                     f"{', '.join(self.covariates) or 'none'}."
                 )
-            known = (self.covariates[name].reference, *self.covariates[name].levels)
-            if self.covariates[name].levels and str(value) not in known:
+            known = (self.covariates[name].reference, *self.covariates[name].categories)
+            if self.covariates[name].categories and str(value) not in known:
                 raise FitError(
-                    f"The covariate {name!r} was never {value!r} in the data; its levels are "
+                    f"The covariate {name!r} was never {value!r} in the data; its categories are "
                     f"{', '.join(map(repr, known))}."
                 )
         return {
@@ -354,7 +356,7 @@ class PopulationModel:
     # -- likelihood ---------------------------------------------------------------------------
 
     def summary_log_likelihoods(self, theta: Mapping[str, Any]) -> dict[str, Any]:
-        """Cohort -> ln likelihood of each fact, and last of their dependence."""
+        """Cohort -> ln likelihood of each summary, and last of their dependence."""
         return {
             cohort: likelihood.log_likelihoods(
                 jnp.maximum(self.predictors[cohort](self.virtual_patients(theta, cohort)), FLOOR),
@@ -369,18 +371,18 @@ class PopulationModel:
         """Output -> parameters of its residual model."""
         return {output: self.population.residual_theta(theta, output) for output in outputs}
 
-    def individual_levels(self, params: Params) -> Any:
-        """True levels at the observations, shape (P, T); leaves (P,) or (P, K)."""
+    def individual_predictions(self, params: Params) -> Any:
+        """Predictions at the observations, shape (P, T); leaves (P,) or (P, K)."""
         return jnp.maximum(self.predictors[None](params), FLOOR)
 
     def observation_log_likelihoods(self, params: Params, theta: Mapping[str, Any]) -> Any:
         """ln likelihood of each observation, shape (P, T); 0 where padded."""
-        return self.level_log_likelihoods(self.individual_levels(params), theta)
+        return self.prediction_log_likelihoods(self.individual_predictions(params), theta)
 
-    def level_log_likelihoods(self, levels: Any, theta: Mapping[str, Any]) -> Any:
-        """The same from true levels at the observations, (P, T)."""
+    def prediction_log_likelihoods(self, predictions: Any, theta: Mapping[str, Any]) -> Any:
+        """`observation_log_likelihoods` from predictions, (P, T)."""
         a = self.individual
-        f = jnp.where(a.mask, levels, 1.0)
+        f = jnp.where(a.mask, predictions, 1.0)
         limit = a.limit if a.limit is not None and np.isfinite(a.limit).any() else None
 
         def each(output: str) -> Any:
@@ -391,7 +393,7 @@ class PopulationModel:
         return jnp.where(a.mask, self.by_endpoint(each), 0.0)
 
     def measured(self, f: Any, scores: Any, theta: Mapping[str, Any]) -> Any:
-        """Measured levels at the observations with these standard-normal scores, (P, T)."""
+        """Simulated observations at the observations with these standard-normal scores, (P, T)."""
 
         def each(output: str) -> Any:
             own = self.population.residual_theta(theta, output)
@@ -403,7 +405,7 @@ class PopulationModel:
 
     @cached_property
     def of_draws(self) -> Callable[[Mapping[str, Any], Any], tuple[Any, Any]]:
-        """Draws of everything (draw, ...) and standard scores of what the assay adds (draw, P, T).
+        """Draws of everything (draw, ...) and standard scores of the residual error (draw, P, T).
 
         Returns:
             ln likelihoods of the individual observations, and the same measured again.
@@ -411,28 +413,28 @@ class PopulationModel:
 
         def of_draw(sample: Mapping[str, Any], scores: Any) -> tuple[Any, Any]:
             params, theta = self.of_sample(sample)
-            f = self.individual_levels(params)
-            return self.level_log_likelihoods(f, theta), self.measured(f, scores, theta)
+            f = self.individual_predictions(params)
+            return self.prediction_log_likelihoods(f, theta), self.measured(f, scores, theta)
 
         return jax.jit(jax.vmap(of_draw))
 
     @cached_property
-    def population_levels(self) -> Callable[[Mapping[str, Any]], Any]:
-        """theta -> levels at the observations with every random effect 0, (P, T): PRED."""
-        return jax.jit(lambda theta: self.individual_levels(self.typical_patients(theta)))
+    def population_predictions(self) -> Callable[[Mapping[str, Any]], Any]:
+        """theta -> predictions at the observations with every random effect 0, (P, T): PRED."""
+        return jax.jit(lambda theta: self.individual_predictions(self.typical_patients(theta)))
 
     @cached_property
-    def new_levels(self) -> Callable[[Mapping[str, Any], Any, Any], Any]:
-        """(theta, z, scores) -> measured levels (P, T) and parameters, leaves (P, K).
+    def new_observations(self) -> Callable[[Mapping[str, Any], Any, Any], Any]:
+        """(theta, z, scores) -> simulated observations (P, T) and parameters, leaves (P, K).
 
         Of new patients, who have the covariates, doses and sampling days of the real patients, with
-        standard scores of their effects, z (P, K, R), and of what the assay adds, (P, T).
+        standard scores of their effects, z (P, K, R), and of the residual error, (P, T).
         """
         design = {c: jnp.asarray(d) for c, d in self.patient_design.items()}
 
         def one(theta: Mapping[str, Any], z: Any, scores: Any) -> Any:
             params = self.each_from_scores(theta, design, z)
-            return self.measured(self.individual_levels(params), scores, theta), params
+            return self.measured(self.individual_predictions(params), scores, theta), params
 
         return jax.jit(one)
 
@@ -446,7 +448,7 @@ class PopulationModel:
     @property
     def infusions(self) -> int:
         """Infusions that a patient's vector of random effects has a part for."""
-        by_infusion = self.population.random.at(INFUSION)
+        by_infusion = self.population.random_effects.at(INFUSION)
         return self.individual.infusion_time.shape[1] if by_infusion else 1
 
     @property
@@ -465,7 +467,7 @@ class PopulationModel:
         if self.individual is None:
             return None, theta
         shape = (len(self.patients),)
-        b = self.population.random.stacked(sample, self.infusions, shape)
+        b = self.population.random_effects.stacked(sample, self.infusions, shape)
         typical = self.population.typical(theta, self.patient_design)
         return self.patient_params(typical, b, self.infusions), theta
 
@@ -478,7 +480,7 @@ class PopulationModel:
             infusions: that b has a part for.
         """
         size = len(b)
-        moved = self.population.random.deviations(b, infusions)
+        moved = self.population.random_effects.deviations(b, infusions)
         wide = any(x.ndim == 2 for x in moved.values())
         shape = (size, infusions) if wide else (size,)
 
@@ -533,23 +535,23 @@ def match_analytes(population: Population, data: Dataset) -> dict[str, str]:
     return wanted
 
 
-def cohort_facts(
+def cohort_summaries(
     data: Dataset, outputs: Mapping[str, str], uses: Sequence[str] = ("fit", "value")
-) -> dict[str, list[Fact]]:
-    """The facts of each cohort with one of these uses, those of the likelihood by default.
+) -> dict[str, list[CohortSummary]]:
+    """The summaries of each cohort with one of these uses, those of the likelihood by default.
 
     `outputs` are the analytes wanted and the output of the model that each is fitted to.
     """
-    facts: dict[str, list[Fact]] = {}
+    summaries: dict[str, list[CohortSummary]] = {}
     if data.summaries is None or data.summaries.empty:
-        return facts
+        return summaries
     rows = data.summaries
     rows = rows[rows["analyte"].isin(list(outputs)) & rows["use"].isin(list(uses))]
     several = rows["analyte"].nunique() > 1
     for row in rows.to_dict("records"):
         day = "" if np.isnan(row["time"]) else f" day {row['time']:g}"
         what = f"{row['analyte']} {row['metric']}" if several else row["metric"]
-        fact = Fact(
+        summary = CohortSummary(
             metric=row["metric"],
             time=float(row["time"]),
             statistic=row["statistic"],
@@ -565,28 +567,28 @@ def cohort_facts(
             output=outputs[row["analyte"]],
         )
         if row["use"] == "value":
-            fact = fact._replace(low=np.nan, high=np.nan, interval="", spread=np.nan)
+            summary = summary._replace(low=np.nan, high=np.nan, interval="", spread=np.nan)
         if row["metric"] == "detectable" and np.isfinite(row["threshold"]):
-            fact = fact._replace(lloq=float(row["threshold"]))
+            summary = summary._replace(lloq=float(row["threshold"]))
         if row["statistic"] in ("proportion", "percentage"):
-            low, high = proportion_bounds(fact.value, row["statistic"])
-            value = fact.value / (100 if row["statistic"] == "percentage" else 1)
-            fact = fact._replace(statistic="proportion", value=value, low=low, high=high)
-        facts.setdefault(str(row["cohort"]), []).append(fact)
-    return facts
+            low, high = proportion_bounds(summary.value, row["statistic"])
+            value = summary.value / (100 if row["statistic"] == "percentage" else 1)
+            summary = summary._replace(statistic="proportion", value=value, low=low, high=high)
+        summaries.setdefault(str(row["cohort"]), []).append(summary)
+    return summaries
 
 
-def sampling_days(data: Dataset, facts: Sequence[Fact]) -> tuple[float, ...]:
-    """The study's sampling days, as far as the facts depend on them.
+def sampling_days(data: Dataset, summaries: Sequence[CohortSummary]) -> tuple[float, ...]:
+    """The study's sampling days, as far as the summaries depend on them.
 
     Peaks are looked for in the first two months, half-lives over the whole schedule. Days before
     the infusion are left out: no metric of expansion begins there.
     """
     days = tuple(t for t in data.sampling or () if t >= 0)
-    metrics = {f.metric for f in facts}
+    metrics = {f.metric for f in summaries}
     if not metrics & set(SAMPLED):
         return ()
     if "t_half" in metrics:
         return days
-    last = max([PEAK_BY, *(f.time for f in facts if f.metric == "auc")])
+    last = max([PEAK_BY, *(f.time for f in summaries if f.metric == "auc")])
     return tuple(t for t in days if t <= last)

@@ -29,7 +29,7 @@ class Covariate:
 
     name: str
     reference: Any
-    levels: tuple[str, ...]
+    categories: tuple[str, ...]
     in_equations: bool = False
     power: bool = False
 
@@ -67,16 +67,16 @@ class Covariate:
     @property
     def columns(self) -> tuple[str, ...]:
         each = "exponent of the ratio to" if self.power else "per unit around"
-        return self.levels or (f"{each} {self.reference:.4g}",)
+        return self.categories or (f"{each} {self.reference:.4g}",)
 
     def encode(self, value: Any) -> np.ndarray:
         if self.in_equations:
             return np.array([float(value)])
         if self.power:
             return np.array([np.log(float(value) / self.reference)])
-        if not self.levels:
+        if not self.categories:
             return np.array([float(value) - self.reference])
-        return np.array([float(str(value) == level) for level in self.levels])
+        return np.array([float(str(value) == category) for category in self.categories])
 
 
 def _in_equations(name: str, reference: float, values: Sequence[Any], data: Dataset) -> Covariate:
@@ -106,7 +106,7 @@ def cohorts_of_effects(
     population: Population, data: Dataset, individual: bool, published: Sequence[str]
 ) -> tuple[str, ...]:
     """The cohorts that have random effects of their own; none where nothing varies by cohort."""
-    names = population.random.at(COHORT)
+    names = population.random_effects.at(COHORT)
     if not names:
         return ()
     if individual and "cohort" not in data.patients:

@@ -23,7 +23,7 @@ WHOLE_LINE = (-np.inf, np.inf)
 
 
 class Kind(StrEnum):
-    """What a population parameter is."""
+    """Kind of a population parameter."""
 
     TYPICAL = "typical value"
     BETA = "covariate effect"
@@ -66,7 +66,7 @@ class PopulationParameter:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of its value."""
+        """Shape of its value."""
         return tuple(len(self.labels[dim]) for dim in self.dims)
 
     @property

@@ -1,4 +1,4 @@
-"""Population models: what varies between patients, how, covariates, residual model and priors.
+"""Population models: random effects, covariates, residual model and priors.
 
 `bind` joins a population with data: see `bound`. Random effects: see `random_effects`.
 """
@@ -27,14 +27,14 @@ from carpk.population.random_effects import (
     LEVELS,
     PATIENT,
     RandomEffects,
-    effect_name,
+    covariate_effect_name,
     eta_name,
     omega_name,
 )
 from carpk.structural import ClosedForm, ODEModel
 
 if TYPE_CHECKING:
-    from carpk.population.bound import PopulationModel
+    from carpk.population.bound import BoundPopulation
 
 OMEGA_MEDIAN = 0.5  # default prior of omega: log-normal with this median (assumed), or with the
 OMEGA_SD = 0.5  # spread in the model file as median; SD of ln omega
@@ -44,7 +44,7 @@ PUBLISHED_OMEGA_SD = 0.3  # SD of ln omega where the model file has its value
 EFFECT_SD = 1.0  # default prior SD of a covariate effect, on the estimation scale
 LKJ = 2.0  # default concentration of the prior of correlations: mild, towards none
 FORMS = ("linear", "power")  # of the effect of a number
-OF_COHORT = "index of the cohort"  # in a design, beside the covariates: whose effects it has
+COHORT_INDEX = "index of the cohort"  # key of the cohort index in a design dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Population:
             matrix, "correlation", has an LKJ prior with concentration 2. All others are
             independent.
         covariates: parameter -> names of covariates that shift it, on the estimation scale; or
-            parameter -> {name: "linear" or "power"}. A text covariate gives one effect per level
+            parameter -> {name: "linear" or "power"}. A text covariate gives one effect per category
             beyond the most frequent one; a number one effect per unit around its mean, or, with
             "power", the exponent of its ratio to the geometric mean. Covariates of the equations
             themselves need not be named: they are taken from the column of their name, where the
@@ -94,7 +94,7 @@ class Population:
         regimens: cohort -> what its patients were given, absolute amounts: needed where published
             cohorts are fitted with an ODE model. Individual patients have their own doses.
         rtol: of an ODE model, the largest relative error of its outputs, held for patients drawn
-            from the priors and checked after the fit by `checks.solver`.
+            from the priors and checked after the fit by `checks.solver_error`.
     """
 
     model: ClosedForm | ODEModel
@@ -114,7 +114,7 @@ class Population:
 
     def __post_init__(self) -> None:
         known = self.model.params.info()
-        levels = self.levels
+        levels = self.variability_levels
         if isinstance(self.priors, str):
             if self.priors != PUBLISHED:
                 raise ModelError(
@@ -221,23 +221,23 @@ class Population:
                 )
 
     @property
-    def levels(self) -> dict[str, tuple[str, ...]]:
-        """Parameter -> the levels at which it varies."""
+    def variability_levels(self) -> dict[str, tuple[str, ...]]:
+        """Parameter -> its variability levels."""
         if isinstance(self.varies, Mapping):
             return {k: tuple([v] if isinstance(v, str) else v) for k, v in self.varies.items()}
         return {k: (PATIENT,) for k in self.varies}
 
     @property
-    def random(self) -> RandomEffects:
+    def random_effects(self) -> RandomEffects:
         """The random effects."""
-        return RandomEffects(self.levels, tuple(self.correlated))
+        return RandomEffects(self.variability_levels, tuple(self.correlated))
 
     def infusions_of(self, regimen: Regimen | None) -> int:
         """Infusions with random effects of their own in patients who are given this.
 
         A published cohort of a closed form has one.
         """
-        apart = isinstance(self.model, ODEModel) and self.random.at(INFUSION)
+        apart = isinstance(self.model, ODEModel) and self.random_effects.at(INFUSION)
         return max(1, len(regimen.infusions)) if apart and regimen is not None else 1
 
     def forms(self, parameter: str) -> dict[str, str]:
@@ -293,7 +293,7 @@ class Population:
             )
             for name in self.estimated
         ]
-        for name, kinds in self.levels.items():
+        for name, kinds in self.variability_levels.items():
             prior = dist.LogNormal(float(np.log(info[name].iiv or OMEGA_MEDIAN)), OMEGA_SD)
             found += [
                 PopulationParameter(
@@ -327,7 +327,7 @@ class Population:
                 dims_of = (f"{covariate}_level",) if covariate in columns else ()
                 found.append(
                     PopulationParameter(
-                        effect_name(name, covariate),
+                        covariate_effect_name(name, covariate),
                         Kind.BETA,
                         effect,
                         free,
@@ -354,7 +354,7 @@ class Population:
         }
 
     def published_priors(self) -> dict[str, dist.Distribution]:
-        """Priors from what the model file's sources found, widened; the others are the defaults.
+        """Priors from the estimates of the model file's sources, widened; defaults for the others.
 
         A typical value is as uncertain as 1.5 times the SD of the model's own posterior, where it
         has one; else as widely as its patients differ (so that the typical patient of another
@@ -363,7 +363,7 @@ class Population:
         it, in place of 2.3. Values that the file says were assumed keep their default priors.
         """
         priors = self.default_priors()
-        draws = self.model.posterior() if self.model.posterior is not None else {}
+        draws = self.model.calibration_draws() if self.model.calibration_draws is not None else {}
         for name in self.estimated:
             info = self.model.params.info()[name]
             if not info.source or info.source.lower().startswith("assumed"):
@@ -372,7 +372,7 @@ class Population:
             if name in draws:
                 sd = WIDENED * float(np.std(info.transform.forward(np.asarray(draws[name]))))
             priors[name] = typical_prior(info, sd)
-            for level in self.levels.get(name, ()):
+            for level in self.variability_levels.get(name, ()):
                 if info.iiv:
                     middle = float(np.log(info.iiv))
                     priors[omega_name(name, level)] = dist.LogNormal(middle, PUBLISHED_OMEGA_SD)
@@ -390,10 +390,10 @@ class Population:
         for name in self.estimated:
             value = info[name].transform.forward(theta[name])
             for covariate in self.covariates.get(name, ()):
-                value = value + design[covariate] @ theta[effect_name(name, covariate)]
+                value = value + design[covariate] @ theta[covariate_effect_name(name, covariate)]
             shared = theta.get(eta_name(name, COHORT))
-            if shared is not None and OF_COHORT in design:
-                value = value + shared[design[OF_COHORT]]
+            if shared is not None and COHORT_INDEX in design:
+                value = value + shared[design[COHORT_INDEX]]
             phi[name] = value
         for name in self.model.params.covariates():
             if name in design:
@@ -406,9 +406,9 @@ class Population:
         values = {name: info[name].transform.inverse(x) for name, x in phi.items()}
         return self.model.params(**{**values, **self.fixed})
 
-    def bind(self, data: Dataset) -> PopulationModel:
+    def bind(self, data: Dataset) -> BoundPopulation:
         """The population model of one data set; every mismatch is refused here."""
-        bound: PopulationModel = late("carpk.population.bound.PopulationModel").from_data(
+        bound: BoundPopulation = late("carpk.population.bound.BoundPopulation").from_data(
             self, data
         )
         return bound

@@ -1,7 +1,7 @@
-"""Levels of patients from their parameters, whatever kind the structural model is.
+"""Predictions of patients from their parameters, whatever kind the structural model is.
 
 A predictor is made once, for given patients, days and doses; calling it with parameters gives the
-levels, shape (patient, time). It is what likelihoods, checks and figures are written against.
+predictions, shape (patient, time). It is what likelihoods, checks and figures are written against.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from carpk.dosing.regimen import Regimen
-from carpk.solver.events import Plan
+from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver
 from carpk.structural import ClosedForm, ODEModel
 
@@ -24,15 +24,15 @@ SHRINK = (1.0, 0.5, 0.25)  # how far reference patients may lie from the middle 
 
 
 @dataclasses.dataclass(frozen=True)
-class ClosedLevels:
-    """Levels from a closed form.
+class ClosedFormPredictor:
+    """Predictions from a closed form.
 
     Attributes:
         days: (T,), or (P, T).
         infusion_time: (P, K) days, infinite where there is none; None for one infusion on day 0.
         amount: (P, K) cells.
         smooth: use the rounded-off outputs.
-        which: of several outputs, the one of each level, (P, T).
+        which: of several outputs, the one of each prediction, (P, T).
     """
 
     model: ClosedForm
@@ -44,32 +44,32 @@ class ClosedLevels:
     which: Any = None
 
     def __call__(self, params: Any) -> Any:
-        """Levels (P, T) of parameters with leaves (P,) or (P, K)."""
+        """Predictions (P, T) of parameters with leaves (P,) or (P, K)."""
         days = jnp.asarray(self.days)
         axis = 0 if days.ndim == 2 else None
         given = None if self.infusion_time is None else 0
 
         def one(output: str, t: Any, p: Any, start: Any, amount: Any) -> Any:
             start = 0.0 if start is None else start
-            return self.model.level(output, t, p, start, amount, smooth=self.smooth)
+            return self.model.predict(output, t, p, start, amount, smooth=self.smooth)
 
         axes = (axis, 0, given, given)
-        levels = [
+        predictions = [
             jax.vmap(partial(one, output), in_axes=axes)(
                 days, params, self.infusion_time, self.amount
             )
             for output in self.outputs
         ]
-        return chosen(levels, self.which)
+        return chosen(predictions, self.which)
 
 
 @dataclasses.dataclass(frozen=True)
-class SolvedLevels:
-    """Levels from differential equations.
+class ODEPredictor:
+    """Predictions from differential equations.
 
     Attributes:
         place: where each wanted day stands among the solver's; None where they are the same.
-        which: of several outputs, the one of each level, (P, T).
+        which: of several outputs, the one of each prediction, (P, T).
     """
 
     solver: Solver
@@ -78,28 +78,28 @@ class SolvedLevels:
     which: Any = None
 
     def __call__(self, params: Any) -> Any:
-        """Levels (P, T) of parameters with leaves (P,) or (P, K)."""
+        """Predictions (P, T) of parameters with leaves (P,) or (P, K)."""
         every = self.solver(jax.tree.map(lambda x: x[:, 0] if x.shape[1:] == (1,) else x, params))
-        levels = [every[output] for output in self.outputs]
+        predictions = [every[output] for output in self.outputs]
         if self.place is not None:
-            levels = [x[:, self.place] for x in levels]
-        return chosen(levels, self.which)
+            predictions = [x[:, self.place] for x in predictions]
+        return chosen(predictions, self.which)
 
-    def adaptive(self, rtol: float) -> SolvedLevels:
-        """The same on the adaptive route."""
+    def adaptive(self, rtol: float) -> ODEPredictor:
+        """A copy on the adaptive route."""
         method = "kvaerno5" if self.solver.mesh is None else "auto"
         return dataclasses.replace(self, solver=self.solver.adaptively(method, rtol))
 
 
-def chosen(levels: Sequence[Any], which: Any) -> Any:
-    """Levels (P, T), each from the one of several that `which` says."""
-    level = levels[0]
-    for i, other in enumerate(levels[1:], 1):
-        level = jnp.where(which == i, other, level)
-    return level
+def chosen(predictions: Sequence[Any], which: Any) -> Any:
+    """Predictions (P, T), each from the one of several that `which` says."""
+    prediction = predictions[0]
+    for i, other in enumerate(predictions[1:], 1):
+        prediction = jnp.where(which == i, other, prediction)
+    return prediction
 
 
-Predictor = ClosedLevels | SolvedLevels
+Predictor = ClosedFormPredictor | ODEPredictor
 
 
 def solved(
@@ -112,7 +112,7 @@ def solved(
     rtol: float,
     labels: Sequence[str] | None = None,
     which: Any = None,
-) -> SolvedLevels:
+) -> ODEPredictor:
     """A predictor for an ODE model; its mesh is chosen for reference patients.
 
     Args:
@@ -120,16 +120,16 @@ def solved(
         days: (T,) in any order, or (P, T) ascending, with NaN where a patient has fewer.
         reference: parameters, leaves (D, P) or (D, P, K), from how far they may lie from the middle
             of the prior: where the widest ones cannot be put on a mesh, nearer ones are tried.
-        rtol: largest relative error of the levels.
+        rtol: largest relative error of the predictions.
         labels: how messages name the patients.
-        which: of several outputs, the one of each level, (P, T).
+        which: of several outputs, the one of each prediction, (P, T).
     """
     days, place = np.asarray(days, float), None
     if days.ndim == 1:
         days, place = np.unique(days, return_inverse=True)
-    plan = Plan.of(model, regimens, days, labels=labels)
+    schedule = Schedule.of(model, regimens, days, labels=labels)
     for width in SHRINK:
-        solver = Solver.prepare(plan, reference(width), rtol=rtol)
+        solver = Solver.prepare(schedule, reference(width), rtol=rtol)
         if solver.mesh is not None:
             break
-    return SolvedLevels(solver, outputs, place, which)
+    return ODEPredictor(solver, outputs, place, which)

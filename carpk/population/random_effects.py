@@ -1,4 +1,4 @@
-"""Random effects: by which levels the parameters vary, how widely, and which go together.
+"""Random effects: variability levels, omegas and correlations.
 
 On the estimation scale of a parameter (log, logit or identity, see `params`)
 
@@ -8,7 +8,7 @@ for patient i and infusion k, all eta normal around 0 with the SDs `omega_<param
 `omega_<parameter>_infusion` and `omega_<parameter>_cohort`. The effects of one patient may be
 correlated. A cohort's effect is shared by all of its patients, so that its variance is not divided
 by their number in what was published of them, while that of patients is, and the residual's: what
-model-based meta-analysis does with its levels. A patient's effects are one vector here: those of
+model-based meta-analysis does. A patient's effects are one vector here: those of
 the patient, then those of the first infusion, of the second, and so on.
 """
 
@@ -36,7 +36,7 @@ def eta_name(parameter: str, level: str = PATIENT) -> str:
     return f"eta_{parameter}" + ("" if level == PATIENT else f"_{level}")
 
 
-def effect_name(parameter: str, covariate: str) -> str:
+def covariate_effect_name(parameter: str, covariate: str) -> str:
     """Name of the effect of a covariate on a parameter."""
     return f"beta_{parameter}_{covariate}"
 
@@ -46,7 +46,7 @@ class RandomEffects:
     """The random effects of a population.
 
     Attributes:
-        levels: parameter -> the levels at which it varies.
+        levels: parameter -> its variability levels.
         correlated: parameters whose effects in one patient are correlated.
     """
 
@@ -54,7 +54,7 @@ class RandomEffects:
     correlated: tuple[str, ...] = ()
 
     def at(self, level: str) -> tuple[str, ...]:
-        """The parameters that vary at a level."""
+        """Parameters with this variability level."""
         return tuple(name for name, levels in self.levels.items() if level in levels)
 
     @property

@@ -1,4 +1,4 @@
-"""Data simulated in the shape of what was measured: the same patients, days and printed statistics.
+"""Data simulated in the shape of what was measured: the same patients, days and summaries.
 
 `checks` compares them with the data, and fits them again; `information` takes the spread of their
 scores.
@@ -16,20 +16,20 @@ import numpy as np
 
 from carpk import nca
 from carpk._compile import stacked
-from carpk.dataset.facts import CONFIDENCE, METRICS, WITH_ENDS, percent_of
+from carpk.dataset.cohort_summaries import CONFIDENCE, METRICS, WITH_ENDS, percent_of
 from carpk.params import Params
-from carpk.population.bound import FLOOR, PopulationModel
+from carpk.population.bound import FLOOR, BoundPopulation
 from carpk.population.predict import chosen
 from carpk.population.random_effects import COHORT, eta_name, omega_name
-from carpk.population.summaries import CohortLikelihood, Fact, end_ranks, t_quantile
+from carpk.population.summaries import CohortLikelihood, CohortSummary, end_ranks, t_quantile
 
 
 def with_cohorts(
-    bound: PopulationModel, theta: Mapping[str, np.ndarray], seed: int
+    bound: BoundPopulation, theta: Mapping[str, np.ndarray], seed: int
 ) -> dict[str, np.ndarray]:
     """Population parameters, name -> (draw, ...), with effects of cohorts drawn for each."""
     rng, out = np.random.default_rng(seed), dict(theta)
-    for name in bound.random.at(COHORT):
+    for name in bound.random_effects.at(COHORT):
         omega = np.asarray(theta[omega_name(name, COHORT)])
         scores = rng.standard_normal((len(omega), len(bound.clusters)))
         out[eta_name(name, COHORT)] = omega[:, None] * scores
@@ -37,23 +37,23 @@ def with_cohorts(
 
 
 def simulated_values(
-    bound: PopulationModel, theta: Mapping[str, np.ndarray], seed: int
+    bound: BoundPopulation, theta: Mapping[str, np.ndarray], seed: int
 ) -> dict[str, np.ndarray]:
-    """Values in place of the data's: (simulation, fact, 4) per cohort; observations (.., P, T)."""
+    """Values in place of the data's: (simulation, row, 4) per cohort; observations (.., P, T)."""
     return simulated(bound, theta, seed)[0]
 
 
 def simulated(
-    bound: PopulationModel, theta: Mapping[str, np.ndarray], seed: int
+    bound: BoundPopulation, theta: Mapping[str, np.ndarray], seed: int
 ) -> tuple[dict[str, np.ndarray], Params | None]:
     """`simulated_values`, and the individual patients behind them, leaves (simulation, P, K)."""
     values: dict[str, np.ndarray] = {}
     *rngs, of_people = np.random.default_rng(seed).spawn(len(bound.cohorts) + 1)
     for rng, (cohort, likelihood) in zip(rngs, bound.cohorts.items(), strict=True):
         rows = [
-            _printed_again(fact, x)
-            for fact, x in cohort_values(
-                bound, cohort, theta, likelihood.facts, likelihood.sampling, rng
+            _replicated(summary, x)
+            for summary, x in cohort_values(
+                bound, cohort, theta, likelihood.summaries, likelihood.sampling, rng
             )
             if x is not None
         ]
@@ -66,18 +66,18 @@ def simulated(
 
 
 def new_people(
-    bound: PopulationModel, theta: Mapping[str, Any], rng: np.random.Generator
+    bound: BoundPopulation, theta: Mapping[str, Any], rng: np.random.Generator
 ) -> tuple[np.ndarray, Params]:
-    """New patients in place of the data's: measured levels (simulation, P, T), and parameters.
+    """New patients in place of the data's: observations (simulation, P, T), and parameters.
 
     Each has the covariates, doses and sampling days of one of the real patients, but random effects
-    and residuals of its own. Levels below the LLOQ are as they are; padding is NaN. Leaves of the
-    parameters (simulation, P, K).
+    and residuals of its own. Observations below the LLOQ are as they are; padding is NaN. Leaves of
+    the parameters (simulation, P, K).
     """
     mask = bound.individual.mask
-    shape = (len(bound.patients), bound.drawn_infusions, len(bound.random.columns))
+    shape = (len(bound.patients), bound.drawn_infusions, len(bound.random_effects.columns))
     each = [
-        bound.new_levels(
+        bound.new_observations(
             {k: v[i] for k, v in theta.items()},
             rng.standard_normal(shape),
             rng.standard_normal(mask.shape),
@@ -88,17 +88,17 @@ def new_people(
     return np.where(mask, y, np.nan), params
 
 
-def _as_measured(bound: PopulationModel, y: np.ndarray) -> dict[str, np.ndarray]:
-    """Levels as a data set holds them: the LLOQ in place of what lies below."""
+def _as_measured(bound: BoundPopulation, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Observations as a data set holds them: the LLOQ in place of what lies below."""
     a = bound.individual
     censored = (y < a.lloq) & a.mask
     value = np.where(a.mask, np.maximum(y, a.lloq), 1.0)
     return {"value": value, "censored": censored.astype(int)}
 
 
-def with_values(bound: PopulationModel, values: Mapping[str, Any]) -> PopulationModel:
-    """The same population model with other values in place of the data's."""
-    cohorts = {name: with_facts(one, values[name]) for name, one in bound.cohorts.items()}
+def with_values(bound: BoundPopulation, values: Mapping[str, Any]) -> BoundPopulation:
+    """A copy with other values in place of the data's."""
+    cohorts = {name: with_summaries(one, values[name]) for name, one in bound.cohorts.items()}
     individual = bound.individual
     if individual is not None:
         individual = dataclasses.replace(
@@ -107,49 +107,51 @@ def with_values(bound: PopulationModel, values: Mapping[str, Any]) -> Population
     return dataclasses.replace(bound, cohorts=cohorts, individual=individual)
 
 
-def with_facts(likelihood: CohortLikelihood, values: Any) -> CohortLikelihood:
-    """The likelihood of a cohort with other printed numbers in place of its own, (fact, 4)."""
-    facts = tuple(
-        fact._replace(value=v[0], low=v[1], high=v[2], spread=v[3])
-        for fact, v in zip(likelihood.facts, values, strict=True)
+def with_summaries(likelihood: CohortLikelihood, values: Any) -> CohortLikelihood:
+    """The likelihood of a cohort with other reported values in place of its own, (summary, 4)."""
+    summaries = tuple(
+        summary._replace(value=v[0], low=v[1], high=v[2], spread=v[3])
+        for summary, v in zip(likelihood.summaries, values, strict=True)
     )
-    return dataclasses.replace(likelihood, facts=facts)
+    return dataclasses.replace(likelihood, summaries=summaries)
 
 
 def cohort_values(
-    bound: PopulationModel,
+    bound: BoundPopulation,
     cohort: str,
     theta: Mapping[str, Any],
-    facts: Sequence[Fact],
+    summaries: Sequence[CohortSummary],
     sampling: Sequence[float],
     rng: np.random.Generator,
-) -> list[tuple[Fact, np.ndarray | None]]:
-    """Each fact with the quantity behind it in its n replicated patients, (draw, n).
+) -> list[tuple[CohortSummary, np.ndarray | None]]:
+    """Each summary with the quantity behind it in its n replicated patients, (draw, n).
 
-    Facts of one cohort, of one output or several, come from the same patients. None where the
+    Summaries of one cohort, of one output or several, come from the same patients. None where the
     quantity cannot be had from these sampling days.
     """
-    outputs = tuple(dict.fromkeys(fact.output for fact in facts))
+    outputs = tuple(dict.fromkeys(summary.output for summary in summaries))
     sampled = np.asarray(sampling, float)
-    level_days = [
-        np.unique([f.time for f in facts if f.output == o and f.metric in ("level", "detectable")])
+    days_of_levels = [
+        np.unique(
+            [f.time for f in summaries if f.output == o and f.metric in ("level", "detectable")]
+        )
         for o in outputs
     ]
-    each = [np.concatenate([days, sampled]) for days in level_days]
+    each = [np.concatenate([days, sampled]) for days in days_of_levels]
     which = np.repeat(np.arange(len(outputs)), [len(days) for days in each])
-    size = max(fact.n for fact in facts)
-    y = cohort_levels(bound, cohort, theta, np.concatenate(each), size, rng, outputs, which)
+    size = max(summary.n for summary in summaries)
+    y = cohort_observations(bound, cohort, theta, np.concatenate(each), size, rng, outputs, which)
     found = []
-    for fact in facts:
-        i = outputs.index(fact.output)
-        at_levels, at_samples = np.split(y[:, :, which == i], [len(level_days[i])], axis=2)
-        x = patient_values(fact, level_days[i], at_levels, sampled, at_samples)
-        found.append((fact, None if x is None else x[:, : fact.n]))
+    for summary in summaries:
+        i = outputs.index(summary.output)
+        at_levels, at_samples = np.split(y[:, :, which == i], [len(days_of_levels[i])], axis=2)
+        x = patient_values(summary, days_of_levels[i], at_levels, sampled, at_samples)
+        found.append((summary, None if x is None else x[:, : summary.n]))
     return found
 
 
-def cohort_levels(
-    bound: PopulationModel,
+def cohort_observations(
+    bound: BoundPopulation,
     cohort: str,
     theta: Mapping[str, Any],
     days: np.ndarray,
@@ -160,7 +162,7 @@ def cohort_levels(
     *,
     once: bool = False,
 ) -> np.ndarray:
-    """Measured levels of replicated cohorts at `days`, (draw, patient, day).
+    """Simulated observations of replicated cohorts at `days`, (draw, patient, day).
 
     Args:
         outputs: the model's outputs, of which `which` is measured on each day.
@@ -168,11 +170,11 @@ def cohort_levels(
     """
     design = bound.cohort_design[cohort]
     which = np.zeros(len(days), int) if which is None else which
-    levels = bound.cohort_predictor(cohort, days, outputs=outputs, which=which)
+    predictor = bound.cohort_predictor(cohort, days, outputs=outputs, which=which)
     draws, infusions = len(next(iter(theta.values()))), bound.cohort_infusions(cohort)
 
     def one(theta: Mapping[str, Any], z: Any, noise: Any) -> Any:
-        f = jnp.maximum(levels(bound.params_from_scores(theta, design, z)), FLOOR)
+        f = jnp.maximum(predictor(bound.params_from_scores(theta, design, z)), FLOOR)
         measured = [
             bound.population.residual_of(o).sample(
                 noise, f, bound.population.residual_theta(theta, o)
@@ -182,67 +184,67 @@ def cohort_levels(
         return chosen(measured, which)
 
     theta = {k: jnp.asarray(v) for k, v in theta.items()}
-    z = rng.standard_normal((draws, size, infusions, len(bound.random.columns)))
+    z = rng.standard_normal((draws, size, infusions, len(bound.random_effects.columns)))
     noise = rng.standard_normal((draws, size, 1 if once else len(days)))
     return np.asarray(jax.jit(lambda *x: jax.lax.map(lambda x: one(*x), x))(theta, z, noise))
 
 
 def patient_values(
-    fact: Fact,
-    level_days: np.ndarray,
+    summary: CohortSummary,
+    days_of_levels: np.ndarray,
     y_level: np.ndarray,
     sampling: np.ndarray,
     y_sampled: np.ndarray,
 ) -> np.ndarray | None:
-    """The quantity behind a fact, for every replicated patient: shape (draw, patient)."""
-    if fact.metric in ("level", "detectable"):
-        y = y_level[:, :, np.flatnonzero(level_days == fact.time)[0]]
-        if fact.metric == "level":
+    """The quantity behind a summary, for every replicated patient: shape (draw, patient)."""
+    if summary.metric in ("level", "detectable"):
+        y = y_level[:, :, np.flatnonzero(days_of_levels == summary.time)[0]]
+        if summary.metric == "level":
             return y
-        return (y >= fact.lloq).astype(float) if np.isfinite(fact.lloq) else None
+        return (y >= summary.lloq).astype(float) if np.isfinite(summary.lloq) else None
     if not sampling.size:
         return None
-    lloq = fact.lloq if np.isfinite(fact.lloq) else 0.0
+    lloq = summary.lloq if np.isfinite(summary.lloq) else 0.0
     t = jnp.concatenate([jnp.zeros(1), jnp.asarray(sampling)])
     functions = {
         "cmax": lambda c: nca.cmax(t, c),
         "tmax": lambda c: nca.tmax(t, c),
-        "auc": lambda c: nca.auc_to(fact.time)(t, c),
+        "auc": lambda c: nca.auc_to(summary.time)(t, c),
         "t_half": lambda c: nca.half_life(t, c, lloq),
         "tlast": lambda c: nca.tlast(t, c, lloq),
         "clast": lambda c: nca.clast(t, c, lloq),
     }
-    if fact.metric not in functions or (fact.metric in ("tlast", "clast") and lloq == 0.0):
+    if summary.metric not in functions or (summary.metric in ("tlast", "clast") and lloq == 0.0):
         return None
-    if fact.metric == "auc" and fact.time > sampling.max():
+    if summary.metric == "auc" and summary.time > sampling.max():
         return None
     c = np.concatenate([np.zeros((*y_sampled.shape[:2], 1)), y_sampled], axis=2)
-    one = jax.jit(jax.vmap(functions[fact.metric]))
+    one = jax.jit(jax.vmap(functions[summary.metric]))
     return np.asarray(one(c.reshape(-1, c.shape[2]))).reshape(c.shape[:2])
 
 
-def printed_numbers(fact: Fact) -> list[tuple[str, float, Any]]:
-    """(name, printed number, function of the patients' values) of one fact.
+def reported_values(summary: CohortSummary) -> list[tuple[str, float, Any]]:
+    """(name, reported value, function of the patients' values) of one summary.
 
     A quantile below the LLOQ has the LLOQ as its number, and says so in its name.
     """
-    day = f" day {fact.time:g}" if fact.metric in ("level", "detectable") else ""
-    day = f" 0-{fact.time:g}d" if fact.metric == "auc" else day
-    name = f"{fact.metric}{day}"
-    kind, interval = fact.statistic, fact.interval
+    day = f" day {summary.time:g}" if summary.metric in ("level", "detectable") else ""
+    day = f" 0-{summary.time:g}d" if summary.metric == "auc" else day
+    name = f"{summary.metric}{day}"
+    kind, interval = summary.statistic, summary.interval
     if kind == "count":
-        return [(f"{name}, patients", fact.value, np.sum)]
+        return [(f"{name}, patients", summary.value, np.sum)]
     if kind == "proportion":
-        return [(f"{name}, proportion", fact.value, np.mean)]
+        return [(f"{name}, proportion", summary.value, np.mean)]
 
     def censored(name: str, x: Any) -> tuple[str, Any]:
-        below = METRICS[fact.metric] == "level" and x < fact.lloq
-        return (f"{name}, below {fact.lloq:g}", fact.lloq) if below else (name, x)
+        below = METRICS[summary.metric] == "level" and x < summary.lloq
+        return (f"{name}, below {summary.lloq:g}", summary.lloq) if below else (name, x)
 
-    rows = [(*censored(f"{name}, {kind}", fact.value), centre_of(kind))]
+    rows = [(*censored(f"{name}, {kind}", summary.value), centre_of(kind))]
     if interval in WITH_ENDS:
         word = {"IQR": "quartile", "range": "extreme"}.get(interval, f"end of the {interval}")
-        for i, side, printed in ((0, "lower", fact.low), (1, "upper", fact.high)):
+        for i, side, printed in ((0, "lower", summary.low), (1, "upper", summary.high)):
             label, number = f"{name}, {side} {word}", printed
             if interval not in CONFIDENCE or kind == "median":
                 label, number = censored(label, printed)
@@ -250,7 +252,7 @@ def printed_numbers(fact: Fact) -> list[tuple[str, float, Any]]:
     elif interval:
         geometric = "geometric " if interval == "CV%" and kind == "geometric mean" else ""
         word = {"CV%": f"{geometric}CV %", "GSD": "geometric SD"}.get(interval, interval)
-        rows.append((f"{name}, {word}", fact.spread, lambda v: spread_of(v, kind, interval)))
+        rows.append((f"{name}, {word}", summary.spread, lambda v: spread_of(v, kind, interval)))
     return rows
 
 
@@ -294,13 +296,13 @@ def spread_of(values: np.ndarray, statistic: str, interval: str) -> float:
     return {"SD": sd, "SE": sd / np.sqrt(len(values)), "CV%": 100 * sd / np.mean(values)}[interval]
 
 
-def _printed_again(fact: Fact, x: np.ndarray) -> np.ndarray:
-    """value, low, high, spread of a fact from patients' values (simulation, patient)."""
-    numbers = [[f(v[np.isfinite(v)]) for _, _, f in printed_numbers(fact)] for v in x]
+def _replicated(summary: CohortSummary, x: np.ndarray) -> np.ndarray:
+    """value, low, high, spread of a summary from patients' values (simulation, patient)."""
+    numbers = [[f(v[np.isfinite(v)]) for _, _, f in reported_values(summary)] for v in x]
     out = np.full((len(x), 4), np.nan)
-    columns = [0, 1, 2] if fact.interval in WITH_ENDS else [0, 3] if fact.interval else [0]
+    columns = [0, 1, 2] if summary.interval in WITH_ENDS else [0, 3] if summary.interval else [0]
     out[:, columns] = np.array(numbers, float)
-    if fact.statistic == "proportion":  # unrounded: this count and no other
-        half = 0.5 / fact.n
+    if summary.statistic == "proportion":  # unrounded: this count and no other
+        half = 0.5 / summary.n
         out[:, 1], out[:, 2] = out[:, 0] - half, out[:, 0] + half
     return out

@@ -7,15 +7,16 @@ quasi-random positions (Sobol) in the space of random effects and assay noise, s
 smooth and repeatable.
 
 **Margins.** With F the population's distribution of the quantity, n patients, and every statistic
-and interval of `carpk.dataset.facts.LIKELIHOODS` (all others are refused when they are read):
+and interval of `carpk.dataset.cohort_summaries.LIKELIHOODS` (all others are refused when they are
+read):
 
 - median, quartiles, percentiles, range: order statistics of n draws. U_k = F(y_k) has a Dirichlet
   density with ranks r_k = 1 + p_k (n - 1) (quantiles as R's type 7, the default of most software;
   where a quantile lies between two patients, its true SD is a few percent smaller: 4 % at n = 8).
-  For a level at a day F is the mixture F(y) = mean_s Phi((ln y - ln f_s) / sigma), exact given the
-  virtual patients; for the highest of several samples the product of such terms; for other
-  quantities a smoothed distribution of the virtual patients' values. The confidence interval of a
-  median ends at the order statistics with the binomial ranks (exact, distribution-free).
+  For a concentration at a day F is the mixture F(y) = mean_s Phi((ln y - ln f_s) / sigma), exact
+  given the virtual patients; for the highest of several samples the product of such terms; for
+  other quantities a smoothed distribution of the virtual patients' values. The confidence interval
+  of a median ends at the order statistics with the binomial ranks (exact, distribution-free).
 - a median, percentile, quartile or end of a range below the LLOQ is censored: it enters by the
   probability that this order statistic lies below the LLOQ, given those above it.
 - geometric mean and log-SD (geometric CV, geometric SD, or from the confidence interval and the t
@@ -60,33 +61,35 @@ import scipy.special
 import scipy.stats
 
 from carpk.assay.residual import Residual, Theta
-from carpk.dataset.facts import SAMPLED, no_likelihood, percent_of
+from carpk.dataset.cohort_summaries import SAMPLED, no_likelihood, percent_of
 from carpk.errors import FitError
 
 HERMITE_ORDER = 10
 KERNEL = 0.15  # bandwidth of the smoothed distribution, in robust SDs of ln(quantity)
-SOFT_MAX = 0.1  # softness of "the highest sample" and "is quantifiable", in ln(level)
+SOFT_MAX = 0.1  # softness of "the highest sample" and "is quantifiable", in ln(concentration)
 SOFT_FIT = 0.01  # softness of "the best adjusted R²"
 NO_DECLINE = 2e-5  # 1/day, of the softness of "declines"
 UNUSABLE = -3.0  # stands for an adjusted R² of samples that no half-life comes from; below all
-PEAK_SCORES = np.linspace(-2.6, 3.7, 8)  # of the highest sample, around the highest true level
+PEAK_SCORES = np.linspace(
+    -2.6, 3.7, 8
+)  # of the highest sample, around the highest true concentration
 SAME_DAY = 1e-6  # days
 FEW_FOR_RANGES = 32  # patients, up to whom the usual virtual ones are enough for a range; above:
 PER_PATIENT, MOST_FOR_RANGES = 8, 1024  # virtual patients of each, and at most
 
 
-class Fact(NamedTuple):
-    """One published statistic of one cohort, as it enters the likelihood.
+class CohortSummary(NamedTuple):
+    """One published summary of one cohort, as it enters the likelihood.
 
     Attributes:
         metric: level, cmax, tmax, auc, t_half or detectable.
-        time: day of a level, last day of an AUC; nan otherwise.
+        time: day of a concentration, last day of an AUC; nan otherwise.
         statistic: "median", "geometric mean", "mean", "p10" and other percentiles, "count" or
             "proportion".
         value: the statistic; 0 stands for "below the LLOQ".
         low, high: the ends of the interval, where `interval` is "IQR", "range", "95% CI" or
             "90% CI"; of a proportion, what is rounded to it.
-        interval: one of `carpk.dataset.facts.INTERVALS`, or "".
+        interval: one of `carpk.dataset.cohort_summaries.INTERVALS`, or "".
         spread: of an SD, SE, CV% (geometric beside a geometric mean) or GSD.
         n: patients.
         lloq: lower limit of quantification, nan where unknown; for counts the threshold.
@@ -114,7 +117,7 @@ CONFIDENCE = {"95% CI": 0.95, "90% CI": 0.90}
 
 
 def t_quantile(interval: str, n: int) -> float:
-    """Of Student's t with n - 1 degrees of freedom: half the width of a CI over the SE."""
+    """Half-width of a CI over the SE: quantile of Student's t with n - 1 degrees of freedom."""
     return float(scipy.stats.t.ppf((1 + CONFIDENCE[interval]) / 2, n - 1))
 
 
@@ -126,24 +129,24 @@ def end_ranks(interval: str, n: int) -> tuple[float, float]:
     return {"IQR": (1 + 0.25 * (n - 1), 1 + 0.75 * (n - 1)), "range": (1.0, float(n))}[interval]
 
 
-def sample_sd(fact: Fact) -> Any:
+def sample_sd(summary: CohortSummary) -> Any:
     """SD between the n patients, from whatever was printed with a mean or a median."""
-    if fact.interval in CONFIDENCE:
-        half = (fact.high - fact.low) / 2
-        return half / t_quantile(fact.interval, fact.n) * math.sqrt(fact.n)
-    if fact.interval == "CV%":
-        return fact.spread / 100 * fact.value
-    return fact.spread * (math.sqrt(fact.n) if fact.interval == "SE" else 1.0)
+    if summary.interval in CONFIDENCE:
+        half = (summary.high - summary.low) / 2
+        return half / t_quantile(summary.interval, summary.n) * math.sqrt(summary.n)
+    if summary.interval == "CV%":
+        return summary.spread / 100 * summary.value
+    return summary.spread * (math.sqrt(summary.n) if summary.interval == "SE" else 1.0)
 
 
-def sample_log_sd(fact: Fact) -> Any:
+def sample_log_sd(summary: CohortSummary) -> Any:
     """SD of the n logs, from whatever was printed with a geometric mean."""
-    if fact.interval in CONFIDENCE:
-        half = jnp.log(fact.high / fact.low) / 2
-        return half / t_quantile(fact.interval, fact.n) * math.sqrt(fact.n)
-    if fact.interval == "GSD":
-        return jnp.log(fact.spread)
-    return jnp.sqrt(jnp.log1p((fact.spread / 100) ** 2))
+    if summary.interval in CONFIDENCE:
+        half = jnp.log(summary.high / summary.low) / 2
+        return half / t_quantile(summary.interval, summary.n) * math.sqrt(summary.n)
+    if summary.interval == "GSD":
+        return jnp.log(summary.spread)
+    return jnp.sqrt(jnp.log1p((summary.spread / 100) ** 2))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -178,8 +181,8 @@ class Curves(NamedTuple):
 
     Attributes:
         t: sampling days, shape (J,).
-        f: true levels, shape (S, J).
-        y: measured levels, shape (S, J).
+        f: true concentrations, shape (S, J).
+        y: measured concentrations, shape (S, J).
     """
 
     t: Any
@@ -205,7 +208,7 @@ def _ln(y: Any) -> Any:
 def auc(curves: Curves, stop: float) -> Any:
     """ln AUC from day 0 to `stop` of each virtual patient's samples, linear-up/log-down.
 
-    Samples before day 0 do not enter; the level on day 0 is 0 unless it was sampled.
+    Samples before day 0 do not enter; the concentration on day 0 is 0 unless it was sampled.
     """
     inside = (curves.t >= 0) & (curves.t <= stop)
     t = jnp.concatenate([jnp.zeros(1), curves.t[inside]])
@@ -270,7 +273,7 @@ class Quantity(NamedTuple):
 def quantity(
     metric: str, time: float, lloq: float, curves: Curves, residual: Residual, theta: Theta
 ) -> Quantity:
-    """The quantity that a fact is about, for every virtual patient."""
+    """The quantity that a summary is about, for every virtual patient."""
     ones = jnp.ones(curves.f.shape[0])
     if metric in ("level", "detectable"):
         day = int(np.flatnonzero(np.asarray(curves.t) == time)[0])
@@ -323,7 +326,7 @@ def population_distribution(q: Quantity, y: Any) -> Distribution:
 
 
 # ---------------------------------------------------------------------------------------------
-# Margins: ln density, normal scores and Hermite coefficients of one published statistic
+# Margins: ln density, normal scores and Hermite coefficients of one published summary
 # ---------------------------------------------------------------------------------------------
 
 
@@ -416,7 +419,7 @@ def order_block(q: Quantity, y: Any, rank: np.ndarray, n: int, lloq: float) -> t
 
     U_k = F(y_k). The highest censored one has P(U_j < F(LLOQ) | U_{j+1}), a beta probability; the
     lower ones say nothing beside it. Whether a value is censored may depend on data that are
-    replaced (`with_facts`): then every number of censored ones is worked out, and one chosen.
+    replaced (`with_summaries`): then every number of censored ones is worked out, and one chosen.
     """
     if not math.isfinite(lloq):
         return _order_block(q, y, rank, n, 0), 0
@@ -430,7 +433,7 @@ def order_block(q: Quantity, y: Any, rank: np.ndarray, n: int, lloq: float) -> t
 
 
 def _order_block(q: Quantity, y: Any, rank: np.ndarray, n: int, censored: int) -> Margin:
-    """The same with the lowest `censored` of them at the LLOQ."""
+    """`order_block` with the lowest `censored` of them at the LLOQ."""
     u = population_distribution(q, y)
     k = len(rank)
     log_prob, scores, hermite = jnp.zeros(()), jnp.zeros(k), np.zeros((k, HERMITE_ORDER))
@@ -470,36 +473,38 @@ def joined(first: Margin, *, log_prob: Any, score: Any, hermite: Any) -> Margin:
     )
 
 
-def quantiles(fact: Fact, q: Quantity) -> Margin:
+def quantiles(summary: CohortSummary, q: Quantity) -> Margin:
     """A median, alone or with an interval, or a percentile."""
-    n = fact.n
-    percent = percent_of(fact.statistic)
+    n = summary.n
+    percent = percent_of(summary.statistic)
     middle = ranks([0.5 if percent is None else percent / 100], n)
-    if fact.interval in ("", "SD", "CV%"):
-        block, _ = order_block(q, stacked([fact.value]), middle, n, fact.lloq)
-        if not fact.interval:
+    if summary.interval in ("", "SD", "CV%"):
+        block, _ = order_block(q, stacked([summary.value]), middle, n, summary.lloq)
+        if not summary.interval:
             return block
         table, x = moment_table(n), table_place(as_log_normal(q)[1])
-        return with_spread(block, fact, q, MEDIAN, block.scores[0], at(table.hermite, x)[MEDIAN])
-    low, high = end_ranks(fact.interval, n)
+        return with_spread(block, summary, q, MEDIAN, block.scores[0], at(table.hermite, x)[MEDIAN])
+    low, high = end_ranks(summary.interval, n)
     rank = np.array([low, middle[0], high])
-    block, _ = order_block(q, stacked([fact.low, fact.value, fact.high]), rank, n, fact.lloq)
+    block, _ = order_block(
+        q, stacked([summary.low, summary.value, summary.high]), rank, n, summary.lloq
+    )
     return block
 
 
-def log_moments(fact: Fact, q: Quantity) -> Margin:
+def log_moments(summary: CohortSummary, q: Quantity) -> Margin:
     """Geometric mean, alone or with an interval: mean and variance of n logs."""
-    if fact.interval in ("IQR", "range"):
-        return given_ends(fact, q, log=True)
+    if summary.interval in ("IQR", "range"):
+        return given_ends(summary, q, log=True)
     mean, var, kurtosis = moments(q)
-    n = fact.n
-    z = (jnp.log(fact.value) - mean) / jnp.sqrt(var / n)
+    n = summary.n
+    z = (jnp.log(summary.value) - mean) / jnp.sqrt(var / n)
     hermite = np.eye(2, HERMITE_ORDER)
     of_mean = jst.norm.logpdf(z) - 0.5 * jnp.log(var / n)
-    if fact.interval in ("", "SD"):
+    if summary.interval in ("", "SD"):
         block = Margin(of_mean, z[None], hermite[:1])
-        return with_spread(block, fact, q, LOGS, z, hermite[0]) if fact.interval else block
-    s2 = sample_log_sd(fact) ** 2
+        return with_spread(block, summary, q, LOGS, z, hermite[0]) if summary.interval else block
+    s2 = sample_log_sd(summary) ** 2
     kurtosis = jnp.clip(kurtosis, -1.5, 30.0)
     nu = 2 / (2 / (n - 1) + kurtosis / n)  # Var(s²) = var² (2/(n-1) + kurtosis/n)
     scaled = s2 / var
@@ -566,11 +571,11 @@ TILT = 0.5  # power of the size by which virtual patients are weighted
 def as_log_normal(q: Quantity) -> tuple[Any, Any]:
     """mu and ln tau of the log-normal that stands for the population in `MomentTable`.
 
-    Means and SDs follow the patients with high levels. So the mean and the variance of the logs are
-    those weighted by a power a of the level, under which a log-normal has mu + a tau² and tau²: a
-    tail of low levels, long on the scale of logs, hardly enters. With a = 1/2 coverage was best of
-    0, 1/4, 1/2, 3/4, 1 (`docs/summaries.md`): smaller ones feel the low tail, larger ones rest on
-    few of the virtual patients.
+    Means and SDs follow the patients with high concentrations. So the mean and the variance of the
+    logs are those weighted by a power a of the concentration, under which a log-normal has mu + a
+    tau² and tau²: a tail of low concentrations, long on the scale of logs, hardly enters. With a =
+    1/2 coverage was best of 0, 1/4, 1/2, 3/4, 1 (`docs/summaries.md`): smaller ones feel the low
+    tail, larger ones rest on few of the virtual patients.
     """
     share = jax.nn.softmax(jnp.log(q.weight + TINY) + TILT * q.x)
     middle = share @ q.x
@@ -593,7 +598,7 @@ def at(columns: np.ndarray, x: Any) -> Any:
 
 
 def with_spread(
-    block: Margin, fact: Fact, q: Quantity, centre: int, score: Any, hermite: Any
+    block: Margin, summary: CohortSummary, q: Quantity, centre: int, score: Any, hermite: Any
 ) -> Margin:
     """A block whose first statistic is the centre, and the SD or CV beside it.
 
@@ -601,12 +606,12 @@ def with_spread(
     with what the table says of a log-normal population.
     """
     mu, ln_tau = as_log_normal(q)
-    table, x = moment_table(fact.n), table_place(ln_tau)
-    relative = fact.interval == "CV%" or centre == MEAN
+    table, x = moment_table(summary.n), table_place(ln_tau)
+    relative = summary.interval == "CV%" or centre == MEAN
     column = CV if relative else SD
-    sd = sample_sd(fact)
+    sd = sample_sd(summary)
     if relative:
-        observed = 0.5 * jnp.log(jnp.log1p((sd / fact.value) ** 2)) - ln_tau
+        observed = 0.5 * jnp.log(jnp.log1p((sd / summary.value) ** 2)) - ln_tau
     else:
         observed = jnp.log(sd) - mu
     r, scale = at(table.corr, x)[centre, column], at(table.sd, x)[column]
@@ -620,30 +625,30 @@ def with_spread(
     )
 
 
-def raw_moments(fact: Fact, q: Quantity) -> Margin:
+def raw_moments(summary: CohortSummary, q: Quantity) -> Margin:
     """Mean, alone or with an interval, of a quantity that is about log-normal between patients."""
-    if fact.interval in ("IQR", "range"):
-        return given_ends(fact, q, log=False)
+    if summary.interval in ("IQR", "range"):
+        return given_ends(summary, q, log=False)
     mu, ln_tau = as_log_normal(q)
-    table, x = moment_table(fact.n), table_place(ln_tau)
+    table, x = moment_table(summary.n), table_place(ln_tau)
     scale, hermite = at(table.sd, x)[MEAN], at(table.hermite, x)[MEAN]
-    z = (jnp.log(fact.value) - mu - at(table.mean, x)[MEAN]) / scale
+    z = (jnp.log(summary.value) - mu - at(table.mean, x)[MEAN]) / scale
     block = Margin(jst.norm.logpdf(z) - jnp.log(scale), z[None], hermite[None])
-    return with_spread(block, fact, q, MEAN, z, hermite) if fact.interval else block
+    return with_spread(block, summary, q, MEAN, z, hermite) if summary.interval else block
 
 
-def given_ends(fact: Fact, q: Quantity, *, log: bool) -> Margin:
+def given_ends(summary: CohortSummary, q: Quantity, *, log: bool) -> Margin:
     """Mean or geometric mean with quartiles or range: order statistics, and the mean given them."""
-    n, rank = fact.n, np.array(end_ranks(fact.interval, fact.n))
-    ends = stacked([fact.low, fact.high])
-    block, censored = order_block(q, ends, rank, n, fact.lloq)
-    ends = quantified(ends, fact.lloq)  # a branch that is not chosen has a finite gradient too
+    n, rank = summary.n, np.array(end_ranks(summary.interval, summary.n))
+    ends = stacked([summary.low, summary.high])
+    block, censored = order_block(q, ends, rank, n, summary.lloq)
+    ends = quantified(ends, summary.lloq)  # a branch that is not chosen has a finite gradient too
     if n == len(rank):  # nobody else: the mean follows from the ends
         return block
     if isinstance(censored, int):
-        log_prob, z = mean_given(q, ends[censored:], rank[censored:], n, fact.value, log)
+        log_prob, z = mean_given(q, ends[censored:], rank[censored:], n, summary.value, log)
     else:
-        each = [mean_given(q, ends[j:], rank[j:], n, fact.value, log) for j in range(3)]
+        each = [mean_given(q, ends[j:], rank[j:], n, summary.value, log) for j in range(3)]
         log_prob, z = jax.tree.map(lambda *x: jax.lax.select_n(censored, *x), *each)
     x = table_place(as_log_normal(q)[1])
     own = jnp.eye(1, HERMITE_ORDER)[0] if log else at(moment_table(n).hermite, x)[MEAN]
@@ -727,31 +732,31 @@ def saddlepoint(x: Any, ln_weight: Any, sizes: np.ndarray, total: Any) -> tuple[
     return log_prob, r + jnp.where(far, correction / jnp.where(far, r, 1.0), 0.0)
 
 
-def count(fact: Fact, q: Quantity) -> Any:
+def count(summary: CohortSummary, q: Quantity) -> Any:
     """ln probability that `value` of n patients are at or above the limit on that day.
 
     Of a proportion: that the count is one of those which are rounded to it.
     """
-    at_limit = population_distribution(q, jnp.asarray([fact.lloq], float))
-    n = fact.n
-    k = fact.value if fact.statistic == "count" else np.arange(n + 1.0)
+    at_limit = population_distribution(q, jnp.asarray([summary.lloq], float))
+    n = summary.n
+    k = summary.value if summary.statistic == "count" else np.arange(n + 1.0)
     constant = jsp.gammaln(n + 1.0) - jsp.gammaln(k + 1.0) - jsp.gammaln(n - k + 1.0)
     ln_prob = constant + k * at_limit.sf[0] + (n - k) * at_limit.cdf[0]
-    if fact.statistic == "count":
+    if summary.statistic == "count":
         return ln_prob
     share = k / n
-    return jsp.logsumexp(ln_prob, where=(share >= fact.low) & (share <= fact.high))
+    return jsp.logsumexp(ln_prob, where=(share >= summary.low) & (share <= summary.high))
 
 
 def peak_day_shares(f: Any, residual: Residual, theta: Theta) -> Any:
     """Share of patients whose highest sample is that of each sampling day.
 
-    With y the highest measured level and z its score around the highest true one, sample j is the
-    highest with probability integral p_j(y) prod_{k != j} P(y_k < y) dy/dz dz, here by the
+    With y the highest measured concentration and z its score around the highest true one, sample j
+    is the highest with probability integral p_j(y) prod_{k != j} P(y_k < y) dy/dz dz, here by the
     trapezoidal rule: to 5e-4 given the virtual patients.
 
     Args:
-        f: true levels of the virtual patients, shape (S, J).
+        f: true concentrations of the virtual patients, shape (S, J).
         residual: residual model.
         theta: its parameters.
 
@@ -768,58 +773,60 @@ def peak_day_shares(f: Any, residual: Residual, theta: Theta) -> Any:
     return share / jnp.sum(share)
 
 
-def peak_day(fact: Fact, days: np.ndarray, f: Any, residual: Residual, theta: Theta) -> Any:
+def peak_day(
+    summary: CohortSummary, days: np.ndarray, f: Any, residual: Residual, theta: Theta
+) -> Any:
     """ln probability of what was published of the days of n observed peaks."""
     share = jnp.maximum(peak_day_shares(f, residual, theta), TINY)
-    if fact.statistic == "mean":
-        return mean_peak_day(fact, days, share)
-    return median_peak_day(fact, days, share)
+    if summary.statistic == "mean":
+        return mean_peak_day(summary, days, share)
+    return median_peak_day(summary, days, share)
 
 
-def mean_peak_day(fact: Fact, days: np.ndarray, share: Any) -> Any:
+def mean_peak_day(summary: CohortSummary, days: np.ndarray, share: Any) -> Any:
     """ln density of the mean of n peak days, and of their SD: normal, of (mean, ln variance)."""
-    scores, scales = mean_peak_day_scores(fact, days, share)
+    scores, scales = mean_peak_day_scores(summary, days, share)
     return jnp.sum(jst.norm.logpdf(scores) - jnp.log(scales))
 
 
-def mean_peak_day_scores(fact: Fact, days: np.ndarray, share: Any) -> tuple[Any, Any]:
+def mean_peak_day_scores(summary: CohortSummary, days: np.ndarray, share: Any) -> tuple[Any, Any]:
     """Independent normal scores of the mean, and of the variance given it, and their scales."""
-    n = fact.n
+    n = summary.n
     mean = share @ days
     second, third, fourth = (share @ (days - mean) ** m for m in (2, 3, 4))
     scale = jnp.sqrt(second / n)
-    z = (fact.value - mean) / scale
-    if not fact.interval:
+    z = (summary.value - mean) / scale
+    if not summary.interval:
         return z[None], scale[None]
     var = (fourth / second**2 - (n - 3) / (n - 1)) / n  # of s², over its square
     cov = third / second**1.5 / n
     r = jnp.clip(cov / jnp.sqrt(var / n), -0.99, 0.99)
     rest = jnp.sqrt(var * (1 - r**2))
-    observed = 2 * jnp.log(sample_sd(fact)) - jnp.log(second)
+    observed = 2 * jnp.log(sample_sd(summary)) - jnp.log(second)
     z_var = (observed - r * jnp.sqrt(var) * z) / rest
     return jnp.stack([z, z_var]), jnp.stack([scale, rest])
 
 
-def median_peak_day(fact: Fact, days: np.ndarray, share: Any) -> Any:
+def median_peak_day(summary: CohortSummary, days: np.ndarray, share: Any) -> Any:
     """ln probability that the median of n observed peak days, and their range, are as published.
 
     A peak is observed on a sampling day. So the median is a sampling day, unless n is even and it
     lies halfway between two: then as many patients peaked up to the one as from the other on. A
     number that is neither stands for the sampling day next to it, as the ends of the range do.
     """
-    n, ranged = fact.n, fact.interval == "range"
-    first = next_to(days, fact.low) if ranged else np.ones(len(days), bool)
-    last = next_to(days, fact.high) if ranged else np.ones(len(days), bool)
+    n, ranged = summary.n, summary.interval == "range"
+    first = next_to(days, summary.low) if ranged else np.ones(len(days), bool)
+    last = next_to(days, summary.high) if ranged else np.ones(len(days), bool)
     if ranged and n == 2:
         same = jnp.all(first == last)
         return jnp.where(same, 0.0, math.log(2)) + ln_sum(share, first) + ln_sum(share, last)
-    median = next_to(days, fact.value)
-    below = ~median & (days < fact.value)
-    above = ~median & (days > fact.value)
+    median = next_to(days, summary.value)
+    below = ~median & (days < summary.value)
+    above = ~median & (days > summary.value)
     half = np.arange((n - 1) // 2 + 1.0)  # fewer than half are below the median, and above
     if ranged:
-        under = within(share, first, below & (days > fact.low), half, jnp.any(first & median))
-        over = within(share, last, above & (days < fact.high), half, jnp.any(last & median))
+        under = within(share, first, below & (days > summary.low), half, jnp.any(first & median))
+        over = within(share, last, above & (days < summary.high), half, jnp.any(last & median))
     else:
         under, over = half * ln_sum(share, below), half * ln_sum(share, above)
     same_day = n - half[:, None] - half[None, :]
@@ -833,20 +840,20 @@ def median_peak_day(fact: Fact, days: np.ndarray, share: Any) -> Any:
         return on_a_day
     m = n // 2
     if ranged:
-        lower = up_to(share, first, jnp.asarray(days > fact.low) & ~first, m)
-        upper = up_to(share[::-1], last[::-1], (jnp.asarray(days < fact.high) & ~last)[::-1], m)
+        lower = up_to(share, first, jnp.asarray(days > summary.low) & ~first, m)
+        upper = up_to(share[::-1], last[::-1], (jnp.asarray(days < summary.high) & ~last)[::-1], m)
     else:
         lower, upper = up_to(share, None, None, m), up_to(share[::-1], None, None, m)
     halves = lower[:-1] + upper[::-1][1:]
     ways_of_halves = scipy.special.gammaln(n + 1) - 2 * scipy.special.gammaln(m + 1)
-    between = jnp.abs((days[1:] + days[:-1]) / 2 - fact.value) <= SAME_DAY
+    between = jnp.abs((days[1:] + days[:-1]) / 2 - summary.value) <= SAME_DAY
     found = jnp.any(between)
     split = ways_of_halves + jsp.logsumexp(halves, where=between | ~found)
     return jnp.where(found, split, on_a_day)
 
 
 def next_to(days: np.ndarray, day: Any) -> Any:
-    """Which sampling day, or which two, are the nearest to a day."""
+    """Nearest sampling day, or the two nearest, of a day."""
     distance = jnp.abs(days - day)
     return distance <= jnp.min(distance) + SAME_DAY
 
@@ -890,11 +897,13 @@ def up_to(share: Any, first: Any, after: Any, m: int) -> Any:
     return jnp.where(first, m * jnp.log(here), jnp.where(after, apart, -1e6))
 
 
-def margin_of(fact: Fact, q: Quantity) -> Margin:
-    """The block of one fact about a level, Cmax, AUC or half-life."""
-    if fact.statistic == "mean":
-        return raw_moments(fact, q)
-    return log_moments(fact, q) if fact.statistic == "geometric mean" else quantiles(fact, q)
+def margin_of(summary: CohortSummary, q: Quantity) -> Margin:
+    """The block of one summary about a concentration, Cmax, AUC or half-life."""
+    if summary.statistic == "mean":
+        return raw_moments(summary, q)
+    return (
+        log_moments(summary, q) if summary.statistic == "geometric mean" else quantiles(summary, q)
+    )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -907,7 +916,7 @@ class CohortLikelihood:
     """Joint likelihood of everything published about one cohort.
 
     Attributes:
-        facts: the statistics, of one output or several.
+        summaries: the statistics, of one output or several.
         sampling: nominal sampling days behind Cmax, Tmax, AUC and half-life.
         residuals: residual model of each output.
         virtual_patients: S; a power of two.
@@ -916,32 +925,32 @@ class CohortLikelihood:
             (composite likelihood): kept to show what that does to the width of intervals.
     """
 
-    facts: tuple[Fact, ...]
+    summaries: tuple[CohortSummary, ...]
     sampling: tuple[float, ...]
     residuals: Mapping[str, Residual]
     virtual_patients: int
-    random_effects: int
+    random_effect_count: int
     dependence: bool = True
 
     def __post_init__(self) -> None:
-        for fact in self.facts:
-            check_fact(fact, self.sampling)
+        for summary in self.summaries:
+            check_summary(summary, self.sampling)
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The outputs that the facts are about, in their order."""
-        return tuple(dict.fromkeys(fact.output for fact in self.facts))
+        """The outputs that the summaries are about, in their order."""
+        return tuple(dict.fromkeys(summary.output for summary in self.summaries))
 
     def days_of(self, output: str) -> np.ndarray:
         """Every day at which the curves of an output are needed, ascending."""
-        facts = [f for f in self.facts if f.output == output]
-        level = [f.time for f in facts if f.metric in ("level", "detectable")]
-        sampled = self.sampling if any(f.metric in SAMPLED for f in facts) else ()
-        return np.unique(np.array([*level, *sampled], float))
+        summaries = [f for f in self.summaries if f.output == output]
+        days = [f.time for f in summaries if f.metric in ("level", "detectable")]
+        sampled = self.sampling if any(f.metric in SAMPLED for f in summaries) else ()
+        return np.unique(np.array([*days, *sampled], float))
 
     @property
     def days(self) -> np.ndarray:
-        """The days at which levels are needed (T,): those of each output, one after the other."""
+        """Days of the predictions (T,): those of each output, one after the other."""
         return np.concatenate([self.days_of(output) for output in self.outputs])
 
     @property
@@ -951,9 +960,9 @@ class CohortLikelihood:
 
     def normals(self) -> tuple[np.ndarray, np.ndarray]:
         """Standard-normal random effects (S, R) and assay noise (S, T)."""
-        dims = self.random_effects + len(self.days)
+        dims = self.random_effect_count + len(self.days)
         z = virtual_normals(self.virtual_patients, dims)
-        return z[:, : self.random_effects], z[:, self.random_effects :]
+        return z[:, : self.random_effect_count], z[:, self.random_effect_count :]
 
     def curves(self, f: Any, theta: Mapping[str, Theta]) -> dict[str, tuple[Curves, Curves]]:
         """Curves of each output, at all its days and at the sampling days; as `log_likelihoods`."""
@@ -968,41 +977,42 @@ class CohortLikelihood:
         return every
 
     def log_likelihoods(self, f: Any, theta: Mapping[str, Theta]) -> Any:
-        """ln likelihood of each fact as if alone, and last the term of their dependence.
+        """ln likelihood of each summary as if alone, and last the term of their dependence.
 
         Args:
-            f: true levels of the virtual patients at `days`, of the outputs `which`, shape (S, T).
+            f: true concentrations of the virtual patients at `days`, of the outputs `which`, shape
+                (S, T).
             theta: parameters of the residual model of each output.
 
         Returns:
-            Shape (facts + 1,); the sum is the joint ln likelihood.
+            Shape (summaries + 1,); the sum is the joint ln likelihood.
         """
         every = self.curves(f, theta)
         terms, margins, values, sizes = [], [], [], []
-        for fact in self.facts:
-            curves = every[fact.output][fact.metric in SAMPLED]
-            residual, own = self.residuals[fact.output], theta[fact.output]
-            if fact.metric == "tmax":
-                terms.append(peak_day(fact, curves.t, curves.f, residual, own))
+        for summary in self.summaries:
+            curves = every[summary.output][summary.metric in SAMPLED]
+            residual, own = self.residuals[summary.output], theta[summary.output]
+            if summary.metric == "tmax":
+                terms.append(peak_day(summary, curves.t, curves.f, residual, own))
                 continue
-            q = quantity(fact.metric, fact.time, fact.lloq, curves, residual, own)
-            if fact.metric == "detectable":
-                terms.append(count(fact, q))
+            q = quantity(summary.metric, summary.time, summary.lloq, curves, residual, own)
+            if summary.metric == "detectable":
+                terms.append(count(summary, q))
                 continue
-            margin = margin_of(fact, q)
+            margin = margin_of(summary, q)
             terms.append(margin.log_prob)
             margins.append(margin)
             values.append(q)
-            sizes.append(fact.n)
+            sizes.append(summary.n)
         tie = 0.0
         if self.dependence and len(margins) > 1:
             tie = log_copula(margins, values, sizes)
         return jnp.stack([*terms, jnp.asarray(tie, float)])
 
 
-def needed_for_ranges(facts: Sequence[Fact]) -> int:
-    """How many virtual patients the fitted ranges of many patients need; a power of two, or 0."""
-    sizes = [f.n for f in facts if f.interval == "range" and f.use == "fit"]
+def needed_for_ranges(summaries: Sequence[CohortSummary]) -> int:
+    """Virtual patients that the fitted ranges of many patients need; a power of two, or 0."""
+    sizes = [f.n for f in summaries if f.interval == "range" and f.use == "fit"]
     largest = max((n for n in sizes if n > FEW_FOR_RANGES), default=0)
     return min(2 ** math.ceil(math.log2(PER_PATIENT * largest)), MOST_FOR_RANGES) if largest else 0
 
@@ -1047,26 +1057,26 @@ def log_copula(margins: Sequence[Margin], values: Sequence[Quantity], sizes: Seq
     return -jnp.sum(jnp.log(jnp.diagonal(chol))) - 0.5 * (white @ white - z @ z)
 
 
-def check_fact(fact: Fact, sampling: Sequence[float]) -> None:
-    """Refuse a fact that has no likelihood, naming what to do about it."""
-    why = no_likelihood(fact.metric, fact.statistic, fact.interval)
+def check_summary(summary: CohortSummary, sampling: Sequence[float]) -> None:
+    """Refuse a summary that has no likelihood, naming what to do about it."""
+    why = no_likelihood(summary.metric, summary.statistic, summary.interval)
     if why:
         raise FitError(
-            f'{fact.label}: {why}. Set its `use` to "check" to keep it out of the fit and compare '
-            "it afterwards."
+            f'{summary.label}: {why}. Set its `use` to "check" to keep it out of the fit and '
+            "compare it afterwards."
         )
-    if fact.metric == "detectable" and not math.isfinite(fact.lloq):
+    if summary.metric == "detectable" and not math.isfinite(summary.lloq):
         raise FitError(
-            f"{fact.label}: a count of detectable patients needs an `lloq` or a `threshold`."
+            f"{summary.label}: a count of detectable patients needs an `lloq` or a `threshold`."
         )
-    if fact.metric in SAMPLED and len(sampling) < 3:
+    if summary.metric in SAMPLED and len(sampling) < 3:
         raise FitError(
-            f"{fact.label}: {fact.metric} depends on when samples were taken; give the nominal "
-            "sampling days of the study (`sampling`), at least three from the infusion on, and say "
-            "if they are assumed."
+            f"{summary.label}: {summary.metric} depends on when samples were taken; give the "
+            "nominal sampling days of the study (`sampling`), at least three from the infusion on, "
+            "and say if they are assumed."
         )
-    if fact.metric == "auc" and not any(math.isclose(fact.time, t) for t in sampling):
+    if summary.metric == "auc" and not any(math.isclose(summary.time, t) for t in sampling):
         raise FitError(
-            f"{fact.label}: the AUC ends on day {fact.time:g}, which must be one of the sampling "
-            f"days {', '.join(f'{t:g}' for t in sampling)}."
+            f"{summary.label}: the AUC ends on day {summary.time:g}, which must be one of the "
+            f"sampling days {', '.join(f'{t:g}' for t in sampling)}."
         )

@@ -12,7 +12,7 @@ Parameters may differ from occasion to occasion. The k-th lasts from the k-th ce
 the next one, and the first from the start; one begins at a boundary, so that no step of a solver
 has the parameters of two.
 
-Order at one time: observations first (they see the level before a dose, as in NONMEM), then the
+Order at one time: observations first (they see the value before a dose, as in NONMEM), then the
 events in the order in which the regimen gives them.
 """
 
@@ -71,7 +71,7 @@ class Timeline(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """What a plan says beyond its numbers: it decides the compiled code.
+    """Static part of a schedule: it decides the compiled code.
 
     Attributes:
         model: the structural model.
@@ -87,7 +87,7 @@ class Structure:
 
     @property
     def lagged(self) -> bool:
-        """Whether any dose arrives later than it is given."""
+        """Any dose has a lag time."""
         return any(target.lag is not None for target in self.targets)
 
     @property
@@ -96,7 +96,7 @@ class Structure:
         return tuple(self.model.compartments.index(t.compartment) for t in self.targets)
 
     def timeline(self, patient: Any, params: Any = None) -> Timeline:
-        """Timeline of one patient, whose parameters say how late each dose arrives.
+        """Timeline of one patient, with the lag times of the patient's parameters.
 
         The lag of a dose is that of the occasion in which it is given. Works on traced arrays:
         `patient` is the patient's (events, times, start).
@@ -128,7 +128,7 @@ class Structure:
         nothing = events.kind == NOTHING
         happens = _within(jnp.where(nothing, start, arrives), start, far)
         ended = _within(jnp.where(infusion, stop, start), start, far)
-        beyond = arrives > far  # what arrives after the last observation is not seen
+        beyond = arrives > far  # doses after the last observation are not seen
         groups = [jnp.reshape(start, (1,)), happens, ended]
         groups = [*groups, seen] if self.after else [groups[0], seen, *groups[1:]]
         every = jnp.concatenate(groups)
@@ -170,7 +170,7 @@ class Structure:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Schedule:
     """Events and observation times of P patients, checked against a structural model.
 
     Attributes:
@@ -195,7 +195,7 @@ class Plan:
         start: Any = None,
         after: bool = False,
         labels: Sequence[str] | None = None,
-    ) -> Plan:
+    ) -> Schedule:
         """Check regimens and observation times, and turn them into arrays.
 
         Args:
@@ -235,17 +235,17 @@ class Plan:
 
     @property
     def patients(self) -> int:
-        """How many patients the plan is for."""
+        """Number of patients."""
         return len(self.start)
 
     @property
     def occasions(self) -> int:
-        """How many occasions the patient with most has."""
+        """Largest number of occasions of a patient."""
         return 1 + int(self.events.occasion.max())
 
     @property
     def rows(self) -> tuple[Events, np.ndarray, np.ndarray]:
-        """What `timeline` takes, of all patients at once: leading axis P."""
+        """Input of `timeline`, of all patients at once: leading axis P."""
         return self.events, self.times, self.start
 
     def fixed(self) -> Timeline:
@@ -277,7 +277,7 @@ def _timelines(structure: Structure, rows: Any) -> Timeline:
 
 
 def _merged(line: Timeline, into: Sequence[int]) -> Timeline:
-    """The same timeline with one boundary per time: affine maps of one time composed."""
+    """A timeline with one boundary per time: affine maps of one time composed."""
     first = np.flatnonzero(np.diff(line.time, prepend=-np.inf) > 0)
     group = np.searchsorted(first, np.arange(len(line.time)), side="right") - 1
     last = np.append(first[1:], len(line.time)) - 1
@@ -397,7 +397,7 @@ def _index(target: Target, targets: list[Target]) -> int:
 
 
 def _targets(model: ODEModel, event: Dose, who: str) -> list[Target]:
-    """Where a dose goes."""
+    """Targets of a dose."""
     what = f"{who}the dose of {event.product} on day {event.time:g}"
     known = model.into(event.product)
     found = [t for t in known if event.compartment in ("", t.compartment)]

@@ -32,7 +32,7 @@ B_ERROR = tuple(float(x) for x in TABLEAU.b_error)
 C = (0.0, *(float(x) for x in TABLEAU.c))
 ORDER = 5
 
-SIDE_BY_SIDE = 4096  # steps times patients; with more, what `_walk` works on leaves the cache
+SIDE_BY_SIDE = 4096  # steps times patients; with more, `_walk` leaves the cache
 
 
 class Steps(NamedTuple):
@@ -62,7 +62,7 @@ class Steps(NamedTuple):
 def march(
     structure: Structure,
     lanes: int,
-    bound: float | None,
+    error_limit: float | None,
     line: Timeline | None,
     steps: Steps,
     params: Any,
@@ -70,8 +70,8 @@ def march(
 ) -> Any:
     """States, outputs, code and number of steps of one patient, one of `lanes` under vmap.
 
-    With a `bound`, a patient for whom the estimated error of any step exceeds it is reported as
-    TOO_COARSE; that costs a seventh stage in every step, and is not for derivatives.
+    With a `error_limit`, a patient for whom the estimated error of any step exceeds it is reported
+    as TOO_COARSE; that costs a seventh stage in every step, and is not for derivatives.
     """
     system, line = placed(structure, line, params, patient)
     begins, lengths = line.time[steps.segment], jnp.diff(line.time)[steps.segment]
@@ -79,7 +79,7 @@ def march(
     where = (steps.segment, steps.first, steps.any_first, line.rate[steps.segment])
     given = (structure, params, moves, line._replace(at=None), where, system.begin())
     worst = jnp.zeros(())
-    if bound is not None:
+    if error_limit is not None:
         nodes, worst = _walk_with_error(*given)
     elif lanes * steps.segment.shape[0] <= SIDE_BY_SIDE:
         nodes = _walk(*given)
@@ -88,7 +88,7 @@ def march(
     at = jax.tree.map(lambda v: v[steps.node], after(system.begin(), nodes))
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(v)) for v in at.u]))
     states, outputs = observed(system, line, at)
-    code = jnp.where(worst > (np.inf if bound is None else bound), TOO_COARSE, OK)
+    code = jnp.where(worst > (np.inf if error_limit is None else error_limit), TOO_COARSE, OK)
     code = jnp.where(finite, code, NOT_FINITE)
     return states, outputs, code, jnp.asarray(steps.segment.shape[0])
 
@@ -96,7 +96,7 @@ def march(
 def _step(
     structure: Structure, line: Timeline, params: Any, content: Content, move: Any, where: Any
 ) -> Content:
-    """What is there after one step: the events at its start, then the equations."""
+    """Content after one step: the events at its start, then the equations."""
     system, content = _after_events(structure, line, params, content, where)
     time, h = move
     return runge_kutta(system, time, h, content, system.inflow(where[-1]))[0]
@@ -119,7 +119,7 @@ def _after_events(
 def _walk_with_error(
     structure: Structure, params: Any, moves: Any, line: Timeline, where: Any, begin: Content
 ) -> tuple[Content, Any]:
-    """What is there after each step, leaves (n,), and the largest estimated error of any step."""
+    """Content after each step, leaves (n,), and the largest estimated error of any step."""
 
     def step(carry: Any, x: Any) -> Any:
         content, peak, worst = carry
@@ -154,7 +154,7 @@ def relative_error(
 def _walk_step_by_step(
     structure: Structure, params: Any, moves: Any, line: Timeline, where: Any, begin: Content
 ) -> Content:
-    """What is there after each step, leaves (n,); in reverse mode each step is made again."""
+    """Content after each step, leaves (n,); recomputed step by step in reverse mode."""
 
     @partial(jax.checkpoint, prevent_cse=False)
     def step(content: Content, x: Any) -> Any:
@@ -168,7 +168,7 @@ def _walk_step_by_step(
 def _walk(
     structure: Structure, params: Any, moves: Any, line: Timeline, where: Any, begin: Content
 ) -> Content:
-    """What is there after each step, leaves (n,); differentiable in params, moves and begin.
+    """Content after each step, leaves (n,); differentiable in params, moves and begin.
 
     Reverse mode by hand: with the ends of the steps at hand, their derivatives do not depend on
     each other and are taken side by side. Only the product of the small Jacobians is left to a

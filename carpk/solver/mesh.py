@@ -4,7 +4,7 @@ A mesh belongs to a model, the timelines of some patients and parameters that st
 will be used with: draws from the prior, from the posterior, or the virtual patients themselves.
 Steps are placed so that each makes about the same error (equidistribution of the embedded error
 estimate, de Boor 1973), and made shorter until the outputs agree with those of a mesh of half the
-step. That estimate is not a guarantee: `checks.solver` compares with the adaptive route.
+step. That estimate is not a guarantee: `checks.solver_error` compares with the adaptive route.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from carpk.solver.events import Plan, Structure, Timeline
+from carpk.solver.events import Schedule, Structure, Timeline
 from carpk.solver.march import ORDER, Steps, relative_error, runge_kutta
 from carpk.solver.system import BEYOND, Content, System, observed, placed
 
@@ -30,7 +30,7 @@ START_STEP = 0.25  # day; longest step of the first mesh: with longer ones stiff
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Steps of all patients of a plan.
+    """Steps of all patients of a schedule.
 
     Attributes:
         steps: leaves (P, ...), but for `any_first`.
@@ -59,24 +59,24 @@ class Mesh:
 
 
 def choose(
-    plan: Plan,
+    schedule: Schedule,
     reference: Any,
     *,
     rtol: float = 1e-4,
     share: float = 0.95,
     line: Timeline | None = None,
 ) -> Mesh | str:
-    """A mesh whose outputs are within `rtol`, or the reason why there is none.
+    """A mesh with outputs within `rtol`, or the reason why there is none.
 
     Args:
-        plan: events and times of P patients.
+        schedule: events and times of P patients.
         reference: parameters, leaves (D, P) or (D, P, infusion): D draws for every patient.
         rtol: largest relative error of the outputs at the observation times, which is the error
             of their logarithms.
         share: of the reference patients for which it must hold; the hardest ones may miss it.
-        line: timelines of the plan, where no dose lags.
+        line: timelines of the schedule, where no dose lags.
     """
-    trial = _Trial(plan, reference, line)
+    trial = _Trial(schedule, reference, line)
     layout = trial.first_layout()
     tolerance, best, hardest = 0.01 * rtol, None, np.inf
     stiffness, settled = None, False
@@ -145,10 +145,10 @@ class _Trial:
 
     capacity = 2 * MAX_STEPS
 
-    def __init__(self, plan: Plan, reference: Any, line: Timeline | None) -> None:
-        self.plan, self.reference, self.line = plan, reference, line
+    def __init__(self, schedule: Schedule, reference: Any, line: Timeline | None) -> None:
+        self.schedule, self.reference, self.line = schedule, reference, line
         typical = jax.tree.map(lambda x: x[0], reference)
-        lines = _late(plan.structure, typical, plan.rows) if line is None else line
+        lines = _late(schedule.structure, typical, schedule.rows) if line is None else line
         self.lengths = np.diff(np.asarray(lines.time), axis=1)
         self.boundaries = self.lengths.shape[1] + 1
         self.at: Any = None
@@ -206,8 +206,8 @@ class _Trial:
         From the spectral radius at both ends of the segments of the last run, the largest over the
         reference patients but for the hardest ones.
         """
-        given = (self.reference, self.plan.rows)
-        matrices = np.asarray(_jacobians(self.plan.structure, self.line, self.at, *given))
+        given = (self.reference, self.schedule.rows)
+        matrices = np.asarray(_jacobians(self.schedule.structure, self.line, self.at, *given))
         matrices = np.where(np.isfinite(matrices), matrices, 0.0)
         radius = np.abs(np.linalg.eigvals(matrices)).max(axis=(-2, -1))
         return np.quantile(radius, share, axis=0, method="higher") * self.lengths / STABLE
@@ -218,14 +218,14 @@ class _Trial:
         room = self.capacity - size
         wide = steps.each(lambda x: np.pad(x, ((0, 0), (0, room)), mode="edge"))
         wide = wide._replace(any_first=np.pad(steps.any_first, (0, room)), node=steps.node)
-        given = (self.reference, self.plan.rows)
-        outputs, local, at = _run(self.plan.structure, self.line, wide, size, *given)
+        given = (self.reference, self.schedule.rows)
+        outputs, local, at = _run(self.schedule.structure, self.line, wide, size, *given)
         return {k: np.asarray(v) for k, v in outputs.items()}, np.asarray(local), at
 
 
 @partial(jax.jit, static_argnums=0)
 def _late(structure: Structure, params: Any, patients: Any) -> Timeline:
-    """Timelines of patients with these parameters, whose doses may lag."""
+    """Timelines of patients with these parameters, lag times included."""
     return jax.vmap(lambda p, patient: placed(structure, None, p, patient)[1])(params, patients)
 
 
@@ -286,7 +286,7 @@ def _jacobians_one(structure: Structure, line: Any, at: Content, params: Any, pa
 
     def one(here: System, k: Any, where: Any, content: Content) -> Any:
         flows = here.inflow(line.rate[k])
-        c = here.levels(content.amplitude)
+        c = here.input_concentrations(content.amplitude)
 
         def slope(u: Any) -> Any:
             return jnp.stack(here.slope(line.time[where], tuple(u), c, flows))

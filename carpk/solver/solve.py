@@ -5,7 +5,7 @@
     sol.states.C, sol.reason
 
     solve_many(model, regimen, days, params)        a virtual population
-    solver = Solver.prepare(plan, reference)        any patients, again and again
+    solver = Solver.prepare(schedule, reference)        any patients, again and again
     solver(params)                                  outputs, name -> (patient, time)
 
 A solution that fails is nan with a reason, never an exception.
@@ -29,7 +29,7 @@ from carpk.errors import ModelError
 from carpk.params import Params
 from carpk.solver import mesh
 from carpk.solver.adaptive import ATOL, RTOL, STIFF, Adaptive
-from carpk.solver.events import Plan, Structure, Timeline
+from carpk.solver.events import Schedule, Structure, Timeline
 from carpk.solver.march import Steps, march
 from carpk.solver.system import OK, REASONS
 from carpk.structural import ODEModel, States
@@ -125,7 +125,7 @@ def solve(
         atol: absolute one, of states not integrated as logs, in their own unit.
         start: first day; that of the first event or observation if left out.
         after: whether an observation at the time of an event sees what is there after it. The
-            default is the level before a dose, as in NONMEM.
+            default is the value before a dose, as in NONMEM.
 
     Returns:
         A `Solution`; nan with a `reason` where the equations cannot be solved.
@@ -141,13 +141,13 @@ def solve(
                 "numbers; carpk.simulate takes many patients."
             )
     days = np.asarray(days, float)
-    plan = Plan.of(model, [regimen], days, start=start, after=after)
+    schedule = Schedule.of(model, [regimen], days, start=start, after=after)
     each = jax.tree.map(lambda x: jnp.asarray(x, float)[None], params)
     if route == "mesh":
         reference = jax.tree.map(lambda x: x[None], each)
-        solver = Solver.prepare(plan, reference, rtol=1e-4 if rtol is None else rtol, share=1.0)
+        solver = Solver.prepare(schedule, reference, rtol=1e-4 if rtol is None else rtol, share=1.0)
     else:
-        solver = Solver.adaptive(plan, method, RTOL if rtol is None else rtol, atol)
+        solver = Solver.adaptive(schedule, method, RTOL if rtol is None else rtol, atol)
     states, outputs, code, steps = solver.run(each)
     if route == "adaptive" and method == "auto" and int(code[0]) != OK:
         stiff = solver.adaptively("kvaerno5", RTOL if rtol is None else rtol, atol)
@@ -170,10 +170,10 @@ def solve(
     )
 
 
-def first_below(levels: np.ndarray, one: float) -> Any:
-    """Index along the last axis at which the levels first fall below `one`; its length if never."""
-    below = (levels < one) & (np.maximum.accumulate(levels, axis=-1) >= one)
-    return np.where(below.any(axis=-1), below.argmax(axis=-1), levels.shape[-1])
+def first_below(values: np.ndarray, one: float) -> Any:
+    """Index along the last axis at which the values first fall below `one`; its length if never."""
+    below = (values < one) & (np.maximum.accumulate(values, axis=-1) >= one)
+    return np.where(below.any(axis=-1), below.argmax(axis=-1), values.shape[-1])
 
 
 def check_params(model: ODEModel, params: Any) -> None:
@@ -215,14 +215,15 @@ class Solver:
     """The equations of many patients, ready to be solved at any parameters.
 
     Attributes:
-        plan: events and times of P patients; P = 1 serves any number of patients who get the same.
+        schedule: events and times of P patients; P = 1 serves any number of patients who get the
+            same.
         line: their timelines, where no dose lags.
         mesh: the steps; None on the adaptive route.
         settings: of the adaptive route.
         why: why the adaptive route was taken; "" where it was asked for.
     """
 
-    plan: Plan
+    schedule: Schedule
     line: Timeline | None
     mesh: mesh.Mesh | None
     settings: Adaptive
@@ -230,20 +231,22 @@ class Solver:
 
     @classmethod
     def adaptive(
-        cls, plan: Plan, method: str = "auto", rtol: float = RTOL, atol: float = ATOL
+        cls, schedule: Schedule, method: str = "auto", rtol: float = RTOL, atol: float = ATOL
     ) -> Solver:
         """On the adaptive route."""
         settings = _adaptive(method, rtol, atol)
-        return cls(plan, None if plan.structure.lagged else plan.fixed(), None, settings)
+        return cls(
+            schedule, None if schedule.structure.lagged else schedule.fixed(), None, settings
+        )
 
     def adaptively(self, method: str = "auto", rtol: float = RTOL, atol: float = ATOL) -> Solver:
-        """The same plan on the adaptive route."""
-        return Solver(self.plan, self.line, None, _adaptive(method, rtol, atol))
+        """A copy on the adaptive route."""
+        return Solver(self.schedule, self.line, None, _adaptive(method, rtol, atol))
 
     @classmethod
     def prepare(
         cls,
-        plan: Plan,
+        schedule: Schedule,
         reference: Any,
         *,
         route: str = "auto",
@@ -257,19 +260,19 @@ class Solver:
             route: "adaptive" skips the mesh.
             rtol, share: see `mesh.choose`.
         """
-        plan.structure.model.check()
-        line = None if plan.structure.lagged else plan.fixed()
+        schedule.structure.model.check()
+        line = None if schedule.structure.lagged else schedule.fixed()
         stiff = Adaptive("kvaerno5", 1e-7, ATOL)
         if route == "adaptive":
-            return cls(plan, line, None, stiff)
-        chosen = mesh.choose(plan, reference, rtol=rtol, share=share, line=line)
+            return cls(schedule, line, None, stiff)
+        chosen = mesh.choose(schedule, reference, rtol=rtol, share=share, line=line)
         if isinstance(chosen, mesh.Mesh):
-            return cls(plan, line, chosen, stiff)
-        return cls(plan, line, None, stiff, chosen)
+            return cls(schedule, line, chosen, stiff)
+        return cls(schedule, line, None, stiff, chosen)
 
     @property
     def method(self) -> str:
-        """Of the adaptive route; "" on the mesh."""
+        """Method of the adaptive route; "" on the mesh."""
         return self.settings.method if self.mesh is None else ""
 
     def describe(self) -> str:
@@ -283,29 +286,31 @@ class Solver:
         return self.run(params)[1]
 
     def run(
-        self, params: Any, *, bound: float | None = None
+        self, params: Any, *, error_limit: float | None = None
     ) -> tuple[States, dict[str, Any], Any, Any]:
         """States and outputs (P, T), codes and numbers of steps (P,); for jit, grad and vmap.
 
         Args:
             params: leaves (P,), or (P, infusion) where they differ between infusions; of any number
-                of patients where the plan is for one.
-            bound: on the mesh route, report patients for whom the estimated error of any step
+                of patients where the schedule is for one.
+            error_limit: on the mesh route, report patients for whom the estimated error of any step
                 exceeds it as TOO_COARSE; without derivatives.
         """
-        (size, *each), known = np.shape(jax.tree.leaves(params)[0]), self.plan.patients
+        (size, *each), known = np.shape(jax.tree.leaves(params)[0]), self.schedule.patients
         if known not in (1, size):
             raise ModelError(
                 f"The solver was made for {known} patients, but got parameters of {size}."
             )
-        if each and each[0] < self.plan.occasions:
+        if each and each[0] < self.schedule.occasions:
             raise ModelError(
-                f"The solver was made for {self.plan.occasions} infusions, but got parameters of "
-                f"{each[0]}."
+                f"The solver was made for {self.schedule.occasions} infusions, but got "
+                f"parameters of {each[0]}."
             )
         steps = None if self.mesh is None else self.mesh.steps
-        structure = self.plan.structure
-        return _run(structure, self.settings, bound, self.line, steps, params, self.plan.rows)
+        structure = self.schedule.structure
+        return _run(
+            structure, self.settings, error_limit, self.line, steps, params, self.schedule.rows
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -358,12 +363,12 @@ def solve_many(
     if route not in ROUTES:
         raise ModelError(f"solve_many: the route must be one of {ROUTES}, but is {route!r}.")
     check_params(model, params)
-    plan = Plan.of(model, [regimen], np.asarray(days, float), start=start)
+    schedule = Schedule.of(model, [regimen], np.asarray(days, float), start=start)
     shape = np.broadcast_shapes((1,), *(np.shape(x) for x in jax.tree.leaves(params)))
     params = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), shape), params)
     sample = np.linspace(0, shape[0] - 1, min(shape[0], SAMPLE)).astype(int)
     reference = jax.tree.map(lambda x: x[sample, None], params)
-    solver = Solver.prepare(plan, reference, route=route, rtol=rtol, share=0.99)
+    solver = Solver.prepare(schedule, reference, route=route, rtol=rtol, share=0.99)
     return solve_all(solver, params)
 
 
@@ -395,12 +400,12 @@ def _in_blocks(solver: Solver, params: Any) -> tuple[dict[str, np.ndarray], np.n
     size = len(jax.tree.leaves(params)[0])
     block = min(BLOCK, size)
     starts = range(0, size, block)
-    bound = None if solver.mesh is None else SUSPECT * solver.mesh.local
+    error_limit = None if solver.mesh is None else SUSPECT * solver.mesh.local
 
     def one(first: int) -> Any:
         index = np.minimum(np.arange(first, first + block), size - 1)
         some = jax.tree.map(lambda x: x[index], params)
-        _, outputs, code, _ = solver.run(some, bound=bound)
+        _, outputs, code, _ = solver.run(some, error_limit=error_limit)
         return jax.tree.map(np.asarray, (outputs, code))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -413,7 +418,7 @@ def _in_blocks(solver: Solver, params: Any) -> tuple[dict[str, np.ndarray], np.n
 def _run(
     structure: Structure,
     settings: Adaptive,
-    bound: float | None,
+    error_limit: float | None,
     line: Any,
     steps: Any,
     params: Any,
@@ -429,7 +434,7 @@ def _run(
             one = partial(settings.solve, structure)
             return jax.vmap(one, in_axes=(axis, 0, axis))(line, params, patients)
         axes = Steps(axis, axis, axis, axis, None, axis)
-        one = partial(march, structure, jax.tree.leaves(params)[0].shape[0], bound)
+        one = partial(march, structure, jax.tree.leaves(params)[0].shape[0], error_limit)
         return jax.vmap(one, in_axes=(axis, axes, 0, axis))(line, steps, params, patients)
 
     if shared:

@@ -24,7 +24,7 @@ from carpk.structural import States
 
 FLOOR = 1e-30  # in any unit; a state integrated as its log is never below it when it is set
 LOWEST = -690.0  # a log below it is read as this: its exponential would be 0, and divides
-BEYOND = 1e-12  # of its largest value: what is smaller need not be relatively exact
+BEYOND = 1e-12  # of its largest value: below, no relative accuracy is asked
 
 OK, TOO_MANY_STEPS, NOT_FINITE, TOO_COARSE = range(4)
 REASONS = {
@@ -38,7 +38,7 @@ REASONS = {
 
 
 class Content(NamedTuple):
-    """What a patient's compartments hold.
+    """Content of a patient's compartments.
 
     Attributes:
         u: a number per state, the log of those integrated as logs.
@@ -50,16 +50,16 @@ class Content(NamedTuple):
 
 
 @jax.custom_jvp
-def _relative(slope: Any, level: Any) -> Any:
-    """slope / level, with a derivative that does not square a level near 0."""
-    return slope / level
+def _relative(slope: Any, x: Any) -> Any:
+    """slope / x, with a derivative that does not square a x near 0."""
+    return slope / x
 
 
 @_relative.defjvp
 def _relative_jvp(at: Any, tangent: Any) -> Any:
-    (slope, level), (d_slope, d_level) = at, tangent
-    ratio = slope / level
-    return ratio, (d_slope - ratio * d_level) / level
+    (slope, x), (d_slope, d_level) = at, tangent
+    ratio = slope / x
+    return ratio, (d_slope - ratio * d_level) / x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ class System:
         )
 
     def during(self, occasion: Any) -> System:
-        """The same patient in another occasion; itself where no parameter differs."""
+        """The patient in another occasion; itself where no parameter differs."""
         same = all(jnp.ndim(x) == 0 for x in jax.tree.leaves(self.every))
         return self if same else System.of(self.structure, self.every, occasion)
 
@@ -130,7 +130,7 @@ class System:
         )
 
     def inflow(self, rate: Sequence[Any]) -> tuple[Any, ...]:
-        """What infusions bring into each compartment per day; None where none ever runs."""
+        """Infusion rates into each compartment per day; None where none ever runs."""
         flows: list[Any] = [None] * len(self.structure.model.compartments)
         for g, (share, infused) in enumerate(zip(self.share, self.structure.infused, strict=True)):
             if infused:
@@ -143,9 +143,9 @@ class System:
         self, amplitude: Sequence[Any], flows: Sequence[Any], dt: Any
     ) -> dict[str, Any]:
         """Concentration of each input, `dt` days after these amplitudes."""
-        return self.levels(self.propagate(amplitude, flows, dt))
+        return self.input_concentrations(self.propagate(amplitude, flows, dt))
 
-    def levels(self, amplitude: Sequence[Any]) -> dict[str, Any]:
+    def input_concentrations(self, amplitude: Sequence[Any]) -> dict[str, Any]:
         """Concentration of each input that has these amplitudes."""
         return {k: sum(a) for k, a in zip(self.structure.model.inputs, amplitude, strict=True)}
 
@@ -183,7 +183,7 @@ class System:
             keep[i] * x + reset[i] * start + put[i] + gain[i]
             for i, (x, start) in enumerate(zip(self.natural(content.u), self.initial, strict=True))
         ]
-        # what nothing happens to stays as it is, a log below the floor above all
+        # compartments without an event stay unchanged: log-states below FLOOR are not clipped
         still = [(keep[i] == 1) & (put[i] + gain[i] == 0) for i in range(len(states))]
         u = [
             jnp.where(same, old, new)
@@ -205,7 +205,7 @@ class System:
         """States and outputs of compartments that hold this."""
         model = self.structure.model
         states = model.states(*self.natural(content.u))
-        more = self.extra(self.levels(content.amplitude))
+        more = self.extra(self.input_concentrations(content.amplitude))
         values = {
             k: jnp.asarray(f(t, states, self.params, *more), float)
             for k, f in model.outputs.items()
@@ -222,7 +222,7 @@ def placed(
 
 
 def observed(system: System, line: Timeline, at_boundary: Content) -> tuple[States, dict[str, Any]]:
-    """States and outputs at the observations, from what is there before each boundary.
+    """States and outputs at the observations, from the content before each boundary.
 
     Outputs have the parameters of the occasion that ends there, or of the one that begins there
     where observations see what is there after it.
@@ -240,5 +240,5 @@ def observed(system: System, line: Timeline, at_boundary: Content) -> tuple[Stat
 
 
 def after(begin: Content, rest: Content) -> Content:
-    """What is there at the start, then the rest."""
+    """Content at the start, then the rest."""
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), begin, rest)

@@ -1,1 +1,1 @@
-"""Whether a fit can be trusted, and what in model or data raises a doubt."""
+"""The verdict on a fit: trust in its draws, doubts about model and data."""

@@ -1,4 +1,4 @@
-"""What the verdict says of chains: R-hat, effective draws, divergences, energy."""
+"""Verdict on chains: R-hat, effective draws, divergences, energy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from carpk._arviz import az
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.population.parameters import Kind, named
 from carpk.population.random_effects import CORRELATION
 from carpk.verdict.words import Finding, doubt, note, number, trouble
@@ -27,11 +27,11 @@ def divergent(count: int) -> str:
 def of_chains(
     posterior: xr.Dataset,
     stats: xr.Dataset,
-    bound: PopulationModel,
+    bound: BoundPopulation,
     settings: Mapping[str, Any],
     several: bool,
 ) -> tuple[list[Finding], dict[str, float]]:
-    """What there is to say of chains; `several` modes of the posterior are known."""
+    """Findings on chains; `several`: the posterior has several known modes."""
     rhat, ess = mixing(posterior)
     energy = stats["energy"].values
     change = np.mean(np.diff(energy, axis=1) ** 2, axis=1)
@@ -99,9 +99,9 @@ def _disagreement(posterior: xr.Dataset, name: str, rhat: float, several: bool) 
 
 
 def _of_divergences(
-    posterior: xr.Dataset, bound: PopulationModel, count: int, cure: Mapping[str, Any]
+    posterior: xr.Dataset, bound: BoundPopulation, count: int, cure: Mapping[str, Any]
 ) -> list[Finding]:
-    """What divergent transitions mean, before or after a second run with smaller steps."""
+    """Findings on divergent transitions, before or after a second run with smaller steps."""
     many = divergent(count)
     if cure.get("agree"):
         return [
@@ -134,11 +134,11 @@ def _of_divergences(
     ]
 
 
-def _slow_energy(bound: PopulationModel, ebfmi: float) -> Finding:
+def _slow_energy(bound: BoundPopulation, ebfmi: float) -> Finding:
     return doubt(
-        "slow energy",
-        f"The energy changes slowly from draw to draw (E-BFMI {number(ebfmi, '.2f')}, to be above "
-        f"{EBFMI_MIN}): the posterior has heavy tails, and the ends of intervals are less exact "
+        "low E-BFMI",
+        f"Low E-BFMI ({number(ebfmi, '.2f')} < {EBFMI_MIN}): the momentum resampling explores "
+        "energies slowly, usually because of heavy tails, and the ends of intervals are less exact "
         f"than R-hat and effective draws say. Use narrower priors"
         f"{' for the omegas' if named(bound.parameters, Kind.OMEGA) else ''}.",
     )

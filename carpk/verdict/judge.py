@@ -1,4 +1,4 @@
-"""Whether a fit can be trusted, and what to do where it cannot."""
+"""The verdict on a fit: can it be trusted, and what to do if not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from carpk._arviz import PARETO_K
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.verdict.chains import divergent, of_chains
 from carpk.verdict.modes import DECREMENT, of_mode, of_modes, of_points
 from carpk.verdict.priors import against_the_prior, uninformed
@@ -26,19 +26,19 @@ from carpk.verdict.words import (
     doubt,
     note,
     number,
-    surprising,
+    outlier_findings,
     trouble,
 )
 
-EVEN = 0.8  # effective share of draws that weights for the solver's error leave, to be told below
+EVEN = 0.8  # relative ESS after weighting for the solver error, reported below
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether a fit can be trusted.
+    """Trustworthiness of a fit.
 
     Attributes:
-        findings: what there is to say, each with the grade that it gives the fit by itself.
+        findings: each with the grade that it gives the fit by itself.
         numbers: the diagnostics behind it.
     """
 
@@ -61,17 +61,17 @@ class Verdict:
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """Why the numbers may be wrong, one sentence each, with what to do."""
+        """Reasons why the numbers may be wrong, with advice."""
         return self._of(WRONG)
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """What in the model or the data must be looked at although the draws are sound."""
+        """Doubts about model or data although the draws are sound, with advice."""
         return self._of(BUT)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What else the reader may want to know."""
+        """Further information."""
         return self._of(OK)
 
     def _of(self, grade: Grade) -> tuple[str, ...]:
@@ -126,8 +126,7 @@ def _numbers_of_mode(n: Mapping[str, float]) -> str:
     patients = patients if n["patients"] else ""
     if "k_hat" in n:
         patients += (
-            f"; by exact density {number(n['ess'], '.0f')} draws count "
-            f"(Pareto k-hat {number(n['k_hat'], '.2f')})"
+            f"; importance ESS {number(n['ess'], '.0f')} (Pareto k-hat {number(n['k_hat'], '.2f')})"
         )
     return f"normal approximation around {where}{patients}"
 
@@ -136,13 +135,13 @@ def judge(
     posterior: xr.Dataset,
     stats: xr.Dataset,
     prior: xr.Dataset,
-    bound: PopulationModel,
+    bound: BoundPopulation,
     settings: Mapping[str, Any],
     pointwise: xr.Dataset | None = None,
 ) -> Verdict:
     """The verdict on a set of draws; `pointwise` are the log-likelihoods of observations.
 
-    Of `settings` it reads method, chains, draws, modes, mode, importance, ends, solver, surprises,
+    Of `settings` it reads method, chains, draws, modes, mode, importance, ends, solver, outliers,
     interrupted and cure: {"told": what was done after the planned draws, in a sentence; "agree":
     two runs agree within Monte Carlo error; "divergences": of the first and of the second run}.
     """
@@ -155,7 +154,7 @@ def _judged(
     posterior: xr.Dataset,
     stats: xr.Dataset,
     prior: xr.Dataset,
-    bound: PopulationModel,
+    bound: BoundPopulation,
     settings: Mapping[str, Any],
     pointwise: xr.Dataset | None,
 ) -> Verdict:
@@ -167,12 +166,12 @@ def _judged(
         more, numbers = of_chains(posterior, stats, bound, settings, bool(modes))
     else:
         more, numbers = of_mode(bound, settings)
-    found += more + _of_levels(posterior, pointwise, settings)
-    surprises = settings.get("surprises", {})
-    found += against_the_prior(posterior, prior, bound) + surprising(surprises)
+    found += more + _of_predictions(posterior, pointwise, settings)
+    outliers = settings.get("outliers", {})
+    found += against_the_prior(posterior, prior, bound) + outlier_findings(outliers)
     found += _of_weights(settings) + of_points(bound, settings)
     if not modes:  # whose distance is no spread
-        held = [fact["parameter"] for fact in surprises.get("shift", ())]
+        held = [each["parameter"] for each in outliers.get("shift", ())]
         found += uninformed(posterior, prior, bound, settings, held)
     found += _of_coordinates(settings) + _of_data(bound)
     return Verdict(tuple(sorted(found, key=lambda f: -GRADES.index(f.grade))), numbers)
@@ -192,8 +191,8 @@ def _not_finite(posterior: xr.Dataset) -> list[Finding]:
     ]
 
 
-def _of_data(bound: PopulationModel) -> list[Finding]:
-    """What was taken for everybody, and the share below the LLOQ."""
+def _of_data(bound: BoundPopulation) -> list[Finding]:
+    """Covariates at their reference, and the share below the LLOQ."""
     found = [
         note(
             "reference value",
@@ -215,10 +214,10 @@ def _of_data(bound: PopulationModel) -> list[Finding]:
     return found
 
 
-def _of_levels(
+def _of_predictions(
     posterior: xr.Dataset, pointwise: xr.Dataset | None, settings: Mapping[str, Any]
 ) -> list[Finding]:
-    """Patients without levels, a solver that changed the answer, a fit that was stopped."""
+    """Patients without a solution, a solver that biases the posterior, an interrupted fit."""
     found = []
     lost: dict[str, int] = {}
     for each in [] if pointwise is None else pointwise.data_vars.values():
@@ -253,7 +252,7 @@ def _of_levels(
 
 
 def _of_solver(solver: Mapping[str, Any]) -> Finding:
-    """A solver whose error is too large for the posterior, or that fails where another does not."""
+    """A solver error too large for the posterior, or failures the adaptive route does not have."""
     if math.isfinite(solver["k_hat"]) and math.isfinite(solver["spread"]):
         how = (
             f"Pareto k-hat {number(solver['k_hat'], '.2f')}, to be below {PARETO_K}, over "
@@ -272,33 +271,32 @@ def _of_solver(solver: Mapping[str, Any]) -> Finding:
 
 
 def _of_weights(settings: Mapping[str, Any]) -> list[Finding]:
-    """Whether the solver's error is small enough, but not so small as to be forgotten."""
+    """A solver error that weights can correct, but that is not negligible."""
     solver = settings.get("solver")
     if solver is None or not solver["ok"] or solver.get("ess", 1.0) > EVEN:
         return []
     return [
         doubt(
             "solver error",
-            f"The solver's error (levels off by up to {number(solver['error'], '.2g')} of their "
-            f"value) moves the posterior: {solver['ess']:.0%} of the draws remain after weighting. "
-            "Weight them (checks.solver(fit).log_weights), or fit again with "
+            f"The solver's error (predictions off by up to {number(solver['error'], '.2g')} of "
+            f"their value) moves the posterior: {solver['ess']:.0%} of the draws remain after "
+            "weighting. Weight them (checks.solver_error(fit).log_weights), or fit again with "
             "Population(..., rtol=1e-6).",
         )
     ]
 
 
 def _of_coordinates(settings: Mapping[str, Any]) -> list[Finding]:
-    """How far "nuts" centred the random effects."""
+    """Partial centring of the random effects by "nuts"."""
     told = []
     for level, each in settings.get("mode", {}).get("held", {}).items():
         low, middle, high = np.quantile(each, (0, 0.5, 1))
-        told.append(f"{level}s' {middle:.0%} ({low:.0%} to {high:.0%})")
+        told.append(f"{level}s median {middle:.0%} (range {low:.0%} to {high:.0%})")
     if settings["method"] != "nuts" or not told:
         return []
     return [
         note(
             "centring",
-            f"random effects were sampled partly centred: {', '.join(told)}, where 100% is centred "
-            "and 0% non-centred.",
+            f"partial centring of random effects: {', '.join(told)}; 100% = centred.",
         )
     ]

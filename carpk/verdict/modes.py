@@ -1,4 +1,4 @@
-"""What the verdict says of modes, and of the normal approximation around one."""
+"""Verdict on modes, and on the normal approximation around one."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 import xarray as xr
 
 from carpk._arviz import PARETO_K
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.verdict.chains import ESS_MIN
 from carpk.verdict.words import Finding, doubt, note, number, trouble
 
 DECREMENT = 1e-3  # of a mode: g' H^-1 g, in squared posterior SDs, below which it is found
-CROSSINGS = 20  # between modes, of every chain, from which they are taken to be sampled
+CROSSINGS = 20  # between modes, per chain, from which they count as sampled
 SAME_MODE = 0.1  # difference of ln density
-MASS = 0.05  # share of the posterior below which another mode is not told
+MASS = 0.05  # share of the posterior below which another mode is not reported
 SWAPPED = 0.1  # relative difference of two values that have changed places
-FEW_PATIENTS = 40  # below which a normal approximation of population parameters is told of
-FEW_POINTS = 5  # effective ones for a patient's random effects, to be told below
+FEW_PATIENTS = 40  # below which the normal approximation is noted
+FEW_POINTS = 5  # effective points of a patient's random effects, reported below
 
 
-def of_points(bound: PopulationModel, settings: Mapping[str, Any]) -> list[Finding]:
-    """Patients over whose random effects "laplace" integrates badly."""
+def of_points(bound: BoundPopulation, settings: Mapping[str, Any]) -> list[Finding]:
+    """Patients with an inexact integral over random effects in "laplace"."""
     points = settings.get("importance", {}).get("points")
     pairs = zip(bound.patients, points, strict=True) if points else ()
     few = [f"{patient} {n}" for patient, n in pairs if n < FEW_POINTS]
@@ -34,19 +34,19 @@ def of_points(bound: PopulationModel, settings: Mapping[str, Any]) -> list[Findi
     return [
         doubt(
             "rough integral",
-            f"The random effects of {of} are far from normal given the population (of the "
-            f"points over them few count: {', '.join(few[:5])}), and what they say of the "
-            'population is rough: use method="nuts".',
+            f"The random effects of {of} are far from normal given the population (effective "
+            f"importance points: {', '.join(few[:5])}), so their marginal likelihood is inexact: "
+            'use method="nuts".',
         )
     ]
 
 
 def of_modes(
-    posterior: xr.Dataset, bound: PopulationModel, settings: Mapping[str, Any]
+    posterior: xr.Dataset, bound: BoundPopulation, settings: Mapping[str, Any]
 ) -> list[Finding]:
-    """Several modes that count, in words; and whether they are one with names exchanged.
+    """Several modes, or one with exchanged labels.
 
-    Chains that go to and fro between them have them in their right shares.
+    Chains that change between them often have them in their right shares.
     """
     modes = [m for m in settings.get("modes", ()) if m["share"] > MASS]
     if len(modes) < 2:
@@ -102,11 +102,11 @@ def of_modes(
 
 def _crossed(
     posterior: xr.Dataset,
-    bound: PopulationModel,
+    bound: BoundPopulation,
     modes: Sequence[Mapping[str, Any]],
     moved: Sequence[str],
 ) -> bool:
-    """Whether every chain goes from mode to mode, `CROSSINGS` times at least.
+    """Every chain changes between modes `CROSSINGS` times at least.
 
     A draw is with the mode that is nearest on the estimation scale, in posterior SDs.
     """
@@ -125,14 +125,14 @@ def _crossed(
 
 
 def _near(one: float, other: float) -> bool:
-    """Whether two values are the same, but for the accuracy of a mode."""
+    """Equal within the accuracy of a mode."""
     return abs(one - other) <= SWAPPED * max(abs(one), abs(other))
 
 
 def of_mode(
-    bound: PopulationModel, settings: Mapping[str, Any]
+    bound: BoundPopulation, settings: Mapping[str, Any]
 ) -> tuple[list[Finding], dict[str, float]]:
-    """What there is to say of a mode."""
+    """Findings on a mode."""
     mode, weights = settings["mode"], settings.get("importance", {})
     patients = len(getattr(bound, "patients", ()))
     lost = mode["unconverged"]
@@ -180,7 +180,7 @@ def of_mode(
 
 
 def _unsettled(mode: Mapping[str, Any]) -> list[Finding]:
-    """Why a normal approximation is not one of the posterior."""
+    """Findings on a normal approximation that did not converge."""
     found = []
     if not mode["decrement"] < DECREMENT:
         away = math.sqrt(max(mode["decrement"], 0.0))
@@ -216,7 +216,7 @@ def _unsettled(mode: Mapping[str, Any]) -> list[Finding]:
 
 
 def _of_density(k_hat: float, ess: float, draws: int) -> list[Finding]:
-    """Whether draws around a mode may be weighted by their exact density."""
+    """Reliability of importance weights of draws around a mode."""
     if not k_hat <= PARETO_K:
         return [
             trouble(
@@ -230,15 +230,15 @@ def _of_density(k_hat: float, ess: float, draws: int) -> list[Finding]:
         return [
             trouble(
                 "too few draws",
-                f"Only {number(ess, '.0f')} draws count, below {ESS_MIN}, after weighting by their "
-                'density: raise draws, or use method="nuts".',
+                f"The importance ESS is {number(ess, '.0f')}, below {ESS_MIN}: raise draws, or use "
+                'method="nuts".',
             )
         ]
     return []
 
 
 def _of_ends(ends: Sequence[float]) -> list[Finding]:
-    """What a mode alone leaves open, and whether other starts ended there too."""
+    """Limits of a mode alone, and agreement of the starts."""
     found = [
         trouble(
             "a mode alone",

@@ -1,18 +1,17 @@
-"""What in patients' data the fit finds surprising: samples, patients, limits of quantification.
+"""Outlier tests: samples, patients, subgroups, LLOQ and unit errors.
 
-Everything is judged against the others, so that what is wrong cannot hide behind the spread that it
-causes: a patient's random effect against the SD of the other patients' effects, the most distant
-one after the other (Rosner's extreme studentized deviates); two groups of patients against the best
-split of a normal sample; two patients of different arms against the best exchange of labels in a
-normal sample; random effects against the columns of the patients table that are no covariates; a
-sample against the SD of the other residuals; a patient's residuals against the other patients';
-curves against the patients' own means. Patients are compared with those of the same cohort, arm or
-other level of a covariate of the parameter. P values count how many were looked at (Bonferroni).
-What comes out are plain numbers, which a file can hold; `verdict` puts them into words.
+Each test leaves the suspect out (externally studentized), so that an error cannot hide behind the
+spread that it causes: a patient's random effect against the SD of the other patients' effects, the
+most distant one after the other (Rosner's extreme studentized deviates); two groups of patients
+against the best split of a normal sample; two patients of different arms against the best exchange
+of labels in a normal sample; random effects against the columns of the patients table that are no
+covariates; a sample against the SD of the other residuals; a patient's residuals against the other
+patients'; curves against the patients' own means. Patients are compared with those of the same
+cohort, arm or category of a covariate of the parameter. P values are corrected for multiplicity
+(Bonferroni). Results are plain numbers, which a file can hold; `words` puts them into sentences.
 
-A limit of quantification is known by what lies just above it: from the fitted curves follows how
-many samples are to be expected between the limit and the lowest measured value. If the limit is
-entered too low, they are missing.
+The LLOQ is tested by the number of samples expected between it and the lowest measured value under
+the fitted curves: if the limit is entered too low, they are missing.
 
 Reference: Rosner (1983) Technometrics 25:165-172, doi:10.1080/00401706.1983.10487848.
 """
@@ -33,44 +32,44 @@ import pandas as pd
 import scipy.stats
 from jax.scipy.special import log_ndtr
 
-from carpk._compile import quickly
+from carpk._compile import jit_fast_compile
 from carpk.dataset.arrays import NEVER
-from carpk.population.bound import PopulationModel
-from carpk.population.population import OF_COHORT
-from carpk.population.random_effects import COHORT, PATIENT, effect_name, eta_name
+from carpk.population.bound import BoundPopulation
+from carpk.population.population import COHORT_INDEX
+from carpk.population.random_effects import COHORT, PATIENT, covariate_effect_name, eta_name
 from carpk.verdict.words import DOUBTED_EXCHANGE
 
-NOTED = 0.003  # p below which a surprise is told
+NOTED = 0.003  # p below which an outlier is reported
 TIED = 3  # times that the lowest value must repeat, and as many times any other value's repeats
-FEWEST = 8  # samples, or patients, to say anything of one of them or of two groups
-SPLITS = (499, 9999)  # of as many normal patients, whose best split is compared: a few, then many
+FEWEST = 8  # samples, or patients, for a test of one of them or of two groups
+SPLITS = (499, 9999)  # Monte Carlo replicates of the null distribution: a few, then many
 RARE = 0.05  # p above which the few are enough
-LEVEL = 0.3  # residual SDs by which curves and levels must differ in the mean
-FACTOR = math.log(1.25)  # between patients or groups on a log or logit scale, to be worth a word
-HEAVY = (3.0, 4.0, 6.0, 10.0)  # degrees of freedom that are tried in place of a normal residual
-MANY = 20  # samples, to say anything of their tails, or of their course
+OFFSET = 0.3  # least mean residual [SDs] to be reported
+FACTOR = math.log(1.25)  # least difference on a log or logit scale to be reported
+HEAVY = (3.0, 4.0, 6.0, 10.0)  # degrees of freedom tried in place of a normal residual
+MANY = 20  # samples, for a test of their tails or time course
 DAYS, PER_DAY = (
     12,
     3,
 )  # groups of sampling days that are compared, at most; samples in each, at least
-FOLLOWED = 0.1  # share of a course that curves must explain, not to be told
-UNRELATED = 0.05  # p above which curves and levels are not related
-LARGEST = 50  # patients with one value on one day, above which it tells no copies
-WIDE = 1.5  # lowest measured value over its LLOQ, below which no limit was mistaken
-NAMED = 5  # of a kind, at most
+FOLLOWED = 0.1  # R2 within patients below which curves and data may be unrelated
+UNRELATED = 0.05  # p of the correlation above which they are
+LARGEST = 50  # patients with one value on one day, above which it is no evidence of copies
+WIDE = 1.5  # lowest measured value over its LLOQ, below which the limit is not tested
+NAMED = 5  # reported of a kind, at most
 
 Found = list[dict[str, Any]]
 
 
-def surprises(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, Found]:
-    """Surprises by kind, each a list of facts.
+def outliers(bound: BoundPopulation, samples: Mapping[str, Any]) -> dict[str, Found]:
+    """Outliers by kind.
 
     Args:
         samples: name -> (draw, ...), the patients' random effects included; a hundred draws do.
     """
     if bound.individual is None:
         return {}
-    found = {**_effects(bound, samples), **_of_values(bound)}
+    found = {**_random_effects(bound, samples), **_of_values(bound)}
     below, gap, score, expected, curve = _scores(
         bound, {k: jnp.asarray(v) for k, v in samples.items()}
     )
@@ -80,39 +79,41 @@ def surprises(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, F
         found["offset"] = _offset(bound, beyond)
         found["unrelated"] = _unrelated(bound, curve[fine].mean(0))
         found |= _residuals(bound, residual, beyond) | _limits(bound, below[fine], gap[fine])
-    return {kind: facts[:NAMED] for kind, facts in found.items() if facts}
+    return {kind: entries[:NAMED] for kind, entries in found.items() if entries}
 
 
-def _effects(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, Found]:
-    """Patients, groups of patients, and whole populations whose random effects are not around 0."""
+def _random_effects(bound: BoundPopulation, samples: Mapping[str, Any]) -> dict[str, Found]:
+    """Tests of random effects: mean 0, outlying patients, two groups, exchanged labels."""
     found: dict[str, Found] = {"shift": [], "swapped": [], "effects": [], "groups": []}
-    names = [name for name in bound.random.at(PATIENT) if eta_name(name) in samples]
+    names = [name for name in bound.random_effects.at(PATIENT) if eta_name(name) in samples]
     columns = _columns(bound, {name: np.asarray(samples[eta_name(name)]).mean(0) for name in names})
-    explained = {fact["parameter"] for fact in columns if _told(fact)}
+    explained = {entry["parameter"] for entry in columns if _notable(entry)}
     size = len(bound.patients)
     for name in names if size >= 4 else ():
         eta = np.asarray(samples[eta_name(name)])
-        common = eta.mean(1, keepdims=True)  # moves with a typical value that is hardly known
+        common = eta.mean(1, keepdims=True)  # uncertainty of the typical value
         mean, own = eta.mean(0), float((eta - common).var(0).mean())
-        fact = partial(_fact, bound, name, len(names))
+        entry = partial(_entry, bound, name, len(names))
         t = mean.mean() / max(np.sqrt((mean.var(ddof=1) + own) / size), 1e-300)
         p = 2 * scipy.stats.t.sf(abs(t), size - 1)
-        found["shift"].append(fact(mean.mean(), t, p, 1))
-        level, labels = _levels(bound, name)
+        found["shift"].append(entry(mean.mean(), t, p, 1))
+        stratum, labels = _strata(bound, name)
         lone = [
-            {"patient": bound.patients[i]} | fact(away, t, p, size)
-            for i, away, t, p in _distant(mean, own, level)
+            {"patient": bound.patients[i]} | entry(away, t, p, size)
+            for i, away, t, p in _distant(mean, own, stratum)
         ]
-        x = mean + _of_levels(bound, samples, name)
-        pair, away, sds, p = _swapped_pair(x, level) if size >= FEWEST else ((), 0.0, 0.0, 1.0)
-        swap = fact(away, sds, p, 1)
-        swap["patients"] = [{"patient": bound.patients[i], "of": labels[level[i]]} for i in pair]
+        x = mean + _stratum_effects(bound, samples, name)
+        pair, away, sds, p = _swapped_pair(x, stratum) if size >= FEWEST else ((), 0.0, 0.0, 1.0)
+        swap = entry(away, sds, p, 1)
+        swap["patients"] = [{"patient": bound.patients[i], "of": labels[stratum[i]]} for i in pair]
         odd, far = np.zeros(0, int), swap
-        if size >= FEWEST and not any(_told(each) for each in lone):
-            odd, away, sds, p = _two_groups(x, level)
-            far = fact(away, sds, p, 1)
-            far["patients"] = [{"patient": bound.patients[i], "of": labels[level[i]]} for i in odd]
-        if _told(swap, DOUBTED_EXCHANGE) and not set(odd) - set(pair):
+        if size >= FEWEST and not any(_notable(each) for each in lone):
+            odd, away, sds, p = _two_groups(x, stratum)
+            far = entry(away, sds, p, 1)
+            far["patients"] = [
+                {"patient": bound.patients[i], "of": labels[stratum[i]]} for i in odd
+            ]
+        if _notable(swap, DOUBTED_EXCHANGE) and not set(odd) - set(pair):
             found["swapped"].append(swap)
             both = {bound.patients[i] for i in pair}
             found["effects"] += [each for each in lone if each["patient"] not in both]
@@ -121,14 +122,14 @@ def _effects(bound: PopulationModel, samples: Mapping[str, Any]) -> dict[str, Fo
             known = name in explained and not any(each["of"] for each in far.get("patients", ()))
             found["groups"] += [far] if odd.size and not known else []
     swapped = found.pop("swapped")
-    told = {kind: sorted(filter(_told, facts), key=_p) for kind, facts in found.items()}
-    return told | {"swapped": swapped, "columns": sorted(filter(_told, columns), key=_p)}
+    told = {kind: sorted(filter(_notable, entries), key=_p) for kind, entries in found.items()}
+    return told | {"swapped": swapped, "columns": sorted(filter(_notable, columns), key=_p)}
 
 
-def _fact(
-    bound: PopulationModel, name: str, parameters: int, away: float, sds: float, p: float, of: int
+def _entry(
+    bound: BoundPopulation, name: str, parameters: int, away: float, sds: float, p: float, of: int
 ) -> dict[str, Any]:
-    """What is told of a parameter's random effects; p counts `parameters`, and `of` is counted."""
+    """Entry on a parameter's random effects; p corrected for `parameters`, not for `of`."""
     on_log = bound.parameters[name].bounds == (0.0, np.inf)
     ratio = {"ratio": float(np.exp(np.clip(away, -50, 50)))} if on_log else {}
     looked = [f"{of} patients"] * (of > 1) + [f"{parameters} parameters"] * (parameters > 1)
@@ -145,25 +146,25 @@ def _fact(
     } | ratio
 
 
-def _unused(bound: PopulationModel, used: Iterable[str]) -> list[str]:
-    """Columns of the patients table that differ between patients and are no covariate yet."""
+def _unused(bound: BoundPopulation, used: Iterable[str]) -> list[str]:
+    """Columns of the patients table that vary and are not covariates yet."""
     table = bound.data.patients.drop(columns="patient")
     return [str(c) for c in table if c not in set(used) and len(table[c].dropna().unique()) > 1]
 
 
-def _told(fact: Mapping[str, Any], noted: float = NOTED) -> bool:
-    """Whether a difference is rare by chance, and large enough to matter.
+def _notable(entry: Mapping[str, Any], noted: float = NOTED) -> bool:
+    """Significant, and large enough to matter.
 
-    On a logarithmic or logit scale that is a factor of 1.25, of bioequivalence.
+    On a log or logit scale a factor of 1.25, the bioequivalence limit.
     """
-    return fact["p"] < noted and (abs(fact["away"]) > FACTOR or not fact["bounded"])
+    return entry["p"] < noted and (abs(entry["away"]) > FACTOR or not entry["bounded"])
 
 
-def _columns(bound: PopulationModel, effects: Mapping[str, np.ndarray]) -> Found:
-    """How parameters go with columns of the patients table that are no covariates of them.
+def _columns(bound: BoundPopulation, effects: Mapping[str, np.ndarray]) -> Found:
+    """Association of random effects with columns of the patients table that are no covariates.
 
-    Numbers by their ranks (Spearman), words by an analysis of variance between those that two
-    patients or more have. Where covariates are missing of a patient, without that patient.
+    Spearman correlation for numbers, one-way ANOVA for categories of two patients or more. Where
+    covariates are missing of a patient, without that patient.
 
     Args:
         effects: parameter -> means of the patients' random effects, (P,).
@@ -180,16 +181,16 @@ def _columns(bound: PopulationModel, effects: Mapping[str, np.ndarray]) -> Found
             tested = _of_numbers(values.to_numpy(float), y) if numbers else _of_words(values, y)
             if tested is not None:
                 p, away, ends = tested
-                fact = _fact(bound, name, 1, away, 0.0, p, 1)
-                found.append(fact | {"column": column, "ends": ends})
-    for fact in found:
-        fact["p"] = min(fact["p"] * len(found), 1.0)
-        fact["looked"] = f"{len(found)} pairs of parameter and column" if len(found) > 1 else ""
+                entry = _entry(bound, name, 1, away, 0.0, p, 1)
+                found.append(entry | {"column": column, "ends": ends})
+    for entry in found:
+        entry["p"] = min(entry["p"] * len(found), 1.0)
+        entry["looked"] = f"{len(found)} pairs of parameter and column" if len(found) > 1 else ""
     return found
 
 
 def _of_numbers(x: np.ndarray, y: np.ndarray) -> tuple[float, float, list[str]] | None:
-    """p of a correlation, and by how much y differs between the upper and the lower half of x."""
+    """p of a correlation; difference of mean y between the upper and the lower half of x."""
     if np.ptp(x) == 0:
         return None
     high = x > np.median(x) if (x > np.median(x)).any() else x == x.max()
@@ -198,7 +199,7 @@ def _of_numbers(x: np.ndarray, y: np.ndarray) -> tuple[float, float, list[str]] 
 
 
 def _of_words(x: pd.Series, y: np.ndarray) -> tuple[float, float, list[str]] | None:
-    """p of a difference of y between words, by how much, and between which of them."""
+    """p of the ANOVA of y between categories; largest difference of means, and its categories."""
     words = x.astype(str).to_numpy()
     groups = {w: y[words == w] for w in np.unique(words) if (words == w).sum() > 1}
     if len(groups) < 2 or sum(map(len, groups.values())) < FEWEST:
@@ -209,36 +210,38 @@ def _of_words(x: pd.Series, y: np.ndarray) -> tuple[float, float, list[str]] | N
     return float(p), float(means[ends[0]] - means[ends[1]]), ends
 
 
-def _levels(bound: PopulationModel, name: str) -> tuple[np.ndarray, list[str]]:
-    """Which patients share the cohort and the levels of the covariates of a parameter; in words."""
+def _strata(bound: BoundPopulation, name: str) -> tuple[np.ndarray, list[str]]:
+    """Strata of patients by cohort and categorical covariates of a parameter, and their labels."""
     columns, words = [], []
     for covariate in bound.population.covariates.get(name, ()):
-        if bound.covariates[covariate].levels:
+        if bound.covariates[covariate].categories:
             columns.append(bound.patient_design[covariate])
             words.append([f"{covariate} {x}" for x in bound.data.covariate(covariate)])
-    if name in bound.random.at(COHORT) and bound.clusters:
-        place = bound.patient_design[OF_COHORT]
+    if name in bound.random_effects.at(COHORT) and bound.clusters:
+        place = bound.patient_design[COHORT_INDEX]
         columns.append(place[:, None])
         words.append([f"cohort {bound.clusters[i]}" for i in place])
     if not columns:
         return np.zeros(len(bound.patients), int), [""]
-    _, first, level = np.unique(np.hstack(columns), axis=0, return_index=True, return_inverse=True)
-    return np.ravel(level), [", ".join(each[i] for each in words) for i in first]
+    _, first, stratum = np.unique(
+        np.hstack(columns), axis=0, return_index=True, return_inverse=True
+    )
+    return np.ravel(stratum), [", ".join(each[i] for each in words) for i in first]
 
 
 def _distant(
-    mean: np.ndarray, own: float, level: np.ndarray
+    mean: np.ndarray, own: float, stratum: np.ndarray
 ) -> list[tuple[int, float, float, float]]:
     """(index, deviation, the same in SDs of the others, p), most distant first."""
-    kinds = np.eye(level.max() + 1, dtype=bool)[level]  # (P, L)
+    kinds = np.eye(stratum.max() + 1, dtype=bool)[stratum]  # (P, L)
     left, found = np.ones(len(mean), bool), []
     for _ in range(min(NAMED, len(mean) // 4)):
         count = (kinds & left[:, None]).sum(0)
-        off = mean - ((mean * left) @ kinds / np.maximum(count, 1))[level]
-        here, same = count[level], np.maximum(count[level] - 1, 1)
+        off = mean - ((mean * left) @ kinds / np.maximum(count, 1))[stratum]
+        here, same = count[stratum], np.maximum(count[stratum] - 1, 1)
         free = left.sum() - 1 - ((count > 0).sum() - (here == 1))
-        away = off * here / same  # from the mean of the others of the same level
-        squares = np.sum(off[left] ** 2) - off * away  # within levels, without this one
+        away = off * here / same  # from the mean of the others of the same stratum
+        squares = np.sum(off[left] ** 2) - off * away  # within strata, without this one
         spread = np.sqrt((np.maximum(squares, 0) / np.maximum(free, 1) + own) * (1 + 1 / same))
         t = np.where(left & (here > 1) & (free >= 2), away / np.maximum(spread, 1e-300), 0.0)
         i = int(np.argmax(np.abs(t)))
@@ -247,82 +250,86 @@ def _distant(
         p = 2 * scipy.stats.t.sf(abs(t[i]), free[i]) * left.sum()
         left[i] = False
         found.append((i, float(away[i]), float(t[i]), float(p)))
-    p = np.minimum.accumulate([x[3] for x in found][::-1])[::-1]  # a second one hides the first
+    p = np.minimum.accumulate([x[3] for x in found][::-1])[
+        ::-1
+    ]  # masking: a second outlier hides the first
     return [(*x[:3], float(q)) for x, q in zip(found, p, strict=True)]
 
 
-def _of_levels(bound: PopulationModel, samples: Mapping[str, Any], name: str) -> np.ndarray:
-    """What cohorts and levels of covariates add to a parameter, (P,), in the mean of the draws."""
+def _stratum_effects(bound: BoundPopulation, samples: Mapping[str, Any], name: str) -> np.ndarray:
+    """Posterior mean of cohort and categorical covariate effects on a parameter, (P,)."""
     total = np.zeros(len(bound.patients))
     for covariate in bound.population.covariates.get(name, ()):
-        if bound.covariates[covariate].levels:
-            effect = np.asarray(samples[effect_name(name, covariate)]).mean(0)
+        if bound.covariates[covariate].categories:
+            effect = np.asarray(samples[covariate_effect_name(name, covariate)]).mean(0)
             total += bound.patient_design[covariate] @ effect
-    if name in bound.random.at(COHORT) and bound.clusters:
+    if name in bound.random_effects.at(COHORT) and bound.clusters:
         effect = np.asarray(samples[eta_name(name, COHORT)]).mean(0)
-        total += effect[bound.patient_design[OF_COHORT]]
+        total += effect[bound.patient_design[COHORT_INDEX]]
     return total
 
 
-def _two_groups(x: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, float, float, float]:
-    """Patients who lie with the wrong group, how far from the other one, in SDs within, and p.
+def _two_groups(x: np.ndarray, stratum: np.ndarray) -> tuple[np.ndarray, float, float, float]:
+    """Patients in the wrong group of a two-group split, distance of the groups, in SDs, and p.
 
-    Two groups, found without knowing the levels, must leave less scatter than the levels do; p is
-    how often they leave as little where each level is normal around its mean. With one level, the
-    smaller group is given; with several, those who are not with the majority of their level.
+    The best split must leave less scatter than the strata; p by Monte Carlo with each stratum
+    normal around its mean. With one stratum, the smaller group is given; with several, those who
+    are not with the majority of their stratum.
     """
-    kinds = np.eye(level.max() + 1)[level]  # (P, L)
+    kinds = np.eye(stratum.max() + 1)[stratum]  # (P, L)
     count = kinds.sum(0)
 
     def within(x: np.ndarray) -> np.ndarray:
-        return np.sum((x - (x @ kinds / count)[:, level]) ** 2, axis=1)
+        return np.sum((x - (x @ kinds / count)[:, stratum]) ** 2, axis=1)
 
     sd = np.sqrt(within(x[None])[0] / max(len(x) - len(count), 1))
     left, cut = _split(x[None])
     share = left / np.maximum(within(x[None]), 1e-300)
     rng = np.random.default_rng(0)
     for size in SPLITS:
-        by_chance = (x @ kinds / count)[level] + sd * rng.standard_normal((size, len(x)))
+        by_chance = (x @ kinds / count)[stratum] + sd * rng.standard_normal((size, len(x)))
         p = np.mean(np.append(_split(by_chance)[0] / within(by_chance) <= share, True))
         if p > RARE:
             break
     high = np.zeros(len(x), bool)
     high[np.argsort(x)[cut[0] :]] = True
     of_level = high @ kinds / count > 0.5
-    odd = np.flatnonzero(high != of_level[level])
+    odd = np.flatnonzero(high != of_level[stratum])
     away = x[high].mean() - x[~high].mean()
     if odd.size:
         away *= 1.0 if high[odd].mean() > 0.5 else -1.0
     return odd, float(away), float(away / max(np.sqrt(left[0] / (len(x) - 2)), 1e-300)), float(p)
 
 
-def _swapped_pair(x: np.ndarray, level: np.ndarray) -> tuple[tuple[int, ...], float, float, float]:
-    """Two patients of different levels who fit better with their labels exchanged.
+def _swapped_pair(
+    x: np.ndarray, stratum: np.ndarray
+) -> tuple[tuple[int, ...], float, float, float]:
+    """Two patients of different strata who fit better with their labels exchanged.
 
-    Of all pairs the one whose exchange leaves the least scatter within the levels; p is how often
-    the best pair leaves as little where each level is normal around its mean.
+    The pair whose exchange leaves the least scatter within strata; p by Monte Carlo with each
+    stratum normal around its mean.
 
     Returns:
-        Their indices, their difference, the same in SDs within levels, and p; none, with p of 1,
-        of one level.
+        Their indices, their difference, the same in SDs within strata, and p; none, with p of 1,
+        of one stratum.
     """
-    kinds = np.eye(level.max() + 1)[level]  # (P, L)
+    kinds = np.eye(stratum.max() + 1)[stratum]  # (P, L)
     count = kinds.sum(0)
     if len(count) < 2:
         return (), 0.0, 0.0, 1.0
 
     def within(x: np.ndarray) -> np.ndarray:
-        return np.sum((x - (x @ kinds / count)[:, level]) ** 2, axis=1)
+        return np.sum((x - (x @ kinds / count)[:, stratum]) ** 2, axis=1)
 
-    middle, scatter = (x @ kinds / count)[level], within(x[None])[0]
+    middle, scatter = (x @ kinds / count)[stratum], within(x[None])[0]
     sd = np.sqrt(scatter / max(len(x) - len(count), 1))
-    gain, (pair,) = _best_exchange(x[None], level, kinds)
+    gain, (pair,) = _best_exchange(x[None], stratum, kinds)
     left = 1 - gain[0] / max(scatter, 1e-300)
     rng = np.random.default_rng(0)
     for size in SPLITS:
         noise = rng.standard_normal((size, len(x)))
-        by_chance = middle + sd * (noise - (noise @ kinds / count)[:, level])
-        share = 1 - _best_exchange(by_chance, level, kinds)[0] / np.maximum(
+        by_chance = middle + sd * (noise - (noise @ kinds / count)[:, stratum])
+        share = 1 - _best_exchange(by_chance, stratum, kinds)[0] / np.maximum(
             within(by_chance), 1e-300
         )
         p = float(np.mean(np.append(share <= left, True)))
@@ -334,17 +341,17 @@ def _swapped_pair(x: np.ndarray, level: np.ndarray) -> tuple[tuple[int, ...], fl
 
 
 def _best_exchange(
-    x: np.ndarray, level: np.ndarray, kinds: np.ndarray
+    x: np.ndarray, stratum: np.ndarray, kinds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """By how much exchanging two labels can lower the scatter of each row, (N,); which, (N, 2).
+    """Largest reduction of scatter by exchanging two labels, per row, (N,); the pair, (N, 2).
 
     The gain of a pair is convex in its difference, so that the best has the smallest or the largest
-    of two levels.
+    of two strata.
     """
     rows, sums, count = np.arange(len(x)), x @ kinds, kinds.sum(0)
     most, who = np.full(len(x), -np.inf), np.zeros((len(x), 2), int)
     for a, b in itertools.combinations(range(len(count)), 2):
-        of_a, of_b = np.flatnonzero(level == a), np.flatnonzero(level == b)
+        of_a, of_b = np.flatnonzero(stratum == a), np.flatnonzero(stratum == b)
         low, high = x[:, of_a].argmin(1), x[:, of_a].argmax(1)
         ends = (low, x[:, of_b].argmax(1)), (high, x[:, of_b].argmin(1))
         for i, j in ((of_a[i], of_b[j]) for i, j in ends):
@@ -371,13 +378,13 @@ def _split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(left[np.arange(len(x)), best], 0.0), k[best]
 
 
-def _p(fact: Mapping[str, Any]) -> float:
-    return float(fact["p"])
+def _p(entry: Mapping[str, Any]) -> float:
+    return float(entry["p"])
 
 
-def _scores(bound: PopulationModel, samples: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
+def _scores(bound: BoundPopulation, samples: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
     """P(below the LLOQ), P(between it and the lowest measured value), scores, expected scores and
-    ln of the fitted levels.
+    ln of the predictions.
 
     Each (draw, P, T); 0 where padded. Scores are 0 where censored; expected ones are there what is
     expected beyond the limit.
@@ -388,7 +395,7 @@ def _scores(bound: PopulationModel, samples: Mapping[str, Any]) -> tuple[np.ndar
     def one(sample: Mapping[str, Any]) -> Any:
         params, theta = bound.of_sample(sample)
         assert params is not None
-        f = jnp.where(a.mask, bound.individual_levels(params), 1.0)
+        f = jnp.where(a.mask, bound.individual_predictions(params), 1.0)
 
         def below(y: Any) -> Any:
             def each(output: str) -> Any:
@@ -421,22 +428,22 @@ def _scores(bound: PopulationModel, samples: Mapping[str, Any]) -> tuple[np.ndar
             jnp.log(f),
         )
 
-    return tuple(np.asarray(x) for x in quickly(lambda s: jax.lax.map(one, s))(samples))
+    return tuple(np.asarray(x) for x in jit_fast_compile(lambda s: jax.lax.map(one, s))(samples))
 
 
-def _analytes(bound: PopulationModel) -> str:
-    """What p values of analytes count, in words; nothing of one."""
+def _analytes(bound: BoundPopulation) -> str:
+    """Multiplicity correction of p values by analyte, in words; "" for one."""
     size = len(bound.individual.analytes)
     return f"{size} analytes" if size > 1 else ""
 
 
-def _sigma(bound: PopulationModel, analyte: str) -> str:
+def _sigma(bound: BoundPopulation, analyte: str) -> str:
     """The parameters of an analyte's residual model, in words."""
     names = bound.population.residual_names(bound.endpoints[analyte])
     return " and ".join(names.values()) or "the residual error"
 
 
-def _gap(bound: PopulationModel) -> tuple[dict[int, float], np.ndarray]:
+def _gap(bound: BoundPopulation) -> tuple[dict[int, float], np.ndarray]:
     """Lowest measured value over its LLOQ by analyte, and that times every LLOQ, (P, T)."""
     a = bound.individual
     top, lowest = np.array(a.lloq, float), {}
@@ -449,8 +456,8 @@ def _gap(bound: PopulationModel) -> tuple[dict[int, float], np.ndarray]:
     return lowest, top
 
 
-def _offset(bound: PopulationModel, expected: np.ndarray) -> Found:
-    """Endpoints whose levels lie to one side of the fitted curves, patient by patient.
+def _offset(bound: BoundPopulation, expected: np.ndarray) -> Found:
+    """Endpoints with a mean residual other than 0, patient by patient.
 
     Args:
         expected: scores, and what is expected of them where they are censored, (P, T).
@@ -464,15 +471,15 @@ def _offset(bound: PopulationModel, expected: np.ndarray) -> Found:
             continue
         t = mean.mean() / max(mean.std(ddof=1) / np.sqrt(len(mean)), 1e-300)
         p = 2 * scipy.stats.t.sf(abs(t), len(mean) - 1) * len(a.analytes)
-        if p < NOTED and abs(mean.mean()) > LEVEL:
-            fact = {"analyte": analyte, "sds": float(mean.mean()), "p": float(p)}
-            fact |= {"looked": _analytes(bound), "fixed": bool(bound.population.fixed)}
-            found.append(fact | {"sigma": _sigma(bound, analyte)})
+        if p < NOTED and abs(mean.mean()) > OFFSET:
+            entry = {"analyte": analyte, "sds": float(mean.mean()), "p": float(p)}
+            entry |= {"looked": _analytes(bound), "fixed": bool(bound.population.fixed)}
+            found.append(entry | {"sigma": _sigma(bound, analyte)})
     return found
 
 
-def _residuals(bound: PopulationModel, score: np.ndarray, expected: np.ndarray) -> dict[str, Found]:
-    """Samples far off the patients' own curves, patients whose samples all scatter, and so on.
+def _residuals(bound: BoundPopulation, score: np.ndarray, expected: np.ndarray) -> dict[str, Found]:
+    """Tests of residuals: outlying samples, scattering patients, time course, tails.
 
     Args:
         score: of measured samples, 0 elsewhere, (P, T).
@@ -489,19 +496,19 @@ def _residuals(bound: PopulationModel, score: np.ndarray, expected: np.ndarray) 
     p = 2 * scipy.stats.t.sf(np.abs(t), count - 2) * count
     odd = measured & (p < NOTED)
     for i, j in zip(*np.nonzero(odd), strict=True):
-        fact = {"patient": bound.patients[i], "day": float(a.time[i, j])}
+        entry = {"patient": bound.patients[i], "day": float(a.time[i, j])}
         analyte = a.analytes[a.analyte[i, j]]
-        fact |= {"value": float(a.value[i, j]), "analyte": analyte}
-        fact |= {"looked": f"{count} samples", "sigma": _sigma(bound, analyte)}
+        entry |= {"value": float(a.value[i, j]), "analyte": analyte}
+        entry |= {"looked": f"{count} samples", "sigma": _sigma(bound, analyte)}
         residual = bound.population.residual_of(bound.endpoints[analyte])
-        fact |= {"normal": not residual.heavy, "on_log": residual.on_log}
-        samples.append(fact | {"sds": float(t[i, j]), "p": float(p[i, j])})
+        entry |= {"normal": not residual.heavy, "on_log": residual.on_log}
+        samples.append(entry | {"sds": float(t[i, j]), "p": float(p[i, j])})
     people = []
     n, sums = (measured & ~odd).sum(1), np.where(odd, 0.0, square).sum(1)
     for i, name in enumerate(bound.patients):
         others = int(n.sum() - n[i])
         own = score[i, measured[i]]
-        if odd[i].any():  # one odd sample moves the whole curve: without it, and the move
+        if odd[i].any():  # one outlier shifts the whole curve: without it, and the shift
             own = np.delete(own, np.abs(own).argmax())
             own = (own - own.mean()) * np.sqrt(len(own) / max(len(own) - 1, 1))
         if len(own) < 3 or others < FEWEST:
@@ -509,10 +516,10 @@ def _residuals(bound: PopulationModel, score: np.ndarray, expected: np.ndarray) 
         ratio = np.mean(own**2) / max((sums.sum() - sums[i]) / others, 1e-300)
         p = scipy.stats.f.sf(ratio, len(own), others) * len(bound.patients)
         if p < NOTED:
-            fact = {"patient": name, "times": float(np.sqrt(ratio)), "p": float(p)}
-            people.append(fact | {"looked": f"{len(bound.patients)} patients"})
-    told = {fact["patient"] for fact in people}
-    samples = [fact for fact in samples if fact["patient"] not in told]
+            entry = {"patient": name, "times": float(np.sqrt(ratio)), "p": float(p)}
+            people.append(entry | {"looked": f"{len(bound.patients)} patients"})
+    told = {entry["patient"] for entry in people}
+    samples = [entry for entry in samples if entry["patient"] not in told]
     return {
         "course": _course(bound, expected, a.mask & ~odd),
         "samples": sorted(samples, key=_p),
@@ -521,8 +528,8 @@ def _residuals(bound: PopulationModel, score: np.ndarray, expected: np.ndarray) 
     }
 
 
-def _course(bound: PopulationModel, score: np.ndarray, which: np.ndarray) -> Found:
-    """Analytes whose residuals change with time: the curves do not bend as the data do.
+def _course(bound: BoundPopulation, score: np.ndarray, which: np.ndarray) -> Found:
+    """Analytes whose residuals change with time: misspecified structural model.
 
     One-way analysis of variance between sampling days, or groups of neighbouring ones. Censored
     samples stand where they are expected: measured ones alone lie above the curves near a limit.
@@ -542,18 +549,18 @@ def _course(bound: PopulationModel, score: np.ndarray, which: np.ndarray) -> Fou
         p = float(p) * len(a.analytes)
         worst = int(np.argmax(np.abs(mean) * np.sqrt(count)))
         sds = float(mean[worst] / np.sqrt(np.mean(z**2)))
-        if size > 1 and p < NOTED and abs(sds) > LEVEL:
+        if size > 1 and p < NOTED and abs(sds) > OFFSET:
             days = time[group == worst]
-            fact = {"analyte": analyte, "sds": sds, "p": p, "looked": _analytes(bound)}
-            found.append(fact | {"first": float(days.min()), "last": float(days.max())})
+            entry = {"analyte": analyte, "sds": sds, "p": p, "looked": _analytes(bound)}
+            found.append(entry | {"first": float(days.min()), "last": float(days.max())})
     return found
 
 
-def _unrelated(bound: PopulationModel, curve: np.ndarray) -> Found:
-    """Analytes whose fitted curves follow nothing of how the levels change within patients.
+def _unrelated(bound: BoundPopulation, curve: np.ndarray) -> Found:
+    """Analytes whose predictions do not correlate with the data within patients.
 
     Args:
-        curve: ln of the fitted levels, (P, T).
+        curve: ln of the predictions, (P, T).
     """
     a, found = bound.individual, []
     for i, analyte in enumerate(a.analytes):
@@ -570,8 +577,8 @@ def _unrelated(bound: PopulationModel, curve: np.ndarray) -> Found:
         r = float(np.sum(y * f)) / max(math.sqrt(total * float(np.sum(f**2))), 1e-300)
         t = r * math.sqrt((free - 1) / max(1 - r**2, 1e-12))
         if explained < FOLLOWED and scipy.stats.t.sf(t, free - 1) > UNRELATED:
-            fact = {"analyte": analyte, "explained": max(explained, 0.0)}
-            found.append(fact | {"p": 0.0})
+            entry = {"analyte": analyte, "explained": max(explained, 0.0)}
+            found.append(entry | {"p": 0.0})
     return found
 
 
@@ -597,14 +604,16 @@ def _neighbours(time: np.ndarray) -> np.ndarray:
     return group[of_day]
 
 
-def _tails(bound: PopulationModel, score: np.ndarray, which: np.ndarray) -> Found:
+def _tails(bound: BoundPopulation, score: np.ndarray, which: np.ndarray) -> Found:
     """Analytes whose residuals are rather Student t than normal, by their likelihood ratio.
 
     The normal distribution is the end of the range of df, so that p is half of that of a chi-square
     with one degree of freedom (Self and Liang 1987, doi:10.1080/01621459.1987.10478472).
     """
     a, found = bound.individual, []
-    varied = bound.random.columns  # without, what differs between patients is in the residuals
+    varied = (
+        bound.random_effects.columns
+    )  # without random effects, residuals hold the differences between patients
     for i, analyte in enumerate(a.analytes if varied else ()):
         residual = bound.population.residual_of(bound.endpoints[analyte])
         z = score[which & (a.analyte == i)]
@@ -615,8 +624,8 @@ def _tails(bound: PopulationModel, score: np.ndarray, which: np.ndarray) -> Foun
         df = max(gains, key=gains.__getitem__)
         p = 0.5 * scipy.stats.chi2.sf(2 * max(gains[df], 0.0), 1) * len(a.analytes)
         if p < NOTED:
-            fact = {"analyte": analyte, "df": df, "count": len(z), "gain": float(gains[df])}
-            found.append(fact | {"p": float(p), "looked": _analytes(bound)})
+            entry = {"analyte": analyte, "df": df, "count": len(z), "gain": float(gains[df])}
+            found.append(entry | {"p": float(p), "looked": _analytes(bound)})
     return found
 
 
@@ -628,8 +637,8 @@ def _student(z: np.ndarray, df: float) -> float:
     return float(scipy.stats.t.logpdf(z, df, scale=np.sqrt(square)).sum())
 
 
-def _limits(bound: PopulationModel, below: np.ndarray, gap: np.ndarray) -> dict[str, Found]:
-    """Limits of quantification that do not belong to the values."""
+def _limits(bound: BoundPopulation, below: np.ndarray, gap: np.ndarray) -> dict[str, Found]:
+    """Limits of quantification inconsistent with the values."""
     a = bound.individual
     lowest, _ = _gap(bound)
     missing, shares = [], []
@@ -641,23 +650,23 @@ def _limits(bound: PopulationModel, below: np.ndarray, gap: np.ndarray) -> dict[
             p = float(np.mean(none)) * len(a.analytes)
             if p < NOTED:
                 limit, upper = float(np.median(a.lloq[here])), lowest[i]
-                fact = {"analyte": analyte, "lloq": limit, "lowest": limit * upper}
-                fact |= {"looked": _analytes(bound)}
-                missing.append(fact | {"expected": float(each.sum(1).mean()), "p": p})
+                entry = {"analyte": analyte, "lloq": limit, "lowest": limit * upper}
+                entry |= {"looked": _analytes(bound)}
+                missing.append(entry | {"expected": float(each.sum(1).mean()), "p": p})
         if here.any():
             share = below[:, here].mean(0)
             seen, expected = int((a.censored[here] == 1).sum()), float(share.sum())
             sd = float(np.sqrt(np.sum(share * (1 - share)))) + 0.5  # of whole numbers
             p = 2 * float(scipy.stats.norm.sf(abs(seen - expected) / sd)) * len(a.analytes)
             if p < NOTED:
-                fact = {"analyte": analyte, "seen": seen, "expected": expected}
-                fact |= {"looked": _analytes(bound)}
-                shares.append(fact | {"of": int(here.sum()), "p": p})
+                entry = {"analyte": analyte, "seen": seen, "expected": expected}
+                entry |= {"looked": _analytes(bound)}
+                shares.append(entry | {"of": int(here.sum()), "p": p})
     return {"gap": missing, "below": shares}
 
 
-def _of_values(bound: PopulationModel) -> dict[str, Found]:
-    """What values and limits say by themselves: limits in place of values, values below limits."""
+def _of_values(bound: BoundPopulation) -> dict[str, Found]:
+    """Tests without the model: imputed limits, values below limits, dropouts, copies."""
     a = bound.individual
     tied, under, left = [], [], []
     for i, analyte in enumerate(a.analytes):
@@ -669,43 +678,45 @@ def _of_values(bound: PopulationModel) -> dict[str, Found]:
         if counts and counts[low] >= TIED * others:
             tied.append({"analyte": analyte, "value": low, "count": counts[low], "p": 0.0})
         if limits.size and (measured < limits.min()).any():
-            fact = {"analyte": analyte, "lloq": float(limits.min()), "value": low, "p": 0.0}
-            under.append(fact | {"count": int((measured < limits.min()).sum())})
+            entry = {"analyte": analyte, "lloq": float(limits.min()), "value": low, "p": 0.0}
+            under.append(entry | {"count": int((measured < limits.min()).sum())})
         left += _left_out(bound, i)
-    left = [fact | {"looked": _analytes(bound)} for fact in left if fact["p"] < NOTED]
+    left = [entry | {"looked": _analytes(bound)} for entry in left if entry["p"] < NOTED]
     return {"copies": _copies(bound), "tied": tied, "under": under, "left": left}
 
 
-def _left_out(bound: PopulationModel, of: int) -> Found:
-    """Whether samples of an analyte are missing of the patients with the lowest levels.
+def _left_out(bound: BoundPopulation, of: int) -> Found:
+    """Samples missing not at random: more in patients with low concentrations of an analyte.
 
-    Days on which a quarter of the patients have a sample are those of the plan. How many of them a
-    patient lacks is compared with how the patient's levels lie to those of the others on the days
-    that most have, by their ranks (Spearman, one-sided).
+    Nominal days are those on which a quarter of the patients have a sample. A patient's number of
+    missing ones is correlated with the mean log concentration relative to the others on the days
+    that most have (Spearman, one-sided).
     """
     a = bound.individual
     here = a.mask & (a.analyte == of) & (a.value > 0)
     days, column = np.unique(a.time[here], return_inverse=True)
-    level = np.full((len(bound.patients), len(days)), np.nan)
-    level[np.nonzero(here)[0], column] = np.log(a.value[here])
-    level = level[np.isfinite(level).any(1)]
-    level = level[:, np.isfinite(level).sum(0) >= max(len(level) / 4, 2)]
-    common = level[:, np.isfinite(level).mean(0) > 0.5]
+    ln_y = np.full((len(bound.patients), len(days)), np.nan)
+    ln_y[np.nonzero(here)[0], column] = np.log(a.value[here])
+    ln_y = ln_y[np.isfinite(ln_y).any(1)]
+    ln_y = ln_y[:, np.isfinite(ln_y).sum(0) >= max(len(ln_y) / 4, 2)]
+    common = ln_y[:, np.isfinite(ln_y).mean(0) > 0.5]
     known = np.isfinite(common).any(1)
-    level, common = level[known], common[known]
-    there = np.isfinite(level)
-    if len(level) < FEWEST or there.all():
+    ln_y, common = ln_y[known], common[known]
+    there = np.isfinite(ln_y)
+    if len(ln_y) < FEWEST or there.all():
         return []
     lacking = (~there).sum(1)
     height = np.nanmean(common - np.nanmedian(common, axis=0), axis=1)
     if len(np.unique(lacking)) < 2 or len(np.unique(height)) < 2:
         return []
     rho, p = scipy.stats.spearmanr(lacking, height, alternative="less")
-    fact = {"analyte": bound.individual.analytes[of], "count": int(lacking.sum())}
-    return [fact | {"planned": int(there.size), "rho": float(rho), "p": float(p) * len(a.analytes)}]
+    entry = {"analyte": bound.individual.analytes[of], "count": int(lacking.sum())}
+    return [
+        entry | {"planned": int(there.size), "rho": float(rho), "p": float(p) * len(a.analytes)}
+    ]
 
 
-def _copies(bound: PopulationModel) -> Found:
+def _copies(bound: BoundPopulation) -> Found:
     """Pairs of patients with the same values on the same days.
 
     p is binomial, with the share of equal values between other patients as that of chance, of whom
@@ -748,6 +759,6 @@ def _copies(bound: PopulationModel) -> Found:
     for ((i, j), count), p in zip(equal.items(), corrected, strict=False):
         if p < NOTED:
             both = [{"patient": bound.patients[k], "of": ""} for k in (i, j)]
-            fact = {"patients": both, "count": count, "of": common[i, j], "p": float(p)}
-            found.append(fact | {"looked": f"{pairs} pairs"})
+            entry = {"patients": both, "count": count, "of": common[i, j], "p": float(p)}
+            found.append(entry | {"looked": f"{pairs} pairs"})
     return sorted(found, key=_p)

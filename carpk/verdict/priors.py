@@ -1,4 +1,4 @@
-"""What the verdict says of prior against data."""
+"""Verdict on priors: prior-data conflict, parameters without information."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import numpy as np
 import scipy.stats
 import xarray as xr
 
-from carpk.population.bound import PopulationModel
+from carpk.population.bound import BoundPopulation
 from carpk.population.parameters import Kind
 from carpk.verdict.words import WRONG, Finding, chance, doubt, note, number, trouble, unit_of
 
 UNINFORMED = 0.9  # posterior SD over prior SD, on the estimation scale
-CONFLICT = 3.0  # SDs of their difference between the prior and what the data say by themselves
+CONFLICT = 3.0  # SDs of the difference between prior and likelihood
 CONFLICT_OF_TIMES = 2.5  # the same, of a parameter in time that is 24 times off
 MOVED = 0.5  # posterior SDs by which a prior must move a parameter, for its conflict to be a doubt
 MOVED_SPREAD = 1.0  # the same, of SDs: omegas and those of residuals
 AT_BOUND = 0.01  # share of a range
-PRIOR_ALONE = 0.05  # 1 - (SD ratio)^2 below which a posterior does not tell data from prior
-HELD = 0.5  # the same, above which the prior hardly holds it
+MIN_CONTRACTION = 0.05  # posterior contraction below which a conflict is not assessed
+HELD = 0.5  # posterior contraction above which the data dominate
 TOGETHER = 0.5  # least part in a direction that the data leave open, to be named
 
 
 def uninformed(
     posterior: xr.Dataset,
     prior: xr.Dataset,
-    bound: PopulationModel,
+    bound: BoundPopulation,
     settings: Mapping[str, Any],
     held: Sequence[str],
 ) -> list[Finding]:
-    """Parameters, and combinations of them, of which the data say nothing.
+    """Parameters, and combinations of them, without information in the data.
 
     Args:
         held: parameters that the prior holds away from the data, which is another matter.
@@ -55,25 +55,27 @@ def uninformed(
     )
 
 
-def _levels_over_prior(bound: PopulationModel, prior: xr.Dataset) -> float:
-    """Measured levels over those of a typical patient of the prior, in the median; 1 if none."""
+def _data_over_prior(bound: BoundPopulation, prior: xr.Dataset) -> float:
+    """Median of observation over prior typical prediction; 1 without observations."""
     if bound.individual is None:
         return 1.0
-    shared = {name: np.zeros(len(bound.clusters)) for name in bound.shared}
+    shared = {name: np.zeros(len(bound.clusters)) for name in bound.cohort_effects}
     theta = {k: np.median(prior[k].values, axis=(0, 1)) for k in bound.priors} | shared
-    a, levels = bound.individual, np.asarray(bound.population_levels(theta))
+    a, predictions = bound.individual, np.asarray(bound.population_predictions(theta))
     measured = a.mask & (a.censored == 0)
-    ratio = float(np.exp(np.median(np.log(a.value / levels)[measured]))) if measured.any() else 1.0
+    ratio = (
+        float(np.exp(np.median(np.log(a.value / predictions)[measured]))) if measured.any() else 1.0
+    )
     return ratio if np.isfinite(ratio) else 1.0
 
 
-def _structural(bound: PopulationModel, name: str) -> bool:
-    """Whether a parameter is one of the model, or an effect on one: neither omega nor sigma."""
+def _structural(bound: BoundPopulation, name: str) -> bool:
+    """A structural parameter or a covariate effect: neither omega nor sigma."""
     return bound.parameters[name].kind not in (Kind.OMEGA, Kind.RESIDUAL)
 
 
 def against_the_prior(
-    posterior: xr.Dataset, prior: xr.Dataset, bound: PopulationModel
+    posterior: xr.Dataset, prior: xr.Dataset, bound: BoundPopulation
 ) -> list[Finding]:
     """Parameters whose prior the data contradict, or that lie at the end of their range."""
     found = []
@@ -88,32 +90,32 @@ def against_the_prior(
 
 
 def _conflict(
-    posterior: xr.Dataset, prior: xr.Dataset, bound: PopulationModel, name: str
+    posterior: xr.Dataset, prior: xr.Dataset, bound: BoundPopulation, name: str
 ) -> list[Finding]:
-    """What prior and data say of a parameter, where they contradict each other.
+    """Prior-data conflict of a parameter.
 
-    On the estimation scale, with normal distributions: what the data say by themselves follows from
-    prior and posterior, and the distance between it and the prior has a known SD. How far the prior
-    moves the answer is told in posterior SDs: a prior that the data overrule is no doubt, unless
-    its distance is that between two units.
+    On the estimation scale, with normal distributions: the likelihood follows from prior and
+    posterior, and its distance from the prior has a known SD. The shift by the prior is given in
+    posterior SDs: a prior that the data overrule is no doubt, unless its distance is that between
+    two units.
     """
-    scale = bound.parameters[name].transform
-    after, before = (np.asarray(scale.forward(x[name].values)) for x in (posterior, prior))
+    transform = bound.parameters[name].transform
+    after, before = (np.asarray(transform.forward(x[name].values)) for x in (posterior, prior))
     middle, centre = (np.atleast_1d(np.median(x, (0, 1))) for x in (after, before))
     sd, wide = (np.atleast_1d(x.std((0, 1))) for x in (after, before))
-    told = np.maximum(1 - (sd / wide) ** 2, PRIOR_ALONE)  # 1: all is known from the data
+    told = np.maximum(1 - (sd / wide) ** 2, MIN_CONTRACTION)  # posterior contraction
     away = (middle - centre) / wide
     pull = np.abs(away) / np.sqrt(told)
     moves = np.abs(away) * np.sqrt(np.maximum(1 - told, 0.0)) / told
-    hours = _hours(bound, name, scale.inverse(middle), scale.inverse(centre))
+    hours = _hours(bound, name, transform.inverse(middle), transform.inverse(centre))
     limit = CONFLICT_OF_TIMES if hours else CONFLICT
-    clear = (told > PRIOR_ALONE) | (np.abs(away) > CONFLICT) | hours
+    clear = (told > MIN_CONTRACTION) | (np.abs(away) > CONFLICT) | hours
     if not (np.isfinite(pull).all() and (clear & (pull > limit)).any()):
         return []
     i = int(np.argmax(np.where(clear, pull, 0.0)))
     data = centre[i] + (middle[i] - centre[i]) / told[i]
     here, there, alone = (
-        number(float(np.ravel(np.asarray(scale.inverse(np.full(middle.shape, x))))[i]))
+        number(float(np.ravel(np.asarray(transform.inverse(np.full(middle.shape, x))))[i]))
         for x in (centre[i], middle[i], data)
     )
     strength = chance(float(2 * scipy.stats.norm.sf(pull[i])))
@@ -122,12 +124,14 @@ def _conflict(
         f"the prior ({here}){strength}"
     )
     model = _structural(bound, name)
-    ratio = _levels_over_prior(bound, prior) if model else 1.0
+    ratio = _data_over_prior(bound, prior) if model else 1.0
     far = not 0.1 < ratio < 10
-    levels = f" The levels are {number(ratio)} times those that it expects{unit_of(ratio)}."
-    levels = levels if far else ""
+    data_off = f" Observations are {number(ratio)} times its predictions{unit_of(ratio)}."
+    data_off = data_off if far else ""
     if unit_of(ratio):
-        text = f"Data and prior disagree about {name}: {told_of}.{levels} Look at units and doses "
+        text = (
+            f"Data and prior disagree about {name}: {told_of}.{data_off} Look at units and doses "
+        )
         return [trouble("unit", text + "first, then at the prior, then at the model.")]
     if hours:
         return [
@@ -138,7 +142,7 @@ def _conflict(
                 "first, then at the prior, then at the model.",
             )
         ]
-    if moves[i] > (MOVED if model else MOVED_SPREAD) or levels:
+    if moves[i] > (MOVED if model else MOVED_SPREAD) or data_off:
         if told[i] < HELD:
             told_of = (
                 f"the prior is so narrow that it holds {name} near {there}, but the data by "
@@ -150,7 +154,7 @@ def _conflict(
         return [
             doubt(
                 "prior against data",
-                f"Data and prior disagree about {name}: {told_of}.{levels} Widen the prior, or "
+                f"Data and prior disagree about {name}: {told_of}.{data_off} Widen the prior, or "
                 f"find out why these data differ from it: {_suspects(bound, name)}.",
             )
         ]
@@ -160,21 +164,21 @@ def _conflict(
         note(
             "prior overruled",
             f"the data overrule the prior of {name}: {told_of}, which moves it by "
-            f"{number(moves[i], '.1f')} posterior SDs only.{levels}",
+            f"{number(moves[i], '.1f')} posterior SDs only.{data_off}",
         )
     ]
 
 
-def _hours(bound: PopulationModel, name: str, here: Any, there: Any) -> bool:
-    """Whether a parameter in time, or by time, is off as if hours stood for days."""
+def _hours(bound: BoundPopulation, name: str, here: Any, there: Any) -> bool:
+    """A parameter in time, or per time, off by a factor near 24: hours for days."""
     if "day" not in bound.parameters[name].unit:
         return False
     ratio = abs(float(np.log(np.ravel(here)[0] / np.ravel(there)[0])))
     return abs(ratio - math.log(24)) < math.log(1.5)
 
 
-def _suspects(bound: PopulationModel, name: str) -> str:
-    """Where the reason may lie for what the data say of a parameter."""
+def _suspects(bound: BoundPopulation, name: str) -> str:
+    """Possible causes of a conflict, in words."""
     kind = bound.parameters[name].kind
     if kind == Kind.OMEGA:
         return "single patients first, then the model"
@@ -184,7 +188,7 @@ def _suspects(bound: PopulationModel, name: str) -> str:
 
 
 def _at_bound(
-    posterior: xr.Dataset, prior: xr.Dataset, bound: PopulationModel, name: str
+    posterior: xr.Dataset, prior: xr.Dataset, bound: BoundPopulation, name: str
 ) -> list[Finding]:
     low, high = bound.parameters[name].bounds
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -203,9 +207,9 @@ def _at_bound(
 
 
 def _open_together(
-    posterior: xr.Dataset, prior: xr.Dataset, bound: PopulationModel, alone: Sequence[str]
+    posterior: xr.Dataset, prior: xr.Dataset, bound: BoundPopulation, alone: Sequence[str]
 ) -> list[Finding]:
-    """Combinations of parameters that the data leave open though each of them looks informed.
+    """Combinations of parameters without information though each of them looks informed.
 
     In units of the prior SDs, a direction in which the posterior is as wide as the prior.
     """
@@ -248,7 +252,7 @@ def _open_together(
 
 
 def posterior_over_prior(
-    bound: PopulationModel, posterior: xr.Dataset, prior: xr.Dataset, name: str
+    bound: BoundPopulation, posterior: xr.Dataset, prior: xr.Dataset, name: str
 ) -> np.ndarray:
     """Posterior SD over prior SD of a parameter's numbers, on the estimation scale."""
     parameter = bound.parameters[name]

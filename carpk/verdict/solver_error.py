@@ -1,4 +1,4 @@
-"""Whether the solver changed the posterior: draws solved again on the adaptive route."""
+"""Effect of the solver error on the posterior: draws solved again on the adaptive route."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from carpk._arviz import PARETO_K, pareto_smoothed
-from carpk.population.bound import PopulationModel
-from carpk.population.predict import SolvedLevels
+from carpk.population.bound import BoundPopulation
+from carpk.population.predict import ODEPredictor
 from carpk.solver.system import BEYOND
 
 NEGLIGIBLE = 0.1  # change of the log-likelihood between draws that no weight needs to mend
@@ -22,16 +22,16 @@ NEGLIGIBLE = 0.1  # change of the log-likelihood between draws that no weight ne
 
 @dataclasses.dataclass(frozen=True)
 class SolverCheck:
-    """Whether the solver changed the posterior (Timonen et al. 2023, doi:10.1002/sta4.614).
+    """Effect of the solver error on the posterior (Timonen et al. 2023, doi:10.1002/sta4.614).
 
     Attributes:
-        error: largest relative error of the levels behind the likelihood, per draw.
+        error: largest relative error of the predictions behind the likelihood, per draw.
         log_ratio: log-likelihood on the adaptive route less that of the fit, per draw.
         log_weights: Pareto-smoothed, normalised importance weights of the draws (logarithms).
         k_hat: shape of the tail of the weights; below 0.7 they can be relied on.
         failed: draws that the adaptive route could not solve; they are left out.
-        solved: whether the adaptive route solved each draw that it was given.
-        route: what the fit was solved with.
+        solved: success of the adaptive route, per draw.
+        route: solver of the fit.
     """
 
     error: np.ndarray
@@ -44,7 +44,7 @@ class SolverCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether the posterior stands: the weights are even, or can be relied on."""
+        """The weights are even, or reliable."""
         return not self.failed and (self.spread < NEGLIGIBLE or self.k_hat < PARETO_K)
 
     @property
@@ -68,7 +68,7 @@ class SolverCheck:
         head = "OK" if self.ok else "DO NOT TRUST"
         line = (
             f"{head}: {self.error.size} posterior draws solved again on the adaptive route; "
-            f"relative error of the levels: median {np.median(self.error):.1e}, largest "
+            f"relative error of the predictions: median {np.median(self.error):.1e}, largest "
             f"{self.error.max():.1e}; the log-likelihood changes by at most {self.spread:.2g} "
             f"between draws; Pareto k-hat {self.k_hat:.2f}, {self.ess:.0f} effective draws."
         )
@@ -88,32 +88,34 @@ class SolverCheck:
 
 
 def solver_check(
-    bound: PopulationModel, sample: Mapping[str, Any], rtol: float = 1e-8
+    bound: BoundPopulation, sample: Mapping[str, Any], rtol: float = 1e-8
 ) -> SolverCheck | None:
-    """Draws (random effects included) with the levels solved again; None for a closed form.
+    """Draws (random effects included) with the predictions solved again; None for a closed form.
 
     Args:
         sample: name -> (draw, ...).
         rtol: of the adaptive route.
     """
-    used = {k: p for k, p in bound.predictors.items() if isinstance(p, SolvedLevels)}
+    used = {k: p for k, p in bound.predictors.items() if isinstance(p, ODEPredictor)}
     if not used:
         return None
     exact = dataclasses.replace(bound, predictors={k: p.adaptive(rtol) for k, p in used.items()})
     sample = {k: jnp.asarray(v) for k, v in sample.items()}
 
-    def levels(of: PopulationModel, sample: Mapping[str, Any]) -> Any:
+    def predictions(of: BoundPopulation, sample: Mapping[str, Any]) -> Any:
         params, theta = of.of_sample(sample)
         each = [of.predictors[c](of.virtual_patients(theta, c)).ravel() for c in of.cohorts]
         if params is not None:
-            each.append(jnp.where(of.individual.mask, of.individual_levels(params), 1.0).ravel())
+            each.append(
+                jnp.where(of.individual.mask, of.individual_predictions(params), 1.0).ravel()
+            )
         total = sum(jnp.sum(x) for x in of.summary_log_likelihoods(theta).values())
         if params is not None:
             total = total + jnp.sum(of.observation_log_likelihoods(params, theta))
         return jnp.concatenate(each), total
 
     (fast, before), (true, after) = (
-        jax.jit(partial(jax.lax.map, partial(levels, of)))(sample) for of in (bound, exact)
+        jax.jit(partial(jax.lax.map, partial(predictions, of)))(sample) for of in (bound, exact)
     )
     solved = np.isfinite(after)
     beyond = np.abs(true).max(axis=1, keepdims=True) * BEYOND

@@ -1,8 +1,7 @@
-"""Findings about a fit: how far each one goes, what it says and what to do.
+"""Findings about a fit: grade, statement and advice.
 
-A finding has the grade that it gives the fit by itself. The surprises that `surprises` counted in
-patients' data are put into sentences here; what the draws, the prior and the solver say is put into
-sentences in `verdict`.
+A finding has the grade that it gives the fit by itself. Outliers of patients' data are put into
+sentences here, findings on draws, priors and solver in their own modules.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ BUT: Grade = "OK, BUT"
 WRONG: Grade = "DO NOT TRUST"
 GRADES: tuple[Grade, ...] = (OK, BUT, WRONG)  # from best to worst
 
-DOUBTED = 1e-3  # p of a surprise below which it is a doubt, and not a note ...
+DOUBTED = 1e-3  # p of an outlier below which it is a doubt, not a note ...
 DOUBTED_EXCHANGE = 0.01  # ... of an exchange of labels, whose p counts all pairs, and which is rare
 UNITS = {1e3: "mL and µL, or mg and µg, say", 1e6: "L and µL, or g and µg, say"}
-MANY = 1e4  # SDs, or times, above which a number is not told exactly
-SURE = 1e-12  # p below which it is not told exactly
+MANY = 1e4  # SDs, or times, above which a number is rounded
+SURE = 1e-12  # p below which it is not given exactly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Finding:
 
 
 def note(kind: str, text: str) -> Finding:
-    """What the reader may want to know; no doubt."""
+    """Information without doubt about the fit."""
     return Finding(OK, kind, text)
 
 
@@ -65,13 +64,13 @@ def number(x: float, form: str = ".3g") -> str:
 
 
 def chance(p: float, looked: str = "") -> str:
-    """Strength of a test in brackets: its p value, and what it was multiplied by."""
+    """p value in brackets, with its multiplicity correction."""
     value = f"p = {p:.1g}" if p > SURE else f"p < {SURE:g}"
     return f" ({value}, corrected for {looked})" if looked else f" ({value})"
 
 
 def unit_of(ratio: float) -> str:
-    """What a factor looks like, in brackets; empty where it is none between units."""
+    """Conversion of units that a factor suggests, in brackets; "" for none."""
     for factor, what in UNITS.items():
         for one in (factor, 1 / factor):
             if one / 3 < ratio < one * 3:
@@ -79,27 +78,27 @@ def unit_of(ratio: float) -> str:
     return ""
 
 
-def surprising(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Finding]:
-    """Findings about samples, patients and limits of quantification; see `surprises`."""
+def outlier_findings(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Finding]:
+    """Findings about samples, patients and limits of quantification; see `outliers`."""
     findings = []
-    for kind, (name, say) in SURPRISES.items():
-        for fact in found.get(kind, ()):
+    for kind, (name, say) in OUTLIERS.items():
+        for entry in found.get(kind, ()):
             limit = DOUBTED_EXCHANGE if kind == "swapped" else DOUBTED
-            grade = OK if fact["p"] >= limit else BUT
-            if grade == BUT and _by_units(kind, fact):
-                findings.append(trouble("unit", say(fact)))
+            grade = OK if entry["p"] >= limit else BUT
+            if grade == BUT and _by_units(kind, entry):
+                findings.append(trouble("unit", say(entry)))
             else:
-                findings.append(Finding(grade, name, say(fact)))
+                findings.append(Finding(grade, name, say(entry)))
     return findings
 
 
-def _by_units(kind: str, fact: Mapping[str, Any]) -> bool:
-    """Whether patients differ by a factor as between units, from each other or from the prior."""
-    swapped = any(each["of"] for each in fact.get("patients", ()))
+def _by_units(kind: str, entry: Mapping[str, Any]) -> bool:
+    """Patients differ by a conversion factor of units, from each other or from the prior."""
+    swapped = any(each["of"] for each in entry.get("patients", ()))
     return (
         kind in ("shift", "effects", "groups")
         and not swapped
-        and bool(unit_of(fact.get("ratio", 1.0)))
+        and bool(unit_of(entry.get("ratio", 1.0)))
     )
 
 
@@ -112,7 +111,7 @@ def _sds(x: Mapping[str, Any]) -> str:
 
 
 def _times_theirs(x: Mapping[str, Any]) -> str:
-    """The factor between these and the others, where there is one."""
+    """Ratio to the others, where it is defined."""
     return f", {number(x['ratio'])} times theirs{unit_of(x['ratio'])}" if "ratio" in x else ""
 
 
@@ -121,7 +120,7 @@ def _strength(x: Mapping[str, Any]) -> str:
 
 
 def _held_by(x: Mapping[str, Any]) -> str:
-    """What may hold a typical value or the curves away from the data."""
+    """Possible cause of a typical value or curves off the data."""
     return "a prior, or a value in `fixed`," if x["fixed"] else "a prior"
 
 
@@ -145,9 +144,9 @@ def _say_under(x: Mapping[str, Any]) -> str:
 def _say_left(x: Mapping[str, Any]) -> str:
     return (
         f"{x['count']} of {x['planned']} samples of {x['analyte']} are missing, on days on which "
-        f"others have one, and rather of the patients with low levels (rank correlation "
+        f"others have one, and rather in patients with low concentrations (rank correlation "
         f"{number(x['rho'], '.2f')}){_strength(x)}: were rows below the LLOQ left out? Enter them "
-        "with censored = 1 and lloq, or levels decline too slowly here. Patients who left the "
+        "with censored = 1 and lloq, or the decline is biased upwards. Patients who left the "
         "study because their cells were gone do the same."
     )
 
@@ -229,10 +228,10 @@ def _say_shift(x: Mapping[str, Any]) -> str:
 
 def _say_offset(x: Mapping[str, Any]) -> str:
     return (
-        f"The levels of {x['analyte']} lie {_side(x['sds'])} the fitted curves in the mean, by "
-        f"{_sds(x)} residual SDs{_strength(x)}: {_held_by(x)} holds the curves away from them, and "
-        f"{x['sigma']} makes up for it. Widen the prior, or find out why these data differ from "
-        "it: units, assay, patients, then the model."
+        f"The observations of {x['analyte']} lie {_side(x['sds'])} the fitted curves in the mean, "
+        f"by {_sds(x)} residual SDs{_strength(x)}: {_held_by(x)} holds the curves away "
+        f"from them, and {x['sigma']} makes up for it. Widen the prior, or find out why these data "
+        "differ from it: units, assay, patients, then the model."
     )
 
 
@@ -292,8 +291,8 @@ def _say_course(x: Mapping[str, Any]) -> str:
 
 def _say_unrelated(x: Mapping[str, Any]) -> str:
     return (
-        f"The fitted curves follow nothing of how {x['analyte']} changes within patients "
-        f"({x['explained']:.0%} of its variance), and the residual error makes up for it. Do "
+        f"The fitted curves explain {x['explained']:.0%} of the variance of {x['analyte']} within "
+        "patients, and the residual error absorbs the rest. Do "
         "values and days belong together (a column sorted by itself, rows joined in the wrong "
         "order, swapped samples)? If they do, the data have no course that this model knows."
     )
@@ -314,14 +313,14 @@ def _say_column(x: Mapping[str, Any]) -> str:
 
 
 def _columns(x: Mapping[str, Any]) -> str:
-    """The columns of the data that are not used as a covariate of the parameter."""
+    """Columns of the data not used as covariates of the parameter."""
     if not x["columns"]:
         return ", which the data do not have"
     return f" (the data have {', '.join(x['columns'][:5])})"
 
 
 Say = Callable[[Mapping[str, Any]], str]
-SURPRISES: dict[str, tuple[str, Say]] = {  # kind and sentence, in the order in which they are told
+OUTLIERS: dict[str, tuple[str, Say]] = {  # kind and sentence, in the order of the report
     "copies": ("patient twice", _say_copies),
     "tied": ("LLOQ", _say_tied),
     "under": ("LLOQ", _say_under),
@@ -331,7 +330,7 @@ SURPRISES: dict[str, tuple[str, Say]] = {  # kind and sentence, in the order in 
     "shift": ("prior against data", _say_shift),
     "offset": ("prior against data", _say_offset),
     "course": ("model off the course", _say_course),
-    "unrelated": ("curves and levels unrelated", _say_unrelated),
+    "unrelated": ("curves unrelated to data", _say_unrelated),
     "columns": ("covariate left out", _say_column),
     "swapped": ("swapped patients", _say_swapped),
     "effects": ("outlying patient", _say_effect),

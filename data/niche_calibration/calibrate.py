@@ -33,8 +33,14 @@ import carpk as ck
 from carpk import _files
 from carpk._arviz import pareto_smoothed
 from carpk.models import _niche_parts as parts
-from carpk.population.summaries import CohortLikelihood, Fact, Quantity, quantiles, virtual_normals
-from carpk.solver.events import Plan
+from carpk.population.summaries import (
+    CohortLikelihood,
+    CohortSummary,
+    Quantity,
+    quantiles,
+    virtual_normals,
+)
+from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver
 
 HERE = Path(__file__).parent
@@ -137,11 +143,11 @@ def prepared():
         for _, given, days, _ in RUNS.values()
         for _ in given
     ]
-    plan = Plan.of(MODEL, regimens, np.array(rows), start=-30.0)
+    schedule = Schedule.of(MODEL, regimens, np.array(rows), start=-30.0)
     rng = np.random.default_rng(1)
     centres = [U0 + 0.7 * SD * rng.standard_normal(len(U0)) * (i > 0) for i in range(6)]
     reference = jax.tree.map(lambda *x: jnp.stack(x), *map(everybody, centres))
-    made = Solver.prepare(plan, reference, rtol=5e-3, share=0.99)
+    made = Solver.prepare(schedule, reference, rtol=5e-3, share=0.99)
     assert made.mesh is not None, made.why
     print(made.describe(), file=sys.stderr)
     return made
@@ -217,18 +223,18 @@ def binomial(k, n, p):
     return k * jnp.log(p) + (n - k) * jnp.log1p(-p)
 
 
-def fact(name, metric, statistic, time=np.nan, lloq=np.nan):
+def summary(name, metric, statistic, time=np.nan, lloq=np.nan):
     row = TARGETS.loc[name]
     nan = float("nan")
-    return Fact(
+    return CohortSummary(
         metric, time, statistic, float(row.value), nan, nan, "", nan, int(row.n), lloq, "fit", name
     )
 
 
 HEROS = CohortLikelihood(
-    facts=(
-        fact("tmax", "tmax", "median"),
-        fact("detectable_day_42", "detectable", "count", 42.0, 50.0),
+    summaries=(
+        summary("tmax", "tmax", "median"),
+        summary("detectable_day_42", "detectable", "count", 42.0, 50.0),
     ),
     sampling=SAMPLES,
     residuals={"": ck.LogNormal()},
@@ -265,7 +271,7 @@ def log_likelihoods(u):
             2, 17, jnp.mean(jax.nn.sigmoid((s["peak_without"] - EXPANDED) / 0.1))
         ),
         "expanded": 13 / 21 * binomial(19, 21, jnp.mean(grown)),
-        "fold": quantiles(fact("fold", "fold", "median"), folds).log_prob,
+        "fold": quantiles(summary("fold", "fold", "median"), folds).log_prob,
         "tmax": tmax,
         "detectable_day_42": late,
         "peak_kochenderfer": jnp.sum(jnp.array([4.0, 10.0, 8.0]) * jnp.log(thirds)),

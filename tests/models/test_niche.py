@@ -13,7 +13,7 @@ from carpk.assay import GENOMES_PER_UG
 from carpk.library.models import options_of
 from carpk.models import _niche_parts as parts
 from carpk.models import friberg2002, niche, niche_full
-from carpk.solver.events import Plan
+from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver
 
 MODEL, AS_FULL = ck.load_model("niche"), ck.load_model("niche", values="as_full")
@@ -54,10 +54,10 @@ SCENARIOS = {  # beside the regimens
 def solve_each(model, cases, days):
     """Name -> states and outputs of a patient: every (regimen, changes) from day -10, in one go."""
     regimens, changes = zip(*cases.values(), strict=True)
-    plan = Plan.of(model, regimens, days, start=-10.0)
+    schedule = Schedule.of(model, regimens, days, start=-10.0)
     each = [jax.tree.map(jnp.asarray, model.params(**values)) for values in changes]
     params = jax.tree.map(lambda *x: jnp.stack(x).astype(float), *each)
-    states, outputs, code, _ = Solver.adaptive(plan, "tsit5", rtol=1e-9).run(params)
+    states, outputs, code, _ = Solver.adaptive(schedule, "tsit5", rtol=1e-9).run(params)
     assert not np.any(code)
 
     def one(i):
@@ -363,7 +363,7 @@ def test_as_full_stays_close_to_the_full_form(disease):
 def test_runs_on_the_mesh_over_a_year_with_gradients():
     days = np.array([1.0, 5.0, 10.0, 14.0, 28.0, 60.0, 90.0, 180.0, 365.0])
     typical = jax.tree.map(lambda x: jnp.full((1, 1), x), AS_FULL.params())
-    solver = Solver.prepare(Plan.of(AS_FULL, [FLU_CY], days, start=-10.0), typical, share=1.0)
+    solver = Solver.prepare(Schedule.of(AS_FULL, [FLU_CY], days, start=-10.0), typical, share=1.0)
     assert solver.mesh is not None, solver.why
     outputs = solver(jax.tree.map(lambda x: x[0], typical))
     exact = ck.solve(AS_FULL, FLU_CY, days, start=-10.0)

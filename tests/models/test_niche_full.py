@@ -20,7 +20,7 @@ import carpk as ck
 from carpk.library.models import options_of
 from carpk.models import _niche_parts as parts
 from carpk.models import niche_full
-from carpk.solver.events import Plan
+from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver
 
 MODEL, SOLID = ck.load_model("niche_full"), ck.load_model("niche_full", disease="solid")
@@ -149,7 +149,7 @@ def test_runs_on_the_mesh_for_three_months_with_gradients():
     """Over a year a first mesh of daily steps blows up, and the adaptive route is taken."""
     days = np.array([1.0, 5.0, 10.0, 14.0, 28.0, 60.0, 90.0])
     typical = jax.tree.map(lambda x: jnp.full((1, 1), x), MODEL.params())
-    solver = Solver.prepare(Plan.of(MODEL, [FLU_CY], days, start=-10.0), typical, share=1.0)
+    solver = Solver.prepare(Schedule.of(MODEL, [FLU_CY], days, start=-10.0), typical, share=1.0)
     assert solver.mesh is not None, solver.why
     outputs = solver(jax.tree.map(lambda x: x[0], typical))
     exact = ck.solve(MODEL, FLU_CY, days, start=-10.0)

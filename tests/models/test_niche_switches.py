@@ -18,7 +18,7 @@ from carpk.models import _niche_graft as graft
 from carpk.models import _niche_immunity as immunity
 from carpk.models import _niche_parts as parts
 from carpk.models import ahamadi2017
-from carpk.solver.events import Plan
+from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver
 
 NAMES = ("niche", "niche_full")
@@ -250,9 +250,9 @@ def test_gradients_are_those_of_central_differences(name, case):
     """Of the sum of these ln and that of the transgene, with respect to every parameter."""
     options, given, felt = FELT[case]
     model = load(name, **options)
-    plan = Plan.of(model, [regimen_of(model, given)], [32.0, 36.0, 40.0], start=-10.0)
+    schedule = Schedule.of(model, [regimen_of(model, given)], [32.0, 36.0, 40.0], start=-10.0)
     typical = jax.tree.map(lambda x: jnp.full((1, 1), x), model.params())
-    solver = Solver.prepare(plan, typical, rtol=1e-2, share=1.0)  # any mesh will do
+    solver = Solver.prepare(schedule, typical, rtol=1e-2, share=1.0)  # any mesh will do
     assert solver.mesh is not None, solver.why
 
     def together(params):

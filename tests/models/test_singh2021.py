@@ -5,7 +5,7 @@ import pytest
 from agreement import assert_has_gradients, errors, reference, solver_for
 
 import carpk as ck
-from carpk.solver.events import Plan
+from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver
 
 SINGH = ck.load_model("singh2021")
@@ -59,8 +59,8 @@ class TestSingh:
 
     @pytest.mark.slow
     def test_has_gradients(self):
-        plan = Plan.of(SINGH, [ck.Regimen.cells(0, 450e6)], np.array([7.0, 14.0]))
-        solver = Solver.adaptive(plan, "kvaerno5", rtol=1e-9)
+        schedule = Schedule.of(SINGH, [ck.Regimen.cells(0, 450e6)], np.array([7.0, 14.0]))
+        solver = Solver.adaptive(schedule, "kvaerno5", rtol=1e-9)
         assert_has_gradients(SINGH, solver, "transgene", rtol=1e-4)
 
     def test_an_unknown_binding_is_refused(self):

@@ -45,7 +45,7 @@ def test_patients_without_a_solution_are_left_out_of_every_arm_and_counted():
     assert cmax["estimate"] == pytest.approx(1.0, rel=1e-4)
     assert np.isfinite(result.data["cmax"].sel(arm="a")).all()
     kept = result.data["cmax"].sel(arm="a").values[0, fails == 0]
-    center = result.levels.loc[("cmax", "a"), "center"]
+    center = result.by_arm.loc[("cmax", "a"), "center"]
     assert center == pytest.approx(math.exp(np.log(kept).mean()), rel=1e-9)
     assert any("2 of 6 virtual patients have no solution under 'b'" in x for x in result.caveats)
     assert not any("is not defined" in x for x in result.caveats)

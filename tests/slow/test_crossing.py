@@ -229,7 +229,7 @@ FUNCTIONS = {
     "fit, nuts": lambda g: ck.fit(g.pop, g.data, **CHAINS),
     "print": lambda g: repr(g.fit),
     "summary": lambda g: g.fit.summary(),
-    "effects": lambda g: g.fit.effects(),
+    "effects": lambda g: g.fit.random_effects(),
     "simulate": lambda g: ck.simulate(g.fit, TWICE, range(30), patients=3, draws=4, measured=True),
     "simulate, typical": lambda g: ck.simulate(g.fit, CELLS, range(30), draws=4),
     "compare": lambda g: ck.compare(g.fit, {"1": CELLS, "2": TWICE}, patients=3, draws=5).table,
@@ -243,27 +243,27 @@ FUNCTIONS = {
     ),
     "checks.loo, observation": lambda g: ck.checks.loo(g.fit, progress=False),
     "checks.loo, patient": lambda g: ck.checks.loo(
-        g.fit, by="patient", draws=20, points=32, progress=False
+        g.fit, unit="patient", draws=20, points=32, progress=False
     ),
     "checks.loo, cohort": lambda g: ck.checks.loo(
-        g.fit, by="cohort", draws=20, points=32, progress=False
+        g.fit, unit="cohort", draws=20, points=32, progress=False
     ),
-    "checks.npde": lambda g: ck.checks.npde(g.fit, draws=60),
-    "checks.vpc": lambda g: ck.checks.vpc(g.fit, draws=40),
+    "checks.npde": lambda g: ck.checks.npde(g.fit, replicates=60),
+    "checks.vpc": lambda g: ck.checks.vpc(g.fit, replicates=40),
     "checks.posterior_predictive": lambda g: ck.checks.posterior_predictive(g.fit, draws=20),
     "checks.prior_predictive": lambda g: ck.checks.prior_predictive(g.pop, g.data, draws=20),
     "checks.recovery": lambda g: ck.checks.recovery(g.pop, g.data, **MANY).table(),
     "checks.sbc": lambda g: ck.checks.sbc(g.pop, g.data, ranked=10, **MANY).table,
     "checks.sensitivity": lambda g: ck.checks.sensitivity(g.fit),
     "checks.shrinkage": lambda g: ck.checks.shrinkage(g.fit),
-    "checks.solver": lambda g: ck.checks.solver(g.fit, draws=10),
+    "checks.solver_error": lambda g: ck.checks.solver_error(g.fit, draws=10),
     "plot.eta_covariates": lambda g: ck.plot.eta_covariates(g.fit),
     "plot.eta_pairs": lambda g: ck.plot.eta_pairs(g.fit),
-    "plot.facts": lambda g: ck.plot.facts(ck.checks.posterior_predictive(g.fit, draws=20)),
+    "plot.summaries": lambda g: ck.plot.summaries(ck.checks.posterior_predictive(g.fit, draws=20)),
     "plot.fit": lambda g: ck.plot.fit(g.fit),
     "plot.individual_fits": lambda g: ck.plot.individual_fits(g.fit, draws=10),
     "plot.prior_posterior": lambda g: ck.plot.prior_posterior(g.fit),
-    "plot.vpc": lambda g: ck.checks.vpc(g.fit, draws=40).plot(),
+    "plot.vpc": lambda g: ck.checks.vpc(g.fit, replicates=40).plot(),
     "plot.waterfall": lambda g: ck.plot.waterfall(g.fit),
     "save, load_fit": lambda g: g.saved().summary(),
 }
@@ -274,7 +274,7 @@ OF_PATIENTS = (
 )
 REFUSALS = {  # function -> (features that together are refused, what the refusal says of them)
     **{name: [({"summaries"}, "published cohort")] for name in OF_PATIENTS},
-    "checks.solver": [({"closed"}, "closed form")],
+    "checks.solver_error": [({"closed"}, "closed form")],
     "checks.loo, cohort": [({"one", "patients"}, "the single cohort 'c0'")],
     "plot.eta_covariates": [
         ({"summaries"}, "published cohort"),

@@ -28,12 +28,12 @@ def test_expected_errors_are_those_of_maximum_likelihood_in_simulated_data():
     )
     assert list(result.names) == free
     columns = result.columns
-    u = jnp.array([c.scale.forward(c.value) for c in columns])
+    u = jnp.array([c.transform.forward(c.value) for c in columns])
 
     def level(u):
-        values = [c.scale.inverse(x) for c, x in zip(columns[:-1], u[:-1], strict=True)]
+        values = [c.transform.inverse(x) for c, x in zip(columns[:-1], u[:-1], strict=True)]
         params = model.params(**dict(zip(free[:-1], values, strict=True)), **fixed)
-        return model.level("car_t", days, params, smooth=True)
+        return model.predict("car_t", days, params, smooth=True)
 
     @jax.jit
     @jax.value_and_grad
@@ -66,7 +66,7 @@ def test_the_information_of_published_quartiles_foretells_the_posterior():
     draws = fit.draws()
     at = {name: float(np.median(x)) for name, x in draws.items()}
     result = identifiability(population, study, at=at, simulations=1000)
-    spread = [np.std(np.asarray(c.scale.forward(draws[c.name]))) for c in result.columns]
+    spread = [np.std(np.asarray(c.transform.forward(draws[c.name]))) for c in result.columns]
     found = np.array(spread) / result.prior_sd
     assert np.abs(np.log(found / result.ratio)).max() < 0.3
     told = [n for n, r in zip(result.names, result.ratio, strict=True) if r < 0.5]

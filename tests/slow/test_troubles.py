@@ -90,7 +90,7 @@ def curves(model, truth, varies, days, residual=0.2, patients=8):
     for name in names:
         p = model.params(**truth)
         own = float(getattr(p, varies)) * np.exp(0.3 * rng.standard_normal())
-        f = np.asarray(model.level("car_t", jnp.array(days), p.replace(**{varies: own})))
+        f = np.asarray(model.predict("car_t", jnp.array(days), p.replace(**{varies: own})))
         y = f * np.exp(residual * rng.standard_normal(len(days)))
         rows += [(name, t, "car_t", v, "cells/µL", 0) for t, v in zip(days, y, strict=True)]
     return frames(rows, names)
@@ -149,7 +149,7 @@ def said(fit):
 
 def clean(fit, *, censored=False):
     """Ok, and nothing to say but what is said of any such fit."""
-    usual = ["were sampled partly centred", FEW] + ["M3 likelihood"] * censored
+    usual = ["partial centring", FEW] + ["M3 likelihood"] * censored
     notes = [n for n in fit.verdict.notes if not any(words in n for words in usual)]
     assert fit.verdict.grade == "OK", fit.verdict
     assert not notes, fit.verdict
@@ -253,7 +253,7 @@ class TestSwapped:
         clean(right)
         effects = [x.summary().loc["beta_base_cohort[c1]", "median"] for x in (fit, right)]
         assert effects[0] < 0.65 * effects[1]
-        assert len(ck.checks.vpc(fit, by="cohort", draws=100).outside) <= 3
+        assert len(ck.checks.vpc(fit, by="cohort", replicates=100).outside) <= 3
 
     def test_arms_far_apart_leave_nothing_to_say(self):
         clean(ck.fit(ARMS, arms(3.2), **QUIET))
@@ -309,7 +309,7 @@ class TestConflict:
             **QUIET,
         )
         assert fit.verdict.grade == "OK, BUT"
-        assert "levels of car_t lie above the fitted curves" in said(fit)
+        assert "observations of car_t lie above the fitted curves" in said(fit)
 
     @pytest.mark.parametrize(("median", "sd"), [(10.0, 1.0), (29.0, 0.05)])
     def test_a_prior_that_holds_leaves_nothing_to_say(self, median, sd):

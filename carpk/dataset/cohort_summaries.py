@@ -1,4 +1,4 @@
-"""Published cohort statistics: one row per figure, and what each row must hold to be used."""
+"""Published cohort summaries: one row each, and the columns that a row must have."""
 
 import re
 import warnings
@@ -30,7 +30,7 @@ METRICS = {
     "detectable": "count",
     "expanded": "count",
 }
-"""Metric -> what its values are."""
+"""Metric -> kind of its values."""
 
 STATISTICS = ("median", "geometric mean", "mean", "count", "proportion", "percentage")
 COUNTED = ("count", "proportion", "percentage")
@@ -81,7 +81,7 @@ SMALLEST_CV = 3.0  # percent; less is a fraction by mistake
 
 
 def percent_of(statistic: str) -> float | None:
-    """10 of "p10", the 10th percentile; None of what is no percentile."""
+    """10 of "p10", the 10th percentile; None if it is no percentile."""
     found = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?|100)", statistic)
     return float(found[1]) if found else None
 
@@ -128,7 +128,7 @@ COLUMNS = [
 
 
 def read_summaries(table: Table, settings: Settings) -> pd.DataFrame:
-    """Cohort statistics in days and carpk's units, in the order given."""
+    """Cohort summaries in days and carpk's units, in the order given."""
     for column in OPTIONAL:
         if column not in table:
             table = table.with_columns(**{column: [None] * len(table)})
@@ -406,7 +406,7 @@ def decimals(value: float) -> int:
 
 
 def rounding(value: float) -> float:
-    """How far a printed number may be from the true one: half a unit of its last digit."""
+    """Rounding error of a reported value: half a unit of its last digit."""
     if value != int(value):
         return 0.5 * 10.0 ** -decimals(value)
     digits = len(str(int(abs(value)))) - len(str(int(abs(value))).rstrip("0")) if value else 0
@@ -414,7 +414,7 @@ def rounding(value: float) -> float:
 
 
 def _check_interval(fail: Fail, ask: Ask, row: dict) -> None:
-    """What must hold between a statistic and its interval."""
+    """Check a statistic against its interval."""
     interval, spread = row["interval"], row["spread"]
     ends = interval in WITH_ENDS
     if ends and np.isnan(row["low"]) and np.isnan(row["high"]) and not np.isnan(spread):
@@ -537,7 +537,7 @@ def _check_symmetric(fail: Fail, row: dict) -> None:
 
 
 def _check_range(fail: Fail, row: dict) -> None:
-    """What the smallest and the largest of n values leave possible for the statistic."""
+    """Check a statistic against the smallest and the largest of n values."""
     low, value, high, n = row["low"], row["value"], row["high"], row["n"]
     statistic = row["statistic"]
     ends = f"the {statistic} of {n:g} values from {low:g} to {high:g}"
@@ -661,7 +661,7 @@ def converted(summaries: pd.DataFrame, analyte: str, unit: str, factor: float) -
     return out
 
 
-def level_units(summaries: pd.DataFrame) -> dict[str, str]:
+def concentration_units(summaries: pd.DataFrame) -> dict[str, str]:
     """Analyte -> unit of its levels, as far as the statistics tell."""
     found: dict[str, str] = {}
     for analyte, metric, unit in zip(
@@ -678,7 +678,7 @@ def check_units(table: Table, summaries: pd.DataFrame, observed: dict[str, str])
     """One unit per analyte, in the statistics and the observations."""
     first = dict(observed)
     for i in range(len(summaries)):
-        for analyte, unit in level_units(summaries.iloc[[i]]).items():
+        for analyte, unit in concentration_units(summaries.iloc[[i]]).items():
             if first.setdefault(analyte, unit) != unit:
                 table.fail(
                     f"{analyte!r} is in {unit!r} here, but in {first[analyte]!r} elsewhere",
