@@ -42,11 +42,12 @@ An N0 other than KN is no steady state: set KN to N0 where only N0 is known.
 CALIBRATED VALUES (the default). rho, kF, kC, rN, th, LH, SA0 and dE were fitted together to
 published figures of several trials; targets, script and a report are in `data/niche_calibration`,
 draws in `model.calibration_draws`, which `simulate(draws=...)` and `compare` take. Medians of the
-posterior (90 % intervals): 47 lymphocytes/µL (16 to 130) at the infusion after the Flu of HEROS 2.0 and 10
-after its Flu/Cy, where it had fewer than 100; without lymphodepletion 2 of 17 patients expand
-3-fold, with it 19 of 21 infusions do, and cells are found at six weeks in 5 of 6; after Flu/Cy in
-lymphoma a median peak of 92 cells/µL (published: 98 with remission, 15 without) and an initial
-half-life of 4.5 days; a rest of 8 instead of 2 days before the infusion leaves half of the peak.
+posterior (90 % intervals): 47 lymphocytes/µL (16 to 130) at the infusion after the Flu of HEROS 2.0
+and 10 after its Flu/Cy, where it had fewer than 100; without lymphodepletion 2 of 17 patients
+expand 3-fold, with it 19 of 21 infusions do, and cells are found at six weeks in 5 of 6; after
+Flu/Cy in lymphoma a median peak of 92 cells/µL (published: 98 with remission, 15 without) and an
+initial half-life of 4.5 days; a rest of 8 instead of 2 days before the infusion leaves half of the
+peak.
 Not met, for the targets contradict each other within this model:
 - Cells double in 1.02 days (0.87 to 1.17); published are 0.76 to 0.78. In solid tumors they expand
   42-fold (24 to 88) and peak by PCR in the weekly sample of day 21; HEROS 2.0 has 89-fold and 7.

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "carpk"
 FLOORS = (  # a room imports from floors below its own only
-    ("errors", "models", "_arviz", "_compile", "_late"),
+    ("errors", "models", "_arviz", "_compile", "_late", "_types"),
     ("params", "dosing", "nca", "assay", "_files"),
     ("structural", "dataset"),
     ("solver", "sbml"),
