@@ -9,6 +9,7 @@ import pytest
 from carpk import evidence
 
 pytestmark = pytest.mark.slow
+QUICK = {"draws": 500, "tune": 500, "max_draws": 500, "seed": 1, "progress": False}
 LEFT_OUT = ("HEROS 1.0", "HEROS 2.0", "CTL clones")
 
 
@@ -23,7 +24,7 @@ def test_responses_alone_hardly_move_the_effects():
 def test_the_published_facts_are_sampled_well_and_a_narrower_prior_narrows():
     every = evidence.fit(seed=1, progress=False)
     assert every.ok, every.verdict
-    narrow = evidence.fit(priors=evidence.SUGGESTED, seed=1, progress=False).summary()
+    narrow = evidence.fit(priors=evidence.SUGGESTED, **QUICK).summary()
     doubled = ("Cy, added to Flu", "above_2_fold")
     assert narrow.loc[doubled] < every.summary().loc[doubled]
 
@@ -32,10 +33,10 @@ def test_leaving_a_study_out_is_fitting_without_it():
     """To five Monte Carlo errors; with HEROS 2.0 all medians are 0.8 to 1.9 [log10] higher."""
     table = evidence.load()
     table = table[table["study"].isin(LEFT_OUT)]
-    left_out = evidence.fit(table, seed=1, progress=False).leave_one_out()
+    left_out = evidence.fit(table, **QUICK).leave_one_out()
     assert set(left_out.index.get_level_values(0)) == set(LEFT_OUT)
     assert (left_out["rhat"] < 1.03).all()
-    without = evidence.fit(table[table["study"] != "HEROS 2.0"], seed=2, progress=False).summary()
+    without = evidence.fit(table[table["study"] != "HEROS 2.0"], **(QUICK | {"seed": 2})).summary()
     for effect, row in left_out.loc["HEROS 2.0"].iterrows():
         assert row["median"] == pytest.approx(without.loc[effect, "median"], abs=0.25)
 
