@@ -34,11 +34,13 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial, reduce
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
+from carpk._types import Numbers, Values
 from carpk.dosing.regimen import CELLS, DRUG, Bolus, Event, Multiply, Regimen, Replace
 from carpk.errors import CarpkWarning, ModelError, RegimenError
 from carpk.params import Params, Scalar, param
@@ -70,17 +72,17 @@ CONSTANTS = {"pi": math.pi, "e": math.e, "true": 1.0, "false": 0.0}  # libSBML's
 COMPARE = {"gt": operator.gt, "geq": operator.ge, "lt": operator.lt, "leq": operator.le}
 
 
-def _truth(x: Any) -> Any:
+def _truth(x: Numbers) -> Array:
     """1 for true: SBML calculates with truth values."""
     return jnp.where(x, 1.0, 0.0)
 
 
-def _fold(f: Any, *start: Any) -> Callable[..., Any]:
+def _fold(f: Callable[..., Numbers], *start: float) -> Callable[..., Numbers]:
     return lambda *x: reduce(f, x, *start)
 
 
 STEPS = ("eq", "neq", "floor", "ceiling", "quotient", "rem")  # a solver would step over them
-FUNCTIONS: dict[str, Callable[..., Any]] = {
+FUNCTIONS: dict[str, Callable[..., Numbers]] = {
     "eq": lambda x, *y: math.prod(_truth(x == each) for each in y),
     "neq": lambda x, y: _truth(x != y),
     "floor": jnp.floor,
@@ -116,21 +118,23 @@ for _one, _other in (("sin", "csc"), ("cos", "sec"), ("tan", "cot")):
 class Expression(NamedTuple):
     """A formula: its value from those of symbols, and which symbols it names."""
 
-    value: Callable[[Mapping[str, Any]], Any]
+    value: Callable[[Values], Numbers]
     names: frozenset[str] = frozenset()
 
 
+Moment: TypeAlias = Callable[[Values], Array]  # the file's time, from the constants
+Fields = TypeVar("Fields", Params, States)
 SymbolTable = dict[str, Expression | Callable[[], Expression]]  # or how to translate it
 
 
-class Values(dict[str, Any]):
+class Found(dict[str, Numbers]):
     """Values of symbols; one that is not there is worked out when it is asked for."""
 
-    def __init__(self, known: Mapping[str, Any], find: Callable[[str], Callable[..., Any]]) -> None:
+    def __init__(self, known: Values, find: Callable[[str], Callable[[Values], Numbers]]) -> None:
         super().__init__(known)
         self._find = find
 
-    def __missing__(self, name: str) -> Any:
+    def __missing__(self, name: str) -> Numbers:
         self[name] = self._find(name)(self)
         return self[name]
 
@@ -170,7 +174,7 @@ def read(path: Path, text: str) -> ODEModel:
 class File:
     """Content of a file. Formulas are translated when they are first asked for."""
 
-    def __init__(self, path: Path, sbml: Any) -> None:
+    def __init__(self, path: Path, sbml: libsbml.Model) -> None:
         self.path, self.sbml = path, sbml
         self.constants: dict[str, tuple[float, str, str, str]] = {}  # as `param` takes them
         self.about: dict[str, tuple[str, str]] = {}  # variable -> unit, meaning
@@ -179,7 +183,7 @@ class File:
         self.first: SymbolTable = {}  # at time 0, of what has no rule
         self.events: list[Event] = []
         self.switches: dict[tuple[float, float], str] = {}  # the file's time, and again -> state
-        self.delays: dict[str, tuple[Any, set[str]]] = {}  # switch -> its time, what that needs
+        self.delays: dict[str, tuple[Moment, set[str]]] = {}  # switch -> its time, what that needs
         self.notes: list[str] = []
         self.ids = {element.getIdAttribute() for element in sbml.getListOfAllElements()}
         self.found: dict[tuple[str, bool], set[str] | None] = {}  # by `leaves`
@@ -228,9 +232,9 @@ class File:
                 name = self._variable(each, _label(event))
                 self.states.setdefault(name, Expression(lambda v: 0.0))
 
-    def _variable(self, element: Any, where: str) -> str:
+    def _variable(self, element: libsbml.Rule | libsbml.EventAssignment, where: str) -> str:
         """The symbol that a rule or an event changes."""
-        name = element.getVariable()
+        name: str = element.getVariable()
         if self.sbml.getCompartment(name):
             raise self.error(
                 f"{where} changes the compartment {name!r}, but compartments must keep their size. "
@@ -243,7 +247,7 @@ class File:
             )
         return name
 
-    def _formula(self, element: Any, where: str) -> Callable[[], Expression]:
+    def _formula(self, element: libsbml.SBase, where: str) -> Callable[[], Expression]:
         return partial(self._translate, element.getMath(), where, {})
 
     def _read_reactions(self) -> None:
@@ -266,8 +270,9 @@ class File:
             if not (species.getBoundaryCondition() or species.getConstant() or name in self.rules):
                 self.states[name] = self._net(species, flow)
 
-    def _stoichiometry(self, reference: Any, where: str) -> float:
-        name, number = reference.getId(), reference.getStoichiometry()
+    def _stoichiometry(self, reference: libsbml.SpeciesReference, where: str) -> float:
+        name: str = reference.getId()
+        number: float = reference.getStoichiometry()
         is_formula = reference.isSetStoichiometryMath() or name in self.first
         if is_formula or not math.isfinite(number):
             raise self.error(
@@ -278,18 +283,18 @@ class File:
             self.rules[name] = Expression(lambda v: number)
         return number
 
-    def _net(self, species: Any, flow: list[tuple[float, str]]) -> Expression:
+    def _net(self, species: libsbml.Species, flow: list[tuple[float, str]]) -> Expression:
         """Net rate of reactions on the quantity of a species, per unit of the file's time."""
         factor = species.getConversionFactor() or self.sbml.getConversionFactor()
         size = species.getCompartment() if self._by_size(species) else ""
 
-        def value(v: Mapping[str, Any]) -> Any:
+        def value(v: Values) -> Numbers:
             net = sum(times * v[reaction] for times, reaction in flow)
             return net * (v[factor] if factor else 1.0) / (v[size] if size else 1.0)
 
         return Expression(value, frozenset({*(r for _, r in flow), size, factor} - {""}))
 
-    def _by_size(self, species: Any) -> bool:
+    def _by_size(self, species: libsbml.Species) -> bool:
         """The symbol of a species means its concentration."""
         size = self.sbml.getCompartment(species.getCompartment())
         if size is None:
@@ -308,7 +313,7 @@ class File:
                 self._constant(each.getId(), each.getSize(), self._size_unit(each), about)
         self.states = {name: self.states[name] for name in self.about if name in self.states}
 
-    def _read_species(self, species: Any) -> None:
+    def _read_species(self, species: libsbml.Species) -> None:
         size, by_size = self.sbml.getCompartment(species.getCompartment()), self._by_size(species)
         amount, whole = self._unit(species.getSubstanceUnits(), "substance"), self._size_unit(size)
         level = NOT_STATED if NOT_STATED in (amount, whole) else f"{amount}/{whole}"
@@ -322,7 +327,12 @@ class File:
             self._quantity(species, value, unit, level if power == 1 else amount, (size, power))
 
     def _quantity(
-        self, element: Any, value: float, unit: str, given: str = "", scale: Any = None
+        self,
+        element: libsbml.Species | libsbml.Parameter,
+        value: float,
+        unit: str,
+        given: str = "",
+        scale: tuple[libsbml.Compartment, int] | None = None,
     ) -> None:
         """A species or parameter, and its value at time 0: times a size or over it, if one says."""
         name, about = element.getId(), element.getName() or element.getId()
@@ -354,7 +364,7 @@ class File:
 
     # events
 
-    def _read_event(self, event: Any, where: str) -> None:
+    def _read_event(self, event: libsbml.Event, where: str) -> None:
         trigger = event.getTrigger()
         if event.isSetDelay() or event.isSetPriority() or trigger is None:
             what = "a delay" if event.isSetDelay() else "a priority" if trigger else "no trigger"
@@ -371,7 +381,7 @@ class File:
             formula = self._translate(each.getMath(), f"{where} for {name!r}", {})
             others = self.leaves(formula.names) & set(self.states) - {name}
 
-            def after(before: Any, formula: Expression = formula, name: str = name) -> Any:
+            def after(before: Numbers, formula: Expression = formula, name: str = name) -> Numbers:
                 return formula.value(self.at(self.numbers, {name: before}, time))
 
             line = None if others else _line(after)
@@ -396,7 +406,7 @@ class File:
         dose = Bolus(day, plus, product=state, unit=unit, compartment=state) if plus else None
         return (*scale, dose) if dose else scale
 
-    def _window(self, node: Any, where: str) -> tuple[tuple[float, bool], float]:
+    def _window(self, node: libsbml.ASTNode, where: str) -> tuple[tuple[float, bool], float]:
         """Interval of a true trigger: from (the file's time, just after it or not), until."""
         kind, nodes = _split(node)
         if kind == "and":
@@ -416,8 +426,10 @@ class File:
 
     # formulas
 
-    def _translate(self, node: Any, where: str, local: Mapping[str, Expression]) -> Expression:
-        """A formula as a function of `Values`."""
+    def _translate(
+        self, node: libsbml.ASTNode, where: str, local: Mapping[str, Expression]
+    ) -> Expression:
+        """A formula as a function of the values of symbols."""
         if node is None:
             raise self.error(f"{where} has no formula.")
         kind, nodes = _split(node)
@@ -493,7 +505,7 @@ class File:
 
     def _turn(
         self, left: Expression, right: Expression, where: str, advice: str = ""
-    ) -> tuple[Callable[[Mapping[str, Any]], Any], bool] | None:
+    ) -> tuple[Moment, bool] | None:
         """Time at which left - right crosses 0, given the constants, and whether upwards.
 
         None where time has no part in it.
@@ -502,11 +514,11 @@ class File:
         if TIME not in leaves:
             return None
 
-        def gap(constants: Mapping[str, Any], time: Any) -> Any:
+        def gap(constants: Values, time: Numbers) -> Numbers:
             v = self.at(constants, {}, time)
             return left.value(v) - right.value(v)
 
-        def when(constants: Mapping[str, Any]) -> Any:
+        def when(constants: Values) -> Array:
             zero, one = gap(constants, 0.0), gap(constants, 1.0)
             return jnp.asarray(zero / (zero - one), float)
 
@@ -558,17 +570,17 @@ class File:
         """The constants as the file has them."""
         return {symbol: constant[0] for symbol, constant in self.constants.items()}
 
-    def at(self, constants: Mapping[str, Any], y: Mapping[str, Any] | None, time: Any) -> Values:
+    def at(self, constants: Values, y: Values | None, time: Numbers) -> Found:
         """Values of all symbols with these states; without states those at time 0."""
 
-        def initially(name: str) -> Callable[..., Any]:
+        def initially(name: str) -> Callable[[Values], Numbers]:
             return self._entry(self.rules if name in self.rules else self.first, name).value
 
-        def later(name: str) -> Callable[..., Any]:
+        def later(name: str) -> Callable[[Values], Numbers]:
             return initially(name) if name in self.rules else lambda v: start[name]
 
-        start = Values({**constants, TIME: 0.0}, initially)
-        return start if y is None else Values({**constants, **y, TIME: time}, later)
+        start = Found({**constants, TIME: 0.0}, initially)
+        return start if y is None else Found({**constants, **y, TIME: time}, later)
 
     # the model
 
@@ -597,8 +609,8 @@ class File:
             for name, known in self.constants.items()
             if name in read
         }
-        params: Any = _class(Params, constants)
-        states: Any = _class(States, {places[x]: state(*self.about[x]) for x in self.states})
+        params = _class(Params, constants)
+        states = _class(States, {places[x]: state(*self.about[x]) for x in self.states})
         unread = [name for name in self.constants if name not in read and name in self.ids]
         doc, reference = self._doc(unread), self._reference()
         for table in (self.rules, self.first):  # what is left needs libSBML, which ends here
@@ -606,26 +618,26 @@ class File:
                 del table[name]
         self.sbml = None
 
-        def known(p: Any) -> dict[str, Any]:
+        def known(p: Params) -> dict[str, Numbers]:
             return {symbol: getattr(p, name) for symbol, name in fields.items()}
 
-        def values(t: Any, y: Any, p: Any) -> Values:
+        def values(t: Numbers, y: States, p: Params) -> Found:
             levels = {symbol: getattr(y, name) for symbol, name in places.items()}
             return self.at(known(p), levels, t * self.per_day)
 
-        def vector_field(t: Any, y: Any, p: Any) -> States:
+        def vector_field(t: Numbers, y: States, p: Params) -> States:
             v = values(t, y, p)
             slopes = {places[x]: self.per_day * rate.value(v) for x, rate in rates.items()}
             return states(**{name: jnp.asarray(x, float) for name, x in slopes.items()})
 
-        def initial(p: Any) -> States:
+        def initial(p: Params) -> States:
             v = self.at(known(p), None, 0.0)
             return states(**{name: jnp.asarray(v[x], float) for x, name in places.items()})
 
-        def lag(when: Callable[[Any], Any], p: Any) -> Any:
+        def lag(when: Moment, p: Params) -> Array:
             return jnp.maximum(when(known(p)), 0.0) / self.per_day
 
-        def output(symbol: str, t: Any, y: Any, p: Any) -> Any:
+        def output(symbol: str, t: Numbers, y: States, p: Params) -> Array:
             return jnp.asarray(values(t, y, p)[symbol], float)
 
         start = initial(params())
@@ -678,7 +690,7 @@ class File:
 
     # units
 
-    def _size_unit(self, compartment: Any) -> str:
+    def _size_unit(self, compartment: libsbml.Compartment) -> str:
         usual = {0.0: "", 1.0: "length", 2.0: "area"}
         dimensions = compartment.getSpatialDimensionsAsDouble()
         return self._unit(compartment.getUnits(), usual.get(dimensions, "volume"))
@@ -690,7 +702,7 @@ class File:
         definition = self.sbml.getUnitDefinition(unit or usual)
         if definition is None:
             return SHORT.get(unit, unit) or NOT_STATED
-        name = definition.getName()
+        name: str = definition.getName()
         over: list[str] = []
         under: list[str] = []
         if name and name not in ("substance", "volume", "area", "length", "time"):
@@ -709,13 +721,14 @@ class File:
         return "/".join(["·".join(over) or "1", *under])
 
 
-def _class(base: Any, fields: dict[str, Any]) -> Any:
+def _class(base: type[Fields], fields: Mapping[str, object]) -> type[Fields]:
     """A class of parameters or states with these fields."""
     annotations = dict.fromkeys(fields, Scalar)
-    return type(base)(base.__name__, (base,), {"__annotations__": annotations, **fields})
+    metaclass: Callable[..., type[Fields]] = type(base)
+    return metaclass(base.__name__, (base,), {"__annotations__": annotations, **fields})
 
 
-def _label(event: Any) -> str:
+def _label(event: libsbml.Event) -> str:
     return f"event {event.getId() or event.getName() or f'of line {event.getLine()}'!r}"
 
 
@@ -727,12 +740,12 @@ def _names(expressions: Iterable[Expression]) -> frozenset[str]:
     return frozenset().union(*(each.names for each in expressions))
 
 
-def _split(node: Any) -> tuple[str, list[Any]]:
+def _split(node: libsbml.ASTNode) -> tuple[str, list[libsbml.ASTNode]]:
     """The name of a node's MathML element, and its children."""
     return KIND[node.getType()], [node.getChild(i) for i in range(node.getNumChildren())]
 
 
-def _parts(definition: Any) -> list[tuple[str, float, float]]:
+def _parts(definition: libsbml.UnitDefinition) -> list[tuple[str, float, float]]:
     """Kind, exponent and factor of each part of a unit."""
     return [
         (
@@ -744,10 +757,10 @@ def _parts(definition: Any) -> list[tuple[str, float, float]]:
     ]
 
 
-def _line(f: Callable[[Any], Any]) -> tuple[float, float] | None:
+def _line(f: Callable[[Numbers], Numbers]) -> tuple[float, float] | None:
     """f(0) and the slope, if f is a straight line."""
 
-    def number(x: Any) -> Any:
+    def number(x: Numbers) -> Array:
         return jnp.asarray(f(x), float)
 
     slopes = [float(jax.grad(number)(x)) for x in (0.0, 0.7, -3.0, 1e3, 1e9)]
@@ -756,10 +769,10 @@ def _line(f: Callable[[Any], Any]) -> tuple[float, float] | None:
     return (offset, slopes[0]) if straight and math.isfinite(offset) else None
 
 
-def _piecewise(children: list[Expression], v: Mapping[str, Any]) -> Any:
+def _piecewise(children: list[Expression], v: Values) -> Numbers:
     """The first piece whose condition holds; the others leave no trace in derivatives."""
 
-    def piece(expression: Expression, here: Any) -> Any:
+    def piece(expression: Expression, here: Array) -> Numbers:
         return expression.value({n: jnp.where(here, v[n], 1.0) for n in expression.names})
 
     left, places = jnp.asarray(True), []
