@@ -91,7 +91,8 @@ def apply_blq(c: Curve, lloq: ArrayLike = 0.0, blq: BLQ | None = None) -> Float[
             f"`c` must be one curve, but has the shape {concentration.shape}: use `jax.vmap`."
         )
     _check_concentrations(c, lloq)
-    return _apply_blq(concentration, _limit(lloq, concentration), blq)
+    kept: Float[Array, " time"] = _apply_blq(concentration, _limit(lloq, concentration), blq)
+    return kept
 
 
 @functools.partial(jax.jit, static_argnames="blq")
@@ -278,28 +279,32 @@ def cmax(t: Curve, c: Curve) -> Scalar:
     """Highest concentration [unit of `c`]."""
     _, c = _curve(t, c)
     observed = ~jnp.isnan(c)
-    return _pick(c, observed, _highest(c, observed))
+    highest: Scalar = _pick(c, observed, _highest(c, observed))
+    return highest
 
 
 def tmax(t: Curve, c: Curve) -> Scalar:
     """Time of the highest concentration [day], the first if several are equal."""
     t, c = _curve(t, c)
     observed = ~jnp.isnan(c)
-    return _pick(t, observed, _highest(c, observed))
+    when: Scalar = _pick(t, observed, _highest(c, observed))
+    return when
 
 
 def clast(t: Curve, c: Curve, lloq: ArrayLike = 0.0) -> Scalar:
     """Last quantifiable concentration [unit of `c`]."""
     _, c = _curve(t, c, lloq)
     seen = quantifiable(c, lloq)
-    return _pick(c, seen, _final(seen))
+    last: Scalar = _pick(c, seen, _final(seen))
+    return last
 
 
 def tlast(t: Curve, c: Curve, lloq: ArrayLike = 0.0) -> Scalar:
     """Time of the last quantifiable concentration [day]: the observed persistence."""
     t, c = _curve(t, c, lloq)
     seen = quantifiable(c, lloq)
-    return _pick(t, seen, _final(seen))
+    when: Scalar = _pick(t, seen, _final(seen))
+    return when
 
 
 def auc(t: Curve, c: Curve) -> Scalar:
@@ -374,7 +379,8 @@ def _auc_to(
 ) -> Callable[[Curve, Curve], Scalar]:
     def partial(t: Curve, c: Curve) -> Scalar:
         time, concentration = _curve(t, c, lloq)
-        return partial_area(time, apply_blq(concentration, lloq, blq), day, initial)
+        area: Scalar = partial_area(time, apply_blq(concentration, lloq, blq), day, initial)
+        return area
 
     partial.__name__ = f"auc_to_{day:g}"
     partial.__qualname__ = partial.__name__
@@ -453,7 +459,8 @@ def lambda_z(
     if min_points < 3:
         raise CarpkError(f"`min_points` must be 3 or more, but is {min_points}.")
     t, c = _curve(t, c, lloq)
-    return _terminal(t, c, _limit(lloq, c), min_points, tie_tolerance)
+    terminal: LambdaZ = _terminal(t, c, _limit(lloq, c), min_points, tie_tolerance)
+    return terminal
 
 
 @jax.jit
@@ -525,7 +532,8 @@ def doubling_time(t: Curve, c: Curve, lloq: ArrayLike = 0.0) -> Scalar:
     concentrations before day 0 do not.
     """
     t, c = _curve(t, c, lloq)
-    return _doubling_time(t, _since_infusion(t, c), _limit(lloq, c))
+    days: Scalar = _doubling_time(t, _since_infusion(t, c), _limit(lloq, c))
+    return days
 
 
 @jax.jit
