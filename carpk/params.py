@@ -254,7 +254,7 @@ class Params(eqx.Module):
             )
         return dataclasses.replace(self, **changes)
 
-    def __reduce__(self) -> str | tuple[Any, ...]:
+    def __reduce__(self) -> str | tuple[object, ...]:
         """Pickle by model origin: classes created inside `build()` cannot be imported by name."""
         origin = vars(type(self)).get("_origin")
         if origin is None:

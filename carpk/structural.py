@@ -193,7 +193,7 @@ class StructuralModel:
         table = self.describe()[["value", "unit", "about"]]
         return head + "\n" + table.to_string(float_format="{:g}".format)
 
-    def __reduce__(self) -> str | tuple[Any, ...]:
+    def __reduce__(self) -> str | tuple[object, ...]:
         """Pickled as its origin and what differs from it: functions in a file have no name."""
         if self.origin is None:
             return super().__reduce__()
