@@ -35,7 +35,7 @@ from carpk.errors import CarpkWarning, FitError, ModelError, RegimenError
 from carpk.inference.result import INTERVAL, Fit
 from carpk.params import Params
 from carpk.population.parameters import Kind
-from carpk.solver.events import SIZE, Days, Leaf
+from carpk.solver.events import SIZE, Leaf
 from carpk.solver.solve import Solver, first_below, solve_all, solve_many
 from carpk.structural import ClosedForm, ODEModel
 
@@ -149,7 +149,7 @@ class Simulation:
 def simulate(
     source: ClosedForm | ODEModel | Fit,
     regimen: Regimen,
-    days: Days,
+    days: ArrayLike,
     *,
     patients: int | None = None,
     draws: int | None = None,

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from numpy.typing import ArrayLike
 
 from carpk._types import Numbers
 from carpk.dosing.regimen import (
@@ -57,7 +57,6 @@ KINDS: dict[type, int] = {
 
 
 Leaf: TypeAlias = Array | np.ndarray  # traced or not
-Days: TypeAlias = ArrayLike | Sequence[float]
 
 
 class Events(NamedTuple):
@@ -212,7 +211,7 @@ class Schedule:
         cls,
         model: ODEModel,
         regimens: Sequence[Regimen],
-        times: Days,
+        times: ArrayLike,
         *,
         start: ArrayLike | None = None,
         after: bool = False,

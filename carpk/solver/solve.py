@@ -24,13 +24,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import ArrayLike
 
 from carpk.dosing.regimen import Regimen
 from carpk.errors import ModelError
 from carpk.params import Params
 from carpk.solver import mesh
 from carpk.solver.adaptive import ATOL, RTOL, STIFF, Adaptive
-from carpk.solver.events import Days, Leaf, Patient, Schedule, Structure, Timeline
+from carpk.solver.events import Leaf, Patient, Schedule, Structure, Timeline
 from carpk.solver.march import Steps, march
 from carpk.solver.system import OK, REASONS, Solved
 from carpk.structural import ODEModel, States
@@ -101,7 +102,7 @@ class Solution:
 def solve(
     model: ODEModel,
     regimen: Regimen,
-    days: Days,
+    days: ArrayLike,
     params: Params | None = None,
     *,
     route: str = "adaptive",
@@ -340,7 +341,7 @@ class Patients:
 def solve_many(
     model: ODEModel,
     regimen: Regimen,
-    days: Days,
+    days: ArrayLike,
     params: Params,
     *,
     route: str = "auto",
