@@ -13,24 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from carpk.errors import CarpkError, CarpkWarning
-from carpk.nca.curve import (
-    BLQ,
-    METHOD,
-    apply_blq,
-    auc_last,
-    clast,
-    cmax,
-    days_above,
-    doubling_time,
-    fill,
-    fold_expansion,
-    from_zero,
-    lambda_z,
-    partial_area,
-    quantifiable,
-    tlast,
-    tmax,
-)
+from carpk.nca.areas import METHOD, auc_last, clast, cmax, days_above, partial_area, tlast, tmax
+from carpk.nca.curve import BLQ, apply_blq, fill, from_zero, quantifiable
+from carpk.nca.slopes import doubling_time, fold_expansion, lambda_z
 
 if TYPE_CHECKING:
     import pandas as pd
