@@ -63,7 +63,7 @@ def pareto_smoothed(log_weights: np.ndarray, r_eff: float = 1.0) -> tuple[np.nda
     if np.size(log_weights) < FEWEST:
         return np.asarray(log_weights - logsumexp(log_weights)), np.inf
     if INFERENCE_DATA:
-        smoothed, k = az.psislw(log_weights, r_eff)
+        smoothed, k = az.psislw(log_weights, r_eff)  # type: ignore[no-untyped-call]  # has no types
         return np.asarray(smoothed), float(k)
     from arviz_stats.base import array_stats
 

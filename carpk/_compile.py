@@ -10,23 +10,24 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.stages import Compiled, Wrapped
 
 # Half the time of compiling for CPUs (gradients run a third slower); later versions do not know it.
 FAST_COMPILE = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
 
 
-def jit_fast_compile(function: Callable[..., Any]) -> Any:
+def jit_fast_compile(function: Callable[..., object]) -> Wrapped:
     """jit with cheap compilation, for code that compiles longer than it runs."""
     return jax.jit(function, compiler_options=FAST_COMPILE)
 
 
-def compile_for(function: Any, *shapes: Any) -> Any:
+def compile_for(function: Wrapped, *shapes: object) -> Compiled:
     """Compile a function that was jitted, for arrays of these shapes (`jax.ShapeDtypeStruct`)."""
     return function.lower(*shapes).compile()
 
 
 @contextmanager
-def in_background(jobs: Iterable[Callable[[], Any]]) -> Iterator[None]:
+def in_background(jobs: Iterable[Callable[[], object]]) -> Iterator[None]:
     """Run jobs one after another in a background thread; unstarted jobs are cancelled on exit.
 
     They compile functions ahead: a call waits for its compilation, and raises its errors.
@@ -40,7 +41,7 @@ def in_background(jobs: Iterable[Callable[[], Any]]) -> Iterator[None]:
         pool.shutdown(cancel_futures=True)
 
 
-def by_rows(run: Callable[[np.ndarray], Any], size: int, batch: int) -> Any:
+def by_rows(run: Callable[[np.ndarray], object], size: int, batch: int) -> Any:
     """Trees of arrays for `size` rows, in threads, as one.
 
     Args:
@@ -54,6 +55,6 @@ def by_rows(run: Callable[[np.ndarray], Any], size: int, batch: int) -> Any:
     return jax.tree.map(lambda *x: np.concatenate(x)[:size], *parts)
 
 
-def stacked(trees: Iterable[Any]) -> Any:
+def stacked(trees: Iterable[object]) -> Any:
     """Trees of arrays as one, with a leading axis."""
     return jax.tree.map(lambda *x: np.stack(x), *trees)

@@ -15,9 +15,14 @@ import time
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from carpk.errors import SaveError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+AnyPath = TypeVar("AnyPath", bound=str | os.PathLike[str])
 
 PART = ".part-"
 LEFT_BEHIND = 3600.0  # seconds: no file takes longer to write
@@ -37,7 +42,7 @@ def write(path: str | os.PathLike[str], content: bytes | memoryview | str) -> Pa
     return write_all({path: content})[0]
 
 
-def write_all(files: Mapping[Any, bytes | memoryview | str]) -> list[Path]:
+def write_all(files: Mapping[AnyPath, bytes | memoryview | str]) -> list[Path]:
     """Write files that belong together: all are on the disk before the first gets its name."""
     staged: list[tuple[Path, Path, Path]] = []
     paths = [Path(path) for path in files]
@@ -91,7 +96,7 @@ def require_folder(folder: str | os.PathLike[str]) -> Path:
     return Path(folder)
 
 
-def write_figure(path: str | os.PathLike[str], figure: Any, **options: Any) -> Path:
+def write_figure(path: str | os.PathLike[str], figure: Figure, **options: Any) -> Path:
     """Write a Matplotlib figure; the suffix of `path` says the format."""
     content = BytesIO()
     figure.savefig(content, format=Path(path).suffix.removeprefix(".") or "png", **options)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -234,8 +235,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare arms: the same virtual patients under each, or published cohorts."""
-    known: Any
-    arms: dict[str, Any]
+    known: ck.ClosedForm | ck.ODEModel | ck.Fit | ck.Dataset | ck.Study
+    arms: Mapping[str, str | dict[str, str] | ck.Regimen]
     if source.endswith(".nc"):
         arms = {text: dict([_pair("arm", text, "covariate:value")]) for text in arm}
         known = ck.load_fit(source, trust=trust)

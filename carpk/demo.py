@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -61,7 +60,7 @@ def run(
     tune: int = 1000,
     chains: int = 4,
     progress: bool = True,
-    say: Callable[[str], Any] = print,
+    say: Callable[[str], object] = print,
 ) -> dict[str, Fit]:
     """Fit every study, write everything to `out`, and return the fits."""
     _files.require_folder(out)

@@ -18,15 +18,17 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from jax import Array
 from jax.scipy.special import ndtr, ndtri
+from numpy.typing import ArrayLike
 
 from carpk.dosing import body
 from carpk.dosing.regimen import Dose, Regimen
@@ -34,6 +36,7 @@ from carpk.errors import CarpkError, CarpkWarning, ModelError, RegimenError
 from carpk.library.models import load_model
 
 if TYPE_CHECKING:
+    from carpk.params import Params
     from carpk.structural import ODEModel
 
 COHORTS = {  # of whom the cutoffs are; the AUCs themselves are in carpk.models.langenhorst2019
@@ -120,12 +123,12 @@ class Exposure:
 def exposure(
     regimen: Regimen,
     *,
-    weight: Any,
-    height: Any = None,
-    bsa: Any = None,
-    egfr: Any = None,
-    age: Any = None,
-    patients: Sequence[Any] | None = None,
+    weight: ArrayLike,
+    height: ArrayLike | None = None,
+    bsa: ArrayLike | None = None,
+    egfr: ArrayLike | None = None,
+    age: ArrayLike | None = None,
+    patients: Sequence[Hashable] | None = None,
     model: str | ODEModel = "langenhorst2019",
     prob: float = 0.9,
 ) -> Exposure:
@@ -200,11 +203,13 @@ _AUCS = {
 }
 
 
-def _auc(table: pd.DataFrame, drug: str, model: Any, params: Any, z: float) -> float:
+def _auc(table: pd.DataFrame, drug: str, model: ODEModel, params: Params, z: float) -> float:
     """Add the AUC and its interval to the table; the SD of ln AUC, which is that of clearance."""
     prefix, derived, unit, varies = _AUCS[drug]
     column = "flu_auc" if drug == "fludarabine" else "cy4oh_auc"
-    spread = float(model.params.info()[varies].iiv)
+    iiv = model.params.info()[varies].iiv
+    assert iiv is not None
+    spread = float(iiv)
     typical = getattr(params, varies)
     for suffix, deviation in (("", 0.0), ("_low", z), ("_high", -z)):
         patient = params.replace(**{varies: typical * math.exp(spread * deviation)})
@@ -213,20 +218,21 @@ def _auc(table: pd.DataFrame, drug: str, model: Any, params: Any, z: float) -> f
     return spread
 
 
-def _below(cutoff: float, typical: Any, spread: float) -> Any:
+def _below(cutoff: float, typical: ArrayLike, spread: float) -> np.ndarray | np.floating:
     """P(AUC < cutoff) where ln AUC is normal around that of the typical patient."""
     return np.asarray(ndtr((math.log(cutoff) - np.log(typical)) / spread))[()]
 
 
 def _level(
-    model: Any, params: Any, doses: Sequence[Dose], amounts: np.ndarray, day: float
+    model: ODEModel, params: Params, doses: Sequence[Dose], amounts: np.ndarray, day: float
 ) -> np.ndarray:
     """Concentration in the typical patient on a day [mg/L], shape (patient,)."""
     (target,) = model.into("fludarabine")
     time = jnp.array([float(d.time) for d in doses])
     duration = jnp.array([float(d.duration) for d in doses])
 
-    def one(p: Any, amount: Any) -> Any:
+    def one(p: Params, amount: Array) -> Array:
+        assert target.bioavailability is not None
         arrives = target.bioavailability(p) * amount
         drug = model.inputs[target.compartment](p)
         return drug.concentration(jnp.array([day]), time, arrives, duration)[0]
@@ -246,7 +252,7 @@ def _amounts(doses: Sequence[Dose], table: pd.DataFrame) -> np.ndarray:
     return np.stack([float(d.amount) * size[d.per].to_numpy() for d in doses], axis=1)
 
 
-def _patients(labels: Sequence[Any] | None, **given: Any) -> pd.DataFrame:
+def _patients(labels: Sequence[Hashable] | None, **given: ArrayLike | None) -> pd.DataFrame:
     """One row per patient, of what is known: weight, bsa, egfr, age."""
     if given["height"] is not None and given["bsa"] is not None:
         raise CarpkError("exposure got height and bsa; give only one of them.")
@@ -268,7 +274,9 @@ def _patients(labels: Sequence[Any] | None, **given: Any) -> pd.DataFrame:
     return table[[c for c in ("weight", "bsa", "age", "egfr") if c in table]]
 
 
-def _fludarabine_params(model: Any, table: pd.DataFrame, cap: Any, notes: list[str]) -> Any:
+def _fludarabine_params(
+    model: ODEModel, table: pd.DataFrame, cap: Callable[[ArrayLike], np.ndarray], notes: list[str]
+) -> Params:
     """The patients as the model sees them; `egfr` in the table becomes what was used."""
     if "auc_100mg" not in model.derived or not {"eGFR", "CRCL"} & set(model.params.covariates()):
         raise ModelError(
@@ -327,10 +335,13 @@ def _check_range(name: str, table: pd.DataFrame) -> None:
             )
 
 
-def _batched(model: Any, table: pd.DataFrame, **covariates: pd.Series) -> Any:
+def _batched(model: ODEModel, table: pd.DataFrame, **covariates: pd.Series) -> Params:
     """Parameters of every patient, leaves of shape (patient,)."""
     params = model.params(**{k: jnp.asarray(v.to_numpy()) for k, v in covariates.items()})
-    return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), len(table)), params)
+    every: Params = jax.tree.map(
+        lambda x: jnp.broadcast_to(jnp.asarray(x, float), len(table)), params
+    )
+    return every
 
 
 def _span(table: pd.DataFrame, column: str, prob: float) -> str:

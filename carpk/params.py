@@ -25,9 +25,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.scipy.special as jsp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from carpk._late import late
+from carpk._types import Numbers
 from carpk.errors import ModelError
 
 if TYPE_CHECKING:
@@ -40,9 +42,9 @@ class Transform(NamedTuple):
     """A smooth one-to-one map from a parameter's range to the whole line, and back."""
 
     name: str
-    forward: Callable[[Any], Any]
-    inverse: Callable[[Any], Any]
-    derivative: Callable[[Any], Any]  # of `forward`
+    forward: Callable[[Numbers], Numbers]
+    inverse: Callable[[Numbers], Numbers]
+    derivative: Callable[[Numbers], Numbers]  # of `forward`
 
 
 def transform_for(bounds: tuple[float, float]) -> Transform:
@@ -198,7 +200,7 @@ class Params(eqx.Module):
     def info(cls) -> dict[str, ParamInfo]:
         """Symbol -> its metadata, in the order of definition."""
         infos = {}
-        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        for field in dataclasses.fields(cls):
             if "unit" not in field.metadata:
                 raise ModelError(
                     f"{cls.__name__}.{field.name} has no unit and no meaning; define it with "
@@ -233,25 +235,26 @@ class Params(eqx.Module):
         ]
         return pd.DataFrame(rows).set_index("symbol")
 
-    def items(self) -> Iterator[tuple[str, Any]]:
+    def items(self) -> Iterator[tuple[str, Numbers]]:
         """(symbol, value) in the order of definition."""
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(self):
             yield field.name, getattr(self, field.name)
 
-    def during(self, occasion: Any) -> Self:
+    def during(self, occasion: ArrayLike) -> Self:
         """The parameters of a patient, leaves () or (occasion,), in one occasion; leaves ()."""
-        return jax.tree.map(lambda x: x if jnp.ndim(x) == 0 else x[occasion], self)
+        now: Self = jax.tree.map(lambda x: x if jnp.ndim(x) == 0 else x[occasion], self)
+        return now
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, **changes: ArrayLike) -> Self:
         """A copy with other values; names that are not parameters are refused."""
         unknown = sorted(set(changes) - set(self.info()))
         if unknown:
             raise ModelError(
                 f"{unknown[0]!r} is not a parameter; known are {', '.join(self.info())}."
             )
-        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+        return dataclasses.replace(self, **changes)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> str | tuple[object, ...]:
         """Pickle by model origin: classes created inside `build()` cannot be imported by name."""
         origin = vars(type(self)).get("_origin")
         if origin is None:

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax import Array
+from jax.stages import Wrapped
+from numpy.typing import ArrayLike
 
 from carpk import _files, nca
 from carpk._arviz import netcdf
@@ -32,12 +35,13 @@ from carpk.errors import CarpkWarning, FitError, ModelError, RegimenError
 from carpk.inference.result import INTERVAL, Fit
 from carpk.params import Params
 from carpk.population.parameters import Kind
-from carpk.solver.events import SIZE
+from carpk.solver.events import SIZE, Leaf
 from carpk.solver.solve import Solver, first_below, solve_all, solve_many
 from carpk.structural import ClosedForm, ODEModel
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,15 +87,18 @@ class Simulation:
         for output in self.outputs:
             unit = self.data[output].attrs["units"]
             values = jnp.asarray(self.data[output].values).reshape(-1, t.size)
-            metrics: dict[str, tuple[Any, str]] = {
+            metrics: dict[str, tuple[Callable[[Array, Array], Array], str]] = {
                 "CMAX": (nca.cmax, unit),
                 "TMAX": (nca.tmax, "day"),
             }
             if float(t[-1]) >= 28.0:
                 metrics["AUC0_28D"] = (nca.auc_to(28), f"day*{unit}")
             for name, (metric, metric_unit) in metrics.items():
-                one = jax.vmap(lambda c, f=metric: f(t[shown], c[shown]))
-                x = np.asarray(one(values))
+
+                def one(c: Array, f: Callable[[Array, Array], Array] = metric) -> Array:
+                    return f(t[shown], c[shown])
+
+                x = np.asarray(jax.vmap(one)(values))
                 low, mid, high = np.nanquantile(x, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
                 rows.append((output, name, mid, low, high, metric_unit))
         columns = ["output", "quantity", "median", "eti90_low", "eti90_high", "unit"]
@@ -116,9 +123,10 @@ class Simulation:
     def _counted(self) -> list[str]:
         return [output for output in self.outputs if "one_cell" in self.data[output].attrs]
 
-    def plot(self, output: str | None = None, **kwargs: Any) -> Any:
+    def plot(self, output: str | None = None, **kwargs: object) -> Figure:
         """Median and bands over patients, on a log axis."""
-        return late("carpk.plot.simulation")(self, output or self.outputs[0], **kwargs)
+        figure: Figure = late("carpk.plot.simulation")(self, output or self.outputs[0], **kwargs)
+        return figure
 
     def save(self, path: str | Path) -> Path:
         """Write the outputs to a NetCDF file, and the parameters to its group "parameters"."""
@@ -141,11 +149,11 @@ class Simulation:
 def simulate(
     source: ClosedForm | ODEModel | Fit,
     regimen: Regimen,
-    days: Any,
+    days: ArrayLike,
     *,
     patients: int | None = None,
     draws: int | None = None,
-    covariates: Mapping[str, Any] | None = None,
+    covariates: Mapping[str, ArrayLike] | None = None,
     measured: bool = False,
     seed: int = 0,
 ) -> Simulation:
@@ -189,9 +197,9 @@ def simulate(
         )
     assayed = source.bound.endpoints.values() if measured else ()  # type: ignore[union-attr]
     assay_key = jax.random.split(jax.random.key(seed))[1]
-    variables: dict[str, Any] = {}
+    variables: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str | float]]] = {}
     for output, values in block.outputs.items():
-        attrs: dict[str, Any] = {
+        attrs: dict[str, str | float] = {
             "units": model.units[output],
             "long_name": output,
             "simulated": "yes",
@@ -249,9 +257,9 @@ def virtual_patients(
     *,
     patients: int | None,
     draws: int | None,
-    covariates: Mapping[str, Any] | None,
+    covariates: Mapping[str, ArrayLike] | None,
     seed: int,
-) -> tuple[Params, dict[str, Any]]:
+) -> tuple[Params, dict[str, Leaf]]:
     """Parameters of virtual patients, and of the population; arguments as in `simulate`.
 
     Patient i of draw d has the same random effects and latent classes whatever the regimen and the
@@ -271,6 +279,7 @@ def virtual_patients(
     own = {k: v for k, v in (covariates or {}).items() if k in model.params.covariates()}
     rest = {k: v for k, v in (covariates or {}).items() if k not in own}
     _refuse_half_a_size(regimen, own, model)
+    theta: dict[str, Leaf]
     if isinstance(source, Fit):
         params, theta = _from_fit(source, occasions, patients, draws, rest, key)
     elif rest:
@@ -280,12 +289,14 @@ def virtual_patients(
             "needs a fit."
         )
     else:
-        theta = {} if draws is None else posterior_draws(source, draws)
+        theta = {} if draws is None else {**posterior_draws(source, draws)}
         params = _from_model(source, theta, occasions, patients, key)
     return _with_covariates(params, own, patients, key), theta
 
 
-def _refuse_half_a_size(regimen: Regimen, given: Mapping[str, Any], model: Any) -> None:
+def _refuse_half_a_size(
+    regimen: Regimen, given: Mapping[str, ArrayLike], model: ClosedForm | ODEModel
+) -> None:
     """A patient of another weight has another body surface, and doses may be per either."""
     names = set(SIZE.values()) & set(model.params.covariates())
     for event in regimen.doses:
@@ -335,10 +346,10 @@ def posterior_draws(model: ClosedForm | ODEModel, draws: int) -> dict[str, np.nd
 
 def _from_model(
     model: ClosedForm | ODEModel,
-    theta: Mapping[str, np.ndarray],
+    theta: Mapping[str, Leaf],
     infusions: int,
     patients: int | None,
-    key: Any,
+    key: Array,
 ) -> Params:
     """Typical patients, or patients with the spread in the model file; leaves (draws, n, K)."""
     infos = model.params.info()
@@ -368,8 +379,8 @@ def _factor(model: ClosedForm | ODEModel) -> np.ndarray:
 
 
 def _with_covariates(
-    params: Params, given: Mapping[str, Any], patients: int | None, key: Any
-) -> Any:
+    params: Params, given: Mapping[str, ArrayLike], patients: int | None, key: Array
+) -> Params:
     """Parameters with the covariates of the equations; latent classes drawn."""
     changes = {}
     for i, (name, info) in enumerate(params.info().items()):
@@ -399,13 +410,13 @@ def _from_fit(
     infusions: int,
     patients: int | None,
     draws: int | None,
-    covariates: Mapping[str, Any],
-    key: Any,
-) -> tuple[Params, dict[str, Any]]:
+    covariates: Mapping[str, ArrayLike],
+    key: Array,
+) -> tuple[Params, dict[str, Leaf]]:
     """Patients of posterior draws, leaves (draws, n, K), and the draws."""
     bound = fit.bound
     design = bound.design_at(**covariates)
-    theta = {k: jnp.asarray(v) for k, v in fit.draws(draws or 100).items()}
+    theta: dict[str, Leaf] = {k: jnp.asarray(v) for k, v in fit.draws(draws or 100).items()}
     draws, size = len(next(iter(theta.values()))), patients or 1
     around = theta
     if patients is None:
@@ -432,7 +443,7 @@ class Block(NamedTuple):
         note: how they were solved.
     """
 
-    outputs: dict[str, Any]
+    outputs: Mapping[str, Leaf]
     failures: Mapping[str, int]
     note: str
 
@@ -467,24 +478,25 @@ def simulate_in_blocks(
         yield Block(outputs, result.failures, solver.describe())
 
 
-def _closed(model: ClosedForm, regimen: Regimen, t: np.ndarray) -> Any:
+def _closed(model: ClosedForm, regimen: Regimen, t: np.ndarray) -> Wrapped:
     """From parameters (draw, patient, infusion) to outputs, output -> (draw, patient, time)."""
     start = jnp.array([e.time for e in regimen.infusions])
     amount = jnp.array([e.amount for e in regimen.infusions])
     grid = jnp.asarray(t)
 
-    def one(p: Params, output: str) -> Any:
+    def one(p: Params, output: str) -> Array:
         return model.predict(output, grid, p, start, amount)
 
-    def every(p: Params) -> dict[str, Any]:
+    def every(p: Params) -> dict[str, Array]:
         return {k: jax.lax.map(jax.vmap(partial(one, output=k)), p) for k in model.units}
 
     return jax.jit(every)
 
 
-def _measured(fit: Fit, output: str, values: Any, theta: Mapping[str, Any], key: Any) -> Any:
+def _measured(fit: Fit, output: str, values: Leaf, theta: Mapping[str, Leaf], key: Array) -> Array:
     """Values with the assay's residual error."""
     own = fit.population.residual_theta(theta, output)
     eps = jax.random.normal(key, values.shape)
     residual = fit.population.residual_of(output)
-    return residual.sample(eps, values, {k: v[:, None, None] for k, v in own.items()})
+    measured: Array = residual.sample(eps, values, {k: v[:, None, None] for k, v in own.items()})
+    return measured

@@ -7,16 +7,18 @@ equations. Both have `Params`, `States` and outputs with units.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from carpk._late import late
+from carpk._types import Numbers
 from carpk.dosing.disposition import Disposition
 from carpk.dosing.regimen import Regimen
 from carpk.errors import ModelError
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 AXES = ("chain", "draw", "patient", "time", "infusion", "cohort")  # of results
 
-Curve = Callable[[Float[Array, " time"], Any], Float[Array, " time"]]
+Curve = Callable[..., Float[Array, " time"]]  # f(t, p)
 
 
 def state(unit: str, about: str, initial: float = 0.0, *, log: bool = False) -> Any:
@@ -63,14 +65,14 @@ class States(eqx.Module):
                 "about": field.metadata["about"],
                 "integrated_as": "log" if field.metadata["log"] else "itself",
             }
-            for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+            for field in dataclasses.fields(cls)
         ]
         return pd.DataFrame(rows).set_index("symbol")
 
     @classmethod
     def check(cls) -> None:
         """Refuse compartments without a unit."""
-        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        for field in dataclasses.fields(cls):
             if "unit" not in field.metadata:
                 raise ModelError(
                     f"{cls.__name__}.{field.name} has no unit and no meaning; define it with "
@@ -80,7 +82,7 @@ class States(eqx.Module):
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """The compartments, in the order of definition."""
-        return tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
+        return tuple(field.name for field in dataclasses.fields(cls))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,18 +126,20 @@ class StructuralModel:
 
     name: str
     params: type[Params]
-    outputs: Mapping[str, Callable[..., Any]]
+    outputs: Mapping[str, Callable[..., Numbers]]
     units: Mapping[str, str]
     reference: str = ""
-    derived: Mapping[str, tuple[Callable[[Any], Any], str]] = dataclasses.field(
+    derived: Mapping[str, tuple[Callable[..., Numbers], str]] = dataclasses.field(
         default_factory=dict
     )
-    published: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    published: Mapping[str, tuple[Callable[..., Numbers] | float, ...]] = dataclasses.field(
+        default_factory=dict
+    )
     regimens: Mapping[str, Regimen] = dataclasses.field(default_factory=dict)
     product: str = ""
     one_cell: Mapping[str, float] = dataclasses.field(default_factory=dict)
     correlation: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
-    calibration_draws: Callable[[], Mapping[str, Any]] | None = None
+    calibration_draws: Callable[[], Mapping[str, ArrayLike]] | None = None
     doc: str = ""
     origin: Mapping[str, Any] | None = None
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -189,7 +193,7 @@ class StructuralModel:
         table = self.describe()[["value", "unit", "about"]]
         return head + "\n" + table.to_string(float_format="{:g}".format)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> str | tuple[object, ...]:
         """Pickled as its origin and what differs from it: functions in a file have no name."""
         if self.origin is None:
             return super().__reduce__()
@@ -214,7 +218,7 @@ class ClosedForm(StructuralModel):
         dose_effect: see `with_dose_effect`.
     """
 
-    states: Callable[[Any, Any], States] | None = None
+    states: Callable[..., States] | None = None
     smooth: Mapping[str, Curve] | None = None
     dose_effect: DoseEffect | None = None
 
@@ -280,7 +284,7 @@ class ClosedForm(StructuralModel):
             self, dose_effect=DoseEffect(parameter, float(exponent), float(reference))
         )
 
-    def _scale_with_dose(self, params: Params, amount: Any) -> Params:
+    def _scale_with_dose(self, params: Params, amount: ArrayLike | None) -> Params:
         effect = self.dose_effect
         assert effect is not None
         if amount is None:
@@ -307,8 +311,8 @@ class Target:
     """
 
     compartment: str
-    bioavailability: Callable[[Any], Any] | None = None
-    lag: Callable[[Any], Any] | None = None
+    bioavailability: Callable[..., Numbers] | None = None
+    lag: Callable[..., Numbers] | None = None
     unit: str = "cells"
 
 
@@ -333,9 +337,9 @@ class ODEModel(StructuralModel):
 
     states: type[States]
     vector_field: Callable[..., States]
-    initial: Callable[[Any], States] | None = None
+    initial: Callable[..., States] | None = None
     targets: Mapping[str, Target | tuple[Target, ...]] = dataclasses.field(default_factory=dict)
-    inputs: Mapping[str, Callable[[Any], Disposition]] = dataclasses.field(default_factory=dict)
+    inputs: Mapping[str, Callable[..., Disposition]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -371,14 +375,14 @@ class ODEModel(StructuralModel):
         """The parameters on which the disposition of the inputs depends."""
         names = list(self.params.info())
 
-        def every(*values: Any) -> Any:
+        def every(*values: Array) -> list[Disposition]:
             params = self.params(**dict(zip(names, values, strict=True)))
             return [f(params) for f in self.inputs.values()]
 
         traced = jax.make_jaxpr(every)(*(i.value for i in self.params.info().values())).jaxpr
         on = {id(x): {name} for x, name in zip(traced.invars, names, strict=True)}
 
-        def of(variables: Any) -> set[str]:
+        def of(variables: Iterable[object]) -> set[str]:
             return set().union(*(on.get(id(x), set()) for x in variables))
 
         for step in traced.eqns:
@@ -388,9 +392,9 @@ class ODEModel(StructuralModel):
     @cached_property
     def logs(self) -> tuple[bool, ...]:
         """States that are integrated as logarithms."""
-        return tuple(f.metadata["log"] for f in dataclasses.fields(self.states))  # type: ignore
+        return tuple(f.metadata["log"] for f in dataclasses.fields(self.states))
 
-    def start(self, params: Any) -> States:
+    def start(self, params: Params) -> States:
         """The compartments before anything is given."""
         return self.states() if self.initial is None else self.initial(params)
 
@@ -398,7 +402,7 @@ class ODEModel(StructuralModel):
         """Refuse a vector field or an output of the wrong shape, before anything is compiled."""
         params = self.params()
 
-        def numbers(what: str, x: Any) -> None:
+        def numbers(what: str, x: object) -> None:
             if not isinstance(x, self.states):
                 raise ModelError(
                     f"Model {self.name!r}: {what} must return {self.states.__name__}, but returned "
@@ -415,7 +419,7 @@ class ODEModel(StructuralModel):
                         "batched outside it."
                     )
 
-        def evaluate(p: Any) -> Any:
+        def evaluate(p: Params) -> dict[str, Numbers]:
             y = self.start(p)
             numbers("`initial`", y)
             y = jax.tree.map(lambda x: jnp.asarray(x, float) + jnp.zeros(()), y)  # traced
@@ -439,7 +443,7 @@ class ODEModel(StructuralModel):
                         f"Model {self.name!r}: the {what} of {product!r} must be a number, but has "
                         f"shape {shape}."
                     )
-        outputs: dict[str, Any] = {}
+        outputs: dict[str, Numbers] = {}
         jax.eval_shape(lambda p: outputs.update(evaluate(p)), params)
         for name, value in outputs.items():
             if getattr(value, "shape", None) != () and not isinstance(value, int | float):
@@ -463,7 +467,7 @@ class ODEModel(StructuralModel):
         c = {name: jnp.ones(()) for name in self.inputs}
         more = (c,) if self.inputs else ()
 
-        def everything(t: Any, y: Any, p: Any) -> Any:
+        def everything(t: Array, y: States, p: Params) -> tuple[States, list[Numbers]]:
             return self.vector_field(t, y, p, *more), [
                 f(t, y, p, *more) for f in self.outputs.values()
             ]
@@ -479,7 +483,7 @@ class ODEModel(StructuralModel):
         return hash(self._key)
 
     @cached_property
-    def _key(self) -> tuple[Any, ...]:
+    def _key(self) -> tuple[Hashable, ...]:
         """Hash key of the compiled code: two loads of one file share it."""
         functions = (self.vector_field, self.initial, *self.outputs.items(), *self.inputs.items())
         return (self.name, self.params, self.states, functions, tuple(self.every_target()))

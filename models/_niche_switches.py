@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
@@ -26,6 +26,36 @@ from carpk.models import _variants as variants
 from carpk.models import friberg2002
 
 SECOND = antigens.SECOND
+Output = Callable[..., ck.Scalar]
+
+if TYPE_CHECKING:  # what there is where a switch asks for it
+
+    class EveryParam(
+        parts.Common,
+        parts.Myeloid,
+        parts.ConstantPool,
+        graft.Params,
+        immunity.Params,
+        exhaustion.CheckpointParams,
+        cure.Params,
+        antigens.Params,
+    ):
+        @property
+        def rN(self) -> ck.Scalar:
+            """Division rate of normal T cells, a parameter of each form."""
+            raise NotImplementedError
+
+    class EveryState(
+        parts.States,
+        parts.OneTumor,
+        antigens.States,
+        exhaustion.States,
+        immunity.States,
+        graft.States,
+        friberg2002.States,
+        cure.States,
+    ):
+        pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +87,9 @@ class Form:
     volume: Callable[..., ck.Scalar]
     cyclophosphamide: str
     inputs: Mapping[str, Callable[..., ck.Disposition]] = dataclasses.field(default_factory=dict)
-    outputs: Mapping[str, tuple[Callable[..., Any], str]] = dataclasses.field(default_factory=dict)
-    derived: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    published: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    outputs: Mapping[str, tuple[Output, str]] = dataclasses.field(default_factory=dict)
+    derived: Mapping[str, tuple[Output, str]] = dataclasses.field(default_factory=dict)
+    published: Mapping[str, tuple[Output | float, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +142,7 @@ class Switches:
         return ("N", "Nd") if self.graft == "on" else ("N",)
 
 
-def total(y: Any, names: Iterable[str]) -> ck.Scalar:
+def total(y: ck.States, names: Iterable[str]) -> ck.Scalar:
     """Sum of these states."""
     each: list[ck.Scalar] = [getattr(y, name) for name in names]
     return functools.reduce(operator.add, each)
@@ -176,7 +206,9 @@ def compartments(form: Form, on: Switches) -> type[parts.States]:
     return variants.with_fields(made, again)
 
 
-def second_product(y: Any, p: Any, form: Form, on: Switches) -> tuple[Any, Any]:
+def second_product(
+    y: "EveryState", p: "EveryParam", form: Form, on: Switches
+) -> tuple["EveryState", "EveryParam"]:
     """States and parameters as the second product sees them: its own in place of the first's."""
     names = (*on.car_t, "J") if on.immunity == "on" else on.car_t
     known = p.info()
@@ -190,11 +222,15 @@ def second_product(y: Any, p: Any, form: Form, on: Switches) -> tuple[Any, Any]:
 # --- equations ------------------------------------------------------------------------------------
 
 
-def equations(form: Form, states: type[parts.States], on: Switches) -> Callable[..., Any]:
+def equations(form: Form, states: type[parts.States], on: Switches) -> Callable[..., parts.States]:
     """The vector field."""
 
     def product(
-        y: Any, p: Any, c: Mapping[str, ck.Scalar], L: ck.Scalar, B: ck.Scalar
+        y: "EveryState",
+        p: "EveryParam",
+        c: Mapping[str, ck.Scalar],
+        L: ck.Scalar,
+        B: ck.Scalar,
     ) -> dict[str, ck.Scalar]:
         """The form, with exhaustion of a product and immunity against it."""
         slopes = form.equations(y, p, c, L, B)
@@ -213,7 +249,9 @@ def equations(form: Form, states: type[parts.States], on: Switches) -> Callable[
             slopes["J"] = immunity.slope(y.J, total(y, on.car_t), y.N / p.KN, kLD, p)
         return slopes
 
-    def vector_field(t: ck.Scalar, y: Any, p: Any, c: Mapping[str, ck.Scalar]) -> parts.States:
+    def vector_field(
+        t: ck.Scalar, y: "EveryState", p: "EveryParam", c: Mapping[str, ck.Scalar]
+    ) -> parts.States:
         # the bound only holds where a coarse trial step undershoots 0
         L = total(y, on.normal) + jnp.maximum(total(y, on.every_car_t), 0.0)
         if on.products == "two":
@@ -242,10 +280,10 @@ def equations(form: Form, states: type[parts.States], on: Switches) -> Callable[
     return vector_field
 
 
-def initial(form: Form, states: type[parts.States], on: Switches) -> Callable[[Any], Any]:
+def initial(form: Form, states: type[parts.States], on: Switches) -> Callable[..., parts.States]:
     """The compartments at the start."""
 
-    def start(p: Any) -> parts.States:
+    def start(p: "EveryParam") -> parts.States:
         level = {"N": p.N0, **form.start(p)}
         level |= antigens.start(p.B0, p) if on.products == "two" else {"B": p.B0}
         if on.immunity == "on":
@@ -264,18 +302,22 @@ def initial(form: Form, states: type[parts.States], on: Switches) -> Callable[[A
 # --- outputs --------------------------------------------------------------------------------------
 
 
-def seen(form: Form, on: Switches) -> tuple[dict[str, Callable[..., Any]], dict[str, str]]:
+def seen(form: Form, on: Switches) -> tuple[dict[str, Output], dict[str, str]]:
     """The outputs and their units."""
 
-    def car_t(t: ck.Scalar, y: Any, p: Any, c: Any) -> ck.Scalar:
+    def car_t(
+        t: ck.Scalar, y: "EveryState", p: "EveryParam", c: Mapping[str, ck.Scalar]
+    ) -> ck.Scalar:
         """CAR-T cells of every product [cells/µL]."""
         return total(y, on.every_car_t)
 
-    def alc(t: ck.Scalar, y: Any, p: Any, c: Any) -> ck.Scalar:
+    def alc(
+        t: ck.Scalar, y: "EveryState", p: "EveryParam", c: Mapping[str, ck.Scalar]
+    ) -> ck.Scalar:
         """All T cells [cells/µL]."""
         return total(y, on.normal) + total(y, on.every_car_t)
 
-    def myeloid(y: Any, p: Any) -> ck.Scalar:
+    def myeloid(y: "EveryState", p: "EveryParam") -> ck.Scalar:
         """The nucleated cells of the assay that are not T cells [cells/µL]."""
         if on.graft == "on":
             pool: ck.Scalar = y.Hm + y.D
@@ -283,16 +325,20 @@ def seen(form: Form, on: Switches) -> tuple[dict[str, Callable[..., Any]], dict[
             pool = body.UL_PER_NL * y.Circ if on.denominator == "modelled" else p.Wmy
         return pool
 
-    def wbc(t: ck.Scalar, y: Any, p: Any, c: Any) -> ck.Scalar:
+    def wbc(
+        t: ck.Scalar, y: "EveryState", p: "EveryParam", c: Mapping[str, ck.Scalar]
+    ) -> ck.Scalar:
         """All nucleated cells of the assay [cells/µL]."""
         return alc(t, y, p, c) + myeloid(y, p)
 
-    def transgene(t: ck.Scalar, y: Any, p: Any, c: Any) -> Any:
+    def transgene(
+        t: ck.Scalar, y: "EveryState", p: "EveryParam", c: Mapping[str, ck.Scalar]
+    ) -> ck.Scalar:
         """Copies per µg of DNA of all nucleated cells."""
         return body.GENOMES_PER_UG * p.VCN * car_t(t, y, p, c) / wbc(t, y, p, c)
 
     two = on.products == "two"
-    outputs: dict[str, tuple[Callable[..., Any], str]] = {
+    outputs: dict[str, tuple[Output, str]] = {
         "car_t": (car_t, "cells/µL"),
         "alc": (alc, "cells/µL"),
         "transgene": (transgene, "copies/µg"),
@@ -337,7 +383,7 @@ def assemble(form: Form, params: type[parts.Common], on: Switches) -> ck.ODEMode
     states = compartments(form, on)
     outputs, units = seen(form, on)
     into = ck.Target("P", lambda p: 1 / (form.volume(p) * body.UL_PER_L))
-    targets: dict[str, Any] = {
+    targets: dict[str, ck.Target | tuple[ck.Target, ...]] = {
         "car_t": into,
         "fludarabine": ck.Target("flu", lambda p: parts.F_ARA_A, unit="mg"),
         "cyclophosphamide": ck.Target(form.cyclophosphamide, unit="mg"),

@@ -54,7 +54,7 @@ et al. (1987) Cancer Chemother Pharmacol 20:248-252, doi:10.1007/BF00570495: abs
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 
@@ -168,7 +168,7 @@ class InducedAhmed(Enzyme, Ahmed):
 
 
 # values -> parameters without and with induction, and clearance [L/h] and volume [L] from them
-SETS: dict[str, tuple[type[Common], type[Enzyme], Callable[[Any], tuple[ck.Scalar, ck.Scalar]]]] = {
+SETS: dict[str, tuple[type[Common], type[Enzyme], Callable[..., tuple[ck.Scalar, ck.Scalar]]]] = {
     "house": (House, InducedHouse, scaled_by_weight),
     "ahmed2020": (Ahmed, InducedAhmed, scaled_by_surface),
 }
@@ -237,19 +237,21 @@ def build(
     if induction == "strong":
         params = variants.revised(induced, {"Imax": IMAX["strong"]}, IMAX_FROM["strong"])
 
-    def drug(p: Any) -> ck.Disposition:
+    def drug(p: Common) -> ck.Disposition:
         clearance, volume = sizes(p)
         return ck.Disposition(body.HOURS * clearance, volume)
 
-    def concentration(t: ck.Scalar, y: Any, p: Any, *c: Mapping[str, ck.Scalar]) -> ck.Scalar:
+    def concentration(t: ck.Scalar, y: States, p: Common, *c: Mapping[str, ck.Scalar]) -> ck.Scalar:
         if linear:
             return c[0]["cy"]
         return jnp.maximum(y.Y, 0.0) / sizes(p)[1]  # a coarse step may end below 0
 
-    def active(t: ck.Scalar, y: Any, p: Any, *c: Mapping[str, ck.Scalar]) -> Any:
+    def active(t: ck.Scalar, y: States, p: Common, *c: Mapping[str, ck.Scalar]) -> ck.Scalar:
         return p.MR * concentration(t, y, p, *c) * (1.0 if linear else y.z)
 
-    def vector_field(t: ck.Scalar, y: Any, p: Any, *c: Mapping[str, ck.Scalar]) -> LinearStates:
+    def vector_field(
+        t: ck.Scalar, y: States, p: InducedHouse | InducedAhmed, *c: Mapping[str, ck.Scalar]
+    ) -> LinearStates:
         cy = concentration(t, y, p, *c)
         auc = dict(auc=body.HOURS * cy, auc4oh=body.HOURS * active(t, y, p, *c))
         if linear:
@@ -278,7 +280,7 @@ def build(
 
     # Joy 2012: 0.06, SD 0.04, of 23 patients; 14 % is the standard error of that mean. The doses
     # are not in the abstract; 1000 mg is assumed
-    published: dict[str, tuple[Any, ...]] = {
+    published: dict[str, tuple[Callable[..., ck.Scalar] | float, ...]] = {
         "AUC of 4-OH-CY over that of cyclophosphamide": (ratio_of_auc, 0.06, 0.14)
     }
     if values == "house":

@@ -124,6 +124,7 @@ def test_the_page_draws_the_floors_and_names_every_file():
         "library",
         "nca",
         "population",
+        "sbml",
         "solver",
         "verdict",
     ):

@@ -14,9 +14,10 @@ A number outside of what a patient can have is refused: it was given in another 
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from carpk.errors import CarpkError, CarpkWarning
 
@@ -38,7 +39,7 @@ LIMITS = {  # lowest and highest that can be meant, unit, and what an outlier ma
 }
 
 
-def checked(name: str, value: Any) -> np.ndarray:
+def checked(name: str, value: ArrayLike) -> np.ndarray:
     """The numbers as an array; refused where one cannot be meant in the unit of `LIMITS`."""
     low, high, unit, mistake = LIMITS[name]
     try:
@@ -57,7 +58,11 @@ def checked(name: str, value: Any) -> np.ndarray:
     return numbers
 
 
-def bsa(height: Any, weight: Any, formula: Literal["mosteller", "dubois"] = "mosteller") -> Any:
+def bsa(
+    height: ArrayLike,
+    weight: ArrayLike,
+    formula: Literal["mosteller", "dubois"] = "mosteller",
+) -> np.ndarray | float:
     """Body surface [m²].
 
     Args:
@@ -69,13 +74,16 @@ def bsa(height: Any, weight: Any, formula: Literal["mosteller", "dubois"] = "mos
     """
     height, weight = checked("height", height), checked("weight", weight)
     if formula == "mosteller":
-        return np.sqrt(height * weight / 3600)
+        root: np.ndarray | float = np.sqrt(height * weight / 3600)
+        return root
     if formula == "dubois":
         return 0.007184 * height**0.725 * weight**0.425
     raise CarpkError(f"bsa has no formula {formula!r}; known are 'mosteller' and 'dubois'.")
 
 
-def creatinine_clearance(creatinine: Any, *, age: Any, sex: Any, weight: Any) -> Any:
+def creatinine_clearance(
+    creatinine: ArrayLike, *, age: ArrayLike, sex: ArrayLike, weight: ArrayLike
+) -> np.ndarray | float:
     """Creatinine clearance [mL/min], as it is and not per 1.73 m².
 
     (140 - age) weight / (72 creatinine), 15 % less in women: Cockcroft and Gault (1976) Nephron
@@ -89,10 +97,14 @@ def creatinine_clearance(creatinine: Any, *, age: Any, sex: Any, weight: Any) ->
     """
     creatinine, age = checked("creatinine", creatinine), checked("age", age)
     less = np.where(_sex(sex) == "female", 0.85, 1.0)
-    return less * (140 - age) * checked("weight", weight) / (72 * creatinine)
+    clearance: np.ndarray | float
+    clearance = less * (140 - age) * checked("weight", weight) / (72 * creatinine)
+    return clearance
 
 
-def egfr(creatinine: Any, *, age: Any, sex: Any, height: Any, weight: Any) -> Any:
+def egfr(
+    creatinine: ArrayLike, *, age: ArrayLike, sex: ArrayLike, height: ArrayLike, weight: ArrayLike
+) -> np.ndarray | float:
     """Estimated glomerular filtration rate [mL/min/1.73 m²].
 
     Men from 14 years and women from 17 (the limits of Langenhorst 2019, whose model of fludarabine
@@ -125,7 +137,7 @@ def egfr(creatinine: Any, *, age: Any, sex: Any, height: Any, weight: Any) -> An
     return np.where(child, K_SCHWARTZ * checked("height", height) / creatinine, adult)[()]
 
 
-def _sex(sex: Any) -> np.ndarray:
+def _sex(sex: ArrayLike) -> np.ndarray:
     """ "male" or "female" of every patient."""
     given = np.atleast_1d(np.asarray(sex, dtype=object))
     unknown = [each for each in given.flat if str(each).lower() not in SEXES]

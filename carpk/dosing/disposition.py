@@ -11,15 +11,18 @@ An `ODEModel` names such drugs in `inputs`; its vector field then sees their con
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from carpk.errors import ModelError
 
-Exponentials = tuple[Any, ...]  # one number per exponential, each a scalar or an array of lanes
+Exponentials = tuple[
+    Array | float, ...
+]  # one number per exponential, each a scalar or an array of lanes
 
 
 class Modes(NamedTuple):
@@ -35,7 +38,9 @@ class Modes(NamedTuple):
     rate: Exponentials
     weight: Exponentials
 
-    def after(self, amplitude: Exponentials, inflow: Any, dt: Any) -> Exponentials:
+    def after(
+        self, amplitude: Exponentials, inflow: Array | float | None, dt: Array | float
+    ) -> Exponentials:
         """The amplitudes `dt` days later, with `inflow` [amount/day] all the while, or None."""
         decayed = [a * jnp.exp(-k * dt) for a, k in zip(amplitude, self.rate, strict=True)]
         if inflow is None:
@@ -55,9 +60,9 @@ class Disposition(eqx.Module):
         peripheral: (intercompartmental clearance [L/day], volume [L]) of each peripheral one.
     """
 
-    clearance: Any
-    volume: Any
-    peripheral: tuple[tuple[Any, Any], ...] = ()
+    clearance: Array | float
+    volume: Array | float
+    peripheral: tuple[tuple[Array | float, Array | float], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.peripheral) > 2 or any(len(pair) != 2 for pair in self.peripheral):
@@ -93,7 +98,11 @@ class Disposition(eqx.Module):
         return Modes(rates, tuple(weights))
 
     def concentration(
-        self, t: Float[Array, " time"], time: Any, amount: Any, duration: Any = 0.0
+        self,
+        t: Float[Array, " time"],
+        time: ArrayLike,
+        amount: ArrayLike,
+        duration: ArrayLike = 0.0,
     ) -> Float[Array, " time"]:
         """Concentration in the central compartment [unit of amount / L], shape (time,).
 
@@ -113,7 +122,7 @@ class Disposition(eqx.Module):
         since = jnp.where(given, since, 0.0)
         short = duration <= 0
         length = jnp.where(short, 1.0, duration)
-        level: Any = 0.0
+        level: Array | float = 0.0
         for rate, weight in zip(modes.rate, modes.weight, strict=True):
             bolus = jnp.exp(-rate * since)
             running = jnp.minimum(since, length)
@@ -123,7 +132,7 @@ class Disposition(eqx.Module):
         return jnp.sum(jnp.where(given, amount * level, 0.0), axis=1)
 
 
-def _roots(a2: Any, a1: Any, a0: Any) -> Exponentials:
+def _roots(a2: Array | float, a1: Array | float, a0: Array | float) -> Exponentials:
     """The roots of x³ - a2 x² + a1 x - a0, all real and positive, largest first."""
     third = a2 / 3
     p = third**2 - a1 / 3

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -32,7 +32,7 @@ CELLS, DRUG = "cells", "mg"
 
 HOST_T_CELLS = "N"  # the state of normal T cells in `kimmel2021`, `niche` and `niche_full`
 
-Prescribed = tuple[Any, ...]  # (day, amount), or (day, amount, per)
+Prescribed = tuple[float, float] | tuple[float, float, str]  # (day, amount), or (day, amount, per)
 
 
 class Preset(NamedTuple):
@@ -220,6 +220,7 @@ class Multiply(eqx.Module):
 
 Dose = Bolus | Infusion
 Event = Bolus | Infusion | Reset | Replace | Multiply
+AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 
 class Regimen(eqx.Module):
@@ -411,8 +412,8 @@ class Regimen(eqx.Module):
         return "Regimen:\n" + self.describe().to_string(index=False, float_format="{:g}".format)
 
 
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if hasattr(value, "__iter__") else [value]
+def _as_list(value: float | Iterable[float]) -> list[float]:
+    return list(value) if isinstance(value, Iterable) else [value]
 
 
 def _short_infusion(drug: str, dose: Prescribed, duration: float, per: str) -> Infusion:
@@ -426,12 +427,12 @@ def _short_infusion(drug: str, dose: Prescribed, duration: float, per: str) -> I
     return Infusion(float(day), float(amount), duration, product=drug, per=own)
 
 
-def _with_static(event: Any, **changes: Any) -> Any:
+def _with_static(event: AnyEvent, **changes: float | str) -> AnyEvent:
     fields = {name: getattr(event, name) for name in event.__dataclass_fields__}
     return type(event)(**{**fields, **changes})
 
 
-def _traced(value: Any) -> bool:
+def _traced(value: object) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 

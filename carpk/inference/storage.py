@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,8 @@ def _equations(model: ClosedForm | ODEModel) -> str:
         def everything(t: Any, y: Any, p: Any, c: Any) -> Any:
             given = (t, y, p, c) if model.inputs else (t, y, p)
             found = [f(*given) for f in (model.vector_field, *model.outputs.values())]
-            of_p = (model.start, *model.inputs.values(), *shares)
+            of_p: list[Callable[..., object]]
+            of_p = [model.start, *model.inputs.values(), *shares]
             return found, [jax.tree.leaves(f(p)) for f in of_p]
 
         y = jax.tree.map(lambda x: jnp.asarray(x, float), model.start(p))

@@ -32,24 +32,9 @@ References: the trapezoids are compared in Purves (1992) J Pharmacokinet Biophar
 doi:10.1007/BF01062525; BLQ: ICH M13A (2024); codes: CDISC PKPARMCD (codelist C85839).
 """
 
-from carpk.nca.curve import (
-    BLQ,
-    METHOD,
-    LambdaZ,
-    apply_blq,
-    auc,
-    auc_last,
-    auc_to,
-    clast,
-    cmax,
-    doubling_time,
-    fold_expansion,
-    half_life,
-    lambda_z,
-    time_above,
-    tlast,
-    tmax,
-)
+from carpk.nca.areas import METHOD, auc, auc_last, auc_to, clast, cmax, time_above, tlast, tmax
+from carpk.nca.curve import BLQ, apply_blq
+from carpk.nca.slopes import LambdaZ, doubling_time, fold_expansion, half_life, lambda_z
 from carpk.nca.tables import pp_domain, table
 
 __all__ = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,27 +13,22 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from carpk.errors import CarpkError, CarpkWarning
-from carpk.nca.curve import (
-    BLQ,
-    METHOD,
-    apply_blq,
-    auc_last,
-    clast,
-    cmax,
-    days_above,
-    doubling_time,
-    fill,
-    fold_expansion,
-    from_zero,
-    lambda_z,
-    partial_area,
-    quantifiable,
-    tlast,
-    tmax,
-)
+from carpk.nca.areas import METHOD, auc_last, clast, cmax, days_above, partial_area, tlast, tmax
+from carpk.nca.curve import BLQ, apply_blq, fill, from_zero, quantifiable
+from carpk.nca.slopes import doubling_time, fold_expansion, lambda_z
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class Tables(Protocol):
+    """What of a data set is analysed."""
+
+    @property
+    def observations(self) -> pd.DataFrame: ...
+
+    @property
+    def doses(self) -> pd.DataFrame: ...
 
 
 # Column -> (unit, with {c} for the level's; CDISC PPTESTCD; PPTEST; start and end of an interval).
@@ -93,7 +88,7 @@ def _parameters(
 
 
 def table(
-    dataset: Any,
+    dataset: Tables,
     analyte: str | None = None,
     by: str | Sequence[str] | None = None,
     *,
@@ -146,7 +141,7 @@ def table(
     return frame
 
 
-def _observations(dataset: Any, analyte: str | None) -> tuple[pd.DataFrame, str, str]:
+def _observations(dataset: Tables, analyte: str | None) -> tuple[pd.DataFrame, str, str]:
     """The observed values of one analyte, with `value` 0 where censored and `lloq` where known."""
     found = dataset.observations
     choices = sorted(set(found["analyte"]))
@@ -184,7 +179,7 @@ def _observations(dataset: Any, analyte: str | None) -> tuple[pd.DataFrame, str,
     return found, str(analyte), str(units[0]) if units else ""
 
 
-def _infusions(dataset: Any, observations: pd.DataFrame) -> dict[Any, list[float]]:
+def _infusions(dataset: Tables, observations: pd.DataFrame) -> dict[Hashable, list[float]]:
     """Days of each observed patient's cell infusions (same-day bags are one infusion)."""
     doses = dataset.doses
     cells = doses[doses["unit"].astype(str).str.startswith("cells")]
@@ -205,7 +200,7 @@ def _infusions(dataset: Any, observations: pd.DataFrame) -> dict[Any, list[float
     return {patient: days[patient] for patient in patients if patient in days}
 
 
-def _label(dataset: Any, name: str, patient: Any, start: float) -> Any:
+def _label(dataset: Tables, name: str, patient: Hashable, start: float) -> object:
     """Value of the data set's column `name` for one infusion of one patient."""
     doses = dataset.doses
     if name in doses:
@@ -231,7 +226,7 @@ def _label(dataset: Any, name: str, patient: Any, start: float) -> Any:
 
 
 def _window(
-    own: pd.DataFrame, start: float, stop: float, patient: Any
+    own: pd.DataFrame, start: float, stop: float, patient: Hashable
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
     """Times since the infusion, concentrations, LLOQs, the highest LLOQ, the value before."""
     during = own[(own["time"] >= start) & (own["time"] < stop)]

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
+from jax import Array
 
+from carpk._types import Numbers
 from carpk.errors import ModelError
-from carpk.solver.events import Structure, Timeline
-from carpk.solver.system import NOT_FINITE, OK, TOO_MANY_STEPS, Content, after, observed, placed
+from carpk.params import Params
+from carpk.solver.events import Patient, Structure, Timeline
+from carpk.solver.system import (
+    NOT_FINITE,
+    OK,
+    TOO_MANY_STEPS,
+    Content,
+    Solved,
+    after,
+    observed,
+    placed,
+)
 
 RTOL = 1e-8  # of the adaptive route: relative, and absolute on the log of a state
 ATOL = 1e-12  # of the adaptive route, for states not integrated as logs, in their own unit
@@ -44,20 +55,24 @@ class Adaptive:
                 f"The method {self.method!r} is not known; known are {', '.join(map(repr, known))}."
             )
 
-    def solve(self, structure: Structure, line: Timeline | None, params: Any, patient: Any) -> Any:
+    def solve(
+        self, structure: Structure, line: Timeline | None, params: Params, patient: Patient
+    ) -> Solved:
         """States, outputs, code and number of steps of one patient; works under vmap."""
         system, line = placed(structure, line, params, patient)
         logs = jnp.array(structure.model.logs)
         rtol = jnp.where(logs, 0.0, self.rtol)
         atol = jnp.where(logs, self.rtol, self.atol)
         controller = diffrax.PIDController(rtol=rtol, atol=atol, norm=lambda x: jnp.max(jnp.abs(x)))
-        if self.method in STIFF:
-            finder = diffrax.VeryChord(rtol=self.rtol, atol=self.atol)
-            method: Any = STIFF[self.method](root_finder=finder)
-        else:
-            method = EXPLICIT[self.method]()
+        method = (
+            STIFF[self.method](root_finder=diffrax.VeryChord(rtol=self.rtol, atol=self.atol))
+            if self.method in STIFF
+            else EXPLICIT[self.method]()
+        )
 
-        def segment(carry: Any, k: Any) -> Any:
+        def segment(
+            carry: tuple[Content, Array, Array], k: Array
+        ) -> tuple[tuple[Content, Array, Array], Content]:
             content, code, steps = carry
             here = system.during(line.occasion[k])
             content = here.act(line, k, content)
@@ -65,8 +80,8 @@ class Adaptive:
             begin = line.time[k]
             end = jnp.where(code == OK, line.time[k + 1], begin)  # no steps on nan
 
-            def slope(t: Any, u: Any, _: Any) -> Any:
-                c = here.concentrations(content.amplitude, flows, t - begin)
+            def slope(t: Numbers, u: Array, _: None) -> Array:
+                c = here.concentrations(content.amplitude, flows, jnp.subtract(t, begin))
                 return jnp.stack(here.slope(t, tuple(u), c, flows))
 
             sol = diffrax.diffeqsolve(

@@ -21,14 +21,28 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike
 
-from carpk.dosing.regimen import CELLS, Bolus, Dose, Infusion, Multiply, Regimen, Replace, Reset
+from carpk._types import Numbers
+from carpk.dosing.regimen import (
+    CELLS,
+    Bolus,
+    Dose,
+    Event,
+    Infusion,
+    Multiply,
+    Regimen,
+    Replace,
+    Reset,
+)
 from carpk.errors import RegimenError
+from carpk.params import Params
 from carpk.structural import ODEModel, Target
 
 NOTHING, BOLUS, INFUSION, RESET, REPLACE, MULTIPLY = range(6)
@@ -42,15 +56,21 @@ KINDS: dict[type, int] = {
 }
 
 
+Leaf: TypeAlias = Array | np.ndarray  # traced or not
+
+
 class Events(NamedTuple):
     """The events of patients as arrays, (P, K), padded with NOTHING; in the order of action."""
 
-    kind: np.ndarray
-    time: np.ndarray
-    amount: np.ndarray
-    duration: np.ndarray
-    aim: np.ndarray  # number of the target for doses, of the compartment for the others
-    occasion: np.ndarray  # that a cell infusion begins, counted from 0; 0 for other events
+    kind: Leaf
+    time: Leaf
+    amount: Leaf
+    duration: Leaf
+    aim: Leaf  # number of the target for doses, of the compartment for the others
+    occasion: Leaf  # that a cell infusion begins, counted from 0; 0 for other events
+
+
+Patient: TypeAlias = tuple[Events, Leaf, Leaf]  # and observation times, and the start
 
 
 class Timeline(NamedTuple):
@@ -59,14 +79,14 @@ class Timeline(NamedTuple):
     C compartments are the S states and then the inputs; G targets are those of the `Structure`.
     """
 
-    time: Any  # (B,), ascending
-    keep: Any  # (B, C)
-    reset: Any  # (B, C)
-    put: Any  # (B, C)
-    dose: Any  # (B, G), amounts as given
-    rate: Any  # (B, G), amount per day as given, in the segment that begins here
-    at: Any  # (T,), the boundary at which each observation is made
-    occasion: Any  # (B,), counted from 0, in the segment that begins here
+    time: Leaf  # (B,), ascending
+    keep: Leaf  # (B, C)
+    reset: Leaf  # (B, C)
+    put: Leaf  # (B, C)
+    dose: Leaf  # (B, G), amounts as given
+    rate: Leaf  # (B, G), amount per day as given, in the segment that begins here
+    at: Leaf  # (T,), the boundary at which each observation is made
+    occasion: Leaf  # (B,), counted from 0, in the segment that begins here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +115,7 @@ class Structure:
         """Compartment of each target."""
         return tuple(self.model.compartments.index(t.compartment) for t in self.targets)
 
-    def timeline(self, patient: Any, params: Any = None) -> Timeline:
+    def timeline(self, patient: Patient, params: Params | None = None) -> Timeline:
         """Timeline of one patient, with the lag times of the patient's parameters.
 
         The lag of a dose is that of the occasion in which it is given. Works on traced arrays:
@@ -106,7 +126,8 @@ class Structure:
         late = jnp.zeros_like(events.time)
         for g, target in enumerate(self.targets):
             if target.lag is not None:
-                given = jax.lax.cummax(events.occasion)
+                assert params is not None
+                given = jax.lax.cummax(jnp.asarray(events.occasion))
                 lag = jax.vmap(lambda k, f=target.lag: f(params.during(k)))(given)
                 dose = (events.kind == BOLUS) | (events.kind == INFUSION)
                 late = jnp.where(dose & (events.aim == g), lag, late)
@@ -190,9 +211,9 @@ class Schedule:
         cls,
         model: ODEModel,
         regimens: Sequence[Regimen],
-        times: Any,
+        times: ArrayLike,
         *,
-        start: Any = None,
+        start: ArrayLike | None = None,
         after: bool = False,
         labels: Sequence[str] | None = None,
     ) -> Schedule:
@@ -266,13 +287,13 @@ class Schedule:
         )
 
 
-def _within(x: Any, low: Any, high: Any) -> Any:
+def _within(x: Leaf, low: Leaf, high: Leaf) -> Array:
     """`x` between `low` and `high`; unlike `clip` with its whole derivative at both ends."""
     return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
 
 @partial(jax.jit, static_argnums=0)
-def _timelines(structure: Structure, rows: Any) -> Timeline:
+def _timelines(structure: Structure, rows: Patient) -> Timeline:
     return jax.vmap(structure.timeline)(rows)
 
 
@@ -281,7 +302,7 @@ def _merged(line: Timeline, into: Sequence[int]) -> Timeline:
     first = np.flatnonzero(np.diff(line.time, prepend=-np.inf) > 0)
     group = np.searchsorted(first, np.arange(len(line.time)), side="right") - 1
     last = np.append(first[1:], len(line.time)) - 1
-    keep, reset, put, dose = (x[first].copy() for x in line[1:5])
+    keep, reset, put, dose = (np.array(x[first]) for x in line[1:5])
     for i, g in enumerate(group):
         if i == first[g]:
             continue
@@ -306,7 +327,7 @@ def _padded(line: Timeline, length: int) -> Timeline:
     """With boundaries at the end at which nothing happens, up to `length` of them."""
     more = length - len(line.time)
 
-    def longer(x: np.ndarray, filling: float) -> np.ndarray:
+    def longer(x: Leaf, filling: Leaf | float) -> np.ndarray:
         return np.concatenate([x, np.full((more, *x.shape[1:]), filling)])
 
     return Timeline(
@@ -373,7 +394,7 @@ def _table(model: ODEModel, regimen: Regimen, targets: list[Target], who: str) -
     return rows
 
 
-def _rows(model: ODEModel, event: Any, targets: list[Target], who: str) -> list[list[float]]:
+def _rows(model: ODEModel, event: Event, targets: list[Target], who: str) -> list[list[float]]:
     """kind, time, amount, duration and index, a row per target; new targets join the list."""
     if isinstance(event, Dose):
         dose = [KINDS[type(event)], event.time, event.amount, event.duration]
@@ -428,8 +449,9 @@ def _targets(model: ODEModel, event: Dose, who: str) -> list[Target]:
 def _per(target: Target, size: str) -> Target:
     """The target of doses that are given per this covariate; the same one every time."""
 
-    def bioavailability(p: Any) -> Any:
+    def bioavailability(p: Params) -> Numbers:
         plain = 1.0 if target.bioavailability is None else target.bioavailability(p)
-        return plain * getattr(p, size)
+        value: Numbers = getattr(p, size)
+        return plain * value
 
     return dataclasses.replace(target, bioavailability=bioavailability)

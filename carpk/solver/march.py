@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from carpk.solver.events import Structure, Timeline
+from carpk.params import Params
+from carpk.solver.events import Leaf, Patient, Structure, Timeline
 from carpk.solver.system import (
     BEYOND,
     NOT_FINITE,
     OK,
     TOO_COARSE,
     Content,
+    Flows,
+    Solved,
     System,
     after,
     observed,
@@ -34,8 +38,13 @@ ORDER = 5
 
 SIDE_BY_SIDE = 4096  # steps times patients; with more, `_walk` leaves the cache
 
+T = TypeVar("T")
+Move: TypeAlias = tuple[Array, Array]  # when a step begins, and how long it is
+Where: TypeAlias = tuple[Leaf, Leaf, Leaf, Leaf]  # segment, first, any_first, rates
+Saved: TypeAlias = tuple[Params, Move, Timeline, Where, Content]  # for reverse mode
 
-class Steps(NamedTuple):
+
+class Steps(NamedTuple, Generic[T]):
     """Steps laid out beforehand, n of them; each lies inside one segment of the timeline.
 
     Attributes:
@@ -46,14 +55,14 @@ class Steps(NamedTuple):
         node: number of steps before each boundary, (B,).
     """
 
-    segment: Any
-    offset: Any
-    width: Any
-    first: Any
-    any_first: Any
-    node: Any
+    segment: T
+    offset: T
+    width: T
+    first: T
+    any_first: T
+    node: T
 
-    def each(self, f: Callable[[Any], Any]) -> Steps:
+    def each(self, f: Callable[[T], T]) -> Steps[T]:
         """With `f` applied to what every patient has of its own."""
         segment, offset, width, first = (f(x) for x in self[:4])
         return Steps(segment, offset, width, first, self.any_first, f(self.node))
@@ -64,10 +73,10 @@ def march(
     lanes: int,
     error_limit: float | None,
     line: Timeline | None,
-    steps: Steps,
-    params: Any,
-    patient: Any,
-) -> Any:
+    steps: Steps[Leaf],
+    params: Params,
+    patient: Patient,
+) -> Solved:
     """States, outputs, code and number of steps of one patient, one of `lanes` under vmap.
 
     With a `error_limit`, a patient for whom the estimated error of any step exceeds it is reported
@@ -75,9 +84,10 @@ def march(
     """
     system, line = placed(structure, line, params, patient)
     begins, lengths = line.time[steps.segment], jnp.diff(line.time)[steps.segment]
-    moves = (begins + steps.offset * lengths, steps.width * lengths)
+    moves = (jnp.add(begins, steps.offset * lengths), jnp.multiply(steps.width, lengths))
     where = (steps.segment, steps.first, steps.any_first, line.rate[steps.segment])
-    given = (structure, params, moves, line._replace(at=None), where, system.begin())
+    unseen = line._replace(at=None)  # type: ignore[arg-type]  # steps do not look at it
+    given = (structure, params, moves, unseen, where, system.begin())
     worst = jnp.zeros(())
     if error_limit is not None:
         nodes, worst = _walk_with_error(*given)
@@ -94,7 +104,12 @@ def march(
 
 
 def _step(
-    structure: Structure, line: Timeline, params: Any, content: Content, move: Any, where: Any
+    structure: Structure,
+    line: Timeline,
+    params: Params,
+    content: Content,
+    move: Move,
+    where: Where,
 ) -> Content:
     """Content after one step: the events at its start, then the equations."""
     system, content = _after_events(structure, line, params, content, where)
@@ -103,7 +118,7 @@ def _step(
 
 
 def _after_events(
-    structure: Structure, line: Timeline, params: Any, content: Content, where: Any
+    structure: Structure, line: Timeline, params: Params, content: Content, where: Where
 ) -> tuple[System, Content]:
     k, first, any_first, _ = where
     system = System.of(structure, params, line.occasion[k])
@@ -117,11 +132,18 @@ def _after_events(
 
 
 def _walk_with_error(
-    structure: Structure, params: Any, moves: Any, line: Timeline, where: Any, begin: Content
-) -> tuple[Content, Any]:
+    structure: Structure,
+    params: Params,
+    moves: Move,
+    line: Timeline,
+    where: Where,
+    begin: Content,
+) -> tuple[Content, Array]:
     """Content after each step, leaves (n,), and the largest estimated error of any step."""
 
-    def step(carry: Any, x: Any) -> Any:
+    def step(
+        carry: tuple[Content, tuple[Array, ...], Array], x: tuple[Move, Where]
+    ) -> tuple[tuple[Content, tuple[Array, ...], Array], Content]:
         content, peak, worst = carry
         (time, h), where = x
         system, content = _after_events(structure, line, params, content, where)
@@ -136,8 +158,12 @@ def _walk_with_error(
 
 
 def relative_error(
-    structure: Structure, before: Content, after: Content, error: Sequence[Any], peak: Any
-) -> tuple[tuple[Any, ...], Any]:
+    structure: Structure,
+    before: Content,
+    after: Content,
+    error: Sequence[Array],
+    peak: Sequence[Array],
+) -> tuple[tuple[Array, ...], Array]:
     """(largest content so far, estimated error of a step), the error that of the worst state.
 
     It is absolute for states integrated as logs, relative to their content for the others.
@@ -152,21 +178,32 @@ def relative_error(
 
 
 def _walk_step_by_step(
-    structure: Structure, params: Any, moves: Any, line: Timeline, where: Any, begin: Content
+    structure: Structure,
+    params: Params,
+    moves: Move,
+    line: Timeline,
+    where: Where,
+    begin: Content,
 ) -> Content:
     """Content after each step, leaves (n,); recomputed step by step in reverse mode."""
 
     @partial(jax.checkpoint, prevent_cse=False)
-    def step(content: Content, x: Any) -> Any:
+    def step(content: Content, x: tuple[Move, Where]) -> tuple[Content, Content]:
         content = _step(structure, line, params, content, *x)
         return content, content
 
-    return jax.lax.scan(step, begin, (moves, where))[1]
+    nodes: Content = jax.lax.scan(step, begin, (moves, where))[1]
+    return nodes
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _walk(
-    structure: Structure, params: Any, moves: Any, line: Timeline, where: Any, begin: Content
+    structure: Structure,
+    params: Params,
+    moves: Move,
+    line: Timeline,
+    where: Where,
+    begin: Content,
 ) -> Content:
     """Content after each step, leaves (n,); differentiable in params, moves and begin.
 
@@ -178,29 +215,37 @@ def _walk(
 
 
 def _walk_forward(
-    structure: Structure, params: Any, moves: Any, line: Timeline, where: Any, begin: Content
-) -> Any:
+    structure: Structure,
+    params: Params,
+    moves: Move,
+    line: Timeline,
+    where: Where,
+    begin: Content,
+) -> tuple[Content, Saved]:
     nodes = _walk_step_by_step(structure, params, moves, line, where, begin)
     starts = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), begin, nodes)
     return nodes, (params, moves, line, where, starts)
 
 
-def _walk_backward(structure: Structure, saved: Any, given: Content) -> Any:
+def _walk_backward(
+    structure: Structure, saved: Saved, given: Content
+) -> tuple[Params, Move, None, None, Content]:
     params, moves, line, where, starts = saved
     leaves, shape = jax.tree.flatten(starts)
 
-    def ends(params: Any, moves: Any, starts: Content) -> Content:
+    def ends(params: Params, moves: Move, starts: Content) -> Content:
         return jax.vmap(partial(_step, structure, line, params))(starts, moves, where)
 
-    def along(direction: Any) -> Any:
+    def along(direction: Array) -> Content:
         tangent = [jnp.ones_like(v) * d for v, d in zip(leaves, direction, strict=True)]
         at = partial(ends, params, moves)
-        return jax.jvp(at, (starts,), (jax.tree.unflatten(shape, tangent),))[1]
+        tangents: Content = jax.jvp(at, (starts,), (jax.tree.unflatten(shape, tangent),))[1]
+        return tangents
 
     # one leaf per number at the end of a step, by all those at its start: (n, start)
     jacobian = jax.vmap(along, in_axes=0, out_axes=1)(jnp.eye(len(leaves)))
 
-    def back(adjoint: Any, x: Any) -> Any:
+    def back(adjoint: Array, x: tuple[list[Array], Array]) -> tuple[Array, Array]:
         columns, gain = x
         return gain + sum(column * a for column, a in zip(columns, adjoint, strict=True)), adjoint
 
@@ -217,17 +262,17 @@ _walk.defvjp(_walk_forward, _walk_backward)
 
 
 def runge_kutta(
-    system: System, t: Any, h: Any, content: Content, flows: Sequence[Any], errors: bool = False
-) -> tuple[Content, tuple[Any, ...]]:
+    system: System, t: Array, h: Array, content: Content, flows: Flows, errors: bool = False
+) -> tuple[Content, tuple[Array, ...]]:
     """One step of Tsitouras' method of order 5, and its estimated error per state if asked for."""
     u = content.u
-    slopes: list[Any] = []
+    slopes: list[tuple[Array, ...]] = []
 
-    def stage(j: int, weights: Sequence[float]) -> Any:
+    def stage(j: int, weights: Sequence[float]) -> tuple[Array, ...]:
         c = system.concentrations(content.amplitude, flows, C[j] * h)
         return system.slope(t + C[j] * h, combined(weights), c, flows)
 
-    def combined(weights: Sequence[float]) -> tuple[Any, ...]:
+    def combined(weights: Sequence[float]) -> tuple[Array, ...]:
         return tuple(
             x + h * sum(w * k[i] for w, k in zip(weights, slopes, strict=False)) if slopes else x
             for i, x in enumerate(u)
@@ -236,7 +281,7 @@ def runge_kutta(
     for j in range(STAGES):
         slopes.append(stage(j, A[j - 1] if j else ()))
     new = combined(B)
-    error: tuple[Any, ...] = ()
+    error: tuple[Array, ...] = ()
     if errors:
         slopes.append(stage(STAGES, A[STAGES - 1]))
         error = tuple(

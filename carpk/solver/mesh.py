@@ -12,13 +12,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from carpk.solver.events import Schedule, Structure, Timeline
+from carpk.params import Params
+from carpk.solver.events import Leaf, Patient, Schedule, Structure, Timeline
 from carpk.solver.march import ORDER, Steps, relative_error, runge_kutta
 from carpk.solver.system import BEYOND, Content, System, observed, placed
 
@@ -26,6 +28,8 @@ MAX_STEPS = 1500  # a mesh with more costs more than it saves: the adaptive rout
 ROUNDS = 12
 STABLE = 2.5  # largest step times spectral radius; the method is stable to a little beyond 3
 START_STEP = 0.25  # day; longest step of the first mesh: with longer ones stiff patients blow up
+
+Walked: TypeAlias = tuple[Content, Content, tuple[Array, ...], Array]  # in `_run_one`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Mesh:
         local: largest estimated error of any one step, over that share.
     """
 
-    steps: Steps
+    steps: Steps[Leaf]
     size: int
     rtol: float
     share: float
@@ -60,7 +64,7 @@ class Mesh:
 
 def choose(
     schedule: Schedule,
-    reference: Any,
+    reference: Params,
     *,
     rtol: float = 1e-4,
     share: float = 0.95,
@@ -120,7 +124,7 @@ class Layout(NamedTuple):
     width: np.ndarray
 
 
-def pack(layout: Sequence[Layout], boundaries: int) -> Steps:
+def pack(layout: Sequence[Layout], boundaries: int) -> Steps[Leaf]:
     """Layouts of all patients as arrays, with steps of no length where a patient needs fewer."""
     size = max(len(one.segment) for one in layout)
 
@@ -135,7 +139,7 @@ def pack(layout: Sequence[Layout], boundaries: int) -> Steps:
         offset=filled([one.offset for one in layout], 1.0),
         width=filled([one.width for one in layout], 0.0),
         first=starts,
-        any_first=starts.any(axis=0),
+        any_first=np.any(starts, axis=0),
         node=np.stack(node),
     )
 
@@ -145,13 +149,13 @@ class _Trial:
 
     capacity = 2 * MAX_STEPS
 
-    def __init__(self, schedule: Schedule, reference: Any, line: Timeline | None) -> None:
+    def __init__(self, schedule: Schedule, reference: Params, line: Timeline | None) -> None:
         self.schedule, self.reference, self.line = schedule, reference, line
         typical = jax.tree.map(lambda x: x[0], reference)
         lines = _late(schedule.structure, typical, schedule.rows) if line is None else line
         self.lengths = np.diff(np.asarray(lines.time), axis=1)
         self.boundaries = self.lengths.shape[1] + 1
-        self.at: Any = None
+        self.at: Content
 
     def first_layout(self) -> list[Layout]:
         """Steps of at most `START_STEP`, four in each segment."""
@@ -210,9 +214,10 @@ class _Trial:
         matrices = np.asarray(_jacobians(self.schedule.structure, self.line, self.at, *given))
         matrices = np.where(np.isfinite(matrices), matrices, 0.0)
         radius = np.abs(np.linalg.eigvals(matrices)).max(axis=(-2, -1))
-        return np.quantile(radius, share, axis=0, method="higher") * self.lengths / STABLE
+        most: np.ndarray = np.quantile(radius, share, axis=0, method="higher")
+        return most * self.lengths / STABLE
 
-    def _run(self, layout: Sequence[Layout]) -> tuple[dict[str, np.ndarray], np.ndarray, Any]:
+    def _run(self, layout: Sequence[Layout]) -> tuple[dict[str, np.ndarray], np.ndarray, Content]:
         steps = pack(layout, self.boundaries)
         size = steps.segment.shape[1]
         room = self.capacity - size
@@ -224,17 +229,22 @@ class _Trial:
 
 
 @partial(jax.jit, static_argnums=0)
-def _late(structure: Structure, params: Any, patients: Any) -> Timeline:
+def _late(structure: Structure, params: Params, patients: Patient) -> Timeline:
     """Timelines of patients with these parameters, lag times included."""
     return jax.vmap(lambda p, patient: placed(structure, None, p, patient)[1])(params, patients)
 
 
 @partial(jax.jit, static_argnums=0)
 def _run(
-    structure: Structure, line: Any, steps: Steps, size: Any, reference: Any, patients: Any
-) -> Any:
+    structure: Structure,
+    line: Timeline | None,
+    steps: Steps[Leaf],
+    size: int,
+    reference: Params,
+    patients: Patient,
+) -> tuple[dict[str, Array], Array, Content]:
     """`_run_one` over draws and patients, (D, P, ...)."""
-    axes = Steps(0, 0, 0, 0, None, 0)
+    axes: Steps[int | None] = Steps(0, 0, 0, 0, None, 0)
     each = None if line is None else 0
     every = jax.vmap(partial(_run_one, structure), in_axes=(each, axes, None, 0, 0))
     return jax.vmap(every, in_axes=(None, None, None, 0, None))(
@@ -243,21 +253,27 @@ def _run(
 
 
 def _run_one(
-    structure: Structure, line: Any, steps: Steps, size: Any, params: Any, patient: Any
-) -> Any:
+    structure: Structure,
+    line: Timeline | None,
+    steps: Steps[Leaf],
+    size: int,
+    params: Params,
+    patient: Patient,
+) -> tuple[dict[str, Array], Array, Content]:
     """Outputs and local errors of one patient on the first `size` steps."""
     system, line = placed(structure, line, params, patient)
     begin = system.begin()
     at = jax.tree.map(lambda x: jnp.repeat(x[None], line.time.shape[0], axis=0), begin)
 
-    def step(i: Any, carry: Any) -> Any:
+    def step(i: Array, carry: Walked) -> Walked:
         content, at, peak, local = carry
         k = steps.segment[i]
         here = system.during(line.occasion[k])
         acted = here.act(line, k, content)
         content = jax.tree.map(partial(jnp.where, steps.first[i]), acted, content)
         length = line.time[k + 1] - line.time[k]
-        time, h = line.time[k] + steps.offset[i] * length, steps.width[i] * length
+        time = jnp.add(line.time[k], steps.offset[i] * length)
+        h = jnp.multiply(steps.width[i], length)
         flows = here.inflow(line.rate[k])
         new, error = runge_kutta(here, time, h, content, flows, errors=True)
         peak, size = relative_error(structure, content, new, error, peak)
@@ -273,27 +289,36 @@ def _run_one(
 
 
 @partial(jax.jit, static_argnums=0)
-def _jacobians(structure: Structure, line: Any, at: Content, reference: Any, patients: Any) -> Any:
+def _jacobians(
+    structure: Structure,
+    line: Timeline | None,
+    at: Content,
+    reference: Params,
+    patients: Patient,
+) -> Array:
     """`_jacobians_one` over draws and patients, (D, P, ...)."""
     each = None if line is None else 0
     every = jax.vmap(partial(_jacobians_one, structure), in_axes=(each, 0, 0, 0))
     return jax.vmap(every, in_axes=(None, 0, 0, None))(line, at, reference, patients)
 
 
-def _jacobians_one(structure: Structure, line: Any, at: Content, params: Any, patient: Any) -> Any:
+def _jacobians_one(
+    structure: Structure, line: Timeline | None, at: Content, params: Params, patient: Patient
+) -> Array:
     """Jacobians of the equations after each boundary and before the next, (B - 1, 2, S, S)."""
     system, line = placed(structure, line, params, patient)
 
-    def one(here: System, k: Any, where: Any, content: Content) -> Any:
+    def one(here: System, k: Array, where: Array, content: Content) -> Array:
         flows = here.inflow(line.rate[k])
         c = here.input_concentrations(content.amplitude)
 
-        def slope(u: Any) -> Any:
+        def slope(u: Array) -> Array:
             return jnp.stack(here.slope(line.time[where], tuple(u), c, flows))
 
-        return jax.jacfwd(slope)(jnp.stack(content.u))
+        jacobian: Array = jax.jacfwd(slope)(jnp.stack(content.u))
+        return jacobian
 
-    def both(k: Any) -> Any:
+    def both(k: Array) -> Array:
         here = system.during(line.occasion[k])
         begin, end = (jax.tree.map(lambda x, i=i: x[i], at) for i in (k, k + 1))
         return jnp.stack([one(here, k, k, here.act(line, k, begin)), one(here, k, k + 1, end)])

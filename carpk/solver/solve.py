@@ -18,20 +18,22 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike
 
 from carpk.dosing.regimen import Regimen
 from carpk.errors import ModelError
 from carpk.params import Params
 from carpk.solver import mesh
 from carpk.solver.adaptive import ATOL, RTOL, STIFF, Adaptive
-from carpk.solver.events import Schedule, Structure, Timeline
+from carpk.solver.events import Leaf, Patient, Schedule, Structure, Timeline
 from carpk.solver.march import Steps, march
-from carpk.solver.system import OK, REASONS
+from carpk.solver.system import OK, REASONS, Solved
 from carpk.structural import ODEModel, States
 
 if TYPE_CHECKING:
@@ -63,14 +65,14 @@ class Solution:
 
     time: np.ndarray
     states: States
-    outputs: Mapping[str, Any]
+    outputs: Mapping[str, Array]
     units: Mapping[str, str]
     reason: str
     steps: int
     route: str
     extinct: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
-    def __getitem__(self, output: str) -> Any:
+    def __getitem__(self, output: str) -> Array:
         if output not in self.outputs:
             raise ModelError(
                 f"The solution has no output {output!r}; it has {', '.join(self.outputs)}, and "
@@ -100,7 +102,7 @@ class Solution:
 def solve(
     model: ODEModel,
     regimen: Regimen,
-    days: Any,
+    days: ArrayLike,
     params: Params | None = None,
     *,
     route: str = "adaptive",
@@ -170,13 +172,14 @@ def solve(
     )
 
 
-def first_below(values: np.ndarray, one: float) -> Any:
+def first_below(values: np.ndarray, one: float) -> np.ndarray:
     """Index along the last axis at which the values first fall below `one`; its length if never."""
     below = (values < one) & (np.maximum.accumulate(values, axis=-1) >= one)
-    return np.where(below.any(axis=-1), below.argmax(axis=-1), values.shape[-1])
+    first: np.ndarray = np.where(below.any(axis=-1), below.argmax(axis=-1), values.shape[-1])
+    return first
 
 
-def check_params(model: ODEModel, params: Any) -> None:
+def check_params(model: ODEModel, params: Params) -> None:
     """Refuse parameters of another model, or that are not numbers."""
     model.check()
     if not isinstance(params, model.params):
@@ -247,7 +250,7 @@ class Solver:
     def prepare(
         cls,
         schedule: Schedule,
-        reference: Any,
+        reference: Params,
         *,
         route: str = "auto",
         rtol: float = 1e-4,
@@ -281,13 +284,11 @@ class Solver:
             return f"mesh ({self.mesh!r})"
         return f"adaptive ({self.settings.method}" + (f": {self.why})" if self.why else ")")
 
-    def __call__(self, params: Any) -> dict[str, Any]:
+    def __call__(self, params: Params) -> dict[str, Array]:
         """Outputs, name -> (P, T); nan where a solution fails."""
         return self.run(params)[1]
 
-    def run(
-        self, params: Any, *, error_limit: float | None = None
-    ) -> tuple[States, dict[str, Any], Any, Any]:
+    def run(self, params: Params, *, error_limit: float | None = None) -> Solved:
         """States and outputs (P, T), codes and numbers of steps (P,); for jit, grad and vmap.
 
         Args:
@@ -308,9 +309,10 @@ class Solver:
             )
         steps = None if self.mesh is None else self.mesh.steps
         structure = self.schedule.structure
-        return _run(
+        solved: Solved = _run(
             structure, self.settings, error_limit, self.line, steps, params, self.schedule.rows
         )
+        return solved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,8 +341,8 @@ class Patients:
 def solve_many(
     model: ODEModel,
     regimen: Regimen,
-    days: Any,
-    params: Any,
+    days: ArrayLike,
+    params: Params,
     *,
     route: str = "auto",
     rtol: float = 1e-4,
@@ -372,7 +374,7 @@ def solve_many(
     return solve_all(solver, params)
 
 
-def solve_all(solver: Solver, params: Any) -> Patients:
+def solve_all(solver: Solver, params: Params) -> Patients:
     """Solve many patients with a solver that is ready; see `solve_many`.
 
     Args:
@@ -395,18 +397,20 @@ def solve_all(solver: Solver, params: Any) -> Patients:
     return Patients(outputs, code, solver, again.size)
 
 
-def _in_blocks(solver: Solver, params: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _in_blocks(solver: Solver, params: Params) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Outputs and codes, computed block by block in threads; all blocks have one shape."""
     size = len(jax.tree.leaves(params)[0])
     block = min(BLOCK, size)
     starts = range(0, size, block)
     error_limit = None if solver.mesh is None else SUSPECT * solver.mesh.local
 
-    def one(first: int) -> Any:
+    def one(first: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         index = np.minimum(np.arange(first, first + block), size - 1)
         some = jax.tree.map(lambda x: x[index], params)
         _, outputs, code, _ = solver.run(some, error_limit=error_limit)
-        return jax.tree.map(np.asarray, (outputs, code))
+        done: tuple[dict[str, np.ndarray], np.ndarray]
+        done = jax.tree.map(np.asarray, (outputs, code))
+        return done
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(one, starts))
@@ -419,21 +423,23 @@ def _run(
     structure: Structure,
     settings: Adaptive,
     error_limit: float | None,
-    line: Any,
-    steps: Any,
-    params: Any,
-    patients: Any,
-) -> Any:
+    line: Timeline | None,
+    steps: Steps[Leaf] | None,
+    params: Params,
+    patients: Patient,
+) -> Solved:
     """States, outputs, codes and steps of all patients, `CHUNK` of them side by side."""
     size = jax.tree.leaves(params)[0].shape[0]
     shared = patients[2].shape[0] == 1 and size > 1
 
-    def all_of(params: Any, line: Any, steps: Any, patients: Any) -> Any:
+    def all_of(
+        params: Params, line: Timeline | None, steps: Steps[Leaf] | None, patients: Patient
+    ) -> Solved:
         axis = None if shared else 0
         if steps is None:
             one = partial(settings.solve, structure)
             return jax.vmap(one, in_axes=(axis, 0, axis))(line, params, patients)
-        axes = Steps(axis, axis, axis, axis, None, axis)
+        axes: Steps[int | None] = Steps(axis, axis, axis, axis, None, axis)
         one = partial(march, structure, jax.tree.leaves(params)[0].shape[0], error_limit)
         return jax.vmap(one, in_axes=(axis, axes, 0, axis))(line, steps, params, patients)
 
@@ -445,7 +451,7 @@ def _run(
     chunks = -(-size // CHUNK)
     index = jnp.minimum(jnp.arange(chunks * CHUNK), size - 1).reshape(chunks, CHUNK)
 
-    def chunk(i: Any) -> Any:
+    def chunk(i: Array) -> Solved:
         pick = partial(jax.tree.map, lambda x: x[i])
         if shared:
             return all_of(pick(params), line, steps, patients)
@@ -453,4 +459,5 @@ def _run(
         return all_of(pick(params), pick(line), some, pick(patients))
 
     every = jax.lax.map(chunk, index)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], every)
+    solved: Solved = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], every)
+    return solved

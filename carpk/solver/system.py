@@ -12,14 +12,17 @@ nan with a reason, never an exception.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
-from carpk.dosing.disposition import Modes
-from carpk.solver.events import Structure, Timeline
+from carpk._types import Numbers, Values
+from carpk.dosing.disposition import Exponentials, Modes
+from carpk.params import Params
+from carpk.solver.events import Leaf, Patient, Structure, Timeline
 from carpk.structural import States
 
 FLOOR = 1e-30  # in any unit; a state integrated as its log is never below it when it is set
@@ -36,6 +39,9 @@ REASONS = {
     TOO_COARSE: "the mesh is too coarse for these parameters",
 }
 
+Solved: TypeAlias = tuple[States, dict[str, Array], Array, Array]  # outputs, code, steps
+Flows: TypeAlias = tuple[Array | None, ...]  # per compartment; None where nothing ever runs
+
 
 class Content(NamedTuple):
     """Content of a patient's compartments.
@@ -45,18 +51,18 @@ class Content(NamedTuple):
         amplitude: per input, the amplitudes of its exponentials.
     """
 
-    u: tuple[Any, ...]
-    amplitude: tuple[tuple[Any, ...], ...]
+    u: tuple[Array, ...]
+    amplitude: tuple[Exponentials, ...]
 
 
 @jax.custom_jvp
-def _relative(slope: Any, x: Any) -> Any:
+def _relative(slope: Array, x: Array) -> Array:
     """slope / x, with a derivative that does not square a x near 0."""
     return slope / x
 
 
 @_relative.defjvp
-def _relative_jvp(at: Any, tangent: Any) -> Any:
+def _relative_jvp(at: tuple[Array, Array], tangent: tuple[Array, Array]) -> tuple[Array, Array]:
     (slope, x), (d_slope, d_level) = at, tangent
     ratio = slope / x
     return ratio, (d_slope - ratio * d_level) / x
@@ -78,14 +84,14 @@ class System:
     """
 
     structure: Structure
-    every: Any
-    params: Any
-    initial: tuple[Any, ...]
-    share: tuple[Any, ...]
+    every: Params
+    params: Params
+    initial: tuple[Array, ...]
+    share: tuple[Array, ...]
     modes: tuple[Modes, ...]
 
     @classmethod
-    def of(cls, structure: Structure, every: Any, occasion: Any = 0) -> System:
+    def of(cls, structure: Structure, every: Params, occasion: Leaf | int = 0) -> System:
         model, params, first = structure.model, every.during(occasion), every.during(0)
         start = model.start(params)
         one = jnp.ones(())
@@ -101,7 +107,7 @@ class System:
             modes=tuple(f(first).modes() for f in model.inputs.values()),
         )
 
-    def during(self, occasion: Any) -> System:
+    def during(self, occasion: Leaf | int) -> System:
         """The patient in another occasion; itself where no parameter differs."""
         same = all(jnp.ndim(x) == 0 for x in jax.tree.leaves(self.every))
         return self if same else System.of(self.structure, self.every, occasion)
@@ -111,52 +117,59 @@ class System:
         amplitude = tuple(tuple(jnp.zeros(()) for _ in m.rate) for m in self.modes)
         return Content(self.scaled(self.initial), amplitude)
 
-    def scaled(self, y: Sequence[Any]) -> tuple[Any, ...]:
+    def scaled(self, y: Sequence[Array]) -> tuple[Array, ...]:
         """The scale of integration from the natural one."""
         logs = self.structure.model.logs
         return tuple(
             jnp.log(jnp.maximum(x, FLOOR)) if log else x for x, log in zip(y, logs, strict=True)
         )
 
-    def natural(self, u: Sequence[Any]) -> tuple[Any, ...]:
+    def natural(self, u: Sequence[Array]) -> tuple[Array, ...]:
         """The natural scale from that of integration.
 
         The barrier keeps XLA from turning a division by exp(u) into another exponential.
         """
         logs = self.structure.model.logs
         return tuple(
-            jax.lax.optimization_barrier(jnp.exp(jnp.maximum(x, LOWEST))) if log else x
+            jax.lax.optimization_barrier(  # type: ignore[no-untyped-call]  # JAX gives it no type
+                jnp.exp(jnp.maximum(x, LOWEST))
+            )
+            if log
+            else x
             for x, log in zip(u, logs, strict=True)
         )
 
-    def inflow(self, rate: Sequence[Any]) -> tuple[Any, ...]:
+    def inflow(self, rate: Leaf) -> Flows:
         """Infusion rates into each compartment per day; None where none ever runs."""
-        flows: list[Any] = [None] * len(self.structure.model.compartments)
+        flows: list[Array | None] = [None] * len(self.structure.model.compartments)
         for g, (share, infused) in enumerate(zip(self.share, self.structure.infused, strict=True)):
             if infused:
                 c = self.structure.into[g]
                 flow = share * rate[g]
-                flows[c] = flow if flows[c] is None else flows[c] + flow
+                before = flows[c]
+                flows[c] = flow if before is None else before + flow
         return tuple(flows)
 
     def concentrations(
-        self, amplitude: Sequence[Any], flows: Sequence[Any], dt: Any
-    ) -> dict[str, Any]:
+        self, amplitude: Sequence[Exponentials], flows: Flows, dt: Array | float
+    ) -> dict[str, Numbers]:
         """Concentration of each input, `dt` days after these amplitudes."""
         return self.input_concentrations(self.propagate(amplitude, flows, dt))
 
-    def input_concentrations(self, amplitude: Sequence[Any]) -> dict[str, Any]:
+    def input_concentrations(self, amplitude: Sequence[Exponentials]) -> dict[str, Numbers]:
         """Concentration of each input that has these amplitudes."""
         return {k: sum(a) for k, a in zip(self.structure.model.inputs, amplitude, strict=True)}
 
-    def propagate(self, amplitude: Sequence[Any], flows: Sequence[Any], dt: Any) -> tuple[Any, ...]:
+    def propagate(
+        self, amplitude: Sequence[Exponentials], flows: Flows, dt: Array | float
+    ) -> tuple[Exponentials, ...]:
         """The amplitudes of each input `dt` days later."""
         drugs = flows[len(self.initial) :]
         return tuple(
             m.after(a, flow, dt) for m, a, flow in zip(self.modes, amplitude, drugs, strict=True)
         )
 
-    def slope(self, t: Any, u: Sequence[Any], c: Mapping[str, Any], flows: Sequence[Any]) -> Any:
+    def slope(self, t: Numbers, u: Sequence[Array], c: Values, flows: Flows) -> tuple[Array, ...]:
         """Derivatives on the scale of integration."""
         model = self.structure.model
         y = self.natural(u)
@@ -169,14 +182,14 @@ class System:
             slopes.append(_relative(d, y[i]) if model.logs[i] else jnp.asarray(d, float))
         return tuple(slopes)
 
-    def extra(self, c: Mapping[str, Any]) -> tuple[Any, ...]:
+    def extra(self, c: Values) -> tuple[Values, ...]:
         """The concentrations as an argument, for a model that takes them."""
         return (c,) if self.structure.model.inputs else ()
 
-    def act(self, line: Timeline, k: Any, content: Content) -> Content:
+    def act(self, line: Timeline, k: Leaf | int, content: Content) -> Content:
         """The compartments after what happens at boundary `k`."""
         keep, reset, put, dose = (x[k] for x in line[1:5])
-        gain: list[Any] = [0.0] * len(self.structure.model.compartments)
+        gain: list[Numbers] = [0.0] * len(self.structure.model.compartments)
         for g, c in enumerate(self.structure.into):
             gain[c] = gain[c] + self.share[g] * dose[g]
         states = [
@@ -201,7 +214,7 @@ class System:
             )
         return Content(tuple(u), tuple(drugs))
 
-    def outputs(self, t: Any, content: Content) -> tuple[States, dict[str, Any]]:
+    def outputs(self, t: Numbers, content: Content) -> tuple[States, dict[str, Array]]:
         """States and outputs of compartments that hold this."""
         model = self.structure.model
         states = model.states(*self.natural(content.u))
@@ -214,14 +227,16 @@ class System:
 
 
 def placed(
-    structure: Structure, line: Timeline | None, params: Any, patient: Any
+    structure: Structure, line: Timeline | None, params: Params, patient: Patient
 ) -> tuple[System, Timeline]:
     """The system of a patient, and the timeline: made here where it depends on the lags."""
     system = System.of(structure, params)
     return system, structure.timeline(patient, params) if line is None else line
 
 
-def observed(system: System, line: Timeline, at_boundary: Content) -> tuple[States, dict[str, Any]]:
+def observed(
+    system: System, line: Timeline, at_boundary: Content
+) -> tuple[States, dict[str, Array]]:
     """States and outputs at the observations, from the content before each boundary.
 
     Outputs have the parameters of the occasion that ends there, or of the one that begins there
@@ -230,7 +245,7 @@ def observed(system: System, line: Timeline, at_boundary: Content) -> tuple[Stat
     ended = jnp.concatenate([jnp.zeros(1, int), line.occasion[:-1]])
     occasion = line.occasion if system.structure.after else ended
 
-    def one(k: Any, content: Content) -> tuple[States, dict[str, Any]]:
+    def one(k: Leaf, content: Content) -> tuple[States, dict[str, Array]]:
         here = system.during(occasion[k])
         if system.structure.after:
             content = here.act(line, k, content)
@@ -241,4 +256,5 @@ def observed(system: System, line: Timeline, at_boundary: Content) -> tuple[Stat
 
 def after(begin: Content, rest: Content) -> Content:
     """Content at the start, then the rest."""
-    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), begin, rest)
+    whole: Content = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), begin, rest)
+    return whole

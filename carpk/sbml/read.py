@@ -1,25 +1,4 @@
-"""SBML files as structural models: what of Levels 2 and 3 is differential equations.
-
-`load_model("file.xml")` gives an `ODEModel`:
-
-- states: species and parameters that reactions, rate rules or events change, as what their symbol
-  means in the file: a concentration, or an amount (hasOnlySubstanceUnits);
-- parameters: the constants that the equations read, in the file's units: parameters, local ones
-  (as reaction_parameter), sizes, constant species, and initial values (as species_0). What starts
-  at 0 has no parameter: it is filled by a dose or a `Replace`;
-- outputs: the states, and what assignment rules give;
-- time: days. Rates are converted where the file states its unit of time. Day 0 is the file's 0;
-- events at given times are `regimens["file"]`: x := x + dose is a `Bolus`, x := x factor a
-  `Multiply`, x := value a `Replace`, with the file's numbers. A dose is in the state's own unit;
-  its label is "mg" where that is a mass, and "cells" elsewhere. Doses of your own go into a state
-  by its name: `Bolus(3, 1e8, product="C")`;
-- conditions on time (time < Tmax) are states that `regimens["file"]` switches from 0 to 1, with a
-  lag where the time depends on parameters: a solver must not step over them. Add other regimens to
-  that one, or the switches never happen.
-
-Everything else that SBML has is refused by name. States are integrated as they are, so a file whose
-levels stay below 1e-9 in its own units needs a smaller `atol` of `solve`, or other units.
-"""
+"""What an SBML file holds, and the structural model that it means."""
 
 from __future__ import annotations
 
@@ -27,112 +6,47 @@ import html
 import itertools
 import keyword
 import math
-import operator
 import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache, partial, reduce
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TypeVar
 
-import jax
 import jax.numpy as jnp
+import libsbml
+from jax import Array
 
+from carpk._types import Numbers, Values
 from carpk.dosing.regimen import CELLS, DRUG, Bolus, Event, Multiply, Regimen, Replace
 from carpk.errors import CarpkWarning, ModelError, RegimenError
 from carpk.params import Params, Scalar, param
+from carpk.sbml.formula import (
+    COMPARE,
+    CONSTANTS,
+    FUNCTIONS,
+    STEPS,
+    TIME,
+    Expression,
+    Found,
+    Moment,
+    SymbolTable,
+    named,
+    names_of,
+    piecewise,
+    split,
+    straight_line,
+    truth,
+)
+from carpk.sbml.units import DAY, NOT_STATED, parts_of, size_unit, unit_of
 from carpk.structural import ODEModel, States, Target, state
 
-try:
-    import libsbml
-except ImportError as trouble:
-    raise ModelError(
-        'Reading SBML needs libSBML, which is not installed: pip install "carpk[sbml]".'
-    ) from trouble
-
-TIME = "csymbol time"  # no id can be this
-DAY = 86400.0  # seconds
-NOT_STATED = "unit not stated"
-PREFIXES = {-12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k"}  # by power of ten
-SHORT = {"litre": "L", "second": "s", "gram": "g", "mole": "mol", "dimensionless": "1"}
-TIMES = {60.0: "min", 3600.0: "h", DAY: "day", 7 * DAY: "week"}
 HARMLESS = {libsbml.MissingXMLEncoding, libsbml.NotUTF8} | {
     number for name, number in vars(libsbml).items() if re.match("Empty.*List", name)
 }
 BY_HAND = "Take it out of the file, and give what it does as a Regimen."
-KIND = {  # of a node: the name of its MathML element
-    number: re.sub(r"^AST_((FUNCTION|RELATIONAL|LOGICAL|CONSTANT)_)?", "", name).lower()
-    for name, number in vars(libsbml).items()
-    if name.startswith("AST_")
-}
-CONSTANTS = {"pi": math.pi, "e": math.e, "true": 1.0, "false": 0.0}  # libSBML's pi is a float32
-COMPARE = {"gt": operator.gt, "geq": operator.ge, "lt": operator.lt, "leq": operator.le}
-
-
-def _truth(x: Any) -> Any:
-    """1 for true: SBML calculates with truth values."""
-    return jnp.where(x, 1.0, 0.0)
-
-
-def _fold(f: Any, *start: Any) -> Callable[..., Any]:
-    return lambda *x: reduce(f, x, *start)
-
-
-STEPS = ("eq", "neq", "floor", "ceiling", "quotient", "rem")  # a solver would step over them
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "eq": lambda x, *y: math.prod(_truth(x == each) for each in y),
-    "neq": lambda x, y: _truth(x != y),
-    "floor": jnp.floor,
-    "ceiling": jnp.ceil,
-    "quotient": lambda x, y: jnp.trunc(x / y),
-    "rem": jnp.fmod,
-    "plus": _fold(operator.add, 0),
-    "times": _fold(operator.mul, 1),
-    "minus": lambda x, *y: x - y[0] if y else -x,
-    "divide": jnp.divide,
-    "power": lambda x, n: jnp.power(jnp.asarray(x, float), n),
-    "root": lambda *x: jnp.sqrt(x[0]) if len(x) == 1 else jnp.power(x[1], 1 / x[0]),
-    "abs": jnp.abs,
-    "exp": jnp.exp,
-    "ln": jnp.log,
-    "log": lambda *x: jnp.log(x[-1]) / jnp.log(x[0] if len(x) > 1 else 10.0),
-    "max": _fold(jnp.maximum),
-    "min": _fold(jnp.minimum),
-    "not": lambda x: _truth(x == 0),
-    "and": lambda *x: math.prod(_truth(each != 0) for each in x),
-    "or": lambda *x: 1 - math.prod(_truth(each == 0) for each in x),
-    "xor": lambda *x: sum(_truth(each != 0) for each in x) % 2,
-    "implies": lambda x, y: _truth((x == 0) | (y != 0)),
-}
-for _one, _other in (("sin", "csc"), ("cos", "sec"), ("tan", "cot")):
-    for _h in ("", "h"):
-        _f, _arc = getattr(jnp, _one + _h), getattr(jnp, f"arc{_one}{_h}")
-        FUNCTIONS |= {_one + _h: _f, f"arc{_one}{_h}": _arc}
-        FUNCTIONS[_other + _h] = lambda x, f=_f: 1 / f(x)
-        FUNCTIONS[f"arc{_other}{_h}"] = lambda x, f=_arc: f(1 / x)
-
-
-class Expression(NamedTuple):
-    """A formula: its value from those of symbols, and which symbols it names."""
-
-    value: Callable[[Mapping[str, Any]], Any]
-    names: frozenset[str] = frozenset()
-
-
-SymbolTable = dict[str, Expression | Callable[[], Expression]]  # or how to translate it
-
-
-class Values(dict[str, Any]):
-    """Values of symbols; one that is not there is worked out when it is asked for."""
-
-    def __init__(self, known: Mapping[str, Any], find: Callable[[str], Callable[..., Any]]) -> None:
-        super().__init__(known)
-        self._find = find
-
-    def __missing__(self, name: str) -> Any:
-        self[name] = self._find(name)(self)
-        return self[name]
+Fields = TypeVar("Fields", Params, States)
 
 
 @lru_cache(maxsize=64)
@@ -170,7 +84,7 @@ def read(path: Path, text: str) -> ODEModel:
 class File:
     """Content of a file. Formulas are translated when they are first asked for."""
 
-    def __init__(self, path: Path, sbml: Any) -> None:
+    def __init__(self, path: Path, sbml: libsbml.Model) -> None:
         self.path, self.sbml = path, sbml
         self.constants: dict[str, tuple[float, str, str, str]] = {}  # as `param` takes them
         self.about: dict[str, tuple[str, str]] = {}  # variable -> unit, meaning
@@ -179,7 +93,7 @@ class File:
         self.first: SymbolTable = {}  # at time 0, of what has no rule
         self.events: list[Event] = []
         self.switches: dict[tuple[float, float], str] = {}  # the file's time, and again -> state
-        self.delays: dict[str, tuple[Any, set[str]]] = {}  # switch -> its time, what that needs
+        self.delays: dict[str, tuple[Moment, set[str]]] = {}  # switch -> its time, what that needs
         self.notes: list[str] = []
         self.ids = {element.getIdAttribute() for element in sbml.getListOfAllElements()}
         self.found: dict[tuple[str, bool], set[str] | None] = {}  # by `leaves`
@@ -200,7 +114,7 @@ class File:
         level_3 = self.sbml.getLevel() > 2
         unit = self.sbml.getTimeUnits() if level_3 else "time"
         definition = self.sbml.getUnitDefinition(unit)
-        parts = _parts(definition) if definition else [(unit, 1.0, 1.0)]
+        parts = parts_of(definition) if definition else [(unit, 1.0, 1.0)]
         if len(parts) == 1 and parts[0][:2] == ("second", 1.0):
             per_day = DAY / parts[0][2]
             if not math.isclose(per_day, 1.0):
@@ -228,9 +142,9 @@ class File:
                 name = self._variable(each, _label(event))
                 self.states.setdefault(name, Expression(lambda v: 0.0))
 
-    def _variable(self, element: Any, where: str) -> str:
+    def _variable(self, element: libsbml.Rule | libsbml.EventAssignment, where: str) -> str:
         """The symbol that a rule or an event changes."""
-        name = element.getVariable()
+        name: str = element.getVariable()
         if self.sbml.getCompartment(name):
             raise self.error(
                 f"{where} changes the compartment {name!r}, but compartments must keep their size. "
@@ -243,7 +157,7 @@ class File:
             )
         return name
 
-    def _formula(self, element: Any, where: str) -> Callable[[], Expression]:
+    def _formula(self, element: libsbml.SBase, where: str) -> Callable[[], Expression]:
         return partial(self._translate, element.getMath(), where, {})
 
     def _read_reactions(self) -> None:
@@ -266,8 +180,9 @@ class File:
             if not (species.getBoundaryCondition() or species.getConstant() or name in self.rules):
                 self.states[name] = self._net(species, flow)
 
-    def _stoichiometry(self, reference: Any, where: str) -> float:
-        name, number = reference.getId(), reference.getStoichiometry()
+    def _stoichiometry(self, reference: libsbml.SpeciesReference, where: str) -> float:
+        name: str = reference.getId()
+        number: float = reference.getStoichiometry()
         is_formula = reference.isSetStoichiometryMath() or name in self.first
         if is_formula or not math.isfinite(number):
             raise self.error(
@@ -278,18 +193,18 @@ class File:
             self.rules[name] = Expression(lambda v: number)
         return number
 
-    def _net(self, species: Any, flow: list[tuple[float, str]]) -> Expression:
+    def _net(self, species: libsbml.Species, flow: list[tuple[float, str]]) -> Expression:
         """Net rate of reactions on the quantity of a species, per unit of the file's time."""
         factor = species.getConversionFactor() or self.sbml.getConversionFactor()
         size = species.getCompartment() if self._by_size(species) else ""
 
-        def value(v: Mapping[str, Any]) -> Any:
+        def value(v: Values) -> Numbers:
             net = sum(times * v[reaction] for times, reaction in flow)
             return net * (v[factor] if factor else 1.0) / (v[size] if size else 1.0)
 
         return Expression(value, frozenset({*(r for _, r in flow), size, factor} - {""}))
 
-    def _by_size(self, species: Any) -> bool:
+    def _by_size(self, species: libsbml.Species) -> bool:
         """The symbol of a species means its concentration."""
         size = self.sbml.getCompartment(species.getCompartment())
         if size is None:
@@ -299,18 +214,19 @@ class File:
     def _read_quantities(self) -> None:
         """Constants and initial values, in the order of the file."""
         for each in self.sbml.getListOfParameters():
-            self._quantity(each, each.getValue(), self._unit(each.getUnits()))
+            self._quantity(each, each.getValue(), unit_of(self.sbml, each.getUnits()))
         for each in self.sbml.getListOfSpecies():
             self._read_species(each)
         for each in self.sbml.getListOfCompartments():
             about = f"size of {each.getName() or each.getId()}"
             if each.getId() not in self.first:
-                self._constant(each.getId(), each.getSize(), self._size_unit(each), about)
+                self._constant(each.getId(), each.getSize(), size_unit(self.sbml, each), about)
         self.states = {name: self.states[name] for name in self.about if name in self.states}
 
-    def _read_species(self, species: Any) -> None:
+    def _read_species(self, species: libsbml.Species) -> None:
         size, by_size = self.sbml.getCompartment(species.getCompartment()), self._by_size(species)
-        amount, whole = self._unit(species.getSubstanceUnits(), "substance"), self._size_unit(size)
+        amount = unit_of(self.sbml, species.getSubstanceUnits(), "substance")
+        whole = size_unit(self.sbml, size)
         level = NOT_STATED if NOT_STATED in (amount, whole) else f"{amount}/{whole}"
         unit = level if by_size else amount
         value, power = species.getInitialAmount(), -1
@@ -322,7 +238,12 @@ class File:
             self._quantity(species, value, unit, level if power == 1 else amount, (size, power))
 
     def _quantity(
-        self, element: Any, value: float, unit: str, given: str = "", scale: Any = None
+        self,
+        element: libsbml.Species | libsbml.Parameter,
+        value: float,
+        unit: str,
+        given: str = "",
+        scale: tuple[libsbml.Compartment, int] | None = None,
     ) -> None:
         """A species or parameter, and its value at time 0: times a size or over it, if one says."""
         name, about = element.getId(), element.getName() or element.getId()
@@ -336,7 +257,7 @@ class File:
         else:
             start = self._free(f"{name}_0")
             self._constant(start, value, given or unit, f"{about} at time 0", name)
-            self.first[name] = _symbol(start)
+            self.first[name] = named(start)
             if scale is not None:
                 size, power = scale[0].getId(), scale[1]
                 names = frozenset({start, size})
@@ -354,7 +275,7 @@ class File:
 
     # events
 
-    def _read_event(self, event: Any, where: str) -> None:
+    def _read_event(self, event: libsbml.Event, where: str) -> None:
         trigger = event.getTrigger()
         if event.isSetDelay() or event.isSetPriority() or trigger is None:
             what = "a delay" if event.isSetDelay() else "a priority" if trigger else "no trigger"
@@ -371,10 +292,10 @@ class File:
             formula = self._translate(each.getMath(), f"{where} for {name!r}", {})
             others = self.leaves(formula.names) & set(self.states) - {name}
 
-            def after(before: Any, formula: Expression = formula, name: str = name) -> Any:
+            def after(before: Numbers, formula: Expression = formula, name: str = name) -> Numbers:
                 return formula.value(self.at(self.numbers, {name: before}, time))
 
-            line = None if others else _line(after)
+            line = None if others else straight_line(after)
             if line is None:
                 what = libsbml.formulaToL3String(each.getMath())
                 raise self.error(
@@ -396,9 +317,9 @@ class File:
         dose = Bolus(day, plus, product=state, unit=unit, compartment=state) if plus else None
         return (*scale, dose) if dose else scale
 
-    def _window(self, node: Any, where: str) -> tuple[tuple[float, bool], float]:
+    def _window(self, node: libsbml.ASTNode, where: str) -> tuple[tuple[float, bool], float]:
         """Interval of a true trigger: from (the file's time, just after it or not), until."""
-        kind, nodes = _split(node)
+        kind, nodes = split(node)
         if kind == "and":
             windows = [self._window(child, where) for child in nodes]
             return max(start for start, _ in windows), min(end for _, end in windows)
@@ -416,11 +337,13 @@ class File:
 
     # formulas
 
-    def _translate(self, node: Any, where: str, local: Mapping[str, Expression]) -> Expression:
-        """A formula as a function of `Values`."""
+    def _translate(
+        self, node: libsbml.ASTNode, where: str, local: Mapping[str, Expression]
+    ) -> Expression:
+        """A formula as a function of the values of symbols."""
         if node is None:
             raise self.error(f"{where} has no formula.")
-        kind, nodes = _split(node)
+        kind, nodes = split(node)
         name, number = node.getName(), node.getValue()
         if kind in CONSTANTS:
             number = CONSTANTS[kind]
@@ -429,21 +352,21 @@ class File:
         if node.isNumber() or kind in CONSTANTS or kind == "name_avogadro":
             return Expression(lambda v: number)
         if kind == "name_time":
-            return _symbol(TIME)
+            return named(TIME)
         if kind == "name":
             if name not in local and name not in self.ids:
                 raise self.error(f"{where} uses {name!r}, which the file does not define.")
-            return local.get(name, _symbol(name))
+            return local.get(name, named(name))
         children = [self._translate(child, where, local) for child in nodes]
-        names = _names(children)
+        names = names_of(children)
         if kind == "function":
             return self._call(name, children, where)
         if kind == "piecewise":
-            return Expression(partial(_piecewise, children), names)
+            return Expression(partial(piecewise, children), names)
         if kind in COMPARE:
             pairs = itertools.pairwise(children)
             terms = [self._compare(kind, *pair, where) for pair in pairs]
-            return Expression(lambda v: math.prod(t.value(v) for t in terms), _names(terms))
+            return Expression(lambda v: math.prod(t.value(v) for t in terms), names_of(terms))
         if kind in STEPS and TIME in self.leaves(names):
             raise self._clock(where)
         function = FUNCTIONS.get(kind)
@@ -469,7 +392,7 @@ class File:
         turn = self._turn(left, right, where)
         if turn is None:
             return Expression(
-                lambda v: _truth(COMPARE[kind](left.value(v), right.value(v))),
+                lambda v: truth(COMPARE[kind](left.value(v), right.value(v))),
                 left.names | right.names,
             )
         when, rising = turn
@@ -493,7 +416,7 @@ class File:
 
     def _turn(
         self, left: Expression, right: Expression, where: str, advice: str = ""
-    ) -> tuple[Callable[[Mapping[str, Any]], Any], bool] | None:
+    ) -> tuple[Moment, bool] | None:
         """Time at which left - right crosses 0, given the constants, and whether upwards.
 
         None where time has no part in it.
@@ -502,15 +425,15 @@ class File:
         if TIME not in leaves:
             return None
 
-        def gap(constants: Mapping[str, Any], time: Any) -> Any:
+        def gap(constants: Values, time: Numbers) -> Numbers:
             v = self.at(constants, {}, time)
             return left.value(v) - right.value(v)
 
-        def when(constants: Mapping[str, Any]) -> Any:
+        def when(constants: Values) -> Array:
             zero, one = gap(constants, 0.0), gap(constants, 1.0)
             return jnp.asarray(zero / (zero - one), float)
 
-        line = None if leaves & set(self.states) else _line(partial(gap, self.numbers))
+        line = None if leaves & set(self.states) else straight_line(partial(gap, self.numbers))
         if line is None or line[1] == 0:
             raise self._clock(where, advice)
         return when, line[1] > 0
@@ -558,17 +481,17 @@ class File:
         """The constants as the file has them."""
         return {symbol: constant[0] for symbol, constant in self.constants.items()}
 
-    def at(self, constants: Mapping[str, Any], y: Mapping[str, Any] | None, time: Any) -> Values:
+    def at(self, constants: Values, y: Values | None, time: Numbers) -> Found:
         """Values of all symbols with these states; without states those at time 0."""
 
-        def initially(name: str) -> Callable[..., Any]:
+        def initially(name: str) -> Callable[[Values], Numbers]:
             return self._entry(self.rules if name in self.rules else self.first, name).value
 
-        def later(name: str) -> Callable[..., Any]:
+        def later(name: str) -> Callable[[Values], Numbers]:
             return initially(name) if name in self.rules else lambda v: start[name]
 
-        start = Values({**constants, TIME: 0.0}, initially)
-        return start if y is None else Values({**constants, **y, TIME: time}, later)
+        start = Found({**constants, TIME: 0.0}, initially)
+        return start if y is None else Found({**constants, **y, TIME: time}, later)
 
     # the model
 
@@ -584,7 +507,7 @@ class File:
         rates = {name: self._entry(self.states, name) for name in list(self.states)}
         variables = [x for x in self.about if x in self.states or x in self.rules]
         variables = [x for x in variables if x not in self.switches.values()]
-        read = self.leaves({*variables, *_names(rates.values())}) | self.leaves(self.states, True)
+        read = self.leaves({*variables, *names_of(rates.values())}) | self.leaves(self.states, True)
         rates = {name: self._entry(self.states, name) for name in self.states}
         places = {name: self.field(name, States) for name in self.states}
         read = read.union(*(needs for _, needs in self.delays.values()))
@@ -597,8 +520,8 @@ class File:
             for name, known in self.constants.items()
             if name in read
         }
-        params: Any = _class(Params, constants)
-        states: Any = _class(States, {places[x]: state(*self.about[x]) for x in self.states})
+        params = _class(Params, constants)
+        states = _class(States, {places[x]: state(*self.about[x]) for x in self.states})
         unread = [name for name in self.constants if name not in read and name in self.ids]
         doc, reference = self._doc(unread), self._reference()
         for table in (self.rules, self.first):  # what is left needs libSBML, which ends here
@@ -606,26 +529,26 @@ class File:
                 del table[name]
         self.sbml = None
 
-        def known(p: Any) -> dict[str, Any]:
+        def known(p: Params) -> dict[str, Numbers]:
             return {symbol: getattr(p, name) for symbol, name in fields.items()}
 
-        def values(t: Any, y: Any, p: Any) -> Values:
+        def values(t: Numbers, y: States, p: Params) -> Found:
             levels = {symbol: getattr(y, name) for symbol, name in places.items()}
             return self.at(known(p), levels, t * self.per_day)
 
-        def vector_field(t: Any, y: Any, p: Any) -> States:
+        def vector_field(t: Numbers, y: States, p: Params) -> States:
             v = values(t, y, p)
             slopes = {places[x]: self.per_day * rate.value(v) for x, rate in rates.items()}
             return states(**{name: jnp.asarray(x, float) for name, x in slopes.items()})
 
-        def initial(p: Any) -> States:
+        def initial(p: Params) -> States:
             v = self.at(known(p), None, 0.0)
             return states(**{name: jnp.asarray(v[x], float) for x, name in places.items()})
 
-        def lag(when: Callable[[Any], Any], p: Any) -> Any:
+        def lag(when: Moment, p: Params) -> Array:
             return jnp.maximum(when(known(p)), 0.0) / self.per_day
 
-        def output(symbol: str, t: Any, y: Any, p: Any) -> Any:
+        def output(symbol: str, t: Numbers, y: States, p: Params) -> Array:
             return jnp.asarray(values(t, y, p)[symbol], float)
 
         start = initial(params())
@@ -676,97 +599,13 @@ class File:
         found = re.search(r"doi(?:\.org)?[:/]\s*(10\.\d+(?:/|%2F)[^\s\"<>]+)", text, flags=re.I)
         return f"doi:{found[1].replace('%2F', '/').rstrip('.,;)')}" if found else ""
 
-    # units
 
-    def _size_unit(self, compartment: Any) -> str:
-        usual = {0.0: "", 1.0: "length", 2.0: "area"}
-        dimensions = compartment.getSpatialDimensionsAsDouble()
-        return self._unit(compartment.getUnits(), usual.get(dimensions, "volume"))
-
-    def _unit(self, unit: str, usual: str = "") -> str:
-        """A unit in words; `usual` is what it is where nothing is said: the model may say that."""
-        if not unit and usual and self.sbml.getLevel() > 2:
-            unit = getattr(self.sbml, f"get{usual.title()}Units")()
-        definition = self.sbml.getUnitDefinition(unit or usual)
-        if definition is None:
-            return SHORT.get(unit, unit) or NOT_STATED
-        name = definition.getName()
-        over: list[str] = []
-        under: list[str] = []
-        if name and name not in ("substance", "volume", "area", "length", "time"):
-            return name
-        for kind, exponent, factor in _parts(definition):
-            power = round(math.log10(factor))
-            if kind == "second" and factor in TIMES:
-                text = TIMES[factor]
-            elif power in PREFIXES and math.isclose(factor, 10.0**power):
-                text = PREFIXES[power] + SHORT.get(kind, kind)
-            else:
-                return name or unit
-            text += {1.0: "", 2.0: "²", 3.0: "³"}.get(abs(exponent), f"^{abs(exponent):g}")
-            if kind != "dimensionless":
-                (over if exponent > 0 else under).append(text)
-        return "/".join(["·".join(over) or "1", *under])
-
-
-def _class(base: Any, fields: dict[str, Any]) -> Any:
+def _class(base: type[Fields], fields: Mapping[str, object]) -> type[Fields]:
     """A class of parameters or states with these fields."""
     annotations = dict.fromkeys(fields, Scalar)
-    return type(base)(base.__name__, (base,), {"__annotations__": annotations, **fields})
+    metaclass: Callable[..., type[Fields]] = type(base)
+    return metaclass(base.__name__, (base,), {"__annotations__": annotations, **fields})
 
 
-def _label(event: Any) -> str:
+def _label(event: libsbml.Event) -> str:
     return f"event {event.getId() or event.getName() or f'of line {event.getLine()}'!r}"
-
-
-def _symbol(name: str) -> Expression:
-    return Expression(lambda v: v[name], frozenset({name}))
-
-
-def _names(expressions: Iterable[Expression]) -> frozenset[str]:
-    return frozenset().union(*(each.names for each in expressions))
-
-
-def _split(node: Any) -> tuple[str, list[Any]]:
-    """The name of a node's MathML element, and its children."""
-    return KIND[node.getType()], [node.getChild(i) for i in range(node.getNumChildren())]
-
-
-def _parts(definition: Any) -> list[tuple[str, float, float]]:
-    """Kind, exponent and factor of each part of a unit."""
-    return [
-        (
-            libsbml.UnitKind_toString(u.getKind()),
-            u.getExponentAsDouble(),
-            u.getMultiplier() * 10.0 ** u.getScale(),
-        )
-        for u in definition.getListOfUnits()
-    ]
-
-
-def _line(f: Callable[[Any], Any]) -> tuple[float, float] | None:
-    """f(0) and the slope, if f is a straight line."""
-
-    def number(x: Any) -> Any:
-        return jnp.asarray(f(x), float)
-
-    slopes = [float(jax.grad(number)(x)) for x in (0.0, 0.7, -3.0, 1e3, 1e9)]
-    offset = float(number(0.0))
-    straight = all(math.isclose(slope, slopes[0], rel_tol=1e-9) for slope in slopes)
-    return (offset, slopes[0]) if straight and math.isfinite(offset) else None
-
-
-def _piecewise(children: list[Expression], v: Mapping[str, Any]) -> Any:
-    """The first piece whose condition holds; the others leave no trace in derivatives."""
-
-    def piece(expression: Expression, here: Any) -> Any:
-        return expression.value({n: jnp.where(here, v[n], 1.0) for n in expression.names})
-
-    left, places = jnp.asarray(True), []
-    for condition in children[1::2]:
-        places.append(left & (condition.value(v) != 0))
-        left = left & ~places[-1]
-    total = piece(children[-1], left) if len(children) % 2 else jnp.nan
-    for value, here in zip(children[:-1:2], places, strict=True):
-        total = jnp.where(here, piece(value, here), total)
-    return total
