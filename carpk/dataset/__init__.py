@@ -28,8 +28,8 @@ from carpk.dataset.folder import (
     refuse_no_folder,
 )
 from carpk.dataset.join import joined
-from carpk.dataset.nonmem_names import Arguments
-from carpk.dataset.tables import count, listing, nearest
+from carpk.dataset.nonmem_names import Arguments, Labelled, Labels
+from carpk.dataset.tables import Frame, count, listing, nearest
 from carpk.dosing.regimen import Regimen
 from carpk.errors import CarpkWarning, DatasetError
 
@@ -69,14 +69,14 @@ class Dataset:
     @classmethod
     def from_frames(
         cls,
-        patients: Any = None,
-        doses: Any = None,
-        observations: Any = None,
-        summaries: Any = None,
-        cohorts: Any = None,
+        patients: Frame | None = None,
+        doses: Frame | None = None,
+        observations: Frame | None = None,
+        summaries: Frame | None = None,
+        cohorts: Frame | None = None,
         sampling: Sequence[float] | None = None,
         name: str = "data set",
-        about: Mapping[str, Any] | None = None,
+        about: Mapping[str, object] | None = None,
         time_unit: str = "day",
         lloq: float | Mapping[str, float] | None = None,
         units: Mapping[str, str] | None = None,
@@ -158,17 +158,17 @@ class Dataset:
         cls,
         path: str | Path,
         *,
-        analytes: Mapping[Any, str] | str | None = None,
+        analytes: Labelled[str] | str | None = None,
         units: Mapping[str, str] | None = None,
         lloq: float | Mapping[str, float] | None = None,
         time_unit: str = "day",
-        products: Mapping[Any, Any] | None = None,
-        infusion_cmt: Any = None,
+        products: Labelled[str | Sequence[str]] | None = None,
+        infusion_cmt: Labels | None = None,
         covariates: Sequence[str] | Mapping[str, str] | None = None,
         ignore: str | None = "C",
         time_zero: str = "first cell infusion",
         name: str | None = None,
-        about: Mapping[str, Any] | None = None,
+        about: Mapping[str, object] | None = None,
     ) -> "Dataset":
         """A data set from a NONMEM, Monolix or rxode2 table; column names in any case.
 
@@ -285,7 +285,7 @@ class Dataset:
         tables = ((self.patients, "patient"), (self.cohorts, "cohort"))
         return any(_find(name, table, owner) is not None for table, owner in tables)
 
-    def cohort_covariate(self, name: str) -> dict[str, Any]:
+    def cohort_covariate(self, name: str) -> dict[str, float | str]:
         """Cohort -> value of a covariate of the cohorts table; `cohort` itself is one too."""
         if name == "cohort":
             named = [*self.cohorts["cohort"], *self.summaries["cohort"]]
@@ -341,7 +341,7 @@ class Dataset:
         """
         return given(self.name, self.patients, self.doses)
 
-    def to_nonmem(self, path: str | Path) -> dict[str, Any]:
+    def to_nonmem(self, path: str | Path) -> nonmem_file.Written:
         """Write the individual data as a NONMEM table with upper-case columns.
 
         At equal times observations come before doses. What the numbers in DVID and CMT stand for

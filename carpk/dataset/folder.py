@@ -63,7 +63,7 @@ def check_unexpected_files(folder: Path, settings: Settings) -> None:
         settings.notes.append(f"{file} was not read: it is no file of a data set.")
 
 
-def provenance(about: Mapping[str, Any]) -> str:
+def provenance(about: Mapping[str, object]) -> str:
     what = about.get("citation") or about.get("source") or about.get("file")
     licence = about.get("licence") or about.get("license")
     simulated = "simulated; " if about.get("simulated") else ""
