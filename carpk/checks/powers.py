@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +127,7 @@ def _log_likelihood(fit: Fit) -> np.ndarray:
             total = total + x.values.reshape(-1, x.shape[2]).sum(axis=1)
     if bound.cohorts:
 
-        def summaries(theta: Mapping[str, Any]) -> Any:
+        def summaries(theta: Values) -> Array:
             return sum(jnp.sum(x) for x in bound.summary_log_likelihoods(theta).values())
 
         theta = {k: jnp.asarray(v) for k, v in fit.draws().items()}

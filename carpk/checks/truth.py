@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,12 @@ from carpk.population.bound import BoundPopulation
 from carpk.population.population import Population
 from carpk.population.replicates import simulated, with_cohorts, with_values
 
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
+
+    from carpk._types import Values
+    from carpk.library.study import Study
+
 
 @dataclasses.dataclass(frozen=True)
 class Recovery:
@@ -47,7 +53,8 @@ class Recovery:
     def covered(self, name: str) -> np.ndarray:
         """Coverage of the truth by the 90 % interval, per simulation."""
         _, low, high = self.quantiles[name].T
-        return (low <= self.truth[name]) & (self.truth[name] <= high)
+        inside: np.ndarray = (low <= self.truth[name]) & (self.truth[name] <= high)
+        return inside
 
     def table(self) -> pd.DataFrame:
         """Per parameter: share of 90 % intervals that hold the truth, its 95 % binomial interval,
@@ -90,12 +97,13 @@ class SimulatedFits:
     def finite(self) -> np.ndarray:
         """All draws of the population parameters are finite, per simulation."""
         each = [self.samples[n] for n in self.target.priors]
-        return np.all([np.isfinite(x).reshape(len(x), -1).all(1) for x in each], axis=0)
+        every: np.ndarray = np.all([np.isfinite(x).reshape(len(x), -1).all(1) for x in each], axis=0)
+        return every
 
 
 def simulated_fits(
     population: Population,
-    data: Any,
+    data: Dataset | Study,
     *,
     simulations: int,
     truth: Mapping[str, float] | None,
@@ -143,7 +151,7 @@ def sampled(
     """Draws from the posterior of each simulated data set, name -> (simulation, draw, ...)."""
     size = len(next(iter(values.values())))
 
-    def of(own: Any) -> LogDensity:
+    def of(own: tuple[Values, Values]) -> LogDensity:
         values, cohorts = own
         return LogDensity(with_values(target, values), cohorts)
 
@@ -182,7 +190,7 @@ def sampled(
 
 def recovery(
     population: Population,
-    data: Any,
+    data: Dataset | Study,
     *,
     simulations: int = 100,
     truth: Mapping[str, float] | None = None,
@@ -191,7 +199,7 @@ def recovery(
     seed: int = 0,
     method: str = "nuts",
     fitted: Population | None = None,
-    derived: Mapping[str, Callable[[Any], Any]] | None = None,
+    derived: Mapping[str, Callable[[Any], ArrayLike]] | None = None,
     progress: bool = True,
 ) -> Recovery:
     """Simulate data like these many times, fit each, and see whether the truth is found.
@@ -254,4 +262,5 @@ def typical(bound: BoundPopulation, theta: Mapping[str, np.ndarray]) -> Params:
     fixed = bound.population.fixed
     params = bound.population.model.params(**theta, **fixed)
     size = len(next(iter(theta.values())))
-    return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), (size,)), params)
+    out: Params = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), (size,)), params)
+    return out

@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pandas as pd
 
@@ -83,6 +83,13 @@ class Arm:
         return "\n".join(lines)
 
 
+class Sampling(TypedDict, total=False):
+    """When blood was drawn, and how that is known."""
+
+    days: list[float]
+    provenance: str
+
+
 @dataclass(frozen=True)
 class Study:
     """A trial: its arms and published summaries with sources; prints provenance.
@@ -107,7 +114,7 @@ class Study:
     arms: Mapping[str, Arm]
     summaries: pd.DataFrame
     cohorts: pd.DataFrame
-    sampling: Mapping[str, Any]
+    sampling: Sampling
     path: Path
 
     def dataset(self) -> Dataset:
@@ -237,9 +244,9 @@ def _toml(path: Path, study: str) -> dict[str, Any]:
         ) from trouble
 
 
-def _arm(name: str, recipe: Any, study: str) -> Arm:
+def _arm(name: str, entry: object, study: str) -> Arm:
     place = f"Study {study!r}: arms.toml, arm {name!r}"
-    _known(recipe, ARM_KEYS, place)
+    recipe = _known(entry, ARM_KEYS, place)
     given = recipe.get("lymphodepletion", {})
     cells = recipe.get("cells", {})
     _known(given, LYMPHODEPLETION_KEYS, f"{place}, lymphodepletion")
@@ -271,7 +278,8 @@ def _arm(name: str, recipe: Any, study: str) -> Arm:
     return arm
 
 
-def _known(table: Any, known: Sequence[str], place: str) -> None:
+def _known(table: object, known: Sequence[str], place: str) -> dict[str, Any]:
+    """The table, if it is one and has no other keys."""
     if not isinstance(table, dict):
         raise DatasetError(
             f"{place}: a table with {', '.join(known)} is expected, but found {table!r}."
@@ -279,9 +287,10 @@ def _known(table: Any, known: Sequence[str], place: str) -> None:
     unknown = [key for key in table if key not in known]
     if unknown:
         raise DatasetError(f"{place}: `{unknown[0]}` is unknown; known are {', '.join(known)}.")
+    return table
 
 
-def _numbers(entry: Any) -> tuple[float, ...]:
+def _numbers(entry: float | list[float]) -> tuple[float, ...]:
     return tuple(float(x) for x in (entry if isinstance(entry, list) else [entry]))
 
 
