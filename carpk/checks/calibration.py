@@ -174,7 +174,8 @@ class SBC:
 
     def plot(self) -> Figure:
         """ECDF of the ranks less uniform, per quantity, with the simultaneous band."""
-        return late("carpk.plot.sbc")(self)
+        figure: Figure = late("carpk.plot.sbc")(self)
+        return figure
 
     def __repr__(self) -> str:
         lines = []

@@ -327,7 +327,8 @@ def _observations(fit: Fit) -> Units:
 
     def each(sample: Values) -> Array:
         every = bound.observation_log_likelihoods(*bound.of_sample(sample))
-        return every[places[:, 0], places[:, 1]]
+        own: Array = every[places[:, 0], places[:, 1]]
+        return own
 
     compiled = jax.jit(lambda s: jax.lax.map(each, s, batch_size=BATCH))
 
@@ -436,7 +437,9 @@ def _cohorts(bound: BoundPopulation, theta: Draws, column: str, points: int, see
     return Units(pd.DataFrame(index=pd.Index(names, name=COHORT)), of, without)
 
 
-def _seen(bound: BoundPopulation, mask: np.ndarray | None, cohorts: Sequence[str]) -> BoundPopulation:
+def _seen(
+    bound: BoundPopulation, mask: np.ndarray | None, cohorts: Sequence[str]
+) -> BoundPopulation:
     """The likelihood of these observations alone, without these published cohorts."""
     individual = bound.individual
     if mask is not None:
@@ -450,7 +453,8 @@ def _seen(bound: BoundPopulation, mask: np.ndarray | None, cohorts: Sequence[str
 
 def k_limit(draws: int) -> float:
     """Largest Pareto k-hat to be relied on with so many draws (Vehtari et al. 2024, JMLR 25:72)."""
-    return min(1 - 1 / float(np.log10(max(draws, 11))), PARETO_K)
+    limit: float = 1 - 1 / np.log10(max(draws, 11))
+    return min(limit, PARETO_K)
 
 
 def _left_out(log_density: np.ndarray, r_eff: float) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,6 @@ the error can be told from the spread.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -198,7 +197,8 @@ def marginal(
         def run(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             some = np.minimum(block, size - 1)  # the last block is filled up, and cut below
             out: tuple[np.ndarray, np.ndarray] = jax.tree.map(
-                np.asarray, compiled({k: v[some] for k, v in theta.items()}))
+                np.asarray, compiled({k: v[some] for k, v in theta.items()})
+            )
             bar.add(BLOCK)
             return out
 

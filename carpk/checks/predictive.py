@@ -59,7 +59,8 @@ class Predictive:
 
     def plot(self) -> Figure:
         """Bands over the published summaries."""
-        return late("carpk.plot.predictive")([self])
+        figure: Figure = late("carpk.plot.predictive")([self])
+        return figure
 
     def __repr__(self) -> str:
         head = f"{self.kind} predictive check; replicates: median and 90 % equal-tailed interval"
@@ -146,7 +147,7 @@ def _summary_rows(
     A replicate in which the statistic is not defined (no patient with a half-life, say) is left
     out; with fewer than 20 left the row is.
     """
-    rows = []
+    rows: list[tuple[str | float, ...]] = []
     for name, observed, statistic in reported_values(summary):
         patients_of = [v[np.isfinite(v)] for v in values]
         with np.errstate(all="ignore"):
@@ -169,7 +170,8 @@ def _replicate_observations(fit: Fit, draws: int, seed: int) -> xr.DataArray:
 
     def one(sample: Values, noise: Array) -> Array:
         params, theta = bound.of_sample(sample)
-        return bound.measured(bound.individual_predictions(params), noise, theta)
+        y: Array = bound.measured(bound.individual_predictions(params), noise, theta)
+        return y
 
     (rng,) = np.random.default_rng(seed).spawn(1)
     noise = rng.standard_normal((size, *a.mask.shape))

@@ -60,7 +60,8 @@ class NPDE:
 
     def plot(self) -> Figure:
         """QQ plot, histogram, NPDE against time and PRED."""
-        return late("carpk.plot.npde")(self)
+        figure: Figure = late("carpk.plot.npde")(self)
+        return figure
 
     def __repr__(self) -> str:
         tests, t = self.tests, self.table
@@ -250,7 +251,8 @@ class GOF:
 
     def plot(self) -> Figure:
         """DV against PRED and IPRED; NPDE and IWRES against time and prediction."""
-        return late("carpk.plot.gof")(self)
+        figure: Figure = late("carpk.plot.gof")(self)
+        return figure
 
     def __repr__(self) -> str:
         t = self.table
@@ -289,7 +291,8 @@ def gof(fit: Fit, *, output: str | None = None, draws: int = 1000, seed: int = 0
 
     def concentrations(sample: Values) -> Array:
         params, _ = bound.of_sample(sample)
-        return bound.individual_predictions(params)
+        f: Array = bound.individual_predictions(params)
+        return f
 
     every = np.asarray(jax.jit(lambda s: jax.lax.map(concentrations, s))(sample))[:, seen.place]
     ipred = np.median(every, axis=0)

@@ -15,7 +15,7 @@ import scipy.stats
 from carpk._compile import stacked
 from carpk.dataset import Dataset
 from carpk.errors import FitError
-from carpk.inference.density import LogDensity
+from carpk.inference.density import Cohorts, LogDensity
 from carpk.inference.importance import around, refined
 from carpk.inference.laplace import CompiledDensity, Mode
 from carpk.inference.nuts import in_threads, one_chain_each, prior_draws
@@ -97,7 +97,9 @@ class SimulatedFits:
     def finite(self) -> np.ndarray:
         """All draws of the population parameters are finite, per simulation."""
         each = [self.samples[n] for n in self.target.priors]
-        every: np.ndarray = np.all([np.isfinite(x).reshape(len(x), -1).all(1) for x in each], axis=0)
+        every: np.ndarray = np.all(
+            [np.isfinite(x).reshape(len(x), -1).all(1) for x in each], axis=0
+        )
         return every
 
 
@@ -151,7 +153,7 @@ def sampled(
     """Draws from the posterior of each simulated data set, name -> (simulation, draw, ...)."""
     size = len(next(iter(values.values())))
 
-    def of(own: tuple[Values, Values]) -> LogDensity:
+    def of(own: tuple[Values, Cohorts]) -> LogDensity:
         values, cohorts = own
         return LogDensity(with_values(target, values), cohorts)
 
@@ -172,7 +174,8 @@ def sampled(
             own, found = mode(i)
             return around(own, refined(own, found, seeds[i]).mode, draws, seeds[i]).samples
 
-        return stacked(in_threads(draw, size, "modes", progress))
+        samples: dict[str, np.ndarray] = stacked(in_threads(draw, size, "modes", progress))
+        return samples
     each, modes = zip(*in_threads(mode, size, "modes", progress), strict=True)
     owns, standards = stacked(own.values for own in each), stacked(map(Standard.of, modes))
     shape = (size, first.patients, first.inner)

@@ -20,6 +20,9 @@ from carpk.errors import FitError
 from carpk.inference.result import INTERVAL, Fit
 from carpk.population.bound import BoundPopulation
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 PERCENTILES = (5, 50, 95)
 BELOW = "below LLOQ"
 LEAST = 5  # observations in an automatic bin
@@ -75,7 +78,8 @@ class VPC:
 
     def plot(self, *, points: bool = True) -> Figure:
         """Observed percentiles over the bands of their replicates; shares below the LLOQ."""
-        return late("carpk.plot.vpc")(self, points=points)
+        figure: Figure = late("carpk.plot.vpc")(self, points=points)
+        return figure
 
     def __repr__(self) -> str:
         kind = "Prediction-corrected visual" if self.corrected else "Visual"

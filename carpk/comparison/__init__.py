@@ -25,10 +25,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -38,15 +38,19 @@ from carpk import _files
 from carpk._arviz import netcdf
 from carpk._late import late
 from carpk.comparison import caveats, published
-from carpk.comparison.arms import check_cells, lloq_of, output_of, spec_of, windows_of
+from carpk.comparison.arms import Given, check_cells, lloq_of, output_of, spec_of, windows_of
 from carpk.comparison.contrasts import TAILS, by_arm_of, contrasts, population, table_of, usual
-from carpk.comparison.outcomes import outcomes_of
+from carpk.comparison.outcomes import Asked, outcomes_of
 from carpk.comparison.virtual import basis_of, simulated
 from carpk.dataset import Dataset
 from carpk.errors import CarpkError
 from carpk.inference.result import Fit
 from carpk.library.study import Study
 from carpk.structural import ClosedForm, ODEModel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
 __all__ = ["Comparison", "compare"]
 
@@ -77,7 +81,8 @@ class Comparison:
     @property
     def reference(self) -> str:
         """The arm that the others are compared with."""
-        return self.data.attrs["reference"]
+        name: str = self.data.attrs["reference"]
+        return name
 
     @property
     def arms(self) -> list[str]:
@@ -116,9 +121,10 @@ class Comparison:
         """
         return by_arm_of(self.data)
 
-    def plot(self, **kwargs: Any) -> Any:
+    def plot(self) -> Figure:
         """Contrasts with their intervals, and the curves of the arms."""
-        return late("carpk.plot.comparison")(self, **kwargs)
+        figure: Figure = late("carpk.plot.comparison")(self)
+        return figure
 
     def save(self, path: str | Path) -> Path:
         """Write outcomes, curves and caveats to a NetCDF file, or `table` to a CSV file (.csv)."""
@@ -137,13 +143,13 @@ class Comparison:
 
 def compare(
     source: ClosedForm | ODEModel | Fit | Dataset | Study,
-    arms: Mapping[str, Any],
-    outcomes: Sequence[Any] | Mapping[str, Any] | None = None,
+    arms: Mapping[str, Given | str],
+    outcomes: Asked | None = None,
     *,
     reference: str | None = None,
     output: str | None = None,
     infusion: int | Mapping[str, int] | None = 1,
-    days: Any = None,
+    days: ArrayLike | None = None,
     lloq: float | None = None,
     patients: int = 200,
     draws: int | None = None,
@@ -217,7 +223,7 @@ def compare(
                 f"compare: in some arm {o.name!r} is defined for no patient, within {horizon:g} "
                 "days of the infusion. Give `days` that reach further, or leave it out."
             )
-        attrs: dict[str, Any] = {"units": o.unit, "contrast": o.contrast}
+        attrs: dict[str, str | list[str]] = {"units": o.unit, "contrast": o.contrast}
         attrs["uncertain"] = list(specs) if x.shape[1] > 1 else []
         variables[o.name] = (("arm", "draw", "patient"), x, attrs)
     data = xr.Dataset(variables, coords=coords, attrs={"reference": reference})
