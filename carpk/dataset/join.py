@@ -12,7 +12,7 @@ from carpk.dataset.tables import count
 from carpk.errors import DatasetError
 
 if TYPE_CHECKING:
-    from carpk.dataset import Dataset
+    from carpk.dataset.dataset import Dataset
 
 
 def joined(
