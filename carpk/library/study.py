@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import pandas as pd
 
+from carpk.dataset.folder import as_given
 from carpk.dosing.regimen import Regimen
 from carpk.errors import CarpkError, DatasetError, RegimenError
 
@@ -195,8 +196,8 @@ def read_study(folder: Path) -> Study:
         title=str(about["title"]),
         about=about,
         arms={name: _arm(name, recipe, folder.name) for name, recipe in arms.items()},
-        summaries=_csv(folder / "facts.csv", SUMMARIES),
-        cohorts=_csv(folder / "cohorts.csv", ("cohort", "arm")),
+        summaries=as_given(folder / "facts.csv", SUMMARIES),
+        cohorts=as_given(folder / "cohorts.csv", ("cohort", "arm")),
         sampling=about.get("sampling", {}),
         path=folder,
     )
@@ -206,27 +207,6 @@ SUMMARIES = (
     *("cohort", "analyte", "metric", "time", "statistic", "value", "low", "high", "interval"),
     *("spread", "n", "unit", "lloq", "use", "source", "note"),
 )
-NUMBERS = ("time", "value", "low", "high", "spread", "n", "lloq")
-
-
-def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    if not path.exists():
-        return pd.DataFrame(columns=list(columns))
-    texts = [column for column in columns if column not in NUMBERS]
-    try:
-        frame = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
-    except (ValueError, UnicodeDecodeError) as trouble:
-        raise DatasetError(
-            f"Study {path.parent.name!r}: {path.name} cannot be read as CSV ({trouble}). Quote "
-            "entries that hold a comma, and save the file as UTF-8."
-        ) from trouble
-    missing = [column for column in columns if column not in frame]
-    if missing:
-        raise DatasetError(
-            f"Study {path.parent.name!r}: {path.name} has no column `{missing[0]}`; it must have "
-            f"{', '.join(columns)}."
-        )
-    return frame.fillna(dict.fromkeys(texts, ""))
 
 
 def _toml(path: Path, study: str) -> dict[str, Any]:
