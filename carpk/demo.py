@@ -130,7 +130,7 @@ def comparison(fits: Mapping[str, Fit]) -> pd.DataFrame:
 def beside_stein(result: Fit) -> pd.DataFrame:
     """This fit's responders beside Stein 2019's population: typical values and spread."""
     stein = load_model("stein2019")
-    params = stein.params()
+    params: Any = stein.params()  # its fields are those of the file
     info = stein.params.info()
     theirs: dict[str, tuple[float, float | None]] = {
         "cmax": (params.cmax, info["cmax"].iiv),

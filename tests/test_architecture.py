@@ -119,6 +119,8 @@ def test_the_page_draws_the_floors_and_names_every_file():
     assert set(rows) == set(FLOOR)
     for name in (
         "assay",
+        "comparison",
+        "dataset",
         "dosing",
         "inference",
         "library",

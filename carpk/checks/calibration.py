@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,16 @@ from carpk.population.bound import BoundPopulation
 from carpk.population.parameters import split_draws
 from carpk.population.population import Population
 from carpk.population.replicates import with_values
+
+if TYPE_CHECKING:
+    from jax import Array
+    from jax.typing import ArrayLike
+    from matplotlib.figure import Figure
+
+    from carpk._types import Values
+    from carpk.dataset import Dataset
+    from carpk.library.study import Study
+    from carpk.params import Params
 
 FALSE_ALARM = 0.05  # chance that calibrated posteriors are not `ok`
 REPLICATES = 20_000  # sets of uniform ranks that the bands are made from
@@ -130,7 +140,8 @@ class SBC:
         table = _tails(self.simulations, self.draws)
         counts = rng.multinomial(self.simulations, np.full(cells, 1 / cells), size=REPLICATES)
         counts = np.cumsum(counts, axis=1)[:, :-1]
-        return np.min(table[counts, np.arange(self.draws)], axis=1)
+        least: np.ndarray = np.min(table[counts, np.arange(self.draws)], axis=1)
+        return least
 
     @property
     def prob(self) -> float:
@@ -161,9 +172,10 @@ class SBC:
         """All ranks are uniform, and no fit failed."""
         return not self.off and not self.failed
 
-    def plot(self) -> Any:
+    def plot(self) -> Figure:
         """ECDF of the ranks less uniform, per quantity, with the simultaneous band."""
-        return late("carpk.plot.sbc")(self)
+        figure: Figure = late("carpk.plot.sbc")(self)
+        return figure
 
     def __repr__(self) -> str:
         lines = []
@@ -199,7 +211,7 @@ class SBC:
 
 def sbc(
     population: Population,
-    data: Any,
+    data: Dataset | Study,
     *,
     simulations: int = 200,
     draws: int = 500,
@@ -208,7 +220,7 @@ def sbc(
     seed: int = 0,
     method: str = "nuts",
     fitted: Population | None = None,
-    derived: Mapping[str, Callable[[Any], Any]] | None = None,
+    derived: Mapping[str, Callable[[Any], ArrayLike]] | None = None,
     log_lik: bool = True,
     progress: bool = True,
 ) -> SBC:
@@ -274,16 +286,18 @@ def _log_likelihoods(known: SimulatedFits) -> tuple[np.ndarray, np.ndarray]:
     """ln likelihood of the data at the truth (simulation,) and at the draws (simulation, draw)."""
     target = known.target
 
-    def total(bound: BoundPopulation, params: Any, theta: Mapping[str, Any]) -> Any:
+    def total(bound: BoundPopulation, params: Params | None, theta: Values) -> Array:
         out = sum(jnp.sum(x) for x in bound.summary_log_likelihoods(theta).values())
         if params is not None:
             out = out + jnp.sum(bound.observation_log_likelihoods(params, theta))
         return jnp.asarray(out, float)
 
-    def one(values: Any, params: Any, theta: Any, sample: Any) -> tuple[Any, Any]:
+    def one(
+        values: Values, params: Params | None, theta: Values, sample: Values
+    ) -> tuple[Array, Array]:
         bound = with_values(target, values)
 
-        def at(sample: Mapping[str, Any]) -> Any:
+        def at(sample: Values) -> Array:
             theta = {n: sample[n] for n in target.priors}
             people = None if bound.individual is None else bound.of_sample(sample)[0]
             return total(bound, people, theta)
@@ -303,7 +317,7 @@ def _ess(samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if next(iter(samples.values())).shape[1] < 4:
         return {}
     chains = {n: (("chain", "draw", "simulation"), x.T[None]) for n, x in samples.items()}
-    found = az.ess(xr.Dataset(chains), method="bulk")
+    found = az.ess(xr.Dataset(chains), method="bulk")  # type: ignore[no-untyped-call]  # ArviZ 0.x
     found = found if isinstance(found, xr.Dataset) else found.to_dataset()
     return {n: np.asarray(found[n].values) for n in samples}
 
@@ -314,7 +328,8 @@ def _tails(simulations: int, draws: int) -> np.ndarray:
     counts = np.arange(simulations + 1)[:, None]
     below = scipy.stats.binom.cdf(counts, simulations, share)
     above = scipy.stats.binom.sf(counts - 1, simulations, share)
-    return 2 * np.minimum(below, above)
+    smaller: np.ndarray = np.minimum(below, above)
+    return 2 * smaller
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,11 @@ from carpk.errors import CarpkError, FitError
 from carpk.inference.fit import fit_bound
 from carpk.inference.result import Fit
 from carpk.population.bound import BoundPopulation
+
+if TYPE_CHECKING:
+    from jax import Array
+
+    from carpk._types import Draws, Values
 
 OBSERVATION, PATIENT, COHORT = UNITS = ("observation", "patient", "cohort")
 ROUGH = 0.1  # Monte-Carlo error of a unit's elpd from the integral over random effects
@@ -320,9 +325,10 @@ def _observations(fit: Fit) -> Units:
     index = pd.Index(names, name=OBSERVATION)
     labels = pd.DataFrame(rows | ({"analyte": analytes} if several else {}), index=index)
 
-    def each(sample: Mapping[str, Any]) -> Any:
+    def each(sample: Values) -> Array:
         every = bound.observation_log_likelihoods(*bound.of_sample(sample))
-        return every[places[:, 0], places[:, 1]]
+        own: Array = every[places[:, 0], places[:, 1]]
+        return own
 
     compiled = jax.jit(lambda s: jax.lax.map(each, s, batch_size=BATCH))
 
@@ -348,7 +354,7 @@ def _stored(fit: Fit) -> Densities | None:
     )
 
 
-def _patients(bound: BoundPopulation, theta: Any, points: int, seed: int) -> Units:
+def _patients(bound: BoundPopulation, theta: Draws, points: int, seed: int) -> Units:
     if bound.individual is None:
         raise FitError(
             f"checks.loo: {bound.data.name} has no individual patients to leave out; published "
@@ -373,7 +379,7 @@ def _patients(bound: BoundPopulation, theta: Any, points: int, seed: int) -> Uni
     return Units(pd.DataFrame(index=index), of, without)
 
 
-def _cohorts(bound: BoundPopulation, theta: Any, column: str, points: int, seed: int) -> Units:
+def _cohorts(bound: BoundPopulation, theta: Draws, column: str, points: int, seed: int) -> Units:
     """Published cohorts, and the individual patients of each; both where they share a name."""
     of_patients: Units | None = None
     member = np.zeros(0, str)
@@ -396,7 +402,7 @@ def _cohorts(bound: BoundPopulation, theta: Any, column: str, points: int, seed:
         )
     belongs = (member[:, None] == np.array(names)[None, :]).astype(float)  # (patient, cohort)
 
-    def published(theta: Mapping[str, Any]) -> dict[str, Any]:
+    def published(theta: Values) -> dict[str, Array]:
         each = bound.summary_log_likelihoods(theta)
         return {name: jnp.sum(x) for name, x in each.items()}
 
@@ -431,7 +437,9 @@ def _cohorts(bound: BoundPopulation, theta: Any, column: str, points: int, seed:
     return Units(pd.DataFrame(index=pd.Index(names, name=COHORT)), of, without)
 
 
-def _seen(bound: BoundPopulation, mask: Any, cohorts: Sequence[str]) -> BoundPopulation:
+def _seen(
+    bound: BoundPopulation, mask: np.ndarray | None, cohorts: Sequence[str]
+) -> BoundPopulation:
     """The likelihood of these observations alone, without these published cohorts."""
     individual = bound.individual
     if mask is not None:
@@ -445,7 +453,8 @@ def _seen(bound: BoundPopulation, mask: Any, cohorts: Sequence[str]) -> BoundPop
 
 def k_limit(draws: int) -> float:
     """Largest Pareto k-hat to be relied on with so many draws (Vehtari et al. 2024, JMLR 25:72)."""
-    return min(1 - 1 / np.log10(max(draws, 11)), PARETO_K)
+    limit: float = 1 - 1 / np.log10(max(draws, 11))
+    return min(limit, PARETO_K)
 
 
 def _left_out(log_density: np.ndarray, r_eff: float) -> tuple[np.ndarray, np.ndarray]:
@@ -468,11 +477,13 @@ def _left_out(log_density: np.ndarray, r_eff: float) -> tuple[np.ndarray, np.nda
 
 def _error(scrambles: Sequence[np.ndarray]) -> np.ndarray:
     """Standard error of the mean over scrambles of the points."""
-    return np.std(scrambles, axis=0, ddof=1) / np.sqrt(len(scrambles))
+    error: np.ndarray = np.std(scrambles, axis=0, ddof=1) / np.sqrt(len(scrambles))
+    return error
 
 
 def _log_mean(log_density: np.ndarray) -> np.ndarray:
-    return logsumexp(log_density, axis=0) - np.log(len(log_density))
+    mean: np.ndarray = logsumexp(log_density, axis=0) - np.log(len(log_density))
+    return mean
 
 
 def _se(each: np.ndarray) -> float:
@@ -481,14 +492,14 @@ def _se(each: np.ndarray) -> float:
 
 def _ess(fit: Fit) -> float:
     """Effective number of draws, the mean over all parameters."""
-    found = az.ess(fit.posterior, method="mean")
+    found = az.ess(fit.posterior, method="mean")  # type: ignore[no-untyped-call]  # ArviZ 0.x
     found = found if isinstance(found, xr.Dataset) else found.to_dataset()
     return float(np.mean(np.concatenate([np.ravel(x.values) for x in found.data_vars.values()])))
 
 
 def outcomes(bound: BoundPopulation) -> str:
     """Fingerprint of the outcomes in the likelihood, whatever the population model."""
-    parts: list[Any] = [
+    parts: list[str] = [
         repr(tuple(summary._replace(label="") for summary in bound.cohorts[cohort].summaries))
         + cohort
         for cohort in sorted(bound.cohorts)
@@ -506,7 +517,7 @@ def outcomes(bound: BoundPopulation) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def some(names: Iterable[Any]) -> str:
+def some(names: Iterable[object]) -> str:
     """The first few of them, and how many more."""
     every = list(map(str, names))
     more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
@@ -562,8 +573,19 @@ class LOOComparison:
         return "\n".join(lines)
 
 
+class Options(TypedDict, total=False):
+    """Options of `loo` beside the unit."""
+
+    cohort: str
+    refit: bool | Sequence[str]
+    draws: int
+    points: int
+    seed: int
+    progress: bool
+
+
 def compare_loo(
-    results: Mapping[str, Fit | LOO], *, unit: str = OBSERVATION, **options: Any
+    results: Mapping[str, Fit | LOO], *, unit: str = OBSERVATION, **options: Unpack[Options]
 ) -> LOOComparison:
     """Compare population models of the same data by leave-one-out prediction.
 
@@ -611,4 +633,5 @@ def compare_loo(
 def _paired(one: LOO, other: LOO) -> np.ndarray:
     """elpd of `one` less that of `other`, unit by unit; units of a name stay in their order."""
     mine, theirs = (r.table["elpd"].sort_index(kind="stable") for r in (one, other))
-    return mine.to_numpy() - theirs.to_numpy()
+    apart: np.ndarray = mine.to_numpy() - theirs.to_numpy()
+    return apart

@@ -18,9 +18,8 @@ the error can be told from the spread.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +34,12 @@ from carpk.inference.nuts import Progress
 from carpk.population.bound import BoundPopulation
 from carpk.population.random_effects import INFUSION, PATIENT
 
+if TYPE_CHECKING:
+    from jax import Array
+    from jaxtyping import Float
+
+    from carpk._types import Draws, Values
+
 SCRAMBLES = 4  # independent sets of points, for the error
 OWN_SHARE = 1 / 8  # of the points, from the random effects' own distribution
 WIDER = 1.4  # SDs of the proposal over those of the residuals
@@ -43,7 +48,7 @@ CURVES = 8192  # patients' curves solved at a time: bounds the memory
 BLOCK = 25  # draws between two updates of the progress bar
 
 
-def deviations(bound: BoundPopulation, sample: Mapping[str, Any]) -> np.ndarray:
+def deviations(bound: BoundPopulation, sample: Draws) -> np.ndarray:
     """Every draw's random effects, estimation scale, (draw, patient, effect).
 
     An effect by infusion counts as one for each infusion.
@@ -62,14 +67,14 @@ class Proposal(NamedTuple):
         mean, sd: of the parameters on the estimation scale, (parameter,).
     """
 
-    centre: Any
-    slope: Any
-    factor: Any
-    mean: Any
-    sd: Any
+    centre: Float[np.ndarray, "patient effect"]
+    slope: Float[np.ndarray, "parameter patient effect"]
+    factor: Float[np.ndarray, "patient effect effect"]
+    mean: Float[np.ndarray, " parameter"]
+    sd: Float[np.ndarray, " parameter"]
 
 
-def proposal(bound: BoundPopulation, sample: Mapping[str, Any]) -> Proposal:
+def proposal(bound: BoundPopulation, sample: Draws) -> Proposal:
     """From a fit's draws, those of the random effects among them."""
     eta = deviations(bound, sample)
     size, people, effects = eta.shape
@@ -93,7 +98,7 @@ def proposal(bound: BoundPopulation, sample: Mapping[str, Any]) -> Proposal:
     return Proposal(centre, slope, factor, mean, sd)
 
 
-def _vector(bound: BoundPopulation, theta: Mapping[str, Any]) -> Any:
+def _vector(bound: BoundPopulation, theta: Values) -> Float[Array, " parameter"]:
     """The population parameters of one draw on the estimation scale, (parameter,)."""
     each = [
         jnp.ravel(bound.parameters[name].transform.forward(theta[name])) for name in bound.priors
@@ -101,7 +106,7 @@ def _vector(bound: BoundPopulation, theta: Mapping[str, Any]) -> Any:
     return jnp.concatenate(each)
 
 
-def _typical(bound: BoundPopulation, theta: Mapping[str, Any]) -> Any:
+def _typical(bound: BoundPopulation, theta: Values) -> Float[Array, "patient effect"]:
     """Centre of each random effect, (patient, effect); 0 for a parameter's second one."""
     phi = bound.population.typical(theta, bound.patient_design)
     own, people = bound.random_effects.at(PATIENT), len(bound.patients)
@@ -127,9 +132,15 @@ class Marginal(NamedTuple):
     points: int
 
 
+class OfDraws(Protocol):
+    """Draws of the population parameters, name -> (draw, ...), to the marginal likelihood."""
+
+    def __call__(self, theta: Draws, *, label: str = "", progress: bool = False) -> Marginal: ...
+
+
 def marginal(
     bound: BoundPopulation, about: Proposal, *, points: int = 128, seed: int = 0
-) -> Callable[..., Marginal]:
+) -> OfDraws:
     """The function of draws of the population parameters, name -> (draw, ...), that gives it.
 
     Args:
@@ -153,7 +164,7 @@ def marginal(
     inverse = jnp.linalg.inv(about.factor)
     step = max(1, CURVES // people)
 
-    def one(theta: Mapping[str, Any]) -> tuple[Any, Any]:
+    def one(theta: Values) -> tuple[Array, Array]:
         x = jnp.clip((_vector(bound, theta) - about.mean) / about.sd, -FARTHEST, FARTHEST)
         centre = about.centre + jnp.einsum("c,cpd->pd", x, about.slope) - _typical(bound, theta)
         root = bound.random_effects.factor(theta, bound.infusions)
@@ -164,7 +175,7 @@ def marginal(
         look = _log_normal(eta - centre, inverse)
         drawn_from = jnp.logaddexp(jnp.log(OWN_SHARE) + prior, jnp.log1p(-OWN_SHARE) + look)
 
-        def likelihood(eta: Any) -> Any:
+        def likelihood(eta: Float[Array, "patient effect"]) -> Float[Array, " patient"]:
             params, _ = bound.of_sample(
                 {**theta, **bound.random_effects.named(eta, bound.infusions)}
             )
@@ -177,15 +188,17 @@ def marginal(
 
     compiled = jax.jit(lambda theta: jax.lax.map(one, theta))
 
-    def of(theta: Mapping[str, Any], *, label: str = "", progress: bool = False) -> Marginal:
+    def of(theta: Draws, *, label: str = "", progress: bool = False) -> Marginal:
         theta = {name: np.asarray(theta[name]) for name in bound.parameters}
         size = len(next(iter(theta.values())))
         blocks = [np.arange(start, start + BLOCK) for start in range(0, size, BLOCK)]
         bar = Progress(len(blocks) * BLOCK, label, progress)
 
-        def run(block: np.ndarray) -> Any:
+        def run(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             some = np.minimum(block, size - 1)  # the last block is filled up, and cut below
-            out = jax.tree.map(np.asarray, compiled({k: v[some] for k, v in theta.items()}))
+            out: tuple[np.ndarray, np.ndarray] = jax.tree.map(
+                np.asarray, compiled({k: v[some] for k, v in theta.items()})
+            )
             bar.add(BLOCK)
             return out
 
@@ -203,7 +216,9 @@ def marginal(
     return of
 
 
-def _log_normal(x: Any, inverse: Any) -> Any:
+def _log_normal(
+    x: Float[Array, "point patient effect"], inverse: Float[Array, "*patient effect effect"]
+) -> Float[Array, "point patient"]:
     """ln density at x (point, patient, effect) of normals around 0: (point, patient).
 
     `inverse` is of the Cholesky factor, (effect, effect), or (patient, effect, effect).

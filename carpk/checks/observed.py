@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +13,9 @@ from carpk.inference.nuts import prior_draws
 from carpk.inference.result import Fit
 from carpk.population.bound import BoundPopulation
 from carpk.population.replicates import new_people
+
+if TYPE_CHECKING:
+    from carpk._types import Draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Observed:
     @property
     def labels(self) -> np.ndarray:
         """The patient of each observation."""
-        return np.asarray(self.bound.patients, str)[self.patient]
+        each: np.ndarray = np.asarray(self.bound.patients, str)[self.patient]
+        return each
 
     @property
     def limited(self) -> np.ndarray:
@@ -92,11 +95,13 @@ class Observed:
         own = np.where(self.value <= common, common, np.inf)
         return np.where(above, self.value, own)
 
-    def population_prediction(self, theta: Mapping[str, Any]) -> np.ndarray:
+    def population_prediction(self, theta: Draws) -> np.ndarray:
         """PRED: concentrations at these parameters with every random effect 0, (n,)."""
-        return np.asarray(self.bound.population_predictions(dict(theta)))[self.place]
+        every = np.asarray(self.bound.population_predictions(dict(theta)))
+        own: np.ndarray = every[self.place]
+        return own
 
-    def replicates(self, theta: Mapping[str, Any], seed: int, who: str) -> tuple[np.ndarray, int]:
+    def replicates(self, theta: Draws, seed: int, who: str) -> tuple[np.ndarray, int]:
         """Observations of new patients, (draw, n); number of draws without finite ones."""
         (rng,) = np.random.default_rng(seed).spawn(1)  # not what another use of the seed draws
         y = new_people(self.bound, theta, rng)[0][:, self.place]
@@ -130,6 +135,6 @@ def population_draws(
     return {name: x[again] for name, x in source.draws().items()}
 
 
-def middle(theta: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def middle(theta: Draws) -> dict[str, np.ndarray]:
     """The median of every parameter: where PRED is taken."""
     return {name: np.median(x, axis=0) for name, x in theta.items()}

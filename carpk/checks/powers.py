@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,9 @@ from carpk._arviz import PARETO_K, group, groups, pareto_smoothed
 from carpk.inference.draws import log_priors
 from carpk.inference.result import INTERVAL, Fit
 from carpk.population.parameters import split_draws
+
+if TYPE_CHECKING:
+    from carpk._types import Numbers, Values
 
 ALPHAS = (0.99, 1.01)  # for the sensitivity: a derivative
 WIDE = (0.8, 1.25)  # displayed: the interval under these powers
@@ -127,7 +130,7 @@ def _log_likelihood(fit: Fit) -> np.ndarray:
             total = total + x.values.reshape(-1, x.shape[2]).sum(axis=1)
     if bound.cohorts:
 
-        def summaries(theta: Mapping[str, Any]) -> Any:
+        def summaries(theta: Values) -> Numbers:
             return sum(jnp.sum(x) for x in bound.summary_log_likelihoods(theta).values())
 
         theta = {k: jnp.asarray(v) for k, v in fit.draws().items()}
@@ -140,7 +143,9 @@ def _quantiles(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Median and 90 % interval of weighted draws."""
     order = np.argsort(x)
     share = (np.cumsum(weights[order]) - 0.5 * weights[order]) / weights.sum()
-    return np.interp([0.5, (1 - INTERVAL) / 2, (1 + INTERVAL) / 2], share, x[order])
+    levels = [0.5, (1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
+    found: np.ndarray = np.interp(levels, share, x[order])
+    return found
 
 
 def _weights(log_density: np.ndarray, alpha: float) -> tuple[np.ndarray, float]:
@@ -216,7 +221,8 @@ def _one_sided(x: np.ndarray, weights: np.ndarray) -> float:
     middle = (p + q) / 2
 
     def entropy(f: np.ndarray) -> np.ndarray:
-        return f * np.log2(np.where(f > 0, f, 1.0) / middle)
+        out: np.ndarray = f * np.log2(np.where(f > 0, f, 1.0) / middle)
+        return out
 
     # The terms linear in p and q of the two directions cancel in their sum.
     divergence = width @ (entropy(p) + entropy(q))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,14 @@ from carpk.population.replicates import (
     with_cohorts,
 )
 from carpk.population.summaries import CohortSummary
+
+if TYPE_CHECKING:
+    from jax import Array
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
+
+    from carpk._types import Draws, Values
+    from carpk.library.study import Study
 
 QUANTILES = (0.25, 0.5, 0.75)
 
@@ -49,9 +57,10 @@ class Predictive:
     summaries: pd.DataFrame
     observations: xr.DataArray | None
 
-    def plot(self, **kwargs: Any) -> Any:
+    def plot(self) -> Figure:
         """Bands over the published summaries."""
-        return late("carpk.plot.predictive")([self], **kwargs)
+        figure: Figure = late("carpk.plot.predictive")([self])
+        return figure
 
     def __repr__(self) -> str:
         head = f"{self.kind} predictive check; replicates: median and 90 % equal-tailed interval"
@@ -62,10 +71,10 @@ class Predictive:
 
 def prior_predictive(
     population: Population,
-    data: Any,
+    data: Dataset | Study,
     *,
     draws: int = 300,
-    days: Any = None,
+    days: ArrayLike | None = None,
     seed: int = 0,
 ) -> Predictive:
     """Prior predictive check of these data, before any fit.
@@ -83,7 +92,7 @@ def prior_predictive(
 
 
 def posterior_predictive(
-    fit: Fit, *, draws: int = 300, days: Any = None, seed: int = 0
+    fit: Fit, *, draws: int = 300, days: ArrayLike | None = None, seed: int = 0
 ) -> Predictive:
     """Posterior predictive check of the fitted data; arguments as in `prior_predictive`."""
     bound = fit.bound
@@ -95,7 +104,7 @@ def posterior_predictive(
 
 
 def _predict(
-    kind: str, bound: BoundPopulation, theta: Mapping[str, Any], days: Any, seed: int
+    kind: str, bound: BoundPopulation, theta: Draws, days: ArrayLike | None, seed: int
 ) -> Predictive:
     curves, rows = {}, []
     rngs = np.random.default_rng(seed).spawn(len(bound.cohorts))
@@ -132,13 +141,13 @@ def all_summaries(bound: BoundPopulation, cohort: str) -> list[CohortSummary]:
 
 def _summary_rows(
     cohort: str, summary: CohortSummary, values: np.ndarray, of: str
-) -> list[tuple[Any, ...]]:
+) -> list[tuple[str | float, ...]]:
     """Rows of the table of summaries: each reported value against its replicates, from `values`.
 
     A replicate in which the statistic is not defined (no patient with a half-life, say) is left
     out; with fewer than 20 left the row is.
     """
-    rows = []
+    rows: list[tuple[str | float, ...]] = []
     for name, observed, statistic in reported_values(summary):
         patients_of = [v[np.isfinite(v)] for v in values]
         with np.errstate(all="ignore"):
@@ -159,9 +168,10 @@ def _replicate_observations(fit: Fit, draws: int, seed: int) -> xr.DataArray:
     sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, random_effects=True).items()}
     size = len(next(iter(sample.values())))
 
-    def one(sample: Mapping[str, Any], noise: Any) -> Any:
+    def one(sample: Values, noise: Array) -> Array:
         params, theta = bound.of_sample(sample)
-        return bound.measured(bound.individual_predictions(params), noise, theta)
+        y: Array = bound.measured(bound.individual_predictions(params), noise, theta)
+        return y
 
     (rng,) = np.random.default_rng(seed).spawn(1)
     noise = rng.standard_normal((size, *a.mask.shape))

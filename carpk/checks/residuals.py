@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,12 @@ from carpk.errors import FitError
 from carpk.inference.result import Fit
 from carpk.population.bound import BoundPopulation
 from carpk.population.random_effects import PATIENT, eta_name, omega_name
+
+if TYPE_CHECKING:
+    from jax import Array
+    from matplotlib.figure import Figure
+
+    from carpk._types import Values
 
 PER_SAMPLE = 5  # replicates per sample of a patient, for a covariance that can be relied on
 SHAPIRO = 5000  # observations up to which the Shapiro-Wilk test is valid
@@ -53,9 +58,10 @@ class NPDE:
         """Tests of the NPDE against the standard normal: `tests_of_npde` of their finite values."""
         return tests_of_npde(self.table["NPDE"].to_numpy())
 
-    def plot(self, **kwargs: Any) -> Any:
+    def plot(self) -> Figure:
         """QQ plot, histogram, NPDE against time and PRED."""
-        return late("carpk.plot.npde")(self, **kwargs)
+        figure: Figure = late("carpk.plot.npde")(self)
+        return figure
 
     def __repr__(self) -> str:
         tests, t = self.tests, self.table
@@ -191,7 +197,8 @@ def decorrelated(observed: np.ndarray, replicates: np.ndarray) -> tuple[np.ndarr
 
 def _normal_score(share: np.ndarray, draws: int) -> np.ndarray:
     """Normal scores; a share of 0 or 1 counts as half a replicate from the end."""
-    return scipy.stats.norm.ppf(np.clip(share, 0.5 / draws, 1 - 0.5 / draws))
+    score: np.ndarray = scipy.stats.norm.ppf(np.clip(share, 0.5 / draws, 1 - 0.5 / draws))
+    return score
 
 
 def tests_of_npde(x: np.ndarray) -> pd.DataFrame:
@@ -242,9 +249,10 @@ class GOF:
     shrinkage: float
     data: str
 
-    def plot(self, **kwargs: Any) -> Any:
+    def plot(self) -> Figure:
         """DV against PRED and IPRED; NPDE and IWRES against time and prediction."""
-        return late("carpk.plot.gof")(self, **kwargs)
+        figure: Figure = late("carpk.plot.gof")(self)
+        return figure
 
     def __repr__(self) -> str:
         t = self.table
@@ -281,9 +289,10 @@ def gof(fit: Fit, *, output: str | None = None, draws: int = 1000, seed: int = 0
     errors = npde(fit, output=output, replicates=draws, seed=seed)
     sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, random_effects=True).items()}
 
-    def concentrations(sample: Mapping[str, Any]) -> Any:
+    def concentrations(sample: Values) -> Array:
         params, _ = bound.of_sample(sample)
-        return bound.individual_predictions(params)
+        f: Array = bound.individual_predictions(params)
+        return f
 
     every = np.asarray(jax.jit(lambda s: jax.lax.map(concentrations, s))(sample))[:, seen.place]
     ipred = np.median(every, axis=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import scipy.stats
 from carpk._compile import stacked
 from carpk.dataset import Dataset
 from carpk.errors import FitError
-from carpk.inference.density import LogDensity
+from carpk.inference.density import Cohorts, LogDensity
 from carpk.inference.importance import around, refined
 from carpk.inference.laplace import CompiledDensity, Mode
 from carpk.inference.nuts import in_threads, one_chain_each, prior_draws
@@ -26,6 +26,12 @@ from carpk.params import Params
 from carpk.population.bound import BoundPopulation
 from carpk.population.population import Population
 from carpk.population.replicates import simulated, with_cohorts, with_values
+
+if TYPE_CHECKING:
+    from jax.typing import ArrayLike
+
+    from carpk._types import Values
+    from carpk.library.study import Study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +53,8 @@ class Recovery:
     def covered(self, name: str) -> np.ndarray:
         """Coverage of the truth by the 90 % interval, per simulation."""
         _, low, high = self.quantiles[name].T
-        return (low <= self.truth[name]) & (self.truth[name] <= high)
+        inside: np.ndarray = (low <= self.truth[name]) & (self.truth[name] <= high)
+        return inside
 
     def table(self) -> pd.DataFrame:
         """Per parameter: share of 90 % intervals that hold the truth, its 95 % binomial interval,
@@ -90,12 +97,15 @@ class SimulatedFits:
     def finite(self) -> np.ndarray:
         """All draws of the population parameters are finite, per simulation."""
         each = [self.samples[n] for n in self.target.priors]
-        return np.all([np.isfinite(x).reshape(len(x), -1).all(1) for x in each], axis=0)
+        every: np.ndarray = np.all(
+            [np.isfinite(x).reshape(len(x), -1).all(1) for x in each], axis=0
+        )
+        return every
 
 
 def simulated_fits(
     population: Population,
-    data: Any,
+    data: Dataset | Study,
     *,
     simulations: int,
     truth: Mapping[str, float] | None,
@@ -143,7 +153,7 @@ def sampled(
     """Draws from the posterior of each simulated data set, name -> (simulation, draw, ...)."""
     size = len(next(iter(values.values())))
 
-    def of(own: Any) -> LogDensity:
+    def of(own: tuple[Values, Cohorts]) -> LogDensity:
         values, cohorts = own
         return LogDensity(with_values(target, values), cohorts)
 
@@ -164,7 +174,8 @@ def sampled(
             own, found = mode(i)
             return around(own, refined(own, found, seeds[i]).mode, draws, seeds[i]).samples
 
-        return stacked(in_threads(draw, size, "modes", progress))
+        samples: dict[str, np.ndarray] = stacked(in_threads(draw, size, "modes", progress))
+        return samples
     each, modes = zip(*in_threads(mode, size, "modes", progress), strict=True)
     owns, standards = stacked(own.values for own in each), stacked(map(Standard.of, modes))
     shape = (size, first.patients, first.inner)
@@ -182,7 +193,7 @@ def sampled(
 
 def recovery(
     population: Population,
-    data: Any,
+    data: Dataset | Study,
     *,
     simulations: int = 100,
     truth: Mapping[str, float] | None = None,
@@ -191,7 +202,7 @@ def recovery(
     seed: int = 0,
     method: str = "nuts",
     fitted: Population | None = None,
-    derived: Mapping[str, Callable[[Any], Any]] | None = None,
+    derived: Mapping[str, Callable[[Any], ArrayLike]] | None = None,
     progress: bool = True,
 ) -> Recovery:
     """Simulate data like these many times, fit each, and see whether the truth is found.
@@ -254,4 +265,5 @@ def typical(bound: BoundPopulation, theta: Mapping[str, np.ndarray]) -> Params:
     fixed = bound.population.fixed
     params = bound.population.model.params(**theta, **fixed)
     size = len(next(iter(theta.values())))
-    return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), (size,)), params)
+    out: Params = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), (size,)), params)
+    return out

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,9 @@ from carpk.checks.observed import Observed, bound_of, middle, population_draws
 from carpk.errors import FitError
 from carpk.inference.result import INTERVAL, Fit
 from carpk.population.bound import BoundPopulation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PERCENTILES = (5, 50, 95)
 BELOW = "below LLOQ"
@@ -73,9 +76,10 @@ class VPC:
         t = self.table
         return t[(t["observed"] < t["low"]) | (t["observed"] > t["high"])]
 
-    def plot(self, **kwargs: Any) -> Any:
+    def plot(self, *, points: bool = True) -> Figure:
         """Observed percentiles over the bands of their replicates; shares below the LLOQ."""
-        return late("carpk.plot.vpc")(self, **kwargs)
+        figure: Figure = late("carpk.plot.vpc")(self, points=points)
+        return figure
 
     def __repr__(self) -> str:
         kind = "Prediction-corrected visual" if self.corrected else "Visual"
@@ -161,7 +165,7 @@ def vpc(
     shift = np.zeros(len(value))
     log_pred = np.log(seen.population_prediction(middle(theta))) if corrected else shift
     stratum, which = strata[seen.patient], np.searchsorted(edges[1:-1], seen.time, side="right")
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, str | float]] = []
     for s, name in enumerate(names):
         for b in range(len(edges) - 1):
             here = (stratum == s) & (which == b)
@@ -212,7 +216,7 @@ def vpc(
     )
 
 
-def _row(statistic: str, observed: float, again: np.ndarray) -> dict[str, Any]:
+def _row(statistic: str, observed: float, again: np.ndarray) -> dict[str, str | float]:
     low, mid, high = (float(x) for x in again)
     return {
         "statistic": statistic,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,14 @@ from carpk.errors import CarpkError, RegimenError
 from carpk.inference.result import Fit
 from carpk.simulation import check_regimen
 from carpk.structural import ClosedForm, ODEModel
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Source: TypeAlias = ClosedForm | ODEModel | Fit
+Covariates: TypeAlias = Mapping[str, float | str]
+Given: TypeAlias = Regimen | Covariates | tuple[Regimen, Covariates]
+"""What a user says of an arm of virtual patients."""
 
 FOLLOW_UP = 90.0  # days after the last infusion, unless said otherwise
 GRID = np.concatenate([np.arange(0.0, 28.0, 0.25), np.arange(28.0, FOLLOW_UP + 1)])
@@ -27,10 +35,10 @@ class ArmSpec(NamedTuple):
     """Regimen of an arm and covariates of its patients."""
 
     regimen: Regimen
-    covariates: Mapping[str, Any]
+    covariates: Covariates
 
 
-def spec_of(source: Any, name: str, given: Any) -> ArmSpec:
+def spec_of(source: Source, name: str, given: Given | str) -> ArmSpec:
     model = source.population.model if isinstance(source, Fit) else source
     if isinstance(given, Regimen):
         spec = ArmSpec(given, {})
@@ -52,7 +60,7 @@ def spec_of(source: Any, name: str, given: Any) -> ArmSpec:
     return spec
 
 
-def output_of(source: Any, output: str | None) -> str:
+def output_of(source: Source, output: str | None) -> str:
     if isinstance(source, Fit):
         model, usual = source.population.model, source.bound.output
     else:
@@ -100,7 +108,7 @@ def windows_of(
     model: ClosedForm | ODEModel,
     specs: Mapping[str, ArmSpec],
     infusion: int | Mapping[str, int] | None,
-    days: Any,
+    days: ArrayLike | None,
 ) -> tuple[np.ndarray, dict[str, Window], float]:
     """The common grid of times, the window of each arm, and how many days all windows last."""
     infused = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from carpk._arviz import group
-from carpk.comparison.arms import ArmSpec, Window
+from carpk.comparison.arms import ArmSpec, Source, Window
 from carpk.comparison.contrasts import usual, variances
 from carpk.comparison.virtual import VirtualPatientCounts
 from carpk.dosing.regimen import CELLS, Regimen
@@ -22,6 +22,9 @@ from carpk.population.parameters import Kind, split_draws
 from carpk.structural import ClosedForm, ODEModel
 from carpk.verdict.priors import UNINFORMED, posterior_over_prior
 
+if TYPE_CHECKING:
+    from carpk._types import Draws
+
 DRIVES = 0.1  # share of the variance of a contrast from which a parameter is said to matter
 NOISY = 0.1  # share of virtual patients' noise in the spread over draws that is worth a sentence
 ROUGH = 0.05  # standard error of a ratio, or of a difference over it, that is worth a sentence
@@ -29,10 +32,10 @@ NEUTROPHILS = "anc"  # output of models that predict the denominator of copies p
 CONDITIONING = ("conditioning", "lymphodepletion")  # names of this covariate in data sets
 
 
-def listing(names: Iterable[Any], most: int = 8) -> str:
-    names = [str(name) for name in names]
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def listing(names: Iterable[object], most: int = 8) -> str:
+    every = [str(name) for name in names]
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
 
 
 def _beside_cells(regimen: Regimen) -> pd.DataFrame:
@@ -42,7 +45,7 @@ def _beside_cells(regimen: Regimen) -> pd.DataFrame:
 
 
 def about_arms(
-    source: Any, specs: Mapping[str, ArmSpec], reference: str, output: str
+    source: Source, specs: Mapping[str, ArmSpec], reference: str, output: str
 ) -> Iterable[str]:
     """Differences between the arms other than the contrast of interest."""
     model = source.population.model if isinstance(source, Fit) else source
@@ -80,7 +83,7 @@ def about_arms(
         )
 
 
-def differing(covariates: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def differing(covariates: Mapping[str, Mapping[str, object]]) -> list[str]:
     """Names of covariates whose value is not the same in all arms."""
     names = dict.fromkeys(name for given in covariates.values() for name in given)
     return [
@@ -105,7 +108,7 @@ def denominator(output: str, modelled: bool) -> str:
 
 
 def about_parameters(
-    source: Any, specs: Mapping[str, ArmSpec], theta: Mapping[str, Any], data: xr.Dataset
+    source: Source, specs: Mapping[str, ArmSpec], theta: Draws, data: xr.Dataset
 ) -> Iterable[str]:
     """Sources of the parameters that drive the contrasts: estimated, published or assumed."""
     if isinstance(source, Fit):
@@ -136,7 +139,7 @@ def about_parameters(
 
 
 def _about_priors(
-    fit: Fit, specs: Mapping[str, ArmSpec], theta: Mapping[str, Any], data: xr.Dataset
+    fit: Fit, specs: Mapping[str, ArmSpec], theta: Draws, data: xr.Dataset
 ) -> Iterable[str]:
     """Contrasts driven by priors."""
     bound = fit.bound

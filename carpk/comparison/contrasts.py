@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -86,7 +86,8 @@ def population(c: Contrast) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a draw without any patient is nan
         mean = np.nanmean(c.x, axis=1)
-    return np.exp(mean) if c.ratio else mean
+    found: np.ndarray = np.exp(mean) if c.ratio else mean
+    return found
 
 
 def quantiles(x: np.ndarray, levels: Sequence[float]) -> list[np.ndarray]:
@@ -156,7 +157,7 @@ def table_of(data: xr.Dataset) -> pd.DataFrame:
 
 def by_arm_of(data: xr.Dataset) -> pd.DataFrame:
     """The table of `Comparison.by_arm`."""
-    rows: dict[tuple[str, str], Any] = {}
+    rows: dict[tuple[str, str], tuple[float | str, ...]] = {}
     for name, variable in data.data_vars.items():
         for arm, x in _complete(variable).items():
             x = x[np.isfinite(x).any(axis=1)]

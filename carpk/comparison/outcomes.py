@@ -5,16 +5,27 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from carpk import nca
+from carpk._types import Numbers, Values
 from carpk.comparison.arms import Window
 from carpk.errors import CarpkError
 from carpk.structural import ClosedForm, ODEModel
+
+Curve: TypeAlias = Callable[..., Numbers]
+"""f(t, c) -> number, of days since the infusion and levels."""
+
+Asked: TypeAlias = Sequence[str | Curve] | Mapping[str, str | Curve]
+"""Outcomes, by name or as functions."""
+
+Measure: TypeAlias = Callable[[Window, Array], Numbers]
+Measures: TypeAlias = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 class Outcome(NamedTuple):
@@ -29,11 +40,11 @@ class Outcome(NamedTuple):
     name: str
     unit: str
     of: str
-    measure: Callable[[Window, Any], Any]
+    measure: Measure
     contrast: str
 
 
-FUNCTIONS = {  # function of carpk.nca -> unit, with {c} for the level's
+FUNCTIONS: dict[object, str] = {  # function of carpk.nca -> unit, with {c} for the level's
     nca.clast: "{c}",
     nca.tlast: "day",
     nca.auc: "day*{c}",
@@ -50,7 +61,7 @@ def outcomes_of(
     output: str,
     horizon: float,
     lloq: float | None,
-    asked: Sequence[Any] | Mapping[str, Any] | None,
+    asked: Asked | None,
 ) -> list[Outcome]:
     """The outcomes asked for, or all that the model and the days allow."""
     if asked is None:
@@ -64,7 +75,7 @@ def outcomes_of(
         raise CarpkError(f"compare: there is no outcome; known names are {NAMES}.")
     found = []
     for name, what in asked.items():
-        if what in (nca.cmax, nca.tmax):
+        if callable(what) and what in (nca.cmax, nca.tmax):
             what = what.__name__
         if isinstance(what, str):
             found.append(_named(str(name), what, model, output, horizon, lloq))
@@ -82,7 +93,7 @@ def outcomes_of(
     return found
 
 
-def _of_days(f: Callable[[Any, Any], Any]) -> Callable[[Window, Any], Any]:
+def _of_days(f: Curve) -> Measure:
     return lambda w, c: f(w.t, c)
 
 
@@ -107,14 +118,14 @@ def _named(
     if kind in ("persistence", "detectable") and not (lloq is not None and lloq > 0):
         raise CarpkError(f"compare: {what!r} needs the limit of quantification [{unit}]: lloq=...")
 
-    def at(w: Window, c: Any) -> Any:
+    def at(w: Window, c: Array) -> Array:
         return jnp.interp(day, w.t, c)
 
-    def nadir(w: Window, c: Any) -> Any:
+    def nadir(w: Window, c: Array) -> Array:
         return jnp.maximum(jnp.min(c), model.one_cell.get("tumor", 0.0)) / c[0]
 
     limit = 0.0 if lloq is None else lloq
-    known: dict[str, tuple[str, Callable[[Window, Any], Any], str]] = {
+    known: dict[str, tuple[str, Measure, str]] = {
         "cmax": (unit, lambda w, c: nca.cmax(w.t[w.peak], c[w.peak]), "ratio"),
         "tmax": ("day", lambda w, c: nca.tmax(w.t[w.peak], c[w.peak]), "difference"),
         "auc0": (f"day*{unit}", lambda w, c: nca.auc_to(day)(w.t, c), "ratio"),
@@ -131,11 +142,11 @@ def _named(
     return Outcome(name, measured_in, of, measure, contrast)
 
 
-def measures(wanted: Sequence[Outcome], window: Window) -> Callable[[dict[str, np.ndarray]], Any]:
+def measures(wanted: Sequence[Outcome], window: Window) -> Measures:
     """From outputs, name -> (draw, patient, time), to outcomes, name -> (draw, patient)."""
 
     @jax.jit
-    def every(concentrations: Mapping[str, Any]) -> dict[str, Any]:
+    def every(concentrations: Values) -> dict[str, Array]:
         return {
             o.name: jax.vmap(jax.vmap(lambda c, o=o: jnp.asarray(o.measure(window, c), float)))(
                 concentrations[o.of]

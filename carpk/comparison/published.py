@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from carpk.comparison.arms import Given
 from carpk.comparison.caveats import CONDITIONING, denominator, differing, listing
+from carpk.comparison.outcomes import Asked
 from carpk.dataset import Dataset
 from carpk.dataset.cohort_summaries import CONFIDENCE, COUNTED
 from carpk.errors import CarpkError, DatasetError
@@ -19,27 +21,28 @@ from carpk.population.summaries import CohortSummary, end_ranks, sample_log_sd, 
 
 DRAWS = 4000  # of a published summary
 NUMBERS = ("statistic", "value", "low", "high", "interval", "spread", "n", "lloq", "use")
-NOT_NEEDED: dict[str, Any] = {"metric": "", "time": math.nan, "label": ""}
 DATES = ("tmax", "tlast", "tbql")  # metrics that are days: compared by difference
 
 
 def cohorts(
     source: Dataset | Study,
-    arms: Mapping[str, Any],
-    asked: Any,
+    arms: Mapping[str, Given | str],
+    asked: Asked | None,
     reference: str,
     draws: int,
     seed: int,
 ) -> tuple[xr.Dataset, str, tuple[str, ...]]:
     """Draws of the population values behind published summaries; their basis; their caveats."""
     data = source.dataset() if isinstance(source, Study) else source
-    rows, named = data.summaries, list(arms.values())
+    rows, chosen = data.summaries, {}
     for name, cohort in arms.items():
-        if cohort not in set(rows["cohort"]):
+        if not isinstance(cohort, str) or cohort not in set(rows["cohort"]):
             raise DatasetError(
                 f"compare: the arm {name!r} must be the name of a cohort of {data.name}, but is "
                 f"{cohort!r}; known are {', '.join(dict.fromkeys(rows['cohort'])) or 'none'}."
             )
+        chosen[name] = cohort
+    named = list(chosen.values())
     if isinstance(asked, str) or not all(isinstance(x, str) for x in asked or ()):
         raise CarpkError(
             "compare: outcomes of published cohorts are names of metrics, such as ['cmax', 'auc']."
@@ -49,8 +52,8 @@ def cohorts(
     several = len(set(kept["analyte"])) > 1
     names = [_statistic(row, several) for row in kept.to_dict("records")]
     kept = kept.assign(outcome=names)
-    variables: dict[str, Any] = {}
-    caveats = list(_about_cohorts(source, data, arms))
+    variables: dict[str, tuple[tuple[str, str], np.ndarray, dict[str, str | list[str]]]] = {}
+    caveats = list(_about_cohorts(source, data, chosen))
     remarks: dict[tuple[str, str], list[str]] = {}  # (outcome, remark) -> arms
     rng = np.random.default_rng(seed)
     for outcome, group_ in kept.groupby("outcome", sort=False):
@@ -62,12 +65,12 @@ def cohorts(
             )
         if len(of) < len(set(named)):
             caveats.append(f"{outcome} is published of {listing(of)} only.")
-        if arms[reference] not in of or len(of) < 2:
+        if chosen[reference] not in of or len(of) < 2:
             continue
         x = np.full((len(arms), draws), np.nan)
         known = []
-        for name in (arm for arm in arms if arms[arm] in of):
-            row = of[arms[name]]
+        for name in (arm for arm in chosen if chosen[arm] in of):
+            row = of[chosen[name]]
             drawn = population_value(row, draws, rng)
             x[list(arms).index(name)] = row["value"] if drawn is None else drawn
             note = f": {row['note']}" if row["note"] else ""
@@ -77,7 +80,7 @@ def cohorts(
                 known.append(name)
             if drawn is None or row["use"] != "fit":
                 remarks.setdefault((str(outcome), note), []).append(name)
-        one = of[arms[reference]]
+        one = of[chosen[reference]]
         counted = one["statistic"] in COUNTED
         attrs = {
             "units": "1" if counted else one["unit"],
@@ -98,13 +101,13 @@ def cohorts(
         "Intervals hold what n patients leave uncertain if levels are log-normal between patients, "
         "with a flat prior; nothing is said of a single patient. Not a tool for clinical decisions."
     )
-    told = "; ".join(f"{name} is {cohort!r}" for name, cohort in arms.items() if name != cohort)
+    told = "; ".join(f"{name} is {cohort!r}" for name, cohort in chosen.items() if name != cohort)
     basis = f"published summaries of {data.name}, {draws} draws of each" + (told and f"; {told}")
     result = xr.Dataset(variables, coords={"arm": list(arms)}, attrs={"reference": reference})
     return result, basis, tuple(dict.fromkeys(caveats))
 
 
-def _statistic(row: Mapping[Any, Any], several: bool) -> str:
+def _statistic(row: Mapping[Hashable, Any], several: bool) -> str:
     """A name for a published summary: the same for what can be compared."""
     day = "" if math.isnan(row["time"]) else f"{row['time']:g}d"
     metric = {"auc": "auc0"}.get(row["metric"], row["metric"]) + (day and f"_{day}")
@@ -112,7 +115,9 @@ def _statistic(row: Mapping[Any, Any], several: bool) -> str:
     return f"{what}, {row['statistic']}"
 
 
-def _about_cohorts(source: Any, data: Dataset, arms: Mapping[str, str]) -> Iterable[str]:
+def _about_cohorts(
+    source: Dataset | Study, data: Dataset, arms: Mapping[str, str]
+) -> Iterable[str]:
     """Differences between the cohorts other than the contrast, and the study's own caveats."""
     yield (
         "Not randomized, as far as the data say: cohorts differ in whatever made them different "
@@ -154,7 +159,7 @@ def _about_cohorts(source: Any, data: Dataset, arms: Mapping[str, str]) -> Itera
 
 
 def population_value(
-    row: Mapping[Any, Any], draws: int, rng: np.random.Generator
+    row: Mapping[Hashable, Any], draws: int, rng: np.random.Generator
 ) -> np.ndarray | None:
     """Posterior draws of the population value behind a published summary; None without interval.
 
@@ -182,7 +187,8 @@ def population_value(
     z = np.concatenate([z, -z])[:draws]  # antithetic: the median draw is the printed figure
     center = np.median(z, axis=1) if kind == "median" else z.mean(axis=1)
     row = {**row, "lloq": 0.0 if math.isnan(row["lloq"]) else row["lloq"]}
-    summary = CohortSummary(**{key: row[key] for key in NUMBERS}, **NOT_NEEDED)
+    numbers = {key: row[key] for key in NUMBERS}
+    summary = CohortSummary(metric="", time=math.nan, label="", **numbers)
     if interval in ("IQR", "range") or (interval in CONFIDENCE and kind == "median"):
         first, last = end_ranks(interval, n)
         low, high = np.quantile(z, ((first - 1) / (n - 1), (last - 1) / (n - 1)), axis=1)
@@ -199,9 +205,12 @@ def population_value(
     else:
         over_mean = interval == "CV%" or kind == "mean"
         sigma = _sigma_of(z, sample_sd(summary) / value, None if over_mean else center)
+    drawn: np.ndarray
     if kind == "mean":
-        return value / np.exp(sigma[:, None] * z).mean(axis=1) * np.exp(sigma**2 / 2)
-    return value * np.exp(-sigma * center)
+        drawn = value / np.exp(sigma[:, None] * z).mean(axis=1) * np.exp(sigma**2 / 2)
+    else:
+        drawn = value * np.exp(-sigma * center)
+    return drawn
 
 
 def _sigma_of(z: np.ndarray, relative: float, center: np.ndarray | None) -> np.ndarray:
@@ -216,4 +225,5 @@ def _sigma_of(z: np.ndarray, relative: float, center: np.ndarray | None) -> np.n
         over = y.mean(axis=1) if center is None else np.exp(sigma * center)
         wide = y.std(axis=1, ddof=1) / over > relative
         low, high = np.where(wide, low, sigma), np.where(wide, sigma, high)
-    return (low + high) / 2
+    middle: np.ndarray = (low + high) / 2
+    return middle

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from carpk.comparison.arms import ArmSpec, Window
+from carpk.comparison.arms import ArmSpec, Source, Window
 from carpk.comparison.contrasts import TAILS, quantiles
-from carpk.comparison.outcomes import Outcome, measures
+from carpk.comparison.outcomes import Measures, Outcome, measures
 from carpk.inference.result import Fit
 from carpk.params import Params
 from carpk.simulation import simulate_in_blocks, virtual_patients
 from carpk.solver.solve import first_below
+
+if TYPE_CHECKING:
+    from carpk._types import Draws
 
 BLOCK = 2**23  # outputs held in memory at a time
 
@@ -35,7 +38,7 @@ class VirtualPatientCounts(NamedTuple):
 
 
 def simulated(
-    source: Any,
+    source: Source,
     specs: Mapping[str, ArmSpec],
     wanted: Sequence[Outcome],
     output: str,
@@ -44,9 +47,7 @@ def simulated(
     patients: int,
     draws: int | None,
     seed: int,
-) -> tuple[
-    dict[str, dict[str, np.ndarray]], dict[str, np.ndarray], dict[str, Any], VirtualPatientCounts
-]:
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray], Draws, VirtualPatientCounts]:
     """Outcomes, arm -> name -> (draw, patient); quantiles of the output, arm -> (quantile, time);
     population parameters of each draw; counts.
 
@@ -56,8 +57,8 @@ def simulated(
     values, curves = {}, {}
     failures: dict[str, dict[str, int]] = {}
     extinct: dict[str, dict[str, float]] = {}
-    theta: dict[str, Any] = {}
-    made: dict[Any, Any] = {}
+    theta: Draws = {}
+    made: dict[tuple[bytes, bytes, bytes], Measures] = {}
     iiv, pairs = False, 0
     for name, spec in specs.items():
         params, theta = virtual_patients(
@@ -103,12 +104,12 @@ def _divisor(size: int, most: int) -> int:
 
 
 def basis_of(
-    source: Any,
-    theta: Mapping[str, Any],
+    source: Source,
+    theta: Draws,
     patients: int,
     output: str,
     horizon: float,
-    infusion: Any,
+    infusion: int | Mapping[str, int] | None,
 ) -> str:
     """Basis of the comparison, in words."""
     model = source.population.model if isinstance(source, Fit) else source

@@ -3,10 +3,10 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from carpk.dataset.tables import listing, nearest
 from carpk.dosing.regimen import Bolus, Dose, Infusion, Regimen
@@ -80,13 +80,13 @@ def padded(
     row, place, shape = _places(seen["patient"], patients)
     row_given, place_given, shape_given = _places(given["patient"], patients)
 
-    def filled(column: Any, pad: Any, kind: type = float) -> np.ndarray:
-        out = np.full(shape, pad, dtype=kind)
+    def filled(column: ArrayLike, pad: float, kind: type = float) -> np.ndarray:
+        out: np.ndarray = np.full(shape, pad, dtype=kind)
         out[row, place] = np.asarray(column)
         return out
 
-    def infused(column: Any, pad: Any, kind: type = float) -> np.ndarray:
-        out = np.full(shape_given, pad, dtype=kind)
+    def infused(column: ArrayLike, pad: float, kind: type = float) -> np.ndarray:
+        out: np.ndarray = np.full(shape_given, pad, dtype=kind)
         out[row_given, place_given] = np.asarray(column)
         return out
 
@@ -118,7 +118,9 @@ def padded(
     )
 
 
-def _places(owners: pd.Series, patients: list[str]) -> tuple[np.ndarray, np.ndarray, tuple]:
+def _places(
+    owners: pd.Series, patients: list[str]
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """Row and column of each entry in a padded array, and the array's shape."""
     index = {patient: i for i, patient in enumerate(patients)}
     row = np.array([index[owner] for owner in owners], dtype=int)

@@ -1,8 +1,8 @@
 """From tables of text to a checked data set: each table first, then what holds between them."""
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -13,38 +13,57 @@ from carpk.dataset.validate import Settings
 from carpk.errors import DatasetError
 
 
+class Fields(TypedDict):
+    """Arguments of `Dataset`."""
+
+    name: str
+    patients: pd.DataFrame
+    doses: pd.DataFrame
+    observations: pd.DataFrame
+    summaries: pd.DataFrame
+    cohorts: pd.DataFrame
+    sampling: tuple[float, ...] | None
+    about: dict[str, Any]
+    notes: tuple[str, ...]
+
+
 def settings_of(
     name: str,
-    time_unit: Any,
-    time_zero: Any,
-    units_given: Any,
-    lloq: Any,
+    time_unit: object,
+    time_zero: object,
+    units_given: object,
+    lloq: float | Mapping[str, float] | None,
     source: str = "",
 ) -> Settings:
     where = f" ({source})" if source else ""
-    for what, entry in (("time_unit", time_unit), ("time_zero", time_zero)):
-        if not isinstance(entry, str):
-            raise DatasetError(
-                f"Dataset {name!r}{where}: {what} must be a word, but is {entry!r}. Write it as in "
-                f'{what} = "{"day" if what == "time_unit" else "first dose"}".'
-            )
+    place = f"Dataset {name!r}{where}"
+    unit, zero = _word(time_unit, "time_unit", place), _word(time_zero, "time_zero", place)
     if units_given is not None and not isinstance(units_given, Mapping):
         raise DatasetError(
-            f"Dataset {name!r}{where}: `units` must give a unit per analyte, such as "
+            f"{place}: `units` must give a unit per analyte, such as "
             f'transgene = "copies/µg", but is {units_given!r}. Make it a table.'
         )
     limits = dict(lloq) if isinstance(lloq, Mapping) else lloq
-    return Settings(name, time_unit, time_zero, dict(units_given or {}), limits)
+    return Settings(name, unit, zero, dict(units_given or {}), limits)
+
+
+def _word(entry: object, what: str, place: str) -> str:
+    if not isinstance(entry, str):
+        raise DatasetError(
+            f"{place}: {what} must be a word, but is {entry!r}. Write it as in "
+            f'{what} = "{"day" if what == "time_unit" else "first dose"}".'
+        )
+    return entry
 
 
 def assemble(
     read: dict[str, Table],
     settings: Settings,
-    sampling: Any,
-    about: Mapping[str, Any] | None,
+    sampling: Iterable[float] | None,
+    about: Mapping[str, object] | None,
     *,
     lenient: bool = False,
-) -> dict[str, Any]:
+) -> Fields:
     """Check each table, then what holds between them. `lenient`: about.toml may name more."""
     name, notes = settings.name, settings.notes
     if "observations" not in read and "summaries" not in read:
@@ -144,7 +163,7 @@ def _check_cohorts(
             )
 
 
-def sampling_days(days: Any, name: str) -> tuple[float, ...] | None:
+def sampling_days(days: Iterable[float] | None, name: str) -> tuple[float, ...] | None:
     if days is None:
         return None
     try:

@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeAlias
+from typing import Literal, NoReturn, TypeAlias, TypedDict, cast
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,29 @@ from carpk.errors import CarpkWarning
 
 Fail: TypeAlias = Callable[[str, str, str], NoReturn]  # column, problem, advice
 Ask: TypeAlias = Callable[[str, str], None]  # column, question
+
+
+class Row(TypedDict):
+    """A published summary, an entry per column."""
+
+    cohort: str
+    analyte: str
+    metric: str
+    time: float
+    statistic: str
+    value: float
+    low: float
+    high: float
+    interval: str
+    spread: float
+    n: float
+    unit: str
+    lloq: float
+    threshold: float
+    use: str
+    source: str
+    note: str
+
 
 METRICS = {
     "level": "level",
@@ -157,7 +180,7 @@ def read_summaries(table: Table, settings: Settings) -> pd.DataFrame:
     _fill_lloq(table, words["analyte"], numbers["lloq"], settings)
     for i in range(len(table)):
         row = {key: column[i] for key, column in (words | numbers).items()}
-        _check_row(table, i, row)
+        _check_row(table, i, cast("Row", row))  # its keys are those of `words` and `numbers`
     _convert(table, words, numbers, settings)
     frame = pd.DataFrame(
         {key: tables.words(words[key]) if key in words else numbers[key] for key in COLUMNS}
@@ -228,7 +251,7 @@ def _fill_lloq(table: Table, analytes: list[str], lloq: np.ndarray, settings: Se
         )
 
 
-def _check_row(table: Table, i: int, row: dict) -> None:
+def _check_row(table: Table, i: int, row: Row) -> None:
     """Refuse what contradicts itself inside one row, and what a fit cannot use."""
 
     def fail(column: str, problem: str, advice: str) -> NoReturn:
@@ -289,7 +312,7 @@ def _check_row(table: Table, i: int, row: dict) -> None:
         _check_likelihood(fail, row)
 
 
-def _check_likelihood(fail: Fail, row: dict) -> None:
+def _check_likelihood(fail: Fail, row: Row) -> None:
     """Refuse a row for a fit that would not use every number of it."""
     metric, statistic, interval = row["metric"], row["statistic"], row["interval"]
     alone = row["use"] == "value"
@@ -341,7 +364,7 @@ def _check_likelihood(fail: Fail, row: dict) -> None:
             )
 
 
-def _check_zero(fail: Fail, row: dict) -> None:
+def _check_zero(fail: Fail, row: Row) -> None:
     value, statistic = row["value"], row["statistic"]
     zero_allowed = METRICS[row["metric"]] == "level" and not np.isnan(row["lloq"])
     if value < 0 or (value == 0 and not zero_allowed):
@@ -352,7 +375,7 @@ def _check_zero(fail: Fail, row: dict) -> None:
         )
 
 
-def _check_count(fail: Fail, row: dict) -> None:
+def _check_count(fail: Fail, row: Row) -> None:
     value, n, statistic = row["value"], row["n"], row["statistic"]
     if statistic == "count":
         if value < 0 or value != int(value):
@@ -413,7 +436,7 @@ def rounding(value: float) -> float:
     return min(0.5 * 10.0**digits, max(0.5, 0.02 * abs(value)))
 
 
-def _check_interval(fail: Fail, ask: Ask, row: dict) -> None:
+def _check_interval(fail: Fail, ask: Ask, row: Row) -> None:
     """Check a statistic against its interval."""
     interval, spread = row["interval"], row["spread"]
     ends = interval in WITH_ENDS
@@ -424,6 +447,7 @@ def _check_interval(fail: Fail, ask: Ask, row: dict) -> None:
             "Give both its ends, as low and high; a width alone says too little: leave interval "
             "and spread empty, and keep it in `note`.",
         )
+    column: Literal["low", "high", "spread"]
     for column, needed in (("low", ends), ("high", ends), ("spread", bool(interval) and not ends)):
         there = not np.isnan(row[column])
         if needed and not there:
@@ -446,7 +470,7 @@ def _check_interval(fail: Fail, ask: Ask, row: dict) -> None:
         _check_spread(fail, ask, row)
 
 
-def _check_spread(fail: Fail, ask: Ask, row: dict) -> None:
+def _check_spread(fail: Fail, ask: Ask, row: Row) -> None:
     interval, spread, value, n = row["interval"], row["spread"], row["value"], row["n"]
     if spread <= 0:
         fail("spread", f"the {interval} must be positive, but is {spread:g}", "Correct it.")
@@ -474,7 +498,7 @@ def _check_spread(fail: Fail, ask: Ask, row: dict) -> None:
         )
 
 
-def _check_ends(fail: Fail, ask: Ask, row: dict) -> None:
+def _check_ends(fail: Fail, ask: Ask, row: Row) -> None:
     low, value, high = row["low"], row["value"], row["high"]
     statistic, interval, n = row["statistic"], row["interval"], row["n"]
     confidence = interval in CONFIDENCE
@@ -518,7 +542,7 @@ def _check_ends(fail: Fail, ask: Ask, row: dict) -> None:
         )
 
 
-def _check_symmetric(fail: Fail, row: dict) -> None:
+def _check_symmetric(fail: Fail, row: Row) -> None:
     """Refuse a confidence interval that is not that of Student's t."""
     low, value, high = row["low"], row["value"], row["high"]
     scale = np.log if row["statistic"] == "geometric mean" else np.asarray
@@ -536,7 +560,7 @@ def _check_symmetric(fail: Fail, row: dict) -> None:
         )
 
 
-def _check_range(fail: Fail, row: dict) -> None:
+def _check_range(fail: Fail, row: Row) -> None:
     """Check a statistic against the smallest and the largest of n values."""
     low, value, high, n = row["low"], row["value"], row["high"], row["n"]
     statistic = row["statistic"]

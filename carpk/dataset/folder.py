@@ -1,9 +1,11 @@
 """Study folders: which files there are, and what `about.toml` says of them."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from carpk.dataset import tables
 from carpk.dataset.tables import listing, nearest
@@ -11,6 +13,7 @@ from carpk.dataset.validate import Settings
 from carpk.errors import DatasetError
 
 FILES = ("patients.csv", "doses.csv", "observations.csv", "facts.csv", "cohorts.csv")
+NUMBERS = ("time", "value", "low", "high", "spread", "n", "lloq")  # columns of facts.csv
 
 
 def close_file(path: Path) -> str:
@@ -63,7 +66,31 @@ def check_unexpected_files(folder: Path, settings: Settings) -> None:
         settings.notes.append(f"{file} was not read: it is no file of a data set.")
 
 
-def provenance(about: Mapping[str, Any]) -> str:
+def as_given(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A file of published figures as it stands, unchecked but for its columns.
+
+    Of `columns`, words are text, "" where missing; other columns are numbers where they hold
+    nothing else. A file that does not exist has no rows.
+    """
+    if not path.exists():
+        return pd.DataFrame(columns=list(columns))
+    table = tables.read_csv(path, path.parent.name)
+    table.require(columns, columns, covariates=True)
+    found: dict[str, pd.Series] = {}
+    for column, entries in table.columns.items():
+        texts = [tables.text_of(entry) for entry in entries]
+        if column in columns and column not in NUMBERS:
+            found[column] = pd.Series(texts, dtype=str)
+            continue
+        words = pd.Series([text or None for text in texts], dtype=object)
+        try:
+            found[column] = pd.to_numeric(words)
+        except ValueError:
+            found[column] = words.astype(str).where(words.notna())
+    return pd.DataFrame(found)
+
+
+def provenance(about: Mapping[str, object]) -> str:
     what = about.get("citation") or about.get("source") or about.get("file")
     licence = about.get("licence") or about.get("license")
     simulated = "simulated; " if about.get("simulated") else ""

@@ -1,23 +1,23 @@
 """Several data sets as one."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from carpk.dataset import tables
-from carpk.dataset.assemble import sampling_days
+from carpk.dataset.assemble import Fields, sampling_days
 from carpk.dataset.folder import provenance
 from carpk.dataset.tables import count
 from carpk.errors import DatasetError
 
 if TYPE_CHECKING:
-    from carpk.dataset import Dataset
+    from carpk.dataset.dataset import Dataset
 
 
 def joined(
     parts: Sequence["Dataset"], name: str | None, sampling: Sequence[float] | None
-) -> dict[str, Any]:
+) -> Fields:
     if not parts:
         raise DatasetError("There is no data set to put together. Pass at least one.")
     title = name or " + ".join(part.name for part in parts)
@@ -47,7 +47,11 @@ def joined(
     }
     return dict(
         name=title,
-        **merged,
+        patients=merged["patients"],
+        doses=merged["doses"],
+        observations=merged["observations"],
+        summaries=merged["summaries"],
+        cohorts=merged["cohorts"],
         sampling=_common_sampling(parts, sampling, title),
         about={
             "citation": "; ".join(provenance(part.about) for part in parts),

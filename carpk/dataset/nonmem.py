@@ -4,8 +4,7 @@ Column names are read in any case. Rows keep the order of the file; at equal tim
 rearranged. What the solvers do not support is refused by name.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -330,11 +329,11 @@ def _observations(
                 "not used."
             )
         limit[idle] = np.nan
-    given = [text_of(table.columns["DVU"][i]) if "DVU" in table else "" for i in keep]
+    given = [text_of(table.columns["DVU"][i]) if "DVU" in table else "" for i in keep.tolist()]
     assume_units(table, analytes, given, settings)
     ids = table.columns["patient"]
-    columns: dict[str, list[Any]] = {
-        "patient": [ids[i] for i in keep],
+    columns: dict[str, Sequence[object]] = {
+        "patient": [ids[i] for i in keep.tolist()],
         "time": times[keep].tolist(),
         "analyte": list(analytes),
         "value": value[keep].tolist(),
@@ -343,4 +342,4 @@ def _observations(
         "censored": censored[keep].tolist(),
         "limit": limit[keep].tolist(),
     }
-    return Table(table.label, columns, [table.rows[i] for i in keep], table.name, SHOWN)
+    return Table(table.label, columns, [table.rows[i] for i in keep.tolist()], table.name, SHOWN)

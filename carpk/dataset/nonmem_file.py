@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -168,12 +168,23 @@ def read_sidecar(path: Path, arguments: Arguments, notes: list[str], name: str) 
     return replace(arguments, **used)
 
 
+class Written(TypedDict):
+    """Arguments of `from_nonmem` that read a written table back."""
+
+    analytes: dict[int, str] | None
+    units: dict[str, str] | None
+    products: dict[int, list[str]] | None
+    infusion_cmt: list[int] | None
+    covariates: list[str]
+    ignore: None
+
+
 def event_table(
     patients: pd.DataFrame,
     doses: pd.DataFrame,
     observations: pd.DataFrame,
     units: Mapping[str, str],
-) -> tuple[str, dict[str, Any]]:
+) -> tuple[str, Written]:
     """The text of an event table, and the arguments that read it back."""
     given = dict.fromkeys(zip(doses["product"], doses["unit"], strict=True))
     products = {pair: i for i, pair in enumerate(given, start=1)}
@@ -185,7 +196,7 @@ def event_table(
             raise DatasetError(
                 f"Covariate `{column}` would be written as {upper}, which is taken. Rename it."
             )
-    events: dict[str, list[tuple[float, int, dict[str, Any]]]] = {
+    events: dict[str, list[tuple[float, int, dict[str, object]]]] = {
         p: [] for p in patients["patient"]
     }
     for row in observations.to_dict("records"):
@@ -213,7 +224,7 @@ def event_table(
             cells = [label, time, *(event[c] for c in order[2:]), event["LLOQ"]]
             writer.writerow([_cell(c) for c in [*cells, *(person[c] for c in names)]])
     cell_rows = [i for (_, unit), i in products.items() if unit in unit_table.CELL_UNITS]
-    arguments = {
+    arguments: Written = {
         "analytes": {i: analyte for analyte, i in endpoints.items()} or None,
         "units": {a: units[a] for a in endpoints} or None,
         "products": {i: list(pair) for pair, i in products.items()} or None,
@@ -227,7 +238,7 @@ def event_table(
     return out.getvalue(), arguments
 
 
-def sidecar_text(arguments: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+def sidecar_text(arguments: Written, about: Mapping[str, object]) -> str:
     columns = {
         "TIME": "days from the first cell infusion",
         "DV": "value in the unit of its DVID; the LLOQ where CENS is 1",
@@ -240,7 +251,7 @@ def sidecar_text(arguments: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n"
 
 
-def _cell(entry: Any) -> str:
+def _cell(entry: object) -> str:
     if isinstance(entry, float | np.floating):
         return "." if np.isnan(entry) else repr(float(entry))
     return text_of(entry) or "."

@@ -1,9 +1,9 @@
 """Meaning of compartments, endpoints and further columns of an event table."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,12 @@ SHOWN = {
     "product": "CMT",
     "unit": "units",
 }
+Value = TypeVar("Value")
+Labelled: TypeAlias = Mapping[int, Value] | Mapping[str, Value]
+"""Compartment or endpoint -> something."""
+Labels: TypeAlias = int | str | list[int] | list[str] | tuple[int | str, ...] | set[int] | set[str]
+"""A compartment, or several."""
+
 DEFAULT_ANALYTE, DEFAULT_PRODUCT = "car_t", "car_t"
 
 
@@ -39,15 +45,15 @@ DEFAULT_ANALYTE, DEFAULT_PRODUCT = "car_t", "car_t"
 class Arguments:
     """Arguments beyond the table itself; saved beside a written table."""
 
-    analytes: Any = None
-    units: Any = None
-    products: Any = None
-    infusion_cmt: Any = None
-    covariates: Any = None
-    ignore: Any = "C"
+    analytes: Labelled[str] | str | None = None
+    units: Mapping[str, str] | None = None
+    products: Labelled[str | Sequence[str]] | None = None
+    infusion_cmt: Labels | None = None
+    covariates: Sequence[str] | Mapping[str, str] | None = None
+    ignore: str | None = "C"
 
 
-def key_of(entry: Any) -> str:
+def key_of(entry: object) -> str:
     """A compartment or endpoint as a label: 1, 1.0, '1' and '01' are one."""
     number = number_of(entry)
     if number is not None and not np.isnan(number):
@@ -55,7 +61,7 @@ def key_of(entry: Any) -> str:
     return text_of(entry)
 
 
-def _mapping(given: Any, what: str, example: str, table: Table) -> dict[str, Any]:
+def _mapping(given: object, what: str, example: str, table: Table) -> dict[str, object]:
     if given is None:
         return {}
     if not isinstance(given, Mapping) or not given:
@@ -69,8 +75,12 @@ def dose_products(
     """Product and unit of each dose row, from ADM or CMT, the arguments and DOSEU."""
     notes, column = settings.notes, "ADM" if "ADM" in table else "CMT"
     products = _mapping(arguments.products, "products", "{1: 'car_t'}", table)
-    cells = arguments.infusion_cmt
-    cells = [] if cells is None else cells if isinstance(cells, list | tuple | set) else [cells]
+    receiving = arguments.infusion_cmt
+    cells: Iterable[object] = [receiving]
+    if receiving is None:
+        cells = []
+    elif isinstance(receiving, list | tuple | set):
+        cells = receiving
     infusions = {key_of(entry) for entry in cells}
     keys = [""] * len(rows)
     if column in table:
@@ -177,7 +187,7 @@ def analyte_names(
 ) -> list[str]:
     """Analyte of each observation: from DVID, else from CMT if the observations differ in it."""
     if isinstance(arguments.analytes, str):
-        given: dict[str, Any] = {"": arguments.analytes}
+        given: dict[str, object] = {"": arguments.analytes}
     else:
         given = _mapping(arguments.analytes, "analytes", "{1: 'car_t', 2: 'tumor'}", table)
     column = "DVID" if "DVID" in table else "CMT"
@@ -198,7 +208,7 @@ def analyte_names(
             f"Name each: analytes={{{present[0]}: ..., {present[1]}: ...}}.",
         )
     if isinstance(arguments.analytes, str):
-        return [given[""]] * len(keep)
+        return [arguments.analytes] * len(keep)
     if given:
         for key in present:
             if key not in given:
@@ -247,7 +257,9 @@ def assume_units(table: Table, analytes: list[str], given: list[str], settings: 
         )
 
 
-def read_patients(table: Table, ids: list[str], wanted: Any, notes: list[str]) -> Table:
+def read_patients(
+    table: Table, ids: list[str], wanted: Sequence[str] | Mapping[str, str] | None, notes: list[str]
+) -> Table:
     """One row per ID with its covariates: all other columns, which must not change within an ID."""
     found = [c for c in table.columns if c not in EVENTS and c not in DERIVED and c != "patient"]
     derived = [c for c in table.columns if c in DERIVED]
@@ -279,7 +291,7 @@ def read_patients(table: Table, ids: list[str], wanted: Any, notes: list[str]) -
         notes.append(f"{table.label}: columns left out: {listing(derived)}.")
     starts = [i for i in range(len(ids)) if i == 0 or ids[i] != ids[i - 1]]
     ends = [*starts[1:], len(ids)]
-    columns: dict[str, list[Any]] = {"patient": [ids[i] for i in starts]}
+    columns: dict[str, Sequence[object]] = {"patient": [ids[i] for i in starts]}
     for column, rule in rules.items():
         columns[called[column]] = _one_value_each(
             table, column, rule, list(zip(starts, ends, strict=True)), notes
@@ -289,7 +301,7 @@ def read_patients(table: Table, ids: list[str], wanted: Any, notes: list[str]) -
 
 def _one_value_each(
     table: Table, column: str, rule: str, spans: list[tuple[int, int]], notes: list[str]
-) -> list[Any]:
+) -> list[object]:
     entries, chosen = table.columns[column], []
     gaps = varied = 0
     for start, end in spans:

@@ -7,12 +7,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from carpk.errors import DatasetError
+
+Frame: TypeAlias = pd.DataFrame | Mapping[str, Iterable[object]] | Iterable[Mapping[str, object]]
+"""A data frame, or what pandas makes one of."""
 
 MISSING = frozenset({"", ".", "na", "n/a", "nan", "none", "null", "<na>"})
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?")
@@ -25,8 +28,8 @@ class Table:
     """Columns of raw entries, the file (or argument) they came from and the row of each."""
 
     label: str
-    columns: dict[str, list[Any]]
-    rows: list[Any]
+    columns: Mapping[str, Sequence[object]]
+    rows: Sequence[object]
     name: str = "data set"
     shown: Mapping[str, str] = field(default_factory=dict)
     """The file's own column names where they differ from carpk's, for messages."""
@@ -37,7 +40,7 @@ class Table:
     def __contains__(self, column: str) -> bool:
         return column in self.columns
 
-    def with_columns(self, **columns: list[Any]) -> "Table":
+    def with_columns(self, **columns: Sequence[object]) -> "Table":
         return replace(self, columns={**self.columns, **columns})
 
     def take(self, keep: Sequence[int]) -> "Table":
@@ -176,7 +179,7 @@ def count(n: int, noun: str) -> str:
     return f"{n} {noun[:-1]}ies" if noun.endswith("y") else f"{n} {noun}s"
 
 
-def listing(names: Iterable[Any]) -> str:
+def listing(names: Iterable[object]) -> str:
     return ", ".join(f"`{name}`" for name in names) or "none"
 
 
@@ -197,7 +200,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return by_lower[found[0]] if found else None
 
 
-def text_of(entry: Any) -> str:
+def text_of(entry: object) -> str:
     """The entry as text without blanks around it; '' where it is missing."""
     if entry is None or entry is pd.NA or entry is pd.NaT:
         return ""
@@ -213,7 +216,7 @@ def text_of(entry: Any) -> str:
     return "" if text.lower() in MISSING else text
 
 
-def number_of(entry: Any) -> float | None:
+def number_of(entry: object) -> float | None:
     """The entry as a number, NaN where it is missing, None where it is no number."""
     if isinstance(entry, bool | np.bool_ | int | float | np.integer | np.floating):
         return float(entry)
@@ -227,7 +230,7 @@ def number_of(entry: Any) -> float | None:
     return None
 
 
-def not_a_number(entry: Any, column: str) -> tuple[str, str]:
+def not_a_number(entry: object, column: str) -> tuple[str, str]:
     """Say what an entry that is no number probably means, and what to write instead."""
     text = text_of(entry)
     problem = f"{text!r} is not a number"
@@ -257,10 +260,11 @@ def not_a_number(entry: Any, column: str) -> tuple[str, str]:
     return problem, f"Expected {meaning(column)}."
 
 
-def from_frame(frame: Any, label: str, name: str) -> Table:
+def from_frame(frame: Frame, label: str, name: str) -> Table:
     """A table from a data frame, or from what pandas makes one of; rows go by their index."""
     try:
-        frame = frame if isinstance(frame, pd.DataFrame) else pd.DataFrame(frame)
+        if not isinstance(frame, pd.DataFrame):
+            frame = pd.DataFrame(frame)  # type: ignore[arg-type]  # any mapping; the stubs say dict
     except (TypeError, ValueError) as trouble:
         raise DatasetError(
             f"Dataset {name!r}: `{label}` must be a data frame, but is "

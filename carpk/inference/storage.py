@@ -163,6 +163,7 @@ def decode_model(spec: Mapping[str, Any], *, trust: bool = False) -> Any:
     effect = CODEC.decode(spec["dose_effect"])
     if effect is None:
         return model
+    assert isinstance(model, ClosedForm)  # no other has one
     return model.with_dose_effect(effect.exponent, effect.reference, effect.parameter)
 
 

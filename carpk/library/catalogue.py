@@ -10,8 +10,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import textwrap
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypedDict
 
 from carpk.library.models import list_models, load_model, options_of
 from carpk.structural import ClosedForm, ODEModel
@@ -34,9 +34,20 @@ model of your own starts as a copy of one of these files:
 """
 
 
-def listing() -> dict[str, dict[str, Any]]:
+class Listed(TypedDict):
+    """A model of the library, as the list tells of it."""
+
+    about: str
+    product: str
+    states: list[str]
+    outputs: dict[str, str]
+    options: dict[str, list[object]]
+    reference: str
+
+
+def listing() -> dict[str, Listed]:
     """Model of the library -> about, product, states, outputs, options, reference."""
-    found = {}
+    found: dict[str, Listed] = {}
     for name in list_models():
         model = load_model(name)
         found[name] = {
@@ -84,7 +95,7 @@ def markdown() -> str:
     return HEAD + "\n".join(rows) + "\n"
 
 
-def page(name: str, **options: Any) -> str:
+def page(name: str, **options: object) -> str:
     """Everything about one model.
 
     Args:
@@ -146,7 +157,7 @@ def _outputs(units: Mapping[str, str]) -> str:
     return ", ".join(f"{output} [{unit}]" for output, unit in units.items())
 
 
-def _option(name: str, choices: Any) -> str:
+def _option(name: str, choices: Iterable[object]) -> str:
     return f"{name}: {', '.join(map(repr, choices))}" if choices else name
 
 

@@ -18,14 +18,13 @@ import typing
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
 
 import jax
 
 import carpk.models
 from carpk.errors import ModelError, nearest_of
-from carpk.library.texts import SBML, digest_of, files_of, installed_from
-from carpk.structural import ODEModel, StructuralModel
+from carpk.library.texts import SBML, Origin, digest_of, files_of, installed_from
+from carpk.structural import ClosedForm, ODEModel
 
 
 def list_models() -> list[str]:
@@ -34,7 +33,7 @@ def list_models() -> list[str]:
     return sorted(name for name in set(found) if not name.startswith("_"))
 
 
-def load_model(name_or_path: str | os.PathLike[str], **options: Any) -> Any:
+def load_model(name_or_path: str | os.PathLike[str], **options: object) -> ClosedForm | ODEModel:
     """A structural model from the library, or from a file of your own.
 
         load_model("stein2019")
@@ -67,7 +66,7 @@ def load_model(name_or_path: str | os.PathLike[str], **options: Any) -> Any:
             )
         )
     module, files = _of_library(text)
-    origin = {"name": text, "options": options}
+    origin: Origin = {"name": text, "options": options}
     return _finish(_model_of(module, text, options), text, origin, files, module.__doc__)
 
 
@@ -79,7 +78,7 @@ def _of_library(name: str) -> tuple[types.ModuleType, dict[str, str]]:
     return module, files_of(path, path.read_text(encoding="utf-8"))
 
 
-def options_of(name_or_path: str | os.PathLike[str]) -> dict[str, tuple[Any, ...]]:
+def options_of(name_or_path: str | os.PathLike[str]) -> dict[str, tuple[object, ...]]:
     """Options of a model -> their choices, the default first; () where they are free."""
     text = os.fspath(name_or_path)
     if text not in list_models():
@@ -93,7 +92,7 @@ def options_of(name_or_path: str | os.PathLike[str]) -> dict[str, tuple[Any, ...
     return {} if build is None else _choices(build)
 
 
-def model_of_files(origin: Mapping[str, Any], files: Mapping[str, str]) -> Any:
+def model_of_files(origin: Origin, files: Mapping[str, str]) -> ClosedForm | ODEModel:
     """The model that these texts make, in place of those that are installed or on disk now.
 
     It runs them: only texts that the user trusts.
@@ -132,7 +131,7 @@ def _missing(path: Path) -> str:
     )
 
 
-def _load_sbml(path: Path, options: dict[str, Any]) -> Any:
+def _load_sbml(path: Path, options: Mapping[str, object]) -> ClosedForm | ODEModel:
     from carpk import sbml  # needs an extra
 
     if not path.is_file():
@@ -143,11 +142,11 @@ def _load_sbml(path: Path, options: dict[str, Any]) -> Any:
             "them out; numbers are changed where the model is used."
         )
     text = _source(path)
-    origin = {"name": path.as_posix(), "options": {}}
+    origin: Origin = {"name": path.as_posix(), "options": {}}
     return _finish(sbml.read(path, text), str(path), origin, {path.name: text}, None)
 
 
-def _load_file(path: Path, options: dict[str, Any]) -> Any:
+def _load_file(path: Path, options: Mapping[str, object]) -> ClosedForm | ODEModel:
     if not path.is_file():
         raise ModelError(_missing(path))
     source = _source(path)
@@ -256,7 +255,7 @@ def _advice(trouble: Exception) -> str:
     return ""
 
 
-def _model_of(module: types.ModuleType, label: str, options: dict[str, Any]) -> Any:
+def _model_of(module: types.ModuleType, label: str, options: Mapping[str, object]) -> object:
     """`model` of a module, or the result of its `build` with the options."""
     build = getattr(module, "build", None)
     if not options and hasattr(module, "model"):
@@ -290,7 +289,7 @@ def _model_of(module: types.ModuleType, label: str, options: dict[str, Any]) -> 
     return build(**options)
 
 
-def _choices(build: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
+def _choices(build: Callable[..., object]) -> dict[str, tuple[object, ...]]:
     """Arguments of a `build` -> choices of their `Literal`, the default first; () if free."""
     choices = {}
     for name, argument in inspect.signature(build).parameters.items():
@@ -302,16 +301,16 @@ def _choices(build: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
 
 
 @lru_cache(maxsize=64)
-def _built(build: Callable[..., Any], options: tuple[tuple[str, Any], ...]) -> Any:
+def _built(build: Callable[..., object], options: tuple[tuple[str, object], ...]) -> object:
     """The model of `build` with these options, cached so that compiled code is reused."""
     return build(**dict(options))
 
 
 def _finish(
-    model: Any, label: str, origin: Mapping[str, Any], files: Mapping[str, str], doc: str | None
-) -> Any:
+    model: object, label: str, origin: Origin, files: Mapping[str, str], doc: str | None
+) -> ClosedForm | ODEModel:
     """The model with its origin and the texts of its files, once it is seen to be one."""
-    if not isinstance(model, StructuralModel):
+    if not isinstance(model, ClosedForm | ODEModel):
         raise ModelError(
             f"Model {label!r}: `model` is {type(model).__name__}, but must be a structural model. "
             "End the file with `model = ck.ClosedForm(...)`."

@@ -14,10 +14,11 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pandas as pd
 
+from carpk.dataset.folder import as_given
 from carpk.dosing.regimen import Regimen
 from carpk.errors import CarpkError, DatasetError, RegimenError
 
@@ -83,6 +84,13 @@ class Arm:
         return "\n".join(lines)
 
 
+class Sampling(TypedDict, total=False):
+    """When blood was drawn, and how that is known."""
+
+    days: list[float]
+    provenance: str
+
+
 @dataclass(frozen=True)
 class Study:
     """A trial: its arms and published summaries with sources; prints provenance.
@@ -107,7 +115,7 @@ class Study:
     arms: Mapping[str, Arm]
     summaries: pd.DataFrame
     cohorts: pd.DataFrame
-    sampling: Mapping[str, Any]
+    sampling: Sampling
     path: Path
 
     def dataset(self) -> Dataset:
@@ -188,8 +196,8 @@ def read_study(folder: Path) -> Study:
         title=str(about["title"]),
         about=about,
         arms={name: _arm(name, recipe, folder.name) for name, recipe in arms.items()},
-        summaries=_csv(folder / "facts.csv", SUMMARIES),
-        cohorts=_csv(folder / "cohorts.csv", ("cohort", "arm")),
+        summaries=as_given(folder / "facts.csv", SUMMARIES),
+        cohorts=as_given(folder / "cohorts.csv", ("cohort", "arm")),
         sampling=about.get("sampling", {}),
         path=folder,
     )
@@ -199,27 +207,6 @@ SUMMARIES = (
     *("cohort", "analyte", "metric", "time", "statistic", "value", "low", "high", "interval"),
     *("spread", "n", "unit", "lloq", "use", "source", "note"),
 )
-NUMBERS = ("time", "value", "low", "high", "spread", "n", "lloq")
-
-
-def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    if not path.exists():
-        return pd.DataFrame(columns=list(columns))
-    texts = [column for column in columns if column not in NUMBERS]
-    try:
-        frame = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
-    except (ValueError, UnicodeDecodeError) as trouble:
-        raise DatasetError(
-            f"Study {path.parent.name!r}: {path.name} cannot be read as CSV ({trouble}). Quote "
-            "entries that hold a comma, and save the file as UTF-8."
-        ) from trouble
-    missing = [column for column in columns if column not in frame]
-    if missing:
-        raise DatasetError(
-            f"Study {path.parent.name!r}: {path.name} has no column `{missing[0]}`; it must have "
-            f"{', '.join(columns)}."
-        )
-    return frame.fillna(dict.fromkeys(texts, ""))
 
 
 def _toml(path: Path, study: str) -> dict[str, Any]:
@@ -237,9 +224,9 @@ def _toml(path: Path, study: str) -> dict[str, Any]:
         ) from trouble
 
 
-def _arm(name: str, recipe: Any, study: str) -> Arm:
+def _arm(name: str, entry: object, study: str) -> Arm:
     place = f"Study {study!r}: arms.toml, arm {name!r}"
-    _known(recipe, ARM_KEYS, place)
+    recipe = _known(entry, ARM_KEYS, place)
     given = recipe.get("lymphodepletion", {})
     cells = recipe.get("cells", {})
     _known(given, LYMPHODEPLETION_KEYS, f"{place}, lymphodepletion")
@@ -271,7 +258,8 @@ def _arm(name: str, recipe: Any, study: str) -> Arm:
     return arm
 
 
-def _known(table: Any, known: Sequence[str], place: str) -> None:
+def _known(table: object, known: Sequence[str], place: str) -> dict[str, Any]:
+    """The table, if it is one and has no other keys."""
     if not isinstance(table, dict):
         raise DatasetError(
             f"{place}: a table with {', '.join(known)} is expected, but found {table!r}."
@@ -279,9 +267,10 @@ def _known(table: Any, known: Sequence[str], place: str) -> None:
     unknown = [key for key in table if key not in known]
     if unknown:
         raise DatasetError(f"{place}: `{unknown[0]}` is unknown; known are {', '.join(known)}.")
+    return table
 
 
-def _numbers(entry: Any) -> tuple[float, ...]:
+def _numbers(entry: float | list[float]) -> tuple[float, ...]:
     return tuple(float(x) for x in (entry if isinstance(entry, list) else [entry]))
 
 

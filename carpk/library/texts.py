@@ -9,17 +9,27 @@ import importlib.abc
 import importlib.machinery
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import carpk.models
+
+if TYPE_CHECKING:
+    import types
 
 LIBRARY = "models/"  # before the names of its files
 SBML = (".xml", ".sbml")
 LARGEST = 2**20  # bytes of a table that is kept as it is
+
+
+class Origin(TypedDict):
+    """How `load_model` finds a model again: its name or path, and its options."""
+
+    name: str
+    options: Mapping[str, object]
 
 
 def digest_of(files: Mapping[str, str]) -> str:
@@ -34,7 +44,12 @@ class _Texts(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def __init__(self, texts: Mapping[str, str]) -> None:
         self.texts = texts
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: types.ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
         if fullname not in self.texts:
             return None
         installed = importlib.machinery.PathFinder.find_spec(fullname, path)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import scipy.stats
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from numpy.typing import ArrayLike
 
 from carpk.checks import GOF, NPDE, VPC, shrinkage
 from carpk.checks.residuals import SHRUNK, eta_means
@@ -138,7 +140,7 @@ def _concentration_range(result: VPC) -> tuple[float, float]:
     return bottom / 1.8, top * 1.8
 
 
-def _band(axis: Any, rows: pd.DataFrame, colour: str, open_at: float, top: float) -> None:
+def _band(axis: Axes, rows: pd.DataFrame, colour: str, open_at: float, top: float) -> None:
     """The interval of a replicated statistic from bin to bin; open where it is below the LLOQ."""
     t = rows["time"].to_numpy(float)
     low, high = rows["low"].to_numpy(float), rows["high"].to_numpy(float)
@@ -152,14 +154,20 @@ def _band(axis: Any, rows: pd.DataFrame, colour: str, open_at: float, top: float
     axis.vlines(t[alone], low[alone], high[alone], color=colour, alpha=0.3, lw=6)
 
 
-def _observed(axis: Any, rows: pd.DataFrame, style: str) -> None:
+def _observed(axis: Axes, rows: pd.DataFrame, style: str) -> None:
     y = rows["observed"].to_numpy(float)
     y = np.where(np.isfinite(y), y, np.nan)
     axis.plot(rows["time"], y, color=INK, ls=style, lw=1.1, marker="o", ms=3, zorder=4)
 
 
 def _points(
-    axis: Any, x: Any, y: Any, below: Any, *, faint: bool = False, colour: str = INK
+    axis: Axes,
+    x: ArrayLike,
+    y: ArrayLike,
+    below: ArrayLike,
+    *,
+    faint: bool = False,
+    colour: str = INK,
 ) -> None:
     """Measured concentrations as dots, concentrations below the LLOQ as red triangles."""
     x, y, below = np.asarray(x), np.asarray(y), np.asarray(below, bool)
@@ -176,7 +184,7 @@ def _title(figure: Figure, text: str) -> None:
 
 
 def _legend(
-    figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int = 4
+    figure: Figure, handles: Sequence[Artist], labels: Sequence[str], columns: int = 4
 ) -> None:
     """A legend under all panels, and room for it."""
     rows = math.ceil(len(labels) / columns)
@@ -296,7 +304,7 @@ def gof(result: GOF) -> Figure:
 
 
 def _residual_legend(
-    figure: Figure, axis: Any, below: bool, imputed: str, lloq: bool = False
+    figure: Figure, axis: Axes, below: bool, imputed: str, lloq: bool = False
 ) -> None:
     handles = [axis.plot([], [], "o", color=INK, ms=3)[0]]
     labels = ["observation"]
@@ -313,7 +321,7 @@ def _residual_legend(
     _legend(figure, handles, labels, columns=3)
 
 
-def _score_axis(axis: Any, x: Any, y: Any, below: Any) -> None:
+def _score_axis(axis: Axes, x: np.ndarray | pd.Series, y: np.ndarray, below: np.ndarray) -> None:
     """Standardised residuals with the 90 % of a standard normal and a running median."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     _points(axis, x, y, below)
@@ -333,7 +341,7 @@ def _score_axis(axis: Any, x: Any, y: Any, below: Any) -> None:
     axis.set_ylim(-max(3.2, 1.08 * largest), max(3.2, 1.08 * largest))
 
 
-def _concentration_axis(axis: Any, concentrations: Any, label: str) -> None:
+def _concentration_axis(axis: Axes, concentrations: ArrayLike, label: str) -> None:
     """A log axis of concentrations along x, at most ten decades."""
     axis.set_xscale("log")
     concentrations = np.asarray(concentrations, float)
@@ -476,7 +484,7 @@ def _covariates(result: Fit) -> dict[str, np.ndarray]:
     return found
 
 
-def _boxes(axis: Any, values: np.ndarray, y: np.ndarray) -> None:
+def _boxes(axis: Axes, values: np.ndarray, y: np.ndarray) -> None:
     """A box per group with every patient's dot, and its size."""
     number = values.dtype.kind in "fiu"
     groups = sorted({v for v in values[~pd.isna(values)]}, key=lambda v: v if number else str(v))

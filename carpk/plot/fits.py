@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -18,10 +19,16 @@ from carpk.inference.nuts import prior_draws
 from carpk.inference.result import Fit
 from carpk.inference.starts import PRIOR_DRAWS
 from carpk.plot.style import BLUE, GREY, HIGH, INK, LONG, LOW, RED, from_scale, time_axis, to_scale
+from carpk.population.bound import BoundPopulation
 from carpk.population.parameters import PopulationParameter
 from carpk.population.summaries import CohortSummary, sample_log_sd
 from carpk.structural import ClosedForm
 from carpk.verdict.modes import SAME_MODE
+
+if TYPE_CHECKING:
+    from jax import Array
+
+    from carpk._types import Values
 
 
 def fit(result: Fit, *, seed: int = 0) -> Figure:
@@ -85,12 +92,12 @@ def predictive(checks: Sequence[Predictive]) -> Figure:
     return figure
 
 
-def _published(axis: Any, check: Predictive, cohort: str) -> None:
+def _published(axis: Axes, check: Predictive, cohort: str) -> None:
     """Published concentrations by day; else the published Cmax at the published Tmax."""
     own = check.bound.output
     summaries = [f for f in check.bound.cohorts[cohort].summaries if f.output == own]
     concentrations = [f for f in summaries if f.metric == "level"]
-    bar = {"fmt": "o", "color": INK, "ms": 5, "capsize": 3, "lw": 1.2, "zorder": 5}
+    bar: dict[str, Any] = {"fmt": "o", "color": INK, "ms": 5, "capsize": 3, "lw": 1.2, "zorder": 5}
     if concentrations:
         y = np.array([max(f.value, f.lloq if f.value < f.lloq else 0.0) for f in concentrations])
         ends = np.abs(np.array([interval_ends(f) for f in concentrations]) - y[:, None]).T
@@ -202,7 +209,7 @@ def prior_posterior(result: Fit) -> Figure:
     return figure
 
 
-def _natural_ticks(axis: Any, parameter: PopulationParameter, low: float, high: float) -> None:
+def _natural_ticks(axis: Axes, parameter: PopulationParameter, low: float, high: float) -> None:
     """Label an axis of the estimation scale with natural values."""
     if parameter.transform.name == "identity":
         axis.tick_params(labelsize=7)
@@ -232,9 +239,10 @@ def individual_fits(
     days = _grid(first, last)
     levels_at = bound.patient_predictor(jnp.asarray(days), output=output, smooth=False)
 
-    def curves(sample: Any) -> Any:
+    def curves(sample: Values) -> Array:
         params, _ = bound.of_sample(sample)
-        return levels_at(params)
+        levels: Array = levels_at(params)
+        return levels
 
     concentrations = jax.jit(lambda s: jax.lax.map(curves, s))(sample)
     low, mid, high = np.quantile(np.asarray(concentrations), [LOW, 0.5, HIGH], axis=0)
@@ -326,7 +334,7 @@ def _grid(first: float, last: float) -> np.ndarray:
     return np.unique(np.clip(days, first, last))
 
 
-def _doses(axis: Any, bound: Any, i: int) -> None:
+def _doses(axis: Axes, bound: BoundPopulation, i: int) -> None:
     """Arrows for a patient's infusions of cells, ticks for other drugs, along the top."""
     a, patient = bound.individual, bound.patients[i]
     across = axis.get_xaxis_transform()

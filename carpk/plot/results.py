@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -16,6 +17,9 @@ from carpk.evidence import span
 from carpk.plot.style import BLUE, GREY, HIGH, INK, LOW, RED, SPARE, WIDEST
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
     from carpk.comparison import Comparison
     from carpk.evidence import Evidence
     from carpk.information import Identifiability
@@ -114,7 +118,7 @@ def comparison(result: Comparison) -> Figure:
     return figure
 
 
-def _in_words(row: Mapping[Any, Any], contrast: str) -> str:
+def _in_words(row: Mapping[Hashable, Any], contrast: str) -> str:
     """ "x 1.7 (0.9 to 3.0)" or "-12 day (-20 to -3)"."""
     ratio = contrast == "ratio"
     unit = "" if row["unit"] == "1" else f" {row['unit']}"
@@ -129,7 +133,7 @@ def _in_words(row: Mapping[Any, Any], contrast: str) -> str:
     return text
 
 
-def _ratio_axis(axis: Any, low: float, high: float) -> None:
+def _ratio_axis(axis: Axes, low: float, high: float) -> None:
     """A log axis around 1 with plain numbers."""
     axis.set_xscale("log")
     low, high = min(low / 1.15, 0.5), max(high * 1.15, 2.0)
@@ -140,7 +144,7 @@ def _ratio_axis(axis: Any, low: float, high: float) -> None:
     axis.xaxis.set_minor_locator(NullLocator())
 
 
-def _arm_curves(axis: Any, curves: Any, colours: Mapping[str, str]) -> None:
+def _arm_curves(axis: Axes, curves: xr.DataArray, colours: Mapping[str, str]) -> None:
     """Median and 90 % band over patients of each arm, on a log axis."""
     t = curves["time"].values
     shown = t >= 0
@@ -197,7 +201,7 @@ def evidence(result: Evidence) -> Figure:
     prior = result.prior_effects()
     pooled = pooled.loc[list(prior)]
     figure, axis = plt.subplots(figsize=(9.5, 1.9 + 0.36 * (len(studies) + len(pooled))))
-    labels: list[tuple[float, str, Any]] = []
+    labels: list[tuple[float, str, pd.Series]] = []
     y = 0.0
     for name, row in studies.iterrows():
         axis.plot([row["fold_low"], row["fold_high"]], [y, y], color=BLUE, lw=1.5)

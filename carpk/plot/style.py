@@ -1,9 +1,9 @@
 """Colours, intervals and the axis of time of every figure."""
 
-from typing import Any
-
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from numpy.typing import ArrayLike
 
 from carpk.inference.result import INTERVAL
 
@@ -16,7 +16,7 @@ TICKS = (-28, -14, -7, -3, 0, 1, 3, 7, 14, 28, 60, 90, 180, 365, 730, 1460, 2920
 APART = 0.32  # least distance of labelled days, on the scale ln(1 + days)
 
 
-def time_axis(axis: Any, days: Any, *, size: float = 9, apart: float = APART) -> None:
+def time_axis(axis: Axes, days: ArrayLike, *, size: float = 9, apart: float = APART) -> None:
     """Label the axis of days after infusion; on the scale ln(1 + days) with long follow-up."""
     label = "days after infusion"
     low, high = float(np.min(days)), float(np.max(days))
@@ -40,11 +40,13 @@ def time_axis(axis: Any, days: Any, *, size: float = 9, apart: float = APART) ->
     axis.set_xlabel(label, fontsize=size)
 
 
-def to_scale(days: Any) -> Any:
+def to_scale(days: np.ndarray) -> np.ndarray:
     """ln(1 + days), and the same with a minus before day 0."""
-    return np.sign(days) * np.log1p(np.abs(days))
+    x: np.ndarray = np.sign(days) * np.log1p(np.abs(days))
+    return x
 
 
-def from_scale(x: Any) -> Any:
+def from_scale(x: np.ndarray) -> np.ndarray:
     """Days from the scale ln(1 + days)."""
-    return np.sign(x) * np.expm1(np.abs(x))
+    days: np.ndarray = np.sign(x) * np.expm1(np.abs(x))
+    return days

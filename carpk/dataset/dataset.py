@@ -1,0 +1,415 @@
+"""`Dataset`: the checked tables, what is in them, and how they are read and written."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from carpk import _files
+from carpk.dataset import cohort_summaries, nonmem, nonmem_file, tables, units, validate
+from carpk.dataset.arrays import IndividualArrays, given, padded
+from carpk.dataset.assemble import assemble, settings_of
+from carpk.dataset.folder import (
+    FILES,
+    check_unexpected_files,
+    close_file,
+    provenance,
+    read_about,
+    refuse_no_folder,
+)
+from carpk.dataset.join import joined
+from carpk.dataset.nonmem_names import Arguments, Labelled, Labels
+from carpk.dataset.tables import Frame, count, listing, nearest
+from carpk.dosing.regimen import Regimen
+from carpk.errors import CarpkWarning, DatasetError
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """Patients, doses, observations and published summaries of a study, with provenance.
+
+    Make one with `from_frames`, `from_folder` or `from_nonmem`, which check every entry.
+
+    Attributes:
+        name: shown in messages.
+        patients: patient and covariates, among them perhaps `cohort`.
+        doses: patient, time [day], product, amount, unit, duration [day; 0 is a bolus].
+        observations: patient, time [day], analyte, value, unit, lloq, censored (0 observed; 1 the
+            level is below `lloq`, which is also the value; -1 it is above the value) and limit
+            (lower bound of a censored observation, NaN where there is none).
+        summaries: published cohort summaries, a row each.
+        cohorts: cohort and covariates; may be empty.
+        sampling: nominal sampling days of the study behind the summaries.
+        about: provenance: citation, licence, registration and whatever else was given.
+        notes: what was converted, inferred, filled or left out, a sentence each.
+    """
+
+    name: str
+    patients: pd.DataFrame
+    doses: pd.DataFrame
+    observations: pd.DataFrame
+    summaries: pd.DataFrame
+    cohorts: pd.DataFrame
+    sampling: tuple[float, ...] | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_frames(
+        cls,
+        patients: Frame | None = None,
+        doses: Frame | None = None,
+        observations: Frame | None = None,
+        summaries: Frame | None = None,
+        cohorts: Frame | None = None,
+        sampling: Sequence[float] | None = None,
+        name: str = "data set",
+        about: Mapping[str, object] | None = None,
+        time_unit: str = "day",
+        lloq: float | Mapping[str, float] | None = None,
+        units: Mapping[str, str] | None = None,
+        time_zero: str = "first cell infusion",
+    ) -> "Dataset":
+        """A data set from data frames (or what pandas makes one of); rows go by their index.
+
+        Args:
+            patients: column patient, and covariates; taken from the other tables if left out.
+            doses: columns patient, time, product, amount, unit and perhaps duration.
+            observations: columns patient, time, analyte, value, unit, lloq, censored and perhaps
+                limit.
+            summaries: columns of a study's `facts.csv`; times are days.
+            cohorts: column cohort, and covariates.
+            sampling: nominal sampling days of the study behind the summaries.
+            time_unit: 'day', 'hour' or 'week': of times and durations of doses and observations.
+            lloq: a number, or one per analyte, in the unit of the data; used where a row has none.
+            units: unit per analyte, used where a row has none.
+            time_zero: 'first cell infusion': times already count from it, which is checked; 'first
+                dose': each patient's times are shifted so that they do.
+        """
+        settings = settings_of(name, time_unit, time_zero, units, lloq)
+        given = {
+            "patients": patients,
+            "doses": doses,
+            "observations": observations,
+            "summaries": summaries,
+            "cohorts": cohorts,
+        }
+        read = {
+            key: tables.from_frame(frame, key, name)
+            for key, frame in given.items()
+            if frame is not None
+        }
+        return cls(**assemble(read, settings, sampling, about))
+
+    @classmethod
+    def from_folder(cls, path: str | Path, time_zero: str | None = None) -> "Dataset":
+        """A data set from a study folder; `about.toml` says citation, units, LLOQ, time zero."""
+        folder = Path(path)
+        refuse_no_folder(folder)
+        about = read_about(folder)
+        name = str(about.get("name", folder.name))
+        settings = settings_of(
+            name,
+            about.get("time_unit", "day"),
+            time_zero or about.get("time_zero", "first cell infusion"),
+            about.get("units"),
+            about.get("lloq"),
+            source="about.toml",
+        )
+        for key in ("citation", "licence"):
+            if not about.get(key) and not (key == "licence" and about.get("license")):
+                settings.notes.append(f"about.toml states no {key}.")
+        check_unexpected_files(folder, settings)
+        keys = ("patients", "doses", "observations", "summaries", "cohorts")
+        read = {
+            key: tables.read_csv(folder / file, name)
+            for key, file in zip(keys, FILES, strict=True)
+            if (folder / file).is_file()
+        }
+        if "observations" not in read and "summaries" not in read:
+            raise DatasetError(
+                f"Dataset {name!r}: {folder} holds neither observations.csv (individual data) nor "
+                "facts.csv (published summaries). Add one of them."
+            )
+        if "observations" in read and "doses" not in read:
+            raise DatasetError(
+                f"Dataset {name!r}: {folder} holds observations.csv, but no doses.csv. Add it, "
+                f"with columns {listing(validate.DOSES)}."
+            )
+        sampling = about.get("sampling")
+        if isinstance(sampling, Mapping):
+            sampling = sampling.get("days")
+        return cls(**assemble(read, settings, sampling, about, lenient=True))
+
+    @classmethod
+    def from_nonmem(
+        cls,
+        path: str | Path,
+        *,
+        analytes: Labelled[str] | str | None = None,
+        units: Mapping[str, str] | None = None,
+        lloq: float | Mapping[str, float] | None = None,
+        time_unit: str = "day",
+        products: Labelled[str | Sequence[str]] | None = None,
+        infusion_cmt: Labels | None = None,
+        covariates: Sequence[str] | Mapping[str, str] | None = None,
+        ignore: str | None = "C",
+        time_zero: str = "first cell infusion",
+        name: str | None = None,
+        about: Mapping[str, object] | None = None,
+    ) -> "Dataset":
+        """A data set from a NONMEM, Monolix or rxode2 table; column names in any case.
+
+        A table written by `to_nonmem` has a sidecar (`data.info.json`) that stands in for
+        arguments not given.
+
+        Args:
+            analytes: DVID (or YTYPE; else the CMT of observations) -> analyte; needed when there is
+                more than one. A single one is 'car_t' unless named.
+            units: analyte -> unit, where there is no column DVU; also product -> unit of its doses.
+            lloq: a number, or one per analyte, in the unit of the data; used where a row has none.
+            time_unit: unit of TIME, II and DUR, and of the time in RATE.
+            products: CMT (or ADM) of doses -> name, or (name, unit) such as
+                ('fludarabine', 'mg/m2'), where there is no column DOSEU.
+            infusion_cmt: the CMT (or several) that receives cells; all others receive drugs.
+            covariates: columns to keep, called as listed here (if left out: all, in lower case; a
+                covariate is found in any case); a mapping may say 'first' for a column
+                that changes over time.
+            ignore: character that starts comment lines, '@' for any letter, None for no comments;
+                lines that start with '#' or '@' are comments unless it is None.
+            time_zero: as in `from_frames`.
+        """
+        path = Path(path)
+        label = path.stem if name is None else name
+        if path.is_dir():
+            raise DatasetError(
+                f"Dataset {label!r}: {path} is a folder. Read a study folder with "
+                "carpk.load_dataset(path), or name the table in it."
+            )
+        if not path.is_file():
+            raise DatasetError(f"Dataset {label!r}: no file {path}. {close_file(path)}")
+        settings = settings_of(label, time_unit, time_zero, units, lloq)
+        given = Arguments(analytes, units, products, infusion_cmt, covariates, ignore)
+        given = nonmem_file.read_sidecar(path, given, settings.notes, label)
+        settings.units = dict(given.units or {})
+        table = nonmem_file.read_lines(path, given.ignore, label, settings.notes)
+        people, doses, observations = nonmem.read_events(table, given, settings)
+        read = {"patients": people, "doses": doses, "observations": observations}
+        return cls(**assemble(read, settings, None, {"file": path.name, **(about or {})}))
+
+    @staticmethod
+    def concat(
+        *parts: "Dataset", name: str | None = None, sampling: Sequence[float] | None = None
+    ) -> "Dataset":
+        """One data set of several; patients must differ, units of an analyte must not."""
+        return Dataset(**joined(parts, name, sampling))
+
+    def __add__(self, other: object) -> "Dataset":
+        if not isinstance(other, Dataset):
+            return NotImplemented
+        return Dataset(**joined((self, other), None, None))
+
+    # ---- what is in it --------------------------------------------------------------------
+
+    @property
+    def analytes(self) -> tuple[str, ...]:
+        """Analytes of the observations, then those of the summaries."""
+        both = [*self.observations["analyte"], *self.summaries["analyte"]]
+        return tuple(dict.fromkeys(both))
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Analyte -> unit; analytes whose summaries tell no level unit have carpk's, or none."""
+        found = dict(zip(self.observations["analyte"], self.observations["unit"], strict=True))
+        found = cohort_summaries.concentration_units(self.summaries) | found
+        return {a: found.get(a, units.KNOWN_ANALYTES.get(a, "")) for a in self.analytes}
+
+    def in_units(self, wanted: Mapping[str, str]) -> "Dataset":
+        """Observations and summaries of some analytes in other units (analyte -> unit), noted."""
+        observations, summaries, notes = self.observations, self.summaries, list(self.notes)
+        for analyte, unit in wanted.items():
+            here = (observations["analyte"] == analyte).to_numpy()
+            own = self.units.get(analyte, unit)
+            factor = units.between(own, unit)
+            if unit == own or analyte not in self.analytes:
+                continue
+            if factor is None:
+                raise DatasetError(
+                    f"Dataset {self.name!r}: {analyte} is in {own!r}, from which nothing leads to "
+                    f"{unit!r}. Convert the values before they are read."
+                )
+            observations = observations.copy()
+            for column in ("value", "lloq", "limit"):
+                observations.loc[here, column] *= factor
+            observations.loc[here, "unit"] = unit
+            summaries = cohort_summaries.converted(summaries, analyte, unit, factor)
+            notes.append(f"{analyte} converted from {own} to {unit} (factor {factor:g}).")
+        return replace(self, observations=observations, summaries=summaries, notes=tuple(notes))
+
+    @property
+    def infusions(self) -> pd.DataFrame:
+        """Doses of cells; those in mg, mg/m2 or mg/kg are drugs."""
+        return self.doses[self.doses["unit"].isin(units.CELL_UNITS)]
+
+    def covariate(self, name: str) -> np.ndarray:
+        """The covariate of every patient, from the patients table or else from their cohorts."""
+        column = _find(name, self.patients, "patient")
+        if column is not None:
+            labels, values = self.patients["patient"], self.patients[column]
+            source, kind = f"column `{column}` of the patients table", "patient"
+        else:
+            column = _find(name, self.cohorts, "cohort")
+            if column is None or "cohort" not in self.patients:
+                self._no_covariate(name)
+            by_cohort = self.cohorts.set_index("cohort")[column]
+            labels, values = self.patients["patient"], self.patients["cohort"].map(by_cohort)
+            source, kind = f"column `{column}` of the cohorts table", "patient"
+        self._refuse_missing(values, labels, name, source, kind)
+        numeric = pd.api.types.is_numeric_dtype(values)
+        return values.to_numpy(dtype=float) if numeric else np.array(values.tolist(), dtype=str)
+
+    def has_covariate(self, name: str) -> bool:
+        """The patients or the cohorts table has a column of this name."""
+        tables = ((self.patients, "patient"), (self.cohorts, "cohort"))
+        return any(_find(name, table, owner) is not None for table, owner in tables)
+
+    def cohort_covariate(self, name: str) -> dict[str, float | str]:
+        """Cohort -> value of a covariate of the cohorts table; `cohort` itself is one too."""
+        if name == "cohort":
+            named = [*self.cohorts["cohort"], *self.summaries["cohort"]]
+            return {cohort: cohort for cohort in dict.fromkeys(named)}
+        column = _find(name, self.cohorts, "cohort")
+        if column is None:
+            known = [c for c in self.cohorts.columns if c != "cohort"]
+            close = nearest(name, known)
+            raise DatasetError(
+                f"Dataset {self.name!r}: the cohorts table has no covariate `{name}`; known are "
+                f"{listing(known)}. "
+                + (f"Did you mean `{close}`?" if close else "Add it as a column of cohorts.csv.")
+            )
+        source = f"column `{column}` of the cohorts table"
+        self._refuse_missing(self.cohorts[column], self.cohorts["cohort"], name, source, "cohort")
+        values = self.cohorts[column].tolist()
+        return dict(zip(self.cohorts["cohort"].tolist(), values, strict=True))
+
+    def _no_covariate(self, name: str) -> None:
+        known = [c for c in self.patients.columns if c != "patient"]
+        if "cohort" in self.patients:
+            known += [c for c in self.cohorts.columns if c not in ("cohort", *known)]
+        close = nearest(name, known)
+        hint = f"Did you mean `{close}`?" if close else "Add it as a column of the patients table."
+        if _find(name, self.cohorts, "cohort") is not None:
+            hint = "The cohorts table has it: add a column `cohort` to the patients table."
+        raise DatasetError(
+            f"Dataset {self.name!r}: no covariate `{name}`; known are {listing(known)}. {hint}"
+        )
+
+    def _refuse_missing(
+        self, values: pd.Series, labels: pd.Series, name: str, source: str, kind: str
+    ) -> None:
+        missing = labels[values.isna().to_numpy()].tolist()
+        if missing:
+            raise DatasetError(
+                f"Dataset {self.name!r}: {source} has no value for "
+                f"{count(len(missing), kind)} ({tables.some(missing)}), but the covariate "
+                f"`{name}` is needed for each. Fill it in, or leave out these {kind}s or the "
+                "covariate."
+            )
+
+    def arrays(self, analytes: Sequence[str]) -> IndividualArrays:
+        """Observations of these analytes, and the cell infusions, padded to one shape."""
+        wanted = [analytes] if isinstance(analytes, str) else list(analytes)
+        people = self.patients["patient"].tolist()
+        return padded(self.name, people, self.analytes, self.observations, self.infusions, wanted)
+
+    def regimens(self) -> list[Regimen]:
+        """Regimen of each patient, in the data set's order, in absolute amounts.
+
+        Doses per m² or kg are multiplied by the covariates `bsa` [m²] and `weight` [kg].
+        """
+        return given(self.name, self.patients, self.doses)
+
+    def to_nonmem(self, path: str | Path) -> nonmem_file.Written:
+        """Write the individual data as a NONMEM table with upper-case columns.
+
+        At equal times observations come before doses. What the numbers in DVID and CMT stand for
+        is returned, as arguments of `from_nonmem`, and written beside the table
+        (`data.info.json`). Covariates of cohorts become columns. NONMEM itself reads numbers only:
+        recode subjects and covariates that are words before running it.
+        """
+        path = Path(path)
+        if self.patients.empty:
+            raise DatasetError(
+                f"Dataset {self.name!r} holds no individual patients, so there is no table to "
+                "write; published summaries have no place in a NONMEM table."
+            )
+        if not self.summaries.empty:
+            warnings.warn(
+                f"Dataset {self.name!r}: the published summaries "
+                f"({len(self.summaries)}) are not written to {path.name}: a NONMEM table holds "
+                "individual data only.",
+                CarpkWarning,
+                stacklevel=2,
+            )
+        people = self.patients
+        if "cohort" in people:
+            for column in self.cohorts.columns:
+                if column not in people:
+                    by_cohort = self.cohorts.set_index("cohort")[column]
+                    people = people.assign(**{column: people["cohort"].map(by_cohort)})
+        if not path.parent.is_dir():
+            raise DatasetError(
+                f"There is no folder {path.parent} to write {path.name} to. Make it."
+            )
+        text, arguments = nonmem_file.event_table(people, self.doses, self.observations, self.units)
+        about = nonmem_file.sidecar_text(arguments, self.about)
+        _files.write_all({path: text, nonmem_file.sidecar(path): about})
+        return arguments
+
+    def __repr__(self) -> str:
+        cells = len(self.infusions)
+        lines = [
+            f"Dataset {self.name!r}: {count(len(self.patients), 'patient')}, "
+            f"{count(len(self.doses), 'dose')} ({cells} of cells), "
+            f"{count(len(self.observations), 'observation')}, "
+            + (
+                f"{count(len(self.summaries), 'published summary')}"
+                if len(self.summaries)
+                else "no published summaries"
+            )
+        ]
+        for analyte, rows in self.observations.groupby("analyte", sort=False):
+            low = 100 * float((rows["censored"] == 1).mean())
+            lines.append(
+                f"  {analyte} [{rows['unit'].iloc[0]}]: {count(len(rows), 'observation')} of "
+                f"{count(rows['patient'].nunique(), 'patient')}, {low:.0f} % below LLOQ"
+            )
+        for cohort, rows in self.summaries.groupby("cohort", sort=False):
+            uses = ", ".join(f"{n} {use}" for use, n in rows["use"].value_counts().items())
+            lines.append(
+                f"  cohort {cohort!r}: {count(len(rows), 'statistic')} ({uses}) of "
+                f"{', '.join(dict.fromkeys(rows['analyte']))}"
+            )
+        lines.append(f"  source: {provenance(self.about)}")
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    __str__ = __repr__
+
+
+def _find(name: str, frame: pd.DataFrame, owner: str) -> str | None:
+    """The column called `name`, if need be in another case."""
+    columns = [c for c in frame.columns if c != owner]
+    if name in columns:
+        return name
+    same = [c for c in columns if str(c).lower() == str(name).lower()]
+    return same[0] if len(same) == 1 else None
+
+
+def load_dataset(path: str | Path) -> Dataset:
+    """The data set in a study folder: `about.toml` and its CSV files."""
+    return Dataset.from_folder(path)
