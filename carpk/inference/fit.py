@@ -208,11 +208,11 @@ def compilations(compiled: CompiledDensity, method: str, draws: int) -> list[Cal
     seen = density.bound.individual.mask.shape
     c = density.width
     u, z = numbers(n), numbers(people, m)
-    expansion = LogPredictionExpansion(
-        numbers(people, c), numbers(*seen), numbers(c, *seen), numbers(c, c, *seen)
+    expansion = LogPredictionExpansion._make(  # of shapes, in place of arrays
+        (numbers(people, c), numbers(*seen), numbers(c, *seen), numbers(c, c, *seen))
     )
     curvature = numbers(len(density.bound.individual.analytes))
-    conditional = Conditional(expansion, numbers(*seen), numbers(*seen), curvature)
+    conditional = Conditional._make((expansion, numbers(*seen), numbers(*seen), curvature))
     calls: list[tuple[Any, ...]] = [
         (compiled.log_predictions, numbers(compiled.batch_size(density), people, c), values),
         (compiled.newton_terms, u, z, expansion, values),
