@@ -25,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,8 @@ BARELY = 1e-3  # information over that of the prior, below which a cohort's effe
 
 Arrays: TypeAlias = Array | np.ndarray
 """An array, of JAX inside a compiled function, of NumPy outside."""
+
+One = TypeVar("One", Array, np.ndarray)
 
 Triangle: TypeAlias = list[list[Array]]
 """Lower triangular matrices, one per patient or cohort, entry by entry."""
@@ -656,7 +658,7 @@ class LogDensity:
         return {**theta, **self.bound.population.random_effects.named(b, self.bound.infusions)}
 
 
-def log_normal(z: Array) -> Array:
+def log_normal(z: One) -> One:
     """ln density of standard normal variables, elementwise."""
     return -0.5 * z**2 - LN_SQRT_2PI
 
