@@ -22,21 +22,31 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from filelock import FileLock, Timeout
+from jax import Array
 
 from carpk import _files
 from carpk.errors import CarpkWarning, FitError, SaveError
 from carpk.inference.encoding import differing
+
+if TYPE_CHECKING:
+    from carpk.inference.density import Arrays
 
 MANIFEST = "manifest.json"
 LOCK, HOLDER = "lock", "holder"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 CHECKSUM = 32  # bytes of SHA-256 before the content
 IS_A_PART = re.compile(r"(\w+_)?chain\d+_block\d{5}\.bin")
+
+State = TypeVar("State")
+
+Drawn: TypeAlias = tuple[dict[str, np.ndarray], tuple[np.ndarray, ...]]
+"""Draws of a block by name, (draw, ...), and the sampler's statistics, (draw,)."""
 
 
 class Blocks:
@@ -50,7 +60,7 @@ class Blocks:
         FitError: the folder belongs to another fit or process, or cannot be used.
     """
 
-    def __init__(self, folder: str | Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | Path, manifest: Mapping[str, object]) -> None:
         self.folder, self._prefix = Path(folder), ""
         self._stopped: set[str] = set()  # chains whose blocks the disk does not take
         wanted = json.loads(json.dumps(manifest))
@@ -72,7 +82,7 @@ class Blocks:
         """Let other processes in."""
         self._lock.release()
 
-    def _claim(self, wanted: Mapping[str, Any]) -> None:
+    def _claim(self, wanted: Mapping[str, object]) -> None:
         """Write the manifest, or compare it with the one that is there."""
         path = self.folder / MANIFEST
         found = sorted(p.name for p in self.folder.iterdir() if not _files.is_part(p.name))
@@ -123,7 +133,7 @@ class Blocks:
     def _checksum(self, path: Path, body: bytes) -> bytes:
         return hashlib.sha256(f"{self._key}\n{path.name}\n".encode() + body).digest()
 
-    def write(self, chain: int, block: int, state: Any, out: Any) -> None:
+    def write(self, chain: int, block: int, state: object, out: Drawn | None) -> None:
         """Keep a block: the sampler's state after it, and its draws (None while it tunes).
 
         Where the disk does not take it, the chain goes on in memory alone, with a warning.
@@ -150,13 +160,13 @@ class Blocks:
                 stacklevel=2,
             )
 
-    def read(self, chain: int, state: Any) -> tuple[Any, list[Any], int]:
+    def read(self, chain: int, state: State) -> tuple[State, list[Drawn], int]:
         """(state, draws of its blocks, number of the next block) after the last whole block.
 
         Args:
             state: of a chain that has not begun, for its shape.
         """
-        found: list[Any] = []
+        found: list[Drawn] = []
         block = 0
         while (path := self._path(chain, block)).exists():
             content = path.read_bytes() if path.is_file() else b""
@@ -194,7 +204,7 @@ class Blocks:
         return state, found, block
 
 
-def _digest(manifest: Mapping[str, Any]) -> str:
+def _digest(manifest: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
@@ -234,14 +244,15 @@ def _holder(folder: Path) -> str:
         return "unknown"
 
 
-def _plain(x: Any) -> np.ndarray:
+def _plain(x: Arrays) -> np.ndarray:
     """An array of numbers, of a random key as well."""
-    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     return np.asarray(x)
 
 
-def _like(wanted: Any, x: np.ndarray) -> Any:
-    if isinstance(wanted, jax.Array) and jax.dtypes.issubdtype(wanted.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jax.numpy.asarray(x))
-    return jax.numpy.asarray(x)
+def _like(wanted: Arrays, x: np.ndarray) -> Array:
+    if isinstance(wanted, jax.Array) and jnp.issubdtype(wanted.dtype, jax.dtypes.prng_key):
+        key: Array = jax.random.wrap_key_data(jnp.asarray(x))
+        return key
+    return jnp.asarray(x)

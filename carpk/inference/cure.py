@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.stats
@@ -25,10 +25,14 @@ import xarray as xr
 from carpk._arviz import az
 from carpk.errors import FitError
 from carpk.inference.checkpoints import Blocks
-from carpk.inference.nuts import ChainDraws, Nuts, Run
+from carpk.inference.nuts import ChainDraws, Nuts, Position, Run
 from carpk.verdict.chains import ESS_MIN, RHAT_MAX, by_element, mixing
+from carpk.verdict.words import Cure
 
-Starts = Sequence[Iterable[Mapping[str, Any]]]
+Starts: TypeAlias = Sequence[Iterable[Position]]
+
+Labelled: TypeAlias = Callable[[Mapping[str, np.ndarray]], xr.Dataset]
+"""Samples -> the quantities that are judged and compared, dims (chain, draw, ...)."""
 
 LONGER = 4  # times the planned draws that a fit may take in all, unless told otherwise
 SECOND = "second"  # of the second run: prefix of its files
@@ -47,12 +51,13 @@ def counted(where: str, *, draws: int, max_draws: int | None, **others: int) -> 
     """
     if max_draws is None and isinstance(draws, int):
         max_draws = LONGER * draws
-    numbers: dict[str, Any] = {"draws": draws, **others, "max_draws": max_draws}
-    for name, number in numbers.items():
+    numbers: dict[str, int] = {}
+    for name, number in {"draws": draws, **others, "max_draws": max_draws}.items():
         if not (isinstance(number, int) and number >= 1):
             raise FitError(
                 f"{where}: {name} must be a whole number of at least 1, but is {number!r}."
             )
+        numbers[name] = number
     if numbers["max_draws"] < draws:
         raise FitError(
             f"{where}: max_draws is {max_draws}, but must be at least draws, {draws}; with "
@@ -79,9 +84,7 @@ class RunDiagnostics:
     divergences: int
 
     @classmethod
-    def at(
-        cls, draws: ChainDraws, labelled: Callable[[Mapping[str, Any]], xr.Dataset]
-    ) -> RunDiagnostics:
+    def at(cls, draws: ChainDraws, labelled: Labelled) -> RunDiagnostics:
         posterior = labelled(draws.samples)
         rhat, ess = mixing(posterior)
         worst = max((x for x in rhat.values() if math.isfinite(x)), default=math.nan)
@@ -124,11 +127,11 @@ def cured(
     max_rounds: int,
     seed: int,
     target_accept: float,
-    labelled: Callable[[Mapping[str, Any]], xr.Dataset],
+    labelled: Labelled,
     label: str,
     progress: bool = True,
     blocks: Blocks | None = None,
-) -> tuple[ChainDraws, dict[str, Any]]:
+) -> tuple[ChainDraws, Cure]:
     """Draw; go on, or again, as far as the draws ask for it and the budget allows.
 
     Args:
@@ -188,7 +191,7 @@ def cured(
 def _grown(
     run: Run,
     *,
-    labelled: Callable[[Mapping[str, Any]], xr.Dataset],
+    labelled: Labelled,
     budget: Budget,
     told: list[str],
     label: str,
@@ -225,7 +228,7 @@ def _total(found: RunDiagnostics) -> int:
 
 def _done(
     found: RunDiagnostics, target_accept: float, told: Sequence[str], runs: Sequence[RunDiagnostics]
-) -> dict[str, Any]:
+) -> Cure:
     if not told:
         return {}
     sentence = "; ".join(told) + "."
@@ -250,12 +253,13 @@ def distances(*runs: xr.Dataset) -> tuple[dict[str, float], float]:
     Means and the quantiles of `PROBABILITIES` are compared, over all quantities at one level.
     """
     axes = ("chain", "draw")
+    mcse: Callable[..., xr.Dataset | xr.DataTree] = az.mcse
     z: dict[str, float] = {}
     for p in (None, *PROBABILITIES):
         how = {"method": "mean"} if p is None else {"method": "quantile", "prob": p}
         with np.errstate(invalid="ignore"):  # the diagonal of a correlation is 1 in every draw
             value = [by_element(x.mean(axes) if p is None else x.quantile(p, axes)) for x in runs]
-            error = [by_element(az.mcse(x, **how)) for x in runs]
+            error = [by_element(mcse(x, **how)) for x in runs]
         for name in value[0]:
             away = abs(value[0][name] - value[1][name])
             both = math.hypot(error[0][name], error[1][name])

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import textwrap
 import types
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ PLAIN = (bool, int, float, str, bytes, type(None))
 
 
 @lru_cache(maxsize=64)
-def source_of(cls: Any) -> str | None:
+def source_of(cls: type) -> str | None:
     """Source of a class and of the names it uses; None where that cannot be had."""
     lines: dict[str, str] = {}
     try:
@@ -35,7 +36,7 @@ def source_of(cls: Any) -> str | None:
 
 
 @lru_cache(maxsize=64)
-def class_of(name: str, source: str) -> Any:
+def class_of(name: str, source: str) -> type:
     """The class of this name that a text makes. It runs the text."""
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]
     module = types.ModuleType(f"carpk_kept_{digest}")
@@ -46,7 +47,8 @@ def class_of(name: str, source: str) -> Any:
     sys.modules[module.__name__] = module  # dataclasses look here
     try:
         exec(compile(source, module.__file__, "exec", dont_inherit=True), module.__dict__)
-        return getattr(module, name)
+        made: type = getattr(module, name)
+        return made
     except BaseException:
         del sys.modules[module.__name__]
         raise
@@ -82,7 +84,7 @@ def _names_in(text: str) -> list[str]:
     return [name for name in dict.fromkeys(names) if not hasattr(builtins, name)]
 
 
-def _namespace(x: Any) -> dict[str, Any]:
+def _namespace(x: Callable[..., object]) -> dict[str, object]:
     """Values of the names where `x` was defined."""
     module = sys.modules.get(x.__module__)
     space = dict(vars(module)) if module is not None else {}

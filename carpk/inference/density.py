@@ -23,18 +23,21 @@ the same for the effects that all patients of a cohort share.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax import Array
 from jax.scipy.linalg import solve_triangular
 from numpyro.distributions import biject_to
+from numpyro.distributions.transforms import Transform
 
-from carpk.assay.residual import LN_SQRT_2PI
+from carpk._types import Numbers, Values
+from carpk.assay.residual import LN_SQRT_2PI, Residual
 from carpk.population.bound import BoundPopulation
 from carpk.population.population import COHORT_INDEX
 from carpk.population.random_effects import COHORT, PATIENT, eta_name, omega_name
@@ -45,6 +48,17 @@ MOVES = 12  # rounds of jumps, each followed by population steps at fixed patien
 LEAP = 2.4  # Metropolis step [SDs], optimal for a normal density of one dimension
 BARELY = 1e-3  # information over that of the prior, below which a cohort's effect is not informed
 
+Arrays: TypeAlias = Array | np.ndarray
+"""An array, of JAX inside a compiled function, of NumPy outside."""
+
+One = TypeVar("One", Array, np.ndarray)
+
+Triangle: TypeAlias = list[list[Array]]
+"""Lower triangular matrices, one per patient or cohort, entry by entry."""
+
+Conditioned: TypeAlias = tuple[Array, Array, Array]
+"""ln density at fixed patients, step SD of each site, and z; see `LogDensity.shifted`."""
+
 
 class LogPredictionExpansion(NamedTuple):
     """Second-order Taylor expansion of the log predictions of P patients.
@@ -53,16 +67,17 @@ class LogPredictionExpansion(NamedTuple):
         at: coordinates of the expansion point, (P, c).
         value: (P, T).
         first: derivatives, (c, P, T).
-        second: (c, c, P, T).
+        second: (c, c, P, T); None where it is kept apart.
     """
 
-    at: Any
-    value: Any
-    first: Any
-    second: Any
+    at: Arrays
+    value: Arrays
+    first: Arrays
+    second: Arrays | None
 
-    def around(self, c: Any) -> tuple[Any, Any]:
+    def around(self, c: Array) -> tuple[Array, Arrays]:
         """Log predictions nearby, less `value`, (P, T); derivatives there, (c, P, T)."""
+        assert self.second is not None
         away = (c - self.at).T
         bent = jnp.einsum("ijpt,jp->ipt", self.second, away)
         return jnp.einsum("ipt,ip->pt", self.first + 0.5 * bent, away), self.first + bent
@@ -80,14 +95,16 @@ class Conditional(NamedTuple):
     """
 
     expansion: LogPredictionExpansion
-    slope: Any
-    weight: Any
-    curvature_at_mode: Any
+    slope: Arrays
+    weight: Arrays
+    curvature_at_mode: Arrays
 
     def of_patients(self, chosen: np.ndarray, other: Conditional) -> Conditional:
         """This one for the patients `chosen` (P,), the other one for the rest."""
 
-        def pick(mine: Any, others: Any, axis: int = 0) -> np.ndarray:
+        def pick(mine: Arrays | None, others: Arrays | None, axis: int = 0) -> np.ndarray:
+            assert mine is not None
+            assert others is not None
             mask = np.ones(np.ndim(mine), int)
             mask[axis] = -1
             return np.where(chosen.reshape(mask), mine, others)
@@ -107,10 +124,10 @@ class IndividualProposals(NamedTuple):
         factor: Cholesky factor of the covariance, (P, m, m).
     """
 
-    at: Any
-    factor: Any
+    at: Arrays
+    factor: Arrays
 
-    def sample(self, key: Any) -> Any:
+    def sample(self, key: Array) -> Array:
         """One draw for each patient, (P, m)."""
         which, away = jax.random.split(key)
         patients, size, m = self.at.shape
@@ -119,12 +136,13 @@ class IndividualProposals(NamedTuple):
         at = jnp.take_along_axis(self.at, chosen[:, None, None], axis=1)[:, 0]
         return at + jnp.einsum("pij,pj->pi", self.factor, z)
 
-    def log_density(self, y: Any) -> Any:
+    def log_density(self, y: Array) -> Array:
         """ln density of y (P, m), (P,)."""
         inverse = np.linalg.inv(self.factor)
         z = jnp.einsum("pij,pkj->pki", inverse, y[:, None] - self.at)
         each = jax.scipy.special.logsumexp(jnp.sum(log_normal(z), axis=-1), axis=1)
-        return each + np.linalg.slogdet(inverse)[1] - np.log(self.at.shape[1])
+        total: Array = each + np.linalg.slogdet(inverse)[1] - np.log(self.at.shape[1])
+        return total
 
 
 class Cohorts(NamedTuple):
@@ -139,10 +157,10 @@ class Cohorts(NamedTuple):
         others: information on these of what is not the patients', (C, k, k).
     """
 
-    peak: Any
-    patients: Any
-    curvature_at_mode: Any
-    others: Any
+    peak: Arrays
+    patients: Arrays
+    curvature_at_mode: Arrays
+    others: Arrays
 
 
 class Site(NamedTuple):
@@ -150,7 +168,7 @@ class Site(NamedTuple):
 
     name: str
     prior: dist.Distribution
-    transform: Any
+    transform: Transform
     shape: tuple[int, ...]  # unconstrained
     place: slice
 
@@ -184,14 +202,15 @@ class LogDensity:
             start = stop
         return tuple(sites)
 
-    def on_scale(self, name: str, value: Any) -> Any:
+    def on_scale(self, name: str, value: Numbers) -> Numbers:
         """A population parameter on its estimation scale."""
-        return self.bound.parameters[name].transform.forward(value)
+        scaled: Numbers = self.bound.parameters[name].transform.forward(value)
+        return scaled
 
     @property
     def outer(self) -> int:
         """n, the number of outer coordinates."""
-        return self.sites[-1].place.stop
+        return int(self.sites[-1].place.stop)
 
     @property
     def inner(self) -> int:
@@ -211,11 +230,11 @@ class LogDensity:
         own = len(self.bound.random_effects.at(PATIENT))
         return len(self.bound.population.estimated) + self.inner - own
 
-    def theta(self, u: Any) -> dict[str, Any]:
+    def theta(self, u: Array) -> dict[str, Array]:
         """Population parameters [natural scale] and the cohorts' deviations."""
         return self._theta(u)[0]
 
-    def _theta(self, u: Any) -> tuple[dict[str, Any], Any]:
+    def _theta(self, u: Array) -> tuple[dict[str, Array], Array | int]:
         """`theta`, and the ln density of the cohorts' coordinates given the others."""
         theta = {
             site.name: site.transform(u[site.place].reshape(site.shape)) for site in self.sites
@@ -230,19 +249,19 @@ class LogDensity:
             theta[eta_name(name, COHORT)] = theta[omega_name(name, COHORT)] * scores
         return theta, sum(jnp.sum(log_normal(y) - jnp.log(lower[i][i])) for i, y in enumerate(z))
 
-    def outer_of(self, theta: Mapping[str, Any]) -> Any:
+    def outer_of(self, theta: Values) -> Array:
         """The inverse of `theta`."""
-        theta = {k: jnp.asarray(x, float) for k, x in theta.items()}
+        natural = {k: jnp.asarray(x, float) for k, x in theta.items()}
         names = self.bound.random_effects.at(COHORT)
         if names:
-            lower, ahead = self._cohorts_step(theta)
-            z = [theta[eta_name(n, COHORT)] / theta[omega_name(n, COHORT)] for n in names]
+            lower, ahead = self._cohorts_step(natural)
+            z = [natural[eta_name(n, COHORT)] / natural[omega_name(n, COHORT)] for n in names]
             for j, name in enumerate(names):
                 by_z = sum(lower[i][j] * z[i] for i in range(j, len(z)))
-                theta[eta_name(name, COHORT)] = by_z - ahead[j]
-        return jnp.concatenate([jnp.ravel(s.transform.inv(theta[s.name])) for s in self.sites])
+                natural[eta_name(name, COHORT)] = by_z - ahead[j]
+        return jnp.concatenate([jnp.ravel(s.transform.inv(natural[s.name])) for s in self.sites])
 
-    def _cohorts_step(self, theta: Mapping[str, Any]) -> tuple[Any, Any]:
+    def _cohorts_step(self, theta: Mapping[str, Array]) -> tuple[Triangle, list[Array]]:
         """A Newton step by the standard scores of the cohorts' effects, given the population.
 
         Returns:
@@ -260,7 +279,7 @@ class LogDensity:
             lower, [sds[i] * sum(known[:, i, j] * away[j] for j in k) for i in k]
         )
 
-    def cohort_information(self, theta: Mapping[str, Any], cohorts: Cohorts) -> Any:
+    def cohort_information(self, theta: Values, cohorts: Cohorts) -> Arrays:
         """Information on the cohorts' effects, patients' random effects integrated out, (C, k, k).
 
         Near the mode it depends on the SDs of these and of the residuals alone.
@@ -328,9 +347,10 @@ class LogDensity:
         sd = np.array([theta[omega_name(n, COHORT)] for n in self.bound.random_effects.at(COHORT)])
         known = np.asarray(self.cohort_information(theta, self.cohorts or self.no_cohorts))
         left = np.linalg.inv(np.eye(sd.size) + known * (sd[:, None] * sd))
-        return 1 - np.trace(left, axis1=1, axis2=2) / sd.size
+        held: np.ndarray = 1 - np.trace(left, axis1=1, axis2=2) / sd.size
+        return held
 
-    def log_prior(self, u: Any) -> Any:
+    def log_prior(self, u: Array) -> Array | int:
         """ln prior density of the outer coordinates."""
         total = self._theta(u)[1]
         for site in self.sites:
@@ -341,23 +361,25 @@ class LogDensity:
                 total += jnp.sum(site.transform.log_abs_det_jacobian(x, y))
         return total
 
-    def summary_log_likelihood(self, theta: Mapping[str, Any]) -> Any:
+    def summary_log_likelihood(self, theta: Values) -> Array:
         """ln likelihood of the published summaries."""
         every = self.bound.summary_log_likelihoods(theta)
         return sum((jnp.sum(x) for x in every.values()), jnp.zeros(()))
 
     # -- patients -----------------------------------------------------------------------------
 
-    def typical(self, theta: Mapping[str, Any]) -> Any:
+    def typical(self, theta: Values) -> Array:
         """Typical values at every patient's covariates, on the estimation scale, (P, D)."""
         phi = self.bound.population.typical(theta, self.bound.patient_design)
         names = self.bound.population.estimated
         each = [jnp.broadcast_to(phi[name], (self.patients,)) for name in names]
         return jnp.stack(each, axis=-1) if each else jnp.zeros((self.patients, 0))
 
-    def factor(self, theta: Mapping[str, Any]) -> Any:
+    def factor(self, theta: Values) -> Array:
         """L, (m, m)."""
-        return self.bound.population.random_effects.factor(theta, self.bound.infusions)
+        effects = self.bound.population.random_effects
+        factor: Array = effects.factor(theta, self.bound.infusions)
+        return factor
 
     @cached_property
     def random_effect_index(self) -> tuple[int, ...]:
@@ -367,7 +389,7 @@ class LogDensity:
         own = [names.index(name) for name in effects.at(PATIENT)]
         return *own, *range(len(names), len(names) + by_infusion)
 
-    def coordinates(self, mu: Any, b: Any) -> Any:
+    def coordinates(self, mu: Array, b: Array) -> Array:
         """Coordinates of the predictions of each patient, (P, c), linear in both.
 
         The estimated parameters on the estimation scale, then deviations of single infusions.
@@ -377,11 +399,11 @@ class LogDensity:
         place[np.arange(own), self.random_effect_index[:own]] = 1.0
         return jnp.concatenate([mu + b[:, :own] @ place, b[:, own:]], axis=1)
 
-    def log_predictions(self, c: Any) -> Any:
+    def log_predictions(self, c: Array) -> Array:
         """ln of the predictions at the observations, (P, T), from coordinates; 0 where padded."""
         bound = self.bound
         names = bound.population.estimated
-        phi = {name: c[:, i] for i, name in enumerate(names)}
+        phi: dict[str, Numbers] = {name: c[:, i] for i, name in enumerate(names)}
         design = bound.patient_design
         own = [name for name in bound.population.model.params.covariates() if name in design]
         phi |= {name: design[name][..., 0] for name in own}
@@ -390,11 +412,12 @@ class LogDensity:
         f = bound.individual_predictions(bound.patient_params(phi, b, bound.infusions))
         return jnp.log(jnp.where(bound.individual.mask, f, 1.0))
 
-    def log_likelihoods(self, log_f: Any, theta: Mapping[str, Any]) -> Any:
+    def log_likelihoods(self, log_f: Array, theta: Values) -> Array:
         """ln likelihood of each observation, (P, T)."""
-        return self.bound.prediction_log_likelihoods(jnp.exp(log_f), theta)
+        each: Array = self.bound.prediction_log_likelihoods(jnp.exp(log_f), theta)
+        return each
 
-    def curvature(self, theta: Mapping[str, Any]) -> Any:
+    def curvature(self, theta: Values) -> Array:
         """Curvature of the ln likelihood at observation = prediction, by ln prediction, (O,)."""
         bound, a = self.bound, self.bound.individual
         each = []
@@ -408,23 +431,27 @@ class LogDensity:
             own = bound.population.residual_theta(theta, output)
 
             def log_prob(
-                x: Any, prediction: Any = prediction, residual: Any = residual, own: Any = own
-            ) -> Any:
-                return residual.log_prob(prediction, prediction * jnp.exp(x), own)
+                x: Array,
+                prediction: Array = prediction,
+                residual: Residual = residual,
+                own: Values = own,
+            ) -> Array:
+                found: Array = residual.log_prob(prediction, prediction * jnp.exp(x), own)
+                return found
 
             each.append(jnp.maximum(-with_derivatives(log_prob, jnp.zeros(()))[2], 1e-12))
         return jnp.stack(each)
 
     def standardized(
-        self, theta: Mapping[str, Any], mu: Any, conditional: Conditional, x: Any
-    ) -> tuple[Any, Any]:
+        self, theta: Values, mu: Array, conditional: Conditional, x: Array
+    ) -> tuple[Array, Array | int]:
         """z (P, m) of the coordinates x, and ln |dz/dx|, (P,)."""
         lower, ahead = self._patients_step(theta, mu, conditional)
         return scores_of(lower, ahead, x), -sum(jnp.log(lower[i][i]) for i in range(self.inner))
 
     def _patients_step(
-        self, theta: Mapping[str, Any], mu: Any, conditional: Conditional
-    ) -> tuple[Any, Any]:
+        self, theta: Values, mu: Array, conditional: Conditional
+    ) -> tuple[Triangle, list[Array]]:
         """A Newton step by z: factor of the precision, entry by entry, and the mode times that."""
         own, expansion = (
             np.array(self.random_effect_index),
@@ -436,7 +463,7 @@ class LogDensity:
         slope, weight = ratio * conditional.slope, ratio * conditional.weight
         factor = self.factor(theta)
 
-        def step(change: Any, jacobian: Any, b: Any) -> tuple[Any, Any]:
+        def step(change: Array, jacobian: Array, b: Array) -> tuple[Triangle, list[Array]]:
             """The factor of the precision, and the mode times that: a Newton step from b."""
             by_b = jacobian[own]
             by_z = jnp.einsum("kpt,ki->ipt", by_b, factor)
@@ -455,8 +482,8 @@ class LogDensity:
         return step(change, jacobian, b)
 
     def to_natural(
-        self, u: Any, x: Any, conditional: Conditional | None
-    ) -> tuple[dict[str, Any], Any, Any, Any]:
+        self, u: Array, x: Array, conditional: Conditional | None
+    ) -> tuple[dict[str, Array], Array, Array, Array]:
         """Natural parameters of outer coordinates (n,) and patients' coordinates (P, m).
 
         Returns:
@@ -465,15 +492,16 @@ class LogDensity:
         """
         theta = self.theta(u)
         mu = self.typical(theta)
-        z, log_slope = x, jnp.zeros(self.patients)
+        z = x
+        log_slope: Array | int = jnp.zeros(self.patients)
         if conditional is not None and self.inner:
             z, log_slope = self.standardized(theta, mu, conditional, x)
         b = z @ self.factor(theta).T
         return theta, b, self.coordinates(mu, b), log_slope + jnp.sum(log_normal(z), axis=1)
 
     def proposed(
-        self, u: Any, x: Any, z: Any, by_x: Any, conditional: Conditional
-    ) -> tuple[Any, Any, Any, Any]:
+        self, u: Array, x: Array, z: Array, by_x: Array, conditional: Conditional
+    ) -> tuple[Array, Array, Array, Array | int]:
         """Random effects given by their coordinates x (P, m) where `by_x`, else by z (P, m).
 
         Returns:
@@ -487,7 +515,7 @@ class LogDensity:
         log_slope = -sum(jnp.log(lower[i][i]) for i in range(self.inner))
         return c, z, coordinates_of(lower, ahead, z), log_slope
 
-    def log_joint(self, u: Any, x: Any, conditional: Conditional | None) -> Any:
+    def log_joint(self, u: Array, x: Array, conditional: Conditional | None) -> Array:
         """ln of the joint density of outer coordinates and patients' coordinates.
 
         Args:
@@ -502,17 +530,17 @@ class LogDensity:
             self.log_prior(u) + self.summary_log_likelihood(theta) + jnp.sum(each) + jnp.sum(scores)
         )
 
-    def scores(self, u: Any, x: Any, conditional: Conditional) -> Any:
+    def scores(self, u: Array, x: Array, conditional: Conditional) -> Array:
         """Patients' standard scores (P, m) of their coordinates."""
         theta = self.theta(u)
         return self.standardized(theta, self.typical(theta), conditional, x)[0]
 
-    def coordinates_of_scores(self, u: Any, z: Any, conditional: Conditional) -> Any:
+    def coordinates_of_scores(self, u: Array, z: Array, conditional: Conditional) -> Array:
         """The inverse of `scores`."""
         theta = self.theta(u)
         return coordinates_of(*self._patients_step(theta, self.typical(theta), conditional), z)
 
-    def jumped(self, u: Any, z: Any, proposals: IndividualProposals, key: Any) -> Any:
+    def jumped(self, u: Array, z: Array, proposals: IndividualProposals, key: Array) -> Array:
         """Patients' scores z (P, m) after `JUMPS` independence Metropolis steps each.
 
         Random effects are proposed from `proposals` or from their population distribution, so that
@@ -524,7 +552,7 @@ class LogDensity:
         middle = self.coordinates(mu, jnp.zeros_like(z))[:, np.array(self.random_effect_index)]
         log_slope = jnp.sum(jnp.log(jnp.diagonal(factor)))
 
-        def log_weight(z: Any) -> Any:
+        def log_weight(z: Array) -> Array:
             """Log weight: ln density of standard scores less that of their proposal, (P,)."""
             b = z @ factor.T
             likelihood = self.log_likelihoods(self.log_predictions(self.coordinates(mu, b)), theta)
@@ -533,7 +561,7 @@ class LogDensity:
             proposed = jnp.logaddexp(np.log(OF_PRIOR) + prior, np.log1p(-OF_PRIOR) + by_proposals)
             return jnp.sum(likelihood, axis=1) + prior - proposed
 
-        def jump(i: Any, carry: Any) -> Any:
+        def jump(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             z, now = carry
             which, alone, where, accept = jax.random.split(jax.random.fold_in(key, i), 4)
             new = solve_triangular(factor, (proposals.sample(where) - middle).T, lower=True).T
@@ -544,7 +572,8 @@ class LogDensity:
             taken = jnp.log(jax.random.uniform(accept, (self.patients,))) < there - now
             return jnp.where(taken[:, None], new, z), jnp.where(taken, there, now)
 
-        return jax.lax.fori_loop(0, 1 + JUMPS, jump, (z, jnp.full(self.patients, -jnp.inf)))[0]
+        z, _ = jax.lax.fori_loop(0, 1 + JUMPS, jump, (z, jnp.full(self.patients, -jnp.inf)))
+        return z
 
     @cached_property
     def free(self) -> tuple[Site, ...]:
@@ -559,23 +588,26 @@ class LogDensity:
         free = {*names, *(omega_name(name) for name in names)}
         return tuple(site for site in self.sites if site.name in free)
 
-    def moved(self, u: Any, z: Any, proposals: IndividualProposals, key: Any) -> tuple[Any, Any]:
+    def moved(
+        self, u: Array, z: Array, proposals: IndividualProposals, key: Array
+    ) -> tuple[Array, Array]:
         """(u, z) after rounds of `jumped` and `shifted`.
 
         Where patients jump, a typical value can only follow their own parameters. Neither step
         needs a gradient.
         """
 
-        def again(i: Any, carry: Any) -> Any:
+        def again(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             first, then = jax.random.split(jax.random.fold_in(key, i))
             u, z = carry
             return self.shifted(u, self.jumped(u, z, proposals, first), then)
 
         if not self.free:
             return u, self.jumped(u, z, proposals, key)
-        return jax.lax.fori_loop(0, MOVES, again, (u, z))
+        u, z = jax.lax.fori_loop(0, MOVES, again, (u, z))
+        return u, z
 
-    def shifted(self, u: Any, z: Any, key: Any) -> tuple[Any, Any]:
+    def shifted(self, u: Array, z: Array, key: Array) -> tuple[Array, Array]:
         """(u, z) after a Metropolis step of each of `free`, at fixed patients' own parameters.
 
         A step in the centred parameterization, interwoven with NUTS in the non-centred one, which
@@ -588,7 +620,7 @@ class LogDensity:
         theta = self.theta(u)
         mu, b = self.typical(theta), z @ self.factor(theta).T
 
-        def conditional_state(u: Any) -> tuple[Any, Any, Any]:
+        def conditional_state(u: Array) -> Conditioned:
             """ln density, step SD of each site for one patient, and z."""
             theta = self.theta(u)
             factor, ahead = self.factor(theta), (mu - self.typical(theta))[:, own]
@@ -599,52 +631,56 @@ class LogDensity:
             )
             return self.log_prior(u) + jnp.sum(each), widths, z
 
-        def step(j: Any, carry: Any) -> Any:
+        def step(j: Array, carry: tuple[Array, Conditioned]) -> tuple[Array, Conditioned]:
             u, (now, widths, _) = carry
             ahead, accept = jax.random.split(jax.random.fold_in(key, j))
             width = LEAP / np.sqrt(self.patients) * widths[j]
             new = u.at[place[j]].add(width * jax.random.normal(ahead))
             there = conditional_state(new)
             taken = jnp.log(jax.random.uniform(accept)) < there[0] - now
-            return jax.tree.map(lambda a, b: jnp.where(taken, b, a), carry, (new, there))
+            after: tuple[Array, Conditioned] = jax.tree.map(
+                lambda a, b: jnp.where(taken, b, a), carry, (new, there)
+            )
+            return after
 
         u, (_, _, z) = jax.lax.fori_loop(0, len(self.free), step, (u, conditional_state(u)))
         return u, z
 
-    def sample_of(self, u: Any, x: Any, conditional: Conditional | None) -> dict[str, Any]:
+    def sample_of(self, u: Array, x: Array, conditional: Conditional | None) -> dict[str, Array]:
         """Population parameters and random effects by name, from coordinates."""
         if self.bound.individual is None:
             return self.theta(u)
         theta, b, *_ = self.to_natural(u, x, conditional)
         return self.named(theta, b)
 
-    def named(self, theta: Mapping[str, Any], b: Any) -> dict[str, Any]:
+    def named(self, theta: Mapping[str, Array], b: Array) -> dict[str, Array]:
         """Population parameters, and random effects (..., P, m) by name."""
         return {**theta, **self.bound.population.random_effects.named(b, self.bound.infusions)}
 
 
-def log_normal(z: Any) -> Any:
+def log_normal(z: One) -> One:
     """ln density of standard normal variables, elementwise."""
     return -0.5 * z**2 - LN_SQRT_2PI
 
 
-def with_derivatives(f: Any, x: Any) -> tuple[Any, Any, Any]:
+def with_derivatives(f: Callable[[Array], Array], x: Array) -> tuple[Array, Array, Array]:
     """(f, f', f'') of an elementwise function, by forward differentiation."""
     ones = jnp.ones_like(x)
 
-    def slope(x: Any) -> Any:
-        return jax.jvp(f, (x,), (ones,))
+    def slope(x: Array) -> tuple[Array, Array]:
+        value, first = jax.jvp(f, (x,), (ones,))
+        return value, first
 
     (value, first), (_, second) = jax.jvp(slope, (x,), (ones,))
     return value, first, second
 
 
-def scores_of(lower: Sequence[Sequence[Any]], ahead: Sequence[Any], x: Any) -> Any:
+def scores_of(lower: Triangle, ahead: Sequence[Array], x: Array) -> Array:
     """z (P, m) of coordinates x (P, m), by `LogDensity._patients_step`."""
     return jnp.stack(solve_upper(lower, [y + x[:, i] for i, y in enumerate(ahead)]), axis=-1)
 
 
-def coordinates_of(lower: Sequence[Sequence[Any]], ahead: Sequence[Any], z: Any) -> Any:
+def coordinates_of(lower: Triangle, ahead: Sequence[Array], z: Array) -> Array:
     """x (P, m) of z (P, m)."""
     m = range(len(ahead))
     x = [sum(lower[j][i] * z[:, j] for j in m[i:]) - ahead[i] for i in m]
@@ -654,11 +690,11 @@ def coordinates_of(lower: Sequence[Sequence[Any]], ahead: Sequence[Any], z: Any)
 # Small matrices, one per patient: written out, since calling a library for each costs more.
 
 
-def cholesky(a: Sequence[Sequence[Any]]) -> list[list[Any]]:
+def cholesky(a: Sequence[Sequence[Array]]) -> Triangle:
     """Lower factor of symmetric matrices given by their lower triangle, entry by entry, (P,)."""
-    lower: list[list[Any]] = []
+    lower: Triangle = []
     for i in range(len(a)):
-        row: list[Any] = []
+        row: list[Array] = []
         for j in range(i + 1):
             x = a[i][j] - sum(p * q for p, q in zip(row, lower[j] if j < i else row, strict=False))
             row.append(jnp.sqrt(x) if i == j else x / lower[j][j])
@@ -666,17 +702,17 @@ def cholesky(a: Sequence[Sequence[Any]]) -> list[list[Any]]:
     return lower
 
 
-def solve_lower(lower: Sequence[Sequence[Any]], y: Sequence[Any]) -> list[Any]:
+def solve_lower(lower: Triangle, y: Sequence[Array]) -> list[Array]:
     """x with L x = y."""
-    x: list[Any] = []
+    x: list[Array] = []
     for row, value in zip(lower, y, strict=True):
         x.append((value - sum(p * q for p, q in zip(row, x, strict=False))) / row[-1])
     return x
 
 
-def solve_upper(lower: Sequence[Sequence[Any]], y: Sequence[Any]) -> list[Any]:
+def solve_upper(lower: Triangle, y: Sequence[Array]) -> list[Array]:
     """x with L' x = y."""
-    x: list[Any] = [None] * len(y)
+    x = list(y)
     for i in reversed(range(len(y))):
         rest = sum(lower[j][i] * x[j] for j in range(i + 1, len(y)))
         x[i] = (y[i] - rest) / lower[i][i]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax import Array
 
 from carpk._arviz import to_idata
 from carpk._compile import jit_fast_compile
+from carpk._types import Values
 from carpk.dataset.arrays import NEVER
 from carpk.inference.nuts import in_threads, prior_draws
 from carpk.inference.result import Fit
@@ -68,8 +70,8 @@ def solver_settings(bound: BoundPopulation, samples: Mapping[str, np.ndarray]) -
 
 def labelled(bound: BoundPopulation, samples: Mapping[str, np.ndarray]) -> xr.Dataset:
     """Samples as an xarray Dataset with named dimensions."""
-    variables: dict[str, Any] = {}
-    coords: dict[str, Any] = {}
+    variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+    coords: dict[str, Sequence[object]] = {}
     infusions = range(1, bound.infusions + 1) if bound.patients else ()
     of_patients = {"patient": bound.patients, "infusion": tuple(infusions)}
     for name, value in samples.items():
@@ -87,7 +89,7 @@ def log_priors(bound: BoundPopulation, samples: Mapping[str, np.ndarray]) -> dic
     """ln prior density of each population parameter at its draws, on the estimation scale."""
 
     @jit_fast_compile
-    def every(samples: Mapping[str, Any]) -> dict[str, Any]:
+    def every(samples: Values) -> dict[str, Array]:
         out = {}
         for name, prior in bound.priors.items():
             x = samples[name]
@@ -137,7 +139,7 @@ def pointwise(
             f"patient{suffix}": (dim, np.asarray(bound.patients, dtype=str)[here[0]]),
             f"time{suffix}": (dim, a.time[here]),
         }
-        groups: dict[str, dict[str, Any]] = {
+        groups: dict[str, dict[str, tuple[str | tuple[str, ...], np.ndarray]]] = {
             "log_likelihood": {name: (("chain", "draw", dim), log_f)},
             "posterior_predictive": {name: (("chain", "draw", dim), again)},
             "observed_data": {

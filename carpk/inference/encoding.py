@@ -14,8 +14,8 @@ import dataclasses
 import datetime
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NotRequired, TypeAlias, TypedDict, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,44 @@ from numpyro.distributions.util import lazy_property
 from carpk.errors import FitError
 from carpk.inference.custom import class_of, source_of
 
-TAG = "$"  # key that tells an encoded object from a plain mapping
+TAG: Final = "$"  # key that tells an encoded object from a plain mapping
 TEXT = pd.Series(["text"]).dtype  # of columns of text, in this version of pandas
 NUMPYRO = (dist.Distribution, dist.transforms.Transform, dist.constraints.Constraint)
+
+if TYPE_CHECKING:
+    OfNumPyro: TypeAlias = (
+        dist.Distribution | dist.transforms.Transform | dist.constraints.Constraint
+    )
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | Mapping[str, object] | None"
+"""What `json.dumps` takes."""
+
+
+class EncodedColumn(TypedDict):
+    """A column of a table; of categories, `values` are their codes."""
+
+    name: NotRequired[Json]
+    dtype: str
+    values: list[Json]
+    categories: NotRequired[EncodedColumn]
+    ordered: NotRequired[bool]
+
+
+EncodedTable = TypedDict("EncodedTable", {"$": str, "rows": int, "columns": list[EncodedColumn]})
+EncodedArray = TypedDict(
+    "EncodedArray", {"$": str, "jax": bool, "dtype": str, "shape": list[int], "value": str}
+)
+EncodedObject = TypedDict(
+    "EncodedObject",
+    {
+        "$": str,
+        "class": str,
+        "source": NotRequired[str],
+        "fields": NotRequired[Json],
+        "data": NotRequired[Json],
+        "static": NotRequired[Json],
+    },
+)
 
 
 class Untrusted(FitError):
@@ -54,7 +89,7 @@ class Codec:
     own: tuple[type, ...] = ()
     texts: bool = False
 
-    def encode(self, x: Any) -> Any:
+    def encode(self, x: object) -> Json:
         """`x` as what `json.dumps` takes; what cannot be made again is kept as its text."""
         if isinstance(x, np.generic):
             x = x.item()
@@ -109,26 +144,26 @@ class Codec:
         if kind == "pairs":
             return dict(self.decode(spec["value"], trust=trust))
         if kind in ("date", "time", "datetime", "Timestamp"):
-            makers: dict[str, Any] = {
+            makers: dict[str, Callable[[str], object]] = {
                 "Timestamp": pd.Timestamp,
                 "datetime": datetime.datetime.fromisoformat,
             }
             makers |= {"date": datetime.date.fromisoformat, "time": datetime.time.fromisoformat}
             return makers[kind](spec["value"])
         if kind == "table":
-            return self.decode_table(spec)
+            return self.decode_table(cast("EncodedTable", spec))
         if kind == "array":
-            return _decode_array(spec)
+            return _decode_array(cast("EncodedArray", spec))
         if kind == "text":
             if self.texts:
                 return spec["value"]
             raise Unreadable(f"{spec['value']} could be kept as text only")
-        return self._decode_object(spec, trust)
+        return self._decode_object(cast("EncodedObject", spec), trust)
 
     # -- arrays and tables --------------------------------------------------------------------
 
-    def _encode_array(self, x: Any) -> Any:
-        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    def _encode_array(self, x: np.ndarray | jax.Array) -> Json:
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return self._as_text(x)
         plain = np.asarray(x)
         if plain.dtype.kind not in "biuf":
@@ -137,31 +172,35 @@ class Codec:
         more = {"dtype": plain.dtype.str, "shape": list(plain.shape), "value": content}
         return {TAG: "array", "jax": isinstance(x, jax.Array), **more}
 
-    def encode_table(self, table: pd.DataFrame) -> dict[str, Any]:
+    def encode_table(self, table: pd.DataFrame) -> EncodedTable:
         """Columns with their kinds; the index is left out."""
-        columns = [
+        columns: list[EncodedColumn] = [
             {"name": self.encode(name), **self._encode_column(table.iloc[:, i])}
             for i, name in enumerate(table.columns)
         ]
         return {TAG: "table", "rows": len(table), "columns": columns}
 
-    def _encode_column(self, column: pd.Series) -> dict[str, Any]:
+    def _encode_column(self, column: pd.Series) -> EncodedColumn:
         if isinstance(column.dtype, pd.CategoricalDtype):
             categories = self._encode_column(column.cat.categories.to_series())
-            codes = [int(i) for i in np.asarray(column.cat.codes)]
-            more = {"categories": categories, "ordered": bool(column.cat.ordered)}
-            return {"dtype": "category", "values": codes, **more}
+            codes: list[Json] = [int(i) for i in np.asarray(column.cat.codes)]
+            return {
+                "dtype": "category",
+                "values": codes,
+                "categories": categories,
+                "ordered": bool(column.cat.ordered),
+            }
         kind = "text" if column.dtype == TEXT else str(column.dtype)
         return {"dtype": kind, "values": [self.encode(x) for x in column.tolist()]}
 
-    def decode_table(self, spec: Mapping[str, Any]) -> pd.DataFrame:
+    def decode_table(self, spec: EncodedTable) -> pd.DataFrame:
         columns = [self._decode_column(c) for c in spec["columns"]]
         table = pd.DataFrame(dict(enumerate(columns)), index=range(spec["rows"]))
         if columns:
             table.columns = pd.Index([self.decode(c["name"]) for c in spec["columns"]])
         return table
 
-    def _decode_column(self, spec: Mapping[str, Any]) -> pd.Series:
+    def _decode_column(self, spec: EncodedColumn) -> pd.Series:
         kind, values = spec["dtype"], self.decode(spec["values"])
         if kind == "category":
             categories = self._decode_column(spec["categories"])
@@ -174,9 +213,9 @@ class Codec:
 
     # -- objects ------------------------------------------------------------------------------
 
-    def _encode_numpyro(self, x: Any) -> Any:
+    def _encode_numpyro(self, x: OfNumPyro) -> Json:
         """By the fields by which JAX takes it apart."""
-        cls: Any = type(x)
+        cls: Any = type(x)  # mypy takes no class as hashable
         if isinstance(x, dist.Distribution):
             data, more = x.tree_flatten()
             names = (cls.gather_pytree_data_fields(), cls.gather_pytree_aux_fields())
@@ -190,7 +229,7 @@ class Codec:
             for name in list(part):
                 if isinstance(getattr(cls, name, None), lazy_property):
                     del part[name]
-        spec = {TAG: "numpyro", "class": cls.__name__}
+        spec: dict[str, Json] = {TAG: "numpyro", "class": cls.__name__}
         if _of_numpyro().get(cls.__name__) is not cls:
             source = source_of(cls)
             if source is None:
@@ -199,8 +238,8 @@ class Codec:
         spec |= {"data": self.encode(parts[0]), "static": self.encode(parts[1])}
         return spec
 
-    def _encode_object(self, x: Any) -> Any:
-        cls: Any = type(x)
+    def _encode_object(self, x: object) -> Json:
+        cls: Any = type(x)  # mypy takes no class as hashable
         is_own = isinstance(x, self.own)
         if self.classes.get(cls.__name__) is not cls and not is_own:
             return self._as_text(x)
@@ -218,13 +257,13 @@ class Codec:
         return {**spec, "fields": self.encode(dict(fields))}
 
     @staticmethod
-    def _as_text(x: Any) -> dict[str, Any]:
+    def _as_text(x: object) -> dict[str, Json]:
         text = re.sub(r" at 0x[0-9a-f]+", "", repr(x))
         return {TAG: "text", "class": f"{type(x).__module__}.{type(x).__qualname__}", "value": text}
 
-    def _decode_object(self, spec: Mapping[str, Any], trust: bool) -> Any:
+    def _decode_object(self, spec: EncodedObject, trust: bool) -> object:
         kind, name = spec[TAG], spec["class"]
-        cls: Any
+        cls: type | None
         if "source" in spec:
             if not trust:
                 raise Untrusted(f"the class {name!r} is code of its own")
@@ -239,14 +278,16 @@ class Codec:
             parts = [self.decode(spec[part], trust=trust) for part in ("data", "static")]
             return _numpyro(cls, *parts)
         fields = self.decode(spec["fields"], trust=trust)
-        made: Any = object.__new__(cls)
+        made: object = object.__new__(cls)
         if dataclasses.is_dataclass(made):
             return cls(**fields)
         vars(made).update(fields)
         return made
 
 
-def _numpyro(cls: Any, data: Mapping[str, Any], static: Mapping[str, Any]) -> Any:
+def _numpyro(
+    cls: type[OfNumPyro], data: Mapping[str, object], static: Mapping[str, object]
+) -> OfNumPyro:
     if not issubclass(cls, dist.Distribution):
         return cls.tree_unflatten((tuple(data), dict(static)), tuple(data.values()))
     names = (cls.gather_pytree_data_fields(), cls.gather_pytree_aux_fields())
@@ -261,9 +302,10 @@ def _numpyro(cls: Any, data: Mapping[str, Any], static: Mapping[str, Any]) -> An
     return made
 
 
-def _of_numpyro() -> dict[str, Any]:
+def _of_numpyro() -> dict[str, type[OfNumPyro]]:
     """Distributions, transforms and constraints that NumPyro itself has, by name."""
-    waiting, found = list(NUMPYRO), {}
+    waiting = list(NUMPYRO)
+    found: dict[str, type[OfNumPyro]] = {}
     while waiting:
         cls = waiting.pop()
         waiting += cls.__subclasses__()
@@ -272,13 +314,13 @@ def _of_numpyro() -> dict[str, Any]:
     return found
 
 
-def _decode_array(spec: Mapping[str, Any]) -> Any:
+def _decode_array(spec: EncodedArray) -> np.ndarray | jax.Array:
     content = base64.b64decode(spec["value"])
     x = np.frombuffer(content, spec["dtype"]).reshape(spec["shape"]).copy()
     return jnp.asarray(x) if spec["jax"] else x
 
 
-def kept_as_text(spec: Any, where: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+def kept_as_text(spec: object, where: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """(place, text) of everything in an encoded object that cannot be made again."""
     if isinstance(spec, list):
         for i, each in enumerate(spec):
@@ -291,7 +333,7 @@ def kept_as_text(spec: Any, where: Sequence[str] = ()) -> Iterator[tuple[str, st
             yield from kept_as_text(each, where if TAG in spec else (*where, key))
 
 
-def differing(one: Any, other: Any, path: str = "") -> list[str]:
+def differing(one: object, other: object, path: str = "") -> list[str]:
     """Path to the first difference of two encoded objects, as `population.priors.cmax`."""
     if isinstance(one, dict) and isinstance(other, dict):
         keys = {**one, **other}

@@ -15,11 +15,12 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from carpk._compile import compile_for, in_background
 from carpk.errors import FitError
@@ -27,8 +28,8 @@ from carpk.inference.checkpoints import Blocks
 from carpk.inference.cure import counted, cured
 from carpk.inference.density import Conditional, LogDensity, LogPredictionExpansion
 from carpk.inference.draws import assemble, labelled
-from carpk.inference.importance import POINTS, around, refined
-from carpk.inference.laplace import ROWS_TO_NATURAL, CompiledDensity, Mode
+from carpk.inference.importance import around, refined
+from carpk.inference.laplace import POINTS, ROWS_TO_NATURAL, CompiledDensity, Mode
 from carpk.inference.nuts import Nuts
 from carpk.inference.result import Fit
 from carpk.inference.standard import Standard
@@ -44,6 +45,10 @@ from carpk.population.bound import BoundPopulation
 from carpk.population.population import Population
 from carpk.population.random_effects import COHORT, PATIENT
 
+if TYPE_CHECKING:
+    from carpk.dataset import Dataset
+    from carpk.library.study import Study
+
 METHODS = ("nuts", "laplace", "map")
 ASKED = ("method", "draws", "tune", "chains", "max_draws", "seed", "target_accept", "starts")
 STARTS = {"nuts": 4, "laplace": 3, "map": 10}  # of the search for modes
@@ -51,7 +56,7 @@ STARTS = {"nuts": 4, "laplace": 3, "map": 10}  # of the search for modes
 
 def fit(
     population: Population,
-    data: Any,
+    data: Dataset | Study,
     method: str = "nuts",
     *,
     draws: int = 1000,
@@ -173,7 +178,7 @@ def _fit_bound(
     centres = [standard.within(mode.u) for mode in found]
     rngs = np.random.default_rng(seed)
 
-    def starts(_: int) -> list[Iterator[dict[str, Any]]]:
+    def starts(_: int) -> list[Iterator[dict[str, Array]]]:
         return [
             standard.starts(density, rng, centres[chain % len(centres)])
             for chain, rng in enumerate(rngs.spawn(chains))
@@ -195,32 +200,34 @@ def _fit_bound(
     return assemble(bound, out.samples, out.stats, settings)
 
 
-def compilations(compiled: CompiledDensity, method: str, draws: int) -> list[Callable[[], Any]]:
+def compilations(compiled: CompiledDensity, method: str, draws: int) -> list[Callable[[], object]]:
     """Compilations of a fit, in the order of their use; for a background thread."""
     density, values = compiled.density, compiled.values
     if not density.inner:
         return []
 
+    shaped: Callable[..., jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct
+
     def numbers(*shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, float)
+        return shaped(shape, float)
 
     n, m, people = density.outer, density.inner, density.patients
     seen = density.bound.individual.mask.shape
     c = density.width
     u, z = numbers(n), numbers(people, m)
-    expansion = LogPredictionExpansion(
-        numbers(people, c), numbers(*seen), numbers(c, *seen), numbers(c, c, *seen)
+    expansion = LogPredictionExpansion._make(  # of shapes, in place of arrays
+        (numbers(people, c), numbers(*seen), numbers(c, *seen), numbers(c, c, *seen))
     )
     curvature = numbers(len(density.bound.individual.analytes))
-    conditional = Conditional(expansion, numbers(*seen), numbers(*seen), curvature)
-    calls: list[tuple[Any, ...]] = [
+    conditional = Conditional._make((expansion, numbers(*seen), numbers(*seen), curvature))
+    calls: list[tuple[object, ...]] = [
         (compiled.log_predictions, numbers(compiled.batch_size(density), people, c), values),
         (compiled.newton_terms, u, z, expansion, values),
         (compiled.laplace_terms, u, z, expansion, values),
     ]
     if method != "map":
         many = numbers(ROWS_TO_NATURAL, people, m)
-        by_x = jax.ShapeDtypeStruct((ROWS_TO_NATURAL,), bool)
+        by_x = shaped((ROWS_TO_NATURAL,), bool)
         calls += [
             (compiled.proposed, numbers(ROWS_TO_NATURAL, n), many, many, by_x, conditional, values),
             (

@@ -374,7 +374,8 @@ def _regression(old: Conditional, poor: np.ndarray, points: Weighted) -> Conditi
     _, c, log_f, slope, bent, _ = points
 
     def mean(x: np.ndarray) -> np.ndarray:
-        return np.einsum("np,np...->p...", weight, x)
+        found: np.ndarray = np.einsum("np,np...->p...", weight, x)
+        return found
 
     at, mean_log_f = mean(c), mean(log_f)
     away, rise = c - at, log_f - mean_log_f
@@ -411,4 +412,5 @@ def tempered(log_weights: np.ndarray, fewest: float) -> np.ndarray:
 
 
 def _weights(log_weights: np.ndarray) -> np.ndarray:
-    return scipy.special.softmax(log_weights, axis=0)
+    weights: np.ndarray = scipy.special.softmax(log_weights, axis=0)
+    return weights

@@ -19,16 +19,19 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from scipy.optimize import OptimizeResult, minimize
 
 from carpk._compile import by_rows, jit_fast_compile
 from carpk.inference.density import (
+    Arrays,
+    Cohorts,
     Conditional,
     LogDensity,
     LogPredictionExpansion,
@@ -64,6 +67,12 @@ FLATTEST = 0.1  # least curvature assumed in any direction; the prior's is about
 REACH = 8.0  # prior SDs from the start within which a mode is searched
 IMPOSSIBLE = 1e12  # -ln posterior where it is not finite
 
+Replaced: TypeAlias = tuple[Mapping[str, Array] | None, Cohorts | None]
+"""Arrays in place of the data's, and likelihoods of the cohorts' effects; None: not replaced."""
+
+PatientTerms: TypeAlias = tuple[Array, Array, Array, Array, Array]
+"""ln joint density of data and z, (P,); gradient, hessian, score, weight as in `LaplaceTerms`."""
+
 
 class Spectrum(NamedTuple):
     """Eigenvalues and eigenvectors of the patients' curvatures, (P, m) and (P, m, m)."""
@@ -81,7 +90,8 @@ class Spectrum(NamedTuple):
     def solve(self, right: np.ndarray) -> np.ndarray:
         """Their inverses times (P, m, n)."""
         along = np.einsum("pij,pin->pjn", self.vectors, right) / self.values[..., None]
-        return np.einsum("pij,pjn->pin", self.vectors, along)
+        solved: np.ndarray = np.einsum("pij,pjn->pin", self.vectors, along)
+        return solved
 
     @property
     def peaked(self) -> np.ndarray:
@@ -101,10 +111,12 @@ class Spectrum(NamedTuple):
         high = low + np.linalg.norm(along, axis=1) / np.maximum(radius, NARROWEST)
 
         def way(raised: np.ndarray) -> np.ndarray:
-            return along / (self.values + raised[:, None])
+            x: np.ndarray = along / (self.values + raised[:, None])
+            return x
 
         def inside(raised: np.ndarray) -> np.ndarray:
-            return np.linalg.norm(way(raised), axis=1) <= radius
+            near: np.ndarray = np.linalg.norm(way(raised), axis=1) <= radius
+            return near
 
         top = self.peaked & inside(np.where(self.peaked, 0.0, high))
         for _ in range(0 if top.all() else HALVINGS):
@@ -127,16 +139,16 @@ class LaplaceTerms(NamedTuple):
         d_each, d_gradient, d_hessian: along u, then z, (n + m, ...).
     """
 
-    outer: Any
-    outer_slope: Any
-    each: Any
-    gradient: Any
-    hessian: Any
-    score: Any
-    weight: Any
-    d_each: Any
-    d_gradient: Any
-    d_hessian: Any
+    outer: Arrays
+    outer_slope: Arrays
+    each: Arrays
+    gradient: Arrays
+    hessian: Arrays
+    score: Arrays
+    weight: Arrays
+    d_each: Arrays
+    d_gradient: Arrays
+    d_hessian: Arrays
 
 
 class LaplaceEvaluation(NamedTuple):
@@ -167,24 +179,27 @@ class LaplaceEvaluation(NamedTuple):
     @np.errstate(all="ignore")  # non-finite input gives a non-finite value
     def of(cls, terms: LaplaceTerms) -> LaplaceEvaluation:
         """With dz/du of the modes by the implicit function theorem."""
-        e = LaplaceTerms(*map(np.asarray, terms))
-        n = e.outer_slope.size
-        bend = Spectrum.of(-e.d_gradient[n:].transpose(1, 2, 0))
-        ahead = np.concatenate([e.d_gradient[:n].transpose(1, 2, 0), e.gradient[..., None]], axis=2)
+        outer, outer_slope, each, gradient, hessian, score, weight, *changes = map(
+            np.asarray, terms
+        )
+        d_each, d_gradient, d_hessian = changes
+        n = outer_slope.size
+        bend = Spectrum.of(-d_gradient[n:].transpose(1, 2, 0))
+        ahead = np.concatenate([d_gradient[:n].transpose(1, 2, 0), gradient[..., None]], axis=2)
         ahead = bend.solve(ahead)
         moved, left = ahead[..., :n], ahead[..., n]  # dz/du, and the Newton step left to the mode
-        steep, axes = Spectrum.of(e.hessian)
+        steep, axes = Spectrum.of(hessian)
         steep = np.maximum(steep, 1.0)  # eigenvalues >= 1; clip rounding errors
         inverse = np.einsum("pik,pjk->pij", axes / steep[:, None], axes)
-        change = e.d_each - 0.5 * np.einsum("pij,dpji->dp", inverse, e.d_hessian)
-        value = e.each - 0.5 * np.sum(np.log(steep), axis=1)
+        change = d_each - 0.5 * np.einsum("pij,dpji->dp", inverse, d_hessian)
+        value = each - 0.5 * np.sum(np.log(steep), axis=1)
         value = value + np.einsum("ip,pi->p", change[n:], left)
-        value -= 0.5 * np.einsum("pi,pi->p", left, e.gradient)
-        slope = e.outer_slope + np.sum(change[:n], axis=1)
+        value -= 0.5 * np.einsum("pi,pi->p", left, gradient)
+        slope = outer_slope + np.sum(change[:n], axis=1)
         slope = slope + np.einsum("ip,pin->n", change[n:], moved)
-        total = float(e.outer + value.sum())
+        total = float(outer + value.sum())
         held = 1 - np.mean(1 / steep, axis=1)
-        return cls(total, slope, e.each, e.gradient, bend, moved, e.score, e.weight, held)
+        return cls(total, slope, each, gradient, bend, moved, score, weight, held)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,18 +243,19 @@ class Mode:
 
 def _patients(
     density: LogDensity, expansion: LogPredictionExpansion
-) -> Callable[[Any, Any], tuple[Any, ...]]:
+) -> Callable[[Array, Array], PatientTerms]:
     """(u, z) -> ln joint density of data and z, (P,); gradient, hessian, score, weight."""
     m = density.inner
 
-    def patients(u: Any, z: Any) -> tuple[Any, ...]:
+    def patients(u: Array, z: Array) -> PatientTerms:
         theta = density.theta(u)
         mu, factor = density.typical(theta), density.factor(theta)
 
-        def of(z: Any) -> Any:
-            return expansion.value + expansion.around(density.coordinates(mu, z @ factor.T))[0]
+        def of(z: Array) -> Array:
+            nearby, _ = expansion.around(density.coordinates(mu, z @ factor.T))
+            return jnp.add(expansion.value, nearby)
 
-        def along(direction: Any) -> Any:
+        def along(direction: Array) -> tuple[Array, Array]:
             return jax.jvp(of, (z,), (jnp.broadcast_to(direction, z.shape),))
 
         log_f, jacobian = jax.vmap(along, out_axes=(None, 0))(jnp.eye(m))
@@ -254,8 +270,8 @@ def _patients(
 
 
 def _newton_terms(
-    density: LogDensity, u: Any, z: Any, expansion: LogPredictionExpansion
-) -> tuple[Any, Any, Any]:
+    density: LogDensity, u: Array, z: Array, expansion: LogPredictionExpansion
+) -> tuple[Array, Array, Array]:
     """Value, gradient and curvature for a Newton step by z.
 
     Returns:
@@ -263,7 +279,7 @@ def _newton_terms(
     """
     patients = _patients(density, expansion)
 
-    def along(of_z: Any) -> Any:
+    def along(of_z: Array) -> tuple[PatientTerms, PatientTerms]:
         return jax.jvp(lambda z: patients(u, z), (z,), (jnp.broadcast_to(of_z, z.shape),))
 
     (each, gradient, *_), (_, bend, *_) = jax.vmap(along, out_axes=(None, 0))(
@@ -273,7 +289,7 @@ def _newton_terms(
 
 
 def _laplace_terms(
-    density: LogDensity, u: Any, z: Any, expansion: LogPredictionExpansion
+    density: LogDensity, u: Array, z: Array, expansion: LogPredictionExpansion
 ) -> LaplaceTerms:
     """Terms at (u, z) from predictions expanded around their coordinates.
 
@@ -282,10 +298,10 @@ def _laplace_terms(
     n = u.size
     patients = _patients(density, expansion)
 
-    def along(of_u: Any, of_z: Any) -> Any:
+    def along(of_u: Array, of_z: Array) -> tuple[PatientTerms, PatientTerms]:
         return jax.jvp(patients, (u, z), (of_u, jnp.broadcast_to(of_z, z.shape)))
 
-    def others(u: Any) -> Any:
+    def others(u: Array) -> Array:
         return density.log_prior(u) + density.summary_log_likelihood(density.theta(u))
 
     directions = jnp.eye(n + density.inner)
@@ -321,33 +337,38 @@ class CompiledDensity:
         values: of the data, and anything else that `of` replaces.
     """
 
-    def __init__(self, of: Callable[[Any], LogDensity], values: Any = None) -> None:
+    def __init__(
+        self, of: Callable[[Replaced], LogDensity], values: Replaced = (None, None)
+    ) -> None:
         self.of, self.values, self.density = of, values, of(values)
 
-        def coordinates(u: Any, z: Any, values: Any) -> Any:
+        def coordinates(u: Array, z: Array, values: Replaced) -> Array:
             density = of(values)
             theta = density.theta(u)
             b = z @ density.factor(theta).T
             return density.coordinates(density.typical(theta), b)
 
-        def log_predictions(c: Any, values: Any) -> Any:
+        def log_predictions(c: Array, values: Replaced) -> Array:
             return jax.vmap(of(values).log_predictions)(c)
 
-        def value_and_grad(u: Any, values: Any) -> Any:
+        def value_and_grad(u: Array, values: Replaced) -> tuple[Array, Array]:
             density = of(values)
             empty = jnp.zeros((density.patients, 0))
             return jax.value_and_grad(lambda u: density.log_joint(u, empty, None))(u)
 
-        def log_joints(u: Any, values: Any) -> Any:
+        def log_joints(u: Array, values: Replaced) -> Array:
             density = of(values)
             empty = jnp.zeros((density.patients, 0))
-            return jax.lax.map(lambda x: density.log_joint(x, empty, None), u)
+            each: Array = jax.lax.map(lambda x: density.log_joint(x, empty, None), u)
+            return each
 
-        def curvature(u: Any, values: Any) -> Any:
+        def curvature(u: Array, values: Replaced) -> Array:
             density = of(values)
             return density.curvature(density.theta(u))
 
-        def to_natural(u: Any, x: Any, conditional: Conditional | None, values: Any) -> Any:
+        def to_natural(
+            u: Array, x: Array, conditional: Conditional | None, values: Replaced
+        ) -> tuple[dict[str, Array], Array | None, Array | None]:
             density = of(values)
             if density.bound.individual is None:
                 return density.theta(u), None, None
@@ -355,24 +376,30 @@ class CompiledDensity:
             return density.named(theta, b), c, scores
 
         def proposed(
-            u: Any, x: Any, z: Any, by_x: Any, conditional: Conditional, values: Any
-        ) -> tuple[Any, ...]:
+            u: Array, x: Array, z: Array, by_x: Array, conditional: Conditional, values: Replaced
+        ) -> tuple[Array, Array, Array, Array | int]:
             return of(values).proposed(u, x, z, by_x, conditional)
 
-        def likelihood_derivatives(u: Any, log_f: Any, values: Any) -> tuple[Any, Any, Any]:
+        def likelihood_derivatives(
+            u: Array, log_f: Array, values: Replaced
+        ) -> tuple[Array, Array, Array]:
             density = of(values)
             theta = density.theta(u)
             return with_derivatives(lambda x: density.log_likelihoods(x, theta), log_f)
 
-        def newton_terms(u: Any, z: Any, expansion: LogPredictionExpansion, values: Any) -> Any:
+        def newton_terms(
+            u: Array, z: Array, expansion: LogPredictionExpansion, values: Replaced
+        ) -> tuple[Array, Array, Array]:
             return _newton_terms(of(values), u, z, expansion)
 
         def laplace_terms(
-            u: Any, z: Any, expansion: LogPredictionExpansion, values: Any
+            u: Array, z: Array, expansion: LogPredictionExpansion, values: Replaced
         ) -> LaplaceTerms:
             return _laplace_terms(of(values), u, z, expansion)
 
-        def importance_log_density(u: Any, log_f: Any, rest: Any, values: Any) -> tuple[Any, Any]:
+        def importance_log_density(
+            u: Array, log_f: Array, rest: Array, values: Replaced
+        ) -> tuple[Array, Array]:
             density = of(values)
             theta = density.theta(u)
             each = jax.vmap(lambda f: density.log_likelihoods(f, theta).sum(1))(log_f) + rest
@@ -396,13 +423,15 @@ class CompiledDensity:
             jax.vmap(likelihood_derivatives, in_axes=(0, 0, None))
         )
 
-    def with_values(self, values: Any) -> CompiledDensity:
+    def with_values(self, values: Replaced) -> CompiledDensity:
         """A copy with other values, sharing the compiled functions."""
         other = copy.copy(self)
         other.values, other.density = values, self.of(values)
         return other
 
-    def expand_predictions(self, u: Any, z: Any, *, every: bool = False) -> LogPredictionExpansion:
+    def expand_predictions(
+        self, u: Arrays, z: Arrays, *, every: bool = False
+    ) -> LogPredictionExpansion:
         """Log predictions around the coordinates of u and z, from batches of them nearby.
 
         Args:
@@ -418,7 +447,7 @@ class CompiledDensity:
         f = self.log_predictions_by_rows(c + moves[:, None])
         return _polynomial(c, f, pairs, range(size) if every else axes)
 
-    def log_predictions_by_rows(self, c: Any) -> np.ndarray:
+    def log_predictions_by_rows(self, c: Arrays) -> np.ndarray:
         """Log predictions at coordinates of the patients, (n, P, c), in batches of one shape."""
         c = np.asarray(c)
         batch = self.batch_size(self.density)
@@ -426,8 +455,8 @@ class CompiledDensity:
         return np.concatenate([self.log_predictions(c[i], self.values) for i in rows])[: len(c)]
 
     def to_natural_by_rows(
-        self, u: Any, x: Any, conditional: Conditional | None
-    ) -> tuple[dict[str, np.ndarray], Any, Any]:
+        self, u: Arrays, x: Arrays, conditional: Conditional | None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray | None, np.ndarray | None]:
         """Natural parameters of many points: u (N, n) and the patients' coordinates x (N, P, m).
 
         Returns:
@@ -435,40 +464,46 @@ class CompiledDensity:
             density of the patients' standard scores, ln |dz/dx| included, (N, P).
         """
 
-        def some(i: np.ndarray) -> Any:
-            return self.to_natural(u[i], x[i], conditional, self.values)
-
-        return by_rows(some, len(u), ROWS_TO_NATURAL)
+        found: tuple[dict[str, np.ndarray], np.ndarray | None, np.ndarray | None] = by_rows(
+            lambda i: self.to_natural(u[i], x[i], conditional, self.values), len(u), ROWS_TO_NATURAL
+        )
+        return found
 
     def proposed_by_rows(
-        self, u: Any, x: Any, z: Any, by_x: Any, conditional: Conditional
-    ) -> tuple[Any, Any, Any, Any]:
+        self, u: Arrays, x: Arrays, z: Arrays, by_x: Arrays, conditional: Conditional
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """`LogDensity.proposed` of many points: u (N, n), x and z (N, P, m), by_x (N,)."""
 
-        def some(i: np.ndarray) -> Any:
-            return self.proposed(u[i], x[i], z[i], by_x[i], conditional, self.values)
+        found: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] = by_rows(
+            lambda i: self.proposed(u[i], x[i], z[i], by_x[i], conditional, self.values),
+            len(u),
+            ROWS_TO_NATURAL,
+        )
+        return found
 
-        return by_rows(some, len(u), ROWS_TO_NATURAL)
-
-    def importance_log_densities(self, u: Any, log_f: Any, rest: Any) -> tuple[float, np.ndarray]:
+    def importance_log_densities(
+        self, u: Arrays, log_f: Arrays, rest: Arrays
+    ) -> tuple[float, np.ndarray]:
         """ln density without patients at u; ln likelihood at predictions (N, P, T) + `rest`."""
         rows = np.arange(len(log_f)).reshape(-1, POINTS)
         parts = [self.importance_log_density(u, log_f[i], rest[i], self.values) for i in rows]
         return float(parts[0][0]), np.concatenate([each for _, each in parts])
 
     def likelihood_derivatives_by_rows(
-        self, u: Any, log_f: Any
+        self, u: Arrays, log_f: Arrays
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """ln likelihood at predictions (N, P, T); first and second derivatives by ln prediction."""
-        return by_rows(
+        found: tuple[np.ndarray, np.ndarray, np.ndarray] = by_rows(
             lambda i: self.likelihood_derivatives(u[i], log_f[i], self.values),
             len(u),
             ROWS_TO_NATURAL,
         )
+        return found
 
     def log_joints_by_rows(self, u: np.ndarray) -> np.ndarray:
         """ln density of many outer coordinates (N, n), of a posterior without random effects."""
-        return by_rows(lambda i: self.log_joints(u[i], self.values), len(u), ROWS)
+        each: np.ndarray = by_rows(lambda i: self.log_joints(u[i], self.values), len(u), ROWS)
+        return each
 
     def batch_size(self, density: LogDensity) -> int:
         """Coordinates of the patients per call of `log_predictions`."""
@@ -477,7 +512,7 @@ class CompiledDensity:
         return -(-moves // -(-moves * density.patients // LANES))
 
     def evaluate(
-        self, u: Any, start: Any, *, rival: float = math.nan
+        self, u: Arrays, start: Arrays, *, rival: float = math.nan
     ) -> tuple[LaplaceEvaluation, np.ndarray, LogPredictionExpansion]:
         """The approximation at u, the patients' modes, and the expansion around them.
 
@@ -487,7 +522,7 @@ class CompiledDensity:
             rival: ln joint density of data and modes at the incumbent u: the modes are found as
                 exactly as the comparison with it needs.
         """
-        ahead: Any = np.asarray(start, float)
+        ahead: np.ndarray = np.asarray(start, float)
         z = ahead
         size, m = z.shape
         radius, value, gradient = np.full(size, RADIUS), np.full(size, -np.inf), np.zeros((size, m))
@@ -526,11 +561,11 @@ class CompiledDensity:
             expansion = self.expand_predictions(u, z)
         return LaplaceEvaluation.of(self.laplace_terms(u, z, expansion, self.values)), z, expansion
 
-    def mode(self, start: Any, prior_sd: Any) -> Mode:
+    def mode(self, start: Arrays, prior_sd: Arrays) -> Mode:
         """The mode nearest to `start` (n,); `prior_sd` are those of the coordinates."""
         return self.polish(self.descend(start, prior_sd))
 
-    def descend(self, start: Any, prior_sd: Any, known: Mode | None = None) -> Descent:
+    def descend(self, start: Arrays, prior_sd: Arrays, known: Mode | None = None) -> Descent:
         """L-BFGS-B from `start`, to be finished by `polish`; arguments as in `mode`.
 
         Args:

@@ -14,7 +14,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 
@@ -22,7 +22,7 @@ from carpk._arviz import group, idata_of
 from carpk.errors import CarpkError, CarpkWarning, FitError
 from carpk.inference.encoding import Unreadable, differing
 from carpk.inference.result import Fit
-from carpk.inference.saving import ATTRIBUTE, SCHEMA, SEAL, SEALED, VERDICT, sha256_of
+from carpk.inference.saving import ATTRIBUTE, SCHEMA, SEAL, SEALED, VERDICT, EncodedFit, sha256_of
 from carpk.inference.storage import (
     decode_data,
     decode_model,
@@ -32,6 +32,7 @@ from carpk.inference.storage import (
     version_of,
 )
 from carpk.population.population import Population
+from carpk.structural import ClosedForm, ODEModel
 
 
 class Absent:
@@ -40,7 +41,7 @@ class Absent:
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)
         raise FitError(f"This fit was read without its population model: {self._reason}.")
@@ -58,7 +59,7 @@ class FitWithoutModel(Fit):
         reason: why there is no population model.
     """
 
-    kept: Mapping[str, Any]
+    kept: EncodedFit
     reason: str
 
     def summary(self) -> pd.DataFrame:
@@ -82,7 +83,7 @@ def load_fit(
     path: str | Path,
     population: Population | None = None,
     *,
-    model: Any = None,
+    model: ClosedForm | ODEModel | None = None,
     trust: bool = False,
 ) -> Fit:
     """Read a fit that `Fit.save` wrote.
@@ -138,7 +139,7 @@ def load_fit(
     return Fit(population=known, **parts)
 
 
-def read(path: Path) -> tuple[Any, dict[str, Any]]:
+def read(path: Path) -> tuple[Any, EncodedFit]:
     """(ArviZ object, what carpk wrote beside it) of a file that is as it was written."""
     try:
         content = path.read_bytes()
@@ -159,7 +160,7 @@ def read(path: Path) -> tuple[Any, dict[str, Any]]:
         )
     try:
         idata = idata_of(body)
-        spec = json.loads(group(idata, "posterior").attrs.pop(ATTRIBUTE))
+        spec: EncodedFit = json.loads(group(idata, "posterior").attrs.pop(ATTRIBUTE))
         schema = spec["schema"]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as trouble:
         raise FitError(
@@ -176,7 +177,10 @@ def read(path: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def _population(
-    spec: Mapping[str, Any], population: Population | None, model: Any, trust: bool
+    spec: EncodedFit,
+    population: Population | None,
+    model: ClosedForm | ODEModel | None,
+    trust: bool,
 ) -> Population:
     if population is not None:
         return population
@@ -191,9 +195,10 @@ def _population(
         ) from trouble
 
 
-def _tell_differences(spec: Mapping[str, Any], known: Population, path: str) -> None:
+def _tell_differences(spec: EncodedFit, known: Population, path: str) -> None:
     """Warn where a population that was given is not the one that was fitted."""
-    then, now = spec["model"]["identity"], identity(known.model)
+    then: Mapping[str, object] = spec["model"]["identity"]
+    now: Mapping[str, object] = identity(known.model)
     if not (then["files"] and now["files"]):  # the same equations may come from anywhere
         same_jax = spec["written by"]["jax"] == version_of("jax")
         names = ("equations", "parameters") if same_jax else ("parameters",)

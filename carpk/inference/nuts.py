@@ -13,21 +13,35 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from numpyro.infer import NUTS, init_to_median
 from numpyro.infer.util import initialize_model
 from tqdm import tqdm
 
 from carpk._compile import stacked
-from carpk.inference.checkpoints import Blocks
+from carpk.inference.checkpoints import Blocks, Drawn
+
+if TYPE_CHECKING:
+    import numpyro.distributions as dist
+    from numpyro.infer.hmc import HMCState
 
 BLOCK = 50
 TREE_DEPTH = 10
 STATS = ("diverging", "energy", "n_steps", "acceptance_rate", "step_size", "lp")
+
+Position: TypeAlias = Mapping[str, Array]
+"""Where a sampler is: coordinates by name."""
+
+Recorded: TypeAlias = tuple[dict[str, Array], tuple[Array, ...]]
+"""Draws by name, and the first of `STATS`."""
+
+Tree = TypeVar("Tree")
+Found = TypeVar("Found")
 
 
 class LogDensityTarget(NamedTuple):
@@ -42,13 +56,13 @@ class LogDensityTarget(NamedTuple):
             after every step of NUTS where there is one.
     """
 
-    potential: Callable[[Any], Any]
-    natural: Callable[[Any], dict[str, Any]]
-    start: Mapping[str, Any]
+    potential: Callable[[Position], Array]
+    natural: Callable[[Position], dict[str, Array]]
+    start: Position
     dense: tuple[str, ...]
-    jump: Callable[[Any, Any], Any] | None = None
+    jump: Callable[[Position, Array], Position] | None = None
 
-    def kernel(self, target_accept: float, max_treedepth: int = TREE_DEPTH) -> NUTS:
+    def kernel(self, target_accept: float | Array, max_treedepth: int = TREE_DEPTH) -> NUTS:
         return NUTS(
             potential_fn=self.potential,
             target_accept_prob=target_accept,
@@ -56,7 +70,7 @@ class LogDensityTarget(NamedTuple):
             dense_mass=[self.dense] if self.dense else False,
         )
 
-    def jumped(self, state: Any) -> Any:
+    def jumped(self, state: HMCState) -> HMCState:
         """A state of the kernel after the jump."""
         if self.jump is None:
             return state
@@ -152,15 +166,15 @@ class Nuts:
         self.warming = [min(block, tune - start) for start in range(0, tune, block)]
         self.sampling = [min(block, draws - start) for start in range(0, draws, block)]
 
-        def kernel(start: Any, key: Any, target_accept: Any) -> tuple[NUTS, Any]:
+        def kernel(start: Position, key: Array, target_accept: Array) -> tuple[NUTS, HMCState]:
             made = target.kernel(target_accept, max_treedepth)
             return made, made.init(key, tune, start, (), {})
 
         @jax.jit
-        def begin(start: Any, key: Any, target_accept: Any) -> Any:
+        def begin(start: Position, key: Array, target_accept: Array) -> HMCState:
             return kernel(start, key, target_accept)[1]
 
-        def recorded(state: Any) -> Any:
+        def recorded(state: HMCState) -> Recorded:
             stats = (
                 state.diverging,
                 state.energy,
@@ -172,23 +186,26 @@ class Nuts:
             return target.natural(state.z), stats
 
         @jax.jit
-        def advance(state: Any, steps: Any, target_accept: Any) -> Any:
+        def advance(
+            state: HMCState, steps: Array, target_accept: Array
+        ) -> tuple[HMCState, Recorded]:
             ready, _ = kernel(state.z, state.rng_key, target_accept)
 
-            def step(i: Any, carry: Any) -> Any:
+            def step(i: Array, carry: tuple[HMCState, Recorded]) -> tuple[HMCState, Recorded]:
                 state, out = carry
                 state = target.jumped(ready.sample(state, (), {}))
                 return state, jax.tree.map(lambda x, y: x.at[i].set(y), out, recorded(state))
 
             shapes = jax.eval_shape(recorded, state)
             out = jax.tree.map(lambda x: jnp.zeros((block, *x.shape), x.dtype), shapes)
-            return jax.lax.fori_loop(0, steps, step, (state, out))
+            state, out = jax.lax.fori_loop(0, steps, step, (state, out))
+            return state, out
 
         self.begin, self.advance = begin, advance
 
     def run(
         self,
-        starts: Sequence[Iterable[Mapping[str, Any]]],
+        starts: Sequence[Iterable[Position]],
         *,
         seed: int,
         target_accept: float,
@@ -214,10 +231,10 @@ class Nuts:
 class Chain:
     """One chain: where it may start, its key, its state, its blocks of draws, the next block."""
 
-    starts: Iterable[Mapping[str, Any]]
-    key: Any
-    state: Any = None
-    found: list[Any] = dataclasses.field(default_factory=list)
+    starts: Iterable[Position]
+    key: Array
+    state: HMCState | None = None
+    found: list[Drawn] = dataclasses.field(default_factory=list)
     block: int = 0
 
 
@@ -297,9 +314,8 @@ class Run:
 
     def _block(self, index: int, steps: int) -> None:
         chain = self.chains[index]
-        state, out = jax.block_until_ready(
-            self.nuts.advance(chain.state, steps, self.target_accept)
-        )
+        ready: Callable[..., tuple[HMCState, Recorded]] = jax.block_until_ready
+        state, out = ready(self.nuts.advance(chain.state, steps, self.target_accept))
         kept = None
         if chain.block >= len(self.nuts.warming):
             kept = jax.tree.map(lambda x: np.asarray(x[:steps]), out)
@@ -326,7 +342,9 @@ class Run:
         return ChainDraws({k: np.asarray(v) for k, v in samples.items()}, named, short)
 
 
-def prior_draws(priors: Mapping[str, Any], size: int, seed: int) -> dict[str, np.ndarray]:
+def prior_draws(
+    priors: Mapping[str, dist.Distribution], size: int, seed: int
+) -> dict[str, np.ndarray]:
     """Independent draws from each prior, name -> (size, ...)."""
     keys = jax.random.split(jax.random.key(seed), max(len(priors), 1))
     apart = np.asarray(
@@ -339,8 +357,8 @@ def prior_draws(priors: Mapping[str, Any], size: int, seed: int) -> dict[str, np
 
 
 def one_chain_each(
-    of: Callable[[Any], LogDensityTarget],
-    data: Any,
+    of: Callable[[Tree], LogDensityTarget],
+    data: Tree,
     *,
     draws: int,
     tune: int,
@@ -359,7 +377,7 @@ def one_chain_each(
     """
 
     @jax.jit
-    def one(data: Any, key: Any) -> dict[str, Any]:
+    def one(data: Tree, key: Array) -> dict[str, Array]:
         target = of(data)
         kernel = target.kernel(target_accept, 8)
         state = kernel.init(key, tune, target.start, (), {})
@@ -367,11 +385,13 @@ def one_chain_each(
             0, tune, lambda _, s: target.jumped(kernel.sample(s, (), {})), state
         )
 
-        def step(state: Any, _: Any) -> Any:
+        def step(state: HMCState, _: None) -> tuple[HMCState, dict[str, Array]]:
             state = target.jumped(kernel.sample(state, (), {}))
             return state, target.natural(state.z)
 
-        return jax.lax.scan(step, state, None, length=draws)[1]
+        _, drawn = jax.lax.scan(step, state, None, length=draws)
+        samples: dict[str, Array] = drawn
+        return samples
 
     size = jax.tree.leaves(data)[0].shape[0]
     keys = jax.random.split(jax.random.key(seed), size)
@@ -385,12 +405,12 @@ def one_chain_each(
 
 
 def in_threads(
-    run: Callable[[int], Any], size: int, label: str = "", progress: bool = False
-) -> list[Any]:
+    run: Callable[[int], Found], size: int, label: str = "", progress: bool = False
+) -> list[Found]:
     """run(0), run(1), ... in threads; equal functions are compiled once."""
     bar = Progress(size, label, progress, "data sets")
 
-    def counted(i: int) -> Any:
+    def counted(i: int) -> Found:
         out = run(i)
         bar.add(1)
         return out

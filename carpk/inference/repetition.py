@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -15,9 +15,10 @@ from carpk.inference import cure
 from carpk.inference.fit import fit_bound
 from carpk.inference.loading import FitWithoutModel, load_fit, read
 from carpk.inference.result import Fit
-from carpk.inference.saving import written_by
+from carpk.inference.saving import EncodedFit, written_by
 from carpk.inference.storage import different_files, identity
 from carpk.population.population import Population
+from carpk.structural import ClosedForm, ODEModel
 
 Grade = Literal["bit-equal", "equal within Monte Carlo error", "different"]
 BIT_EQUAL: Grade = "bit-equal"
@@ -78,7 +79,7 @@ def rerun(
     path: str | Path,
     population: Population | None = None,
     *,
-    model: Any = None,
+    model: ClosedForm | ODEModel | None = None,
     trust: bool = False,
     folder: str | Path | None = None,
     progress: bool = True,
@@ -142,7 +143,7 @@ def _of_modes(before: Fit, after: Fit) -> dict[str, float]:
     return found
 
 
-def _changed(spec: Mapping[str, Any], before: Fit, after: Fit) -> tuple[str, ...]:
+def _changed(spec: EncodedFit, before: Fit, after: Fit) -> tuple[str, ...]:
     then, now = spec["written by"], written_by()
     told = [
         f"{name} {then.get(name, 'unknown')} -> {now.get(name, 'unknown')}"

@@ -157,7 +157,7 @@ def summarize(result: Fit) -> pd.DataFrame:
     rhat, ess = mixing(named) if sampled else ({}, {})
     rows = []
 
-    def row(name: str, x: np.ndarray, unit: str, diagnostics: str = "") -> dict[str, Any]:
+    def row(name: str, x: np.ndarray, unit: str, diagnostics: str = "") -> dict[str, str | float]:
         low, high = np.quantile(x, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
         entry = {
             "parameter": name,

@@ -20,15 +20,17 @@ coordinates of the sampler change.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from scipy.interpolate import CubicSpline
 from scipy.optimize import minimize
 
-from carpk.inference.density import Conditional
+from carpk._types import Numbers
+from carpk.inference.density import Arrays, Conditional
 from carpk.inference.laplace import CompiledDensity, Descent, Mode
 
 MOST = 4  # ridges of a posterior
@@ -56,11 +58,11 @@ class Ridge(NamedTuple):
         cubes: factors of max(t - knot, 0)³, (k, n).
     """
 
-    along: Any
-    knots: Any
-    offset: Any
-    slope: Any
-    cubes: Any
+    along: Arrays
+    knots: Arrays
+    offset: Arrays
+    slope: Arrays
+    cubes: Arrays
 
     @classmethod
     def through(cls, along: np.ndarray, t: np.ndarray, curve: np.ndarray) -> Ridge:
@@ -71,17 +73,17 @@ class Ridge(NamedTuple):
         cubes = np.diff(np.concatenate([nothing, third, nothing]), axis=0)
         return cls(along, t, offset[0] - slope[0] * t[0], slope[0], cubes)
 
-    def ahead(self, t: Any) -> Any:
+    def ahead(self, t: Numbers) -> Arrays:
         """c(t) - q t, (n,)."""
         x = t - self.knots
         return self.offset + self.slope * t + ((x > 0) * x**3) @ self.cubes
 
-    def rate(self, t: Any) -> Any:
+    def rate(self, t: Numbers) -> Arrays:
         """Its derivative."""
         x = t - self.knots
         return self.slope + 3 * ((x > 0) * x**2) @ self.cubes
 
-    def turn(self, t: Any) -> Any:
+    def turn(self, t: Numbers) -> Arrays:
         """Its second derivative."""
         x = t - self.knots
         return 6 * ((x > 0) * x) @ self.cubes
@@ -93,14 +95,14 @@ class Ridge(NamedTuple):
         grid = np.linspace(*ends, 50 * self.knots.size)
         return all(1 + self.along @ self.rate(t) > NARROWEST for t in grid)
 
-    def back(self, v: Any) -> Any:
+    def back(self, v: Array) -> Array:
         """The inverse: w of v; traceable."""
         wanted = self.along @ v
 
-        def gap(t: Any) -> Any:
+        def gap(t: Array | float) -> Arrays:
             return t + self.along @ self.ahead(t) - wanted
 
-        def halved(_: Any, ends: tuple[Any, Any]) -> tuple[Any, Any]:
+        def halved(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
             middle = 0.5 * (ends[0] + ends[1])
             below = gap(middle) < 0
             return jnp.where(below, middle, ends[0]), jnp.where(below, ends[1], middle)
@@ -110,8 +112,9 @@ class Ridge(NamedTuple):
         return v - self.ahead(0.5 * (low + high))
 
 
-def forward(ridges: Sequence[Ridge], w: Any) -> tuple[Any, Any, Any]:
+def forward(ridges: Sequence[Ridge], w: Array) -> tuple[Array, Array, Arrays]:
     """v (n,) of w (n,), ln |dv/dw|, and t of the first ridge, the last to be applied; traceable."""
+    t: Arrays
     t = log_slope = jnp.zeros(())
     for ridge in reversed(ridges):
         t = ridge.along @ w
@@ -120,7 +123,7 @@ def forward(ridges: Sequence[Ridge], w: Any) -> tuple[Any, Any, Any]:
     return w, log_slope, t
 
 
-def backward(ridges: Sequence[Ridge], v: Any) -> Any:
+def backward(ridges: Sequence[Ridge], v: Array) -> Array:
     """w of v; traceable."""
     for ridge in ridges:
         v = ridge.back(v)
@@ -138,9 +141,9 @@ class ConditionalAlongRidge(NamedTuple):
         second: these, of the mode.
     """
 
-    knots: Any
+    knots: Arrays
     each: Conditional
-    second: Any
+    second: Arrays | None
 
     @classmethod
     def of(
@@ -166,18 +169,18 @@ class ConditionalAlongRidge(NamedTuple):
         each = jax.tree.map(lambda *x: np.stack(x), *(found[t] for t in ridge.knots))
         return cls(ridge.knots, each, conditional.expansion.second)
 
-    def at(self, t: Any) -> Conditional:
+    def at(self, t: Arrays) -> Conditional:
         """Interpolated between the knots to both sides of t; traceable."""
         knots = jnp.asarray(self.knots)
         i = jnp.clip(jnp.searchsorted(knots, t) - 1, 0, knots.size - 2)
         far = jnp.clip((t - knots[i]) / (knots[i + 1] - knots[i]), 0.0, 1.0)
         far = far**2 * (3 - 2 * far)
 
-        def between(x: Any) -> Any:
+        def between(x: Arrays) -> Array:
             x = jnp.asarray(x)
             return x[i] + far * (x[i + 1] - x[i])
 
-        blended = jax.tree.map(between, self.each)
+        blended: Conditional = jax.tree.map(between, self.each)
         return blended._replace(expansion=blended.expansion._replace(second=self.second))
 
 
@@ -197,7 +200,7 @@ class Straightened:
             t = ridge.along @ w
             rate = ridge.rate(t)
             passed.append((ridge, rate, ridge.turn(t)))
-            log_slope += np.log1p(ridge.along @ rate)
+            log_slope += float(np.log1p(ridge.along @ rate))
             w = w + ridge.ahead(t)
         value, gradient = self.descent(self.factor @ w)
         gradient = self.factor.T @ gradient
@@ -209,7 +212,8 @@ class Straightened:
     def curved(self, axes: np.ndarray) -> np.ndarray:
         """Squared difference from the gradient of a normal density, the larger of both sides."""
         each = [[self(x)[1] - x for x in (ASIDE * q, -ASIDE * q)] for q in axes]
-        return np.max(np.sum(np.square(each), axis=2), axis=1)
+        larger: np.ndarray = np.max(np.sum(np.square(each), axis=2), axis=1)
+        return larger
 
     def trace(self, along: np.ndarray) -> Ridge | None:
         """The ridge along a parameter; None where it cannot be followed."""

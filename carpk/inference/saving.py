@@ -10,17 +10,18 @@ import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
 from carpk import _files
 from carpk._arviz import group, groups, netcdf
 from carpk.errors import CarpkWarning, SaveError
-from carpk.inference.encoding import Codec, kept_as_text
+from carpk.inference.encoding import Codec, EncodedTable, Json, kept_as_text
 from carpk.inference.storage import (
     CODEC,
     DRAWN_BY,
+    EncodedModel,
     encode_data,
     encode_model,
     encode_population,
@@ -30,6 +31,8 @@ from carpk.verdict.judge import Verdict
 from carpk.verdict.words import Finding
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from carpk.inference.result import Fit
 
 SCHEMA = 2
@@ -39,10 +42,28 @@ SEALED = len(SEAL) + 64 + 1  # bytes of the last line
 WRITERS = (*DRAWN_BY, "arviz", "xarray", "h5netcdf", "h5py", "pandas")
 VERDICT = Codec({**CODEC.classes, **{c.__name__: c for c in (Verdict, Finding)}}, texts=True)
 
+EncodedFit = TypedDict(
+    "EncodedFit",
+    {
+        "schema": int,
+        "written by": dict[str, str],
+        "model": EncodedModel,
+        "population": dict[str, object],
+        "data": dict[str, object],
+        "settings": Json,
+        "verdict": Json,
+        "parameters": list[str],
+        "summary": EncodedTable,
+        "interval": float,
+        "random_effects": EncodedTable,
+        "draws_sha256": str,
+    },
+)
+
 
 def save(fit: Fit, path: str | Path) -> Path:
     """Write a fit, whole or not at all; warns of parts that the file cannot hold."""
-    spec = getattr(fit, "kept", None) or _spec(fit)
+    spec: EncodedFit = getattr(fit, "kept", None) or _spec(fit)
     lost = [f"{place} ({text})" for place, text in kept_as_text(spec["population"])]
     model = spec["model"]
     if model["origin"] is None or model["changed"]:
@@ -61,7 +82,7 @@ def save(fit: Fit, path: str | Path) -> Path:
     return _files.write(path, content + SEAL + sha256_of(content) + b"\n")
 
 
-def _spec(fit: Fit) -> dict[str, Any]:
+def _spec(fit: Fit) -> EncodedFit:
     table = fit.summary()
     return {
         "schema": SCHEMA,
@@ -120,7 +141,7 @@ def _digest_of_code() -> str:
     return hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:12]
 
 
-def digest_of_draws(posterior: Any) -> str:
+def digest_of_draws(posterior: xr.Dataset) -> str:
     """SHA-256 of all draws of an xarray Dataset and of their names."""
     digest = hashlib.sha256()
     for name in sorted(map(str, posterior.data_vars)):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from carpk.inference.density import Conditional, IndividualProposals, LogDensity
+from carpk.inference.density import Arrays, Conditional, IndividualProposals, LogDensity
 from carpk.inference.importance import individual_proposals, refined, regressed
 from carpk.inference.laplace import CompiledDensity, Mode
-from carpk.inference.nuts import LogDensityTarget
+from carpk.inference.nuts import LogDensityTarget, Position
 from carpk.inference.ridges import ConditionalAlongRidge, Ridge, backward, forward, ridges_of
 
 ATTEMPTS = 30  # at a finite starting point of a chain
@@ -30,16 +31,24 @@ class Standard(NamedTuple):
         proposals: of the patients' jumps between steps of NUTS, where some are far from normal.
     """
 
-    middle: Any
-    factor: Any
+    middle: np.ndarray
+    factor: np.ndarray
     conditional: Conditional | None
     ridges: tuple[Ridge, ...] = ()
     along_ridge: ConditionalAlongRidge | None = None
     proposals: IndividualProposals | None = None
 
     @classmethod
-    def of(cls, mode: Mode, **others: Any) -> Standard:
-        return cls(mode.u, np.linalg.cholesky(mode.covariance), mode.conditional, **others)
+    def of(
+        cls,
+        mode: Mode,
+        *,
+        ridges: tuple[Ridge, ...] = (),
+        along_ridge: ConditionalAlongRidge | None = None,
+        proposals: IndividualProposals | None = None,
+    ) -> Standard:
+        factor = np.linalg.cholesky(mode.covariance)
+        return cls(mode.u, factor, mode.conditional, ridges, along_ridge, proposals)
 
     @classmethod
     def around(cls, compiled: CompiledDensity, mode: Mode, seed: int) -> Standard:
@@ -58,8 +67,8 @@ class Standard(NamedTuple):
         return cls.of(mode, ridges=ridges, along_ridge=along_ridge, proposals=proposals)
 
     def coordinates(
-        self, density: LogDensity, position: Mapping[str, Any]
-    ) -> tuple[tuple[Any, Any, Conditional | None], Any]:
+        self, density: LogDensity, position: Position
+    ) -> tuple[tuple[Array, Array, Conditional | None], Array]:
         """(outer coordinates, patients', their conditional), and ln |dv/d position|."""
         empty = jnp.zeros((density.patients, density.inner))
         v, log_slope, t = forward(self.ridges, position["population"])
@@ -67,19 +76,19 @@ class Standard(NamedTuple):
         u = self.middle + self.factor @ v
         return (u, position.get("patients", empty), conditional), log_slope
 
-    def target(self, density: LogDensity, start: Mapping[str, Any]) -> LogDensityTarget:
+    def target(self, density: LogDensity, start: Position) -> LogDensityTarget:
         """Log density, transform to natural parameters and jumps for NUTS."""
         proposals = self.proposals
 
-        def potential(position: Mapping[str, Any]) -> Any:
+        def potential(position: Position) -> Array:
             where, log_slope = self.coordinates(density, position)
             return -density.log_joint(*where) - log_slope
 
-        def natural(position: Mapping[str, Any]) -> dict[str, Any]:
+        def natural(position: Position) -> dict[str, Array]:
             where, _ = self.coordinates(density, position)
             return density.sample_of(*where)
 
-        def jump(position: Mapping[str, Any], key: Any) -> dict[str, Any]:
+        def jump(position: Position, key: Array) -> dict[str, Array]:
             (u, x, conditional), _ = self.coordinates(density, position)
             assert proposals is not None
             assert conditional is not None
@@ -93,14 +102,14 @@ class Standard(NamedTuple):
             potential, natural, start, ("population",), jump if proposals is not None else None
         )
 
-    def within(self, u: Any) -> Any:
+    def within(self, u: Arrays) -> Array:
         """Sampled coordinates of an outer point, (n,)."""
         v = solve_triangular(self.factor, u - self.middle, lower=True)
         return backward(self.ridges, v)
 
     def starts(
-        self, density: LogDensity, rng: np.random.Generator, centre: np.ndarray
-    ) -> Iterator[dict[str, Any]]:
+        self, density: LogDensity, rng: np.random.Generator, centre: Arrays
+    ) -> Iterator[dict[str, Array]]:
         """Random positions around a centre, ever nearer."""
         shape = (density.patients, density.inner)
         for attempt in range(ATTEMPTS):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from carpk._compile import jit_fast_compile
+from carpk._types import Numbers, Values
 from carpk.inference.density import LogDensity
 from carpk.inference.laplace import CompiledDensity, Descent, Mode
 from carpk.inference.nuts import in_threads, prior_draws
 from carpk.population.bound import BoundPopulation
 from carpk.population.parameters import Kind
 from carpk.verdict.modes import DECREMENT
+from carpk.verdict.words import ModeFound
 
 PRIOR_DRAWS = 4000
 EXCHANGED = 20  # exchanges of parameters whose density is evaluated, at most
@@ -29,7 +31,7 @@ def prior_draws_unconstrained(density: LogDensity) -> np.ndarray:
     theta = prior_draws({s.name: s.prior for s in density.sites}, PRIOR_DRAWS, seed=0)
 
     @jit_fast_compile
-    def outer(theta: Mapping[str, Any]) -> Any:
+    def outer(theta: Values) -> Array:
         each = [jax.vmap(site.transform.inv)(theta[site.name]) for site in density.sites]
         return jnp.concatenate([x.reshape(PRIOR_DRAWS, -1) for x in each], axis=1)
 
@@ -89,7 +91,7 @@ def exchanges(compiled: CompiledDensity, mode: Mode, spread: np.ndarray) -> list
 def exchangeable(bound: BoundPopulation) -> list[tuple[tuple[str, str], ...]]:
     """Pairs of estimated parameters of one unit and range; at most one pair of each unit."""
     info = bound.population.model.params.info()
-    kinds: dict[Any, list[str]] = {}
+    kinds: dict[tuple[str, tuple[float, float]], list[str]] = {}
     for name in bound.population.estimated:
         kinds.setdefault((info[name].unit, info[name].bounds), []).append(name)
     each = [[None, *itertools.combinations(names, 2)] for names in kinds.values()]
@@ -98,8 +100,8 @@ def exchangeable(bound: BoundPopulation) -> list[tuple[tuple[str, str], ...]]:
 
 
 def exchanged(
-    bound: BoundPopulation, theta: Mapping[str, Any], pairs: Sequence[tuple[str, str]]
-) -> dict[str, Any]:
+    bound: BoundPopulation, theta: Values, pairs: Sequence[tuple[str, str]]
+) -> dict[str, Numbers]:
     """Values of population parameters after exchanging these, with their omegas and effects."""
     other = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
     known = {(p.kind, p.of, p.covariate, p.level): n for n, p in bound.parameters.items()}
@@ -138,7 +140,7 @@ def around_cohorts(
     return compiled, sorted(again, key=lambda mode: -mode.log_density)
 
 
-def modes_of(density: LogDensity, modes: Sequence[Mode]) -> list[dict[str, Any]]:
+def modes_of(density: LogDensity, modes: Sequence[Mode]) -> list[ModeFound]:
     """What a verdict tells of different modes: their shares of the density, and where they are.
 
     Shares are those of normal distributions. Ends that are no modes are left out.
@@ -149,7 +151,7 @@ def modes_of(density: LogDensity, modes: Sequence[Mode]) -> list[dict[str, Any]]
     mass = [m.log_density + 0.5 * np.linalg.slogdet(m.covariance)[1] for m in found]
     share = np.exp(np.array(mass) - max(mass))
     share /= share.sum()
-    told = []
+    told: list[ModeFound] = []
     for mode, each in zip(found, share, strict=True):
         theta = {k: np.asarray(x) for k, x in density.theta(jnp.asarray(mode.u)).items()}
         single = {k: float(x) for k, x in theta.items() if x.ndim == 0}

@@ -9,20 +9,23 @@ import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax import Array
 
 from carpk import assay, dosing
+from carpk._types import Numbers, Values
 from carpk.assay.residual import Residual
 from carpk.dataset import Dataset
-from carpk.inference.encoding import Codec, Unreadable, Untrusted
+from carpk.inference.encoding import Codec, Json, Unreadable, Untrusted
 from carpk.library.again import changes_of
 from carpk.library.models import list_models, load_model, model_of_files
 from carpk.library.texts import SBML, digest_of
+from carpk.params import Params
 from carpk.population.population import Population
 from carpk.structural import ClosedForm, DoseEffect, ODEModel
 
@@ -37,6 +40,27 @@ CODEC = Codec(
 DATA_CODEC = dataclasses.replace(CODEC, texts=True)
 
 
+class Identity(TypedDict):
+    """What tells one structural model from another; see `identity`."""
+
+    name: str
+    options: dict[str, object]
+    files: dict[str, str]
+    equations: str
+    parameters: str
+
+
+class EncodedModel(TypedDict):
+    """A structural model as a file keeps it; see `encode_model`."""
+
+    identity: Identity
+    origin: Json
+    files: dict[str, str]
+    dose_effect: Json
+    changed: list[str]
+    units: dict[str, str]
+
+
 def version_of(package: str) -> str:
     try:
         return version(package)
@@ -47,14 +71,13 @@ def version_of(package: str) -> str:
 # -- data -------------------------------------------------------------------------------------
 
 
-def encode_data(data: Dataset) -> dict[str, Any]:
+def encode_data(data: Dataset) -> dict[str, object]:
     """Every field, the tables exactly."""
     fields = {f.name: getattr(data, f.name) for f in dataclasses.fields(data)}
-    encoded: dict[str, Any] = DATA_CODEC.encode(fields)
-    return encoded
+    return {name: DATA_CODEC.encode(x) for name, x in fields.items()}
 
 
-def decode_data(spec: Mapping[str, Any]) -> Dataset:
+def decode_data(spec: Mapping[str, object]) -> Dataset:
     return Dataset(**DATA_CODEC.decode(dict(spec)))
 
 
@@ -70,7 +93,7 @@ def data_hash(data: Dataset) -> str:
 # -- structural models ------------------------------------------------------------------------
 
 
-def identity(model: ClosedForm | ODEModel) -> dict[str, Any]:
+def identity(model: ClosedForm | ODEModel) -> Identity:
     """Hashes of what a structural model is: of its files, and of the equations that they gave."""
     each = {n: _sha256(text) for n, text in model.files.items()}
     options = {} if model.origin is None else dict(model.origin["options"])
@@ -96,7 +119,9 @@ def _equations(model: ClosedForm | ODEModel) -> str:
         targets = model.every_target()
         shares = [f for _, x in targets for f in (x.bioavailability, x.lag) if f is not None]
 
-        def everything(t: Any, y: Any, p: Any, c: Any) -> Any:
+        def everything(
+            t: Array, y: Values, p: Params, c: Values
+        ) -> tuple[list[Numbers], list[list[Numbers]]]:
             given = (t, y, p, c) if model.inputs else (t, y, p)
             found = [f(*given) for f in (model.vector_field, *model.outputs.values())]
             of_p: list[Callable[..., object]]
@@ -112,7 +137,7 @@ def _equations(model: ClosedForm | ODEModel) -> str:
     return "\n".join([re.sub("0x[0-9a-f]+", "", str(traced.jaxpr)), more, *constants])
 
 
-def encode_model(model: ClosedForm | ODEModel) -> dict[str, Any]:
+def encode_model(model: ClosedForm | ODEModel) -> EncodedModel:
     """Origin, source texts and hashes from which a structural model is rebuilt."""
     changed = [] if model.origin is None else [*changes_of(model)]
     return {
@@ -125,7 +150,7 @@ def encode_model(model: ClosedForm | ODEModel) -> dict[str, Any]:
     }
 
 
-def decode_model(spec: Mapping[str, Any], *, trust: bool = False) -> Any:
+def decode_model(spec: EncodedModel, *, trust: bool = False) -> ClosedForm | ODEModel:
     """The model that was fitted.
 
     One of the library is loaded where its files are those of the fit. The texts that were kept are
@@ -144,7 +169,7 @@ def decode_model(spec: Mapping[str, Any], *, trust: bool = False) -> Any:
     origin, files = CODEC.decode(spec["origin"]), spec["files"]
     source = str(origin["name"])
     if source in list_models():
-        model = load_model(source, **origin["options"])
+        model: ClosedForm | ODEModel = load_model(source, **origin["options"])
         if digest_of(model.files) != digest_of(files):
             if not trust:
                 raise Untrusted(
@@ -163,7 +188,7 @@ def decode_model(spec: Mapping[str, Any], *, trust: bool = False) -> Any:
     effect = CODEC.decode(spec["dose_effect"])
     if effect is None:
         return model
-    assert isinstance(model, ClosedForm)  # no other has one
+    assert isinstance(model, ClosedForm)  # only these have one
     return model.with_dose_effect(effect.exponent, effect.reference, effect.parameter)
 
 
@@ -191,17 +216,19 @@ def _on_disk(source: str, files: Mapping[str, str]) -> str:
 # -- populations ------------------------------------------------------------------------------
 
 
-def encode_population(p: Population) -> dict[str, Any]:
+def encode_population(p: Population) -> dict[str, object]:
     """Everything but the structural model."""
     fields = {f.name: getattr(p, f.name) for f in dataclasses.fields(p) if f.name != "model"}
     fields |= {"varies": p.variability_levels, "analytes": p.outputs_of, "priors": dict(p.priors)}
     fields["covariates"] = {name: p.forms(name) for name in p.covariates}
     default = {k: v for k, v in p.default_priors().items() if k not in p.priors}
-    encoded: dict[str, Any] = CODEC.encode(fields)
+    encoded: dict[str, object] = {name: CODEC.encode(x) for name, x in fields.items()}
     return encoded | {"default_priors": CODEC.encode(default)}
 
 
-def decode_population(spec: Mapping[str, Any], model: Any, *, trust: bool = False) -> Population:
+def decode_population(
+    spec: Mapping[str, Any], model: ClosedForm | ODEModel, *, trust: bool = False
+) -> Population:
     """The population, around this structural model.
 
     Priors that were defaults and would be others today are given as they were.
@@ -224,7 +251,7 @@ def decode_population(spec: Mapping[str, Any], model: Any, *, trust: bool = Fals
     return dataclasses.replace(population, priors=given | changed) if changed else population
 
 
-def _named(what: str, spec: Any, trust: bool) -> Any:
+def _named(what: str, spec: object, trust: bool) -> Any:
     try:
         return CODEC.decode(spec, trust=trust)
     except Untrusted as trouble:

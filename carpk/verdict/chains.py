@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from carpk._arviz import az
 from carpk.population.bound import BoundPopulation
 from carpk.population.parameters import Kind, named
 from carpk.population.random_effects import CORRELATION
-from carpk.verdict.words import Finding, doubt, note, number, trouble
+from carpk.verdict.words import Cure, Finding, doubt, note, number, trouble
 
 RHAT_MAX = 1.01
 ESS_MIN = 400
@@ -99,7 +99,7 @@ def _disagreement(posterior: xr.Dataset, name: str, rhat: float, several: bool) 
 
 
 def _of_divergences(
-    posterior: xr.Dataset, bound: BoundPopulation, count: int, cure: Mapping[str, Any]
+    posterior: xr.Dataset, bound: BoundPopulation, count: int, cure: Cure
 ) -> list[Finding]:
     """Findings on divergent transitions, before or after a second run with smaller steps."""
     many = divergent(count)
@@ -154,13 +154,15 @@ def _by_chain(posterior: xr.Dataset, name: str) -> str:
 
 def mixing(posterior: xr.Dataset) -> tuple[dict[str, float], dict[str, float]]:
     """R-hat, and the smaller of bulk and tail effective draws, of every scalar."""
+    rhat_of: Callable[..., xr.Dataset | xr.DataTree] = az.rhat
+    ess_of: Callable[..., xr.Dataset | xr.DataTree] = az.ess
     with np.errstate(invalid="ignore"):  # the diagonal of a correlation is 1 in every draw
-        rhat = by_element(az.rhat(posterior))
-        bulk, tail = (by_element(az.ess(posterior, method=how)) for how in ("bulk", "tail"))
+        rhat = by_element(rhat_of(posterior))
+        bulk, tail = (by_element(ess_of(posterior, method=how)) for how in ("bulk", "tail"))
     return rhat, {k: min(bulk[k], tail[k]) for k in bulk}
 
 
-def by_element(result: Any) -> dict[str, float]:
+def by_element(result: xr.Dataset | xr.DataTree) -> dict[str, float]:
     """Worst-case numbers per scalar, named `x` or `x[label]`."""
     if not isinstance(result, xr.Dataset):
         result = result.to_dataset()

@@ -23,6 +23,7 @@ from carpk.verdict.words import (
     WRONG,
     Finding,
     Grade,
+    SolverSummary,
     doubt,
     note,
     number,
@@ -251,7 +252,7 @@ def _of_predictions(
     return found
 
 
-def _of_solver(solver: Mapping[str, Any]) -> Finding:
+def _of_solver(solver: SolverSummary) -> Finding:
     """A solver error too large for the posterior, or failures the adaptive route does not have."""
     if math.isfinite(solver["k_hat"]) and math.isfinite(solver["spread"]):
         how = (

@@ -12,7 +12,7 @@ import xarray as xr
 from carpk._arviz import PARETO_K
 from carpk.population.bound import BoundPopulation
 from carpk.verdict.chains import ESS_MIN
-from carpk.verdict.words import Finding, doubt, note, number, trouble
+from carpk.verdict.words import Finding, ModeFound, ModeSummary, doubt, note, number, trouble
 
 DECREMENT = 1e-3  # of a mode: g' H^-1 g, in squared posterior SDs, below which it is found
 CROSSINGS = 20  # between modes, per chain, from which they count as sampled
@@ -103,7 +103,7 @@ def of_modes(
 def _crossed(
     posterior: xr.Dataset,
     bound: BoundPopulation,
-    modes: Sequence[Mapping[str, Any]],
+    modes: Sequence[ModeFound],
     moved: Sequence[str],
 ) -> bool:
     """Every chain changes between modes `CROSSINGS` times at least.
@@ -179,7 +179,7 @@ def of_mode(
     return found, numbers | {k: weights[k] for k in ("k_hat", "ess") if k in weights}
 
 
-def _unsettled(mode: Mapping[str, Any]) -> list[Finding]:
+def _unsettled(mode: ModeSummary) -> list[Finding]:
     """Findings on a normal approximation that did not converge."""
     found = []
     if not mode["decrement"] < DECREMENT:

@@ -23,21 +23,23 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import scipy.stats
+from jax import Array
 from jax.scipy.special import log_ndtr
 
 from carpk._compile import jit_fast_compile
+from carpk._types import Values
 from carpk.dataset.arrays import NEVER
 from carpk.population.bound import BoundPopulation
 from carpk.population.population import COHORT_INDEX
 from carpk.population.random_effects import COHORT, PATIENT, covariate_effect_name, eta_name
-from carpk.verdict.words import DOUBTED_EXCHANGE
+from carpk.verdict.words import DOUBTED_EXCHANGE, Labelled, Outlier
 
 NOTED = 0.003  # p below which an outlier is reported
 TIED = 3  # times that the lowest value must repeat, and as many times any other value's repeats
@@ -58,10 +60,10 @@ LARGEST = 50  # patients with one value on one day, above which it is no evidenc
 WIDE = 1.5  # lowest measured value over its LLOQ, below which the limit is not tested
 NAMED = 5  # reported of a kind, at most
 
-Found = list[dict[str, Any]]
+Found: TypeAlias = list[Outlier]
 
 
-def outliers(bound: BoundPopulation, samples: Mapping[str, Any]) -> dict[str, Found]:
+def outliers(bound: BoundPopulation, samples: Values) -> dict[str, Found]:
     """Outliers by kind.
 
     Args:
@@ -82,7 +84,7 @@ def outliers(bound: BoundPopulation, samples: Mapping[str, Any]) -> dict[str, Fo
     return {kind: entries[:NAMED] for kind, entries in found.items() if entries}
 
 
-def _random_effects(bound: BoundPopulation, samples: Mapping[str, Any]) -> dict[str, Found]:
+def _random_effects(bound: BoundPopulation, samples: Values) -> dict[str, Found]:
     """Tests of random effects: mean 0, outlying patients, two groups, exchanged labels."""
     found: dict[str, Found] = {"shift": [], "swapped": [], "effects": [], "groups": []}
     names = [name for name in bound.random_effects.at(PATIENT) if eta_name(name) in samples]
@@ -128,13 +130,12 @@ def _random_effects(bound: BoundPopulation, samples: Mapping[str, Any]) -> dict[
 
 def _entry(
     bound: BoundPopulation, name: str, parameters: int, away: float, sds: float, p: float, of: int
-) -> dict[str, Any]:
+) -> Outlier:
     """Entry on a parameter's random effects; p corrected for `parameters`, not for `of`."""
     on_log = bound.parameters[name].bounds == (0.0, np.inf)
-    ratio = {"ratio": float(np.exp(np.clip(away, -50, 50)))} if on_log else {}
     looked = [f"{of} patients"] * (of > 1) + [f"{parameters} parameters"] * (parameters > 1)
     used = bound.population.covariates.get(name, ())
-    return {
+    entry: Outlier = {
         "parameter": name,
         "away": float(away),
         "bounded": bool(np.isfinite(bound.parameters[name].bounds).any()),
@@ -143,7 +144,10 @@ def _entry(
         "looked": " and ".join(looked),
         "fixed": bool(bound.population.fixed),
         "columns": _unused(bound, used),
-    } | ratio
+    }
+    if on_log:
+        entry["ratio"] = float(np.exp(np.clip(away, -50, 50)))
+    return entry
 
 
 def _unused(bound: BoundPopulation, used: Iterable[str]) -> list[str]:
@@ -152,7 +156,7 @@ def _unused(bound: BoundPopulation, used: Iterable[str]) -> list[str]:
     return [str(c) for c in table if c not in set(used) and len(table[c].dropna().unique()) > 1]
 
 
-def _notable(entry: Mapping[str, Any], noted: float = NOTED) -> bool:
+def _notable(entry: Outlier, noted: float = NOTED) -> bool:
     """Significant, and large enough to matter.
 
     On a log or logit scale a factor of 1.25, the bioequivalence limit.
@@ -256,7 +260,7 @@ def _distant(
     return [(*x[:3], float(q)) for x, q in zip(found, p, strict=True)]
 
 
-def _stratum_effects(bound: BoundPopulation, samples: Mapping[str, Any], name: str) -> np.ndarray:
+def _stratum_effects(bound: BoundPopulation, samples: Values, name: str) -> np.ndarray:
     """Posterior mean of cohort and categorical covariate effects on a parameter, (P,)."""
     total = np.zeros(len(bound.patients))
     for covariate in bound.population.covariates.get(name, ()):
@@ -280,7 +284,8 @@ def _two_groups(x: np.ndarray, stratum: np.ndarray) -> tuple[np.ndarray, float, 
     count = kinds.sum(0)
 
     def within(x: np.ndarray) -> np.ndarray:
-        return np.sum((x - (x @ kinds / count)[:, stratum]) ** 2, axis=1)
+        scatter: np.ndarray = np.sum((x - (x @ kinds / count)[:, stratum]) ** 2, axis=1)
+        return scatter
 
     sd = np.sqrt(within(x[None])[0] / max(len(x) - len(count), 1))
     left, cut = _split(x[None])
@@ -319,7 +324,8 @@ def _swapped_pair(
         return (), 0.0, 0.0, 1.0
 
     def within(x: np.ndarray) -> np.ndarray:
-        return np.sum((x - (x @ kinds / count)[:, stratum]) ** 2, axis=1)
+        scatter: np.ndarray = np.sum((x - (x @ kinds / count)[:, stratum]) ** 2, axis=1)
+        return scatter
 
     middle, scatter = (x @ kinds / count)[stratum], within(x[None])[0]
     sd = np.sqrt(scatter / max(len(x) - len(count), 1))
@@ -378,11 +384,11 @@ def _split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(left[np.arange(len(x)), best], 0.0), k[best]
 
 
-def _p(entry: Mapping[str, Any]) -> float:
+def _p(entry: Outlier) -> float:
     return float(entry["p"])
 
 
-def _scores(bound: BoundPopulation, samples: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
+def _scores(bound: BoundPopulation, samples: Values) -> tuple[np.ndarray, ...]:
     """P(below the LLOQ), P(between it and the lowest measured value), scores, expected scores and
     ln of the predictions.
 
@@ -392,27 +398,33 @@ def _scores(bound: BoundPopulation, samples: Mapping[str, Any]) -> tuple[np.ndar
     a = bound.individual
     _, top = _gap(bound)
 
-    def one(sample: Mapping[str, Any]) -> Any:
+    def one(sample: Values) -> tuple[Array, ...]:
         params, theta = bound.of_sample(sample)
         assert params is not None
         f = jnp.where(a.mask, bound.individual_predictions(params), 1.0)
 
-        def below(y: Any) -> Any:
-            def each(output: str) -> Any:
+        def below(y: Array) -> Array:
+            def each(output: str) -> Array:
                 residual = bound.population.residual_of(output)
-                return residual.log_cdf(y, f, bound.population.residual_theta(theta, output))
+                share: Array = residual.log_cdf(
+                    y, f, bound.population.residual_theta(theta, output)
+                )
+                return share
 
             return jnp.exp(bound.by_endpoint(each))
 
-        def score(output: str) -> Any:
+        def score(output: str) -> Array:
             residual = bound.population.residual_of(output)
             own = bound.population.residual_theta(theta, output)
-            return residual.standardize(a.value, f, own)[0]
+            z: Array = residual.standardize(a.value, f, own)[0]
+            return z
 
-        def limited_score(output: str) -> Any:
+        def limited_score(output: str) -> Array:
             residual = bound.population.residual_of(output)
             own = bound.population.residual_theta(theta, output)
-            return residual.standardize(jnp.where(a.censored == 1, a.lloq, a.value), f, own)[0]
+            measured = jnp.where(a.censored == 1, a.lloq, a.value)
+            z: Array = residual.standardize(measured, f, own)[0]
+            return z
 
         limit = bound.by_endpoint(limited_score)
         beyond = jnp.where(a.censored == 1, -1.0, 1.0)  # E of a score beyond that of the limit
@@ -462,7 +474,8 @@ def _offset(bound: BoundPopulation, expected: np.ndarray) -> Found:
     Args:
         expected: scores, and what is expected of them where they are censored, (P, T).
     """
-    a, found = bound.individual, []
+    a = bound.individual
+    found: Found = []
     for i, analyte in enumerate(a.analytes):
         here = a.mask & (a.analyte == i)
         n = here.sum(1)
@@ -472,7 +485,7 @@ def _offset(bound: BoundPopulation, expected: np.ndarray) -> Found:
         t = mean.mean() / max(mean.std(ddof=1) / np.sqrt(len(mean)), 1e-300)
         p = 2 * scipy.stats.t.sf(abs(t), len(mean) - 1) * len(a.analytes)
         if p < NOTED and abs(mean.mean()) > OFFSET:
-            entry = {"analyte": analyte, "sds": float(mean.mean()), "p": float(p)}
+            entry: Outlier = {"analyte": analyte, "sds": float(mean.mean()), "p": float(p)}
             entry |= {"looked": _analytes(bound), "fixed": bool(bound.population.fixed)}
             found.append(entry | {"sigma": _sigma(bound, analyte)})
     return found
@@ -491,19 +504,19 @@ def _residuals(bound: BoundPopulation, score: np.ndarray, expected: np.ndarray) 
     if count < FEWEST:
         return {}
     total = square.sum()
-    samples = []
+    samples: Found = []
     t = score / np.sqrt(np.maximum(total - square, 0.0) / (count - 2) + 1e-300)
     p = 2 * scipy.stats.t.sf(np.abs(t), count - 2) * count
     odd = measured & (p < NOTED)
     for i, j in zip(*np.nonzero(odd), strict=True):
-        entry = {"patient": bound.patients[i], "day": float(a.time[i, j])}
+        entry: Outlier = {"patient": bound.patients[i], "day": float(a.time[i, j])}
         analyte = a.analytes[a.analyte[i, j]]
         entry |= {"value": float(a.value[i, j]), "analyte": analyte}
         entry |= {"looked": f"{count} samples", "sigma": _sigma(bound, analyte)}
         residual = bound.population.residual_of(bound.endpoints[analyte])
         entry |= {"normal": not residual.heavy, "on_log": residual.on_log}
         samples.append(entry | {"sds": float(t[i, j]), "p": float(p[i, j])})
-    people = []
+    people: Found = []
     n, sums = (measured & ~odd).sum(1), np.where(odd, 0.0, square).sum(1)
     for i, name in enumerate(bound.patients):
         others = int(n.sum() - n[i])
@@ -534,7 +547,8 @@ def _course(bound: BoundPopulation, score: np.ndarray, which: np.ndarray) -> Fou
     One-way analysis of variance between sampling days, or groups of neighbouring ones. Censored
     samples stand where they are expected: measured ones alone lie above the curves near a limit.
     """
-    a, found = bound.individual, []
+    a = bound.individual
+    found: Found = []
     for i, analyte in enumerate(a.analytes):
         here = which & (a.analyte == i)
         z, time = score[here], a.time[here]
@@ -551,7 +565,7 @@ def _course(bound: BoundPopulation, score: np.ndarray, which: np.ndarray) -> Fou
         sds = float(mean[worst] / np.sqrt(np.mean(z**2)))
         if size > 1 and p < NOTED and abs(sds) > OFFSET:
             days = time[group == worst]
-            entry = {"analyte": analyte, "sds": sds, "p": p, "looked": _analytes(bound)}
+            entry: Outlier = {"analyte": analyte, "sds": sds, "p": p, "looked": _analytes(bound)}
             found.append(entry | {"first": float(days.min()), "last": float(days.max())})
     return found
 
@@ -562,7 +576,8 @@ def _unrelated(bound: BoundPopulation, curve: np.ndarray) -> Found:
     Args:
         curve: ln of the predictions, (P, T).
     """
-    a, found = bound.individual, []
+    a = bound.individual
+    found: Found = []
     for i, analyte in enumerate(a.analytes):
         here = a.mask & (a.analyte == i) & (a.censored == 0) & (a.value > 0)
         here &= here.sum(1, keepdims=True) > 1
@@ -577,7 +592,7 @@ def _unrelated(bound: BoundPopulation, curve: np.ndarray) -> Found:
         r = float(np.sum(y * f)) / max(math.sqrt(total * float(np.sum(f**2))), 1e-300)
         t = r * math.sqrt((free - 1) / max(1 - r**2, 1e-12))
         if explained < FOLLOWED and scipy.stats.t.sf(t, free - 1) > UNRELATED:
-            entry = {"analyte": analyte, "explained": max(explained, 0.0)}
+            entry: Outlier = {"analyte": analyte, "explained": max(explained, 0.0)}
             found.append(entry | {"p": 0.0})
     return found
 
@@ -610,7 +625,8 @@ def _tails(bound: BoundPopulation, score: np.ndarray, which: np.ndarray) -> Foun
     The normal distribution is the end of the range of df, so that p is half of that of a chi-square
     with one degree of freedom (Self and Liang 1987, doi:10.1080/01621459.1987.10478472).
     """
-    a, found = bound.individual, []
+    a = bound.individual
+    found: Found = []
     varied = (
         bound.random_effects.columns
     )  # without random effects, residuals hold the differences between patients
@@ -624,7 +640,12 @@ def _tails(bound: BoundPopulation, score: np.ndarray, which: np.ndarray) -> Foun
         df = max(gains, key=gains.__getitem__)
         p = 0.5 * scipy.stats.chi2.sf(2 * max(gains[df], 0.0), 1) * len(a.analytes)
         if p < NOTED:
-            entry = {"analyte": analyte, "df": df, "count": len(z), "gain": float(gains[df])}
+            entry: Outlier = {
+                "analyte": analyte,
+                "df": df,
+                "count": len(z),
+                "gain": float(gains[df]),
+            }
             found.append(entry | {"p": float(p), "looked": _analytes(bound)})
     return found
 
@@ -650,7 +671,7 @@ def _limits(bound: BoundPopulation, below: np.ndarray, gap: np.ndarray) -> dict[
             p = float(np.mean(none)) * len(a.analytes)
             if p < NOTED:
                 limit, upper = float(np.median(a.lloq[here])), lowest[i]
-                entry = {"analyte": analyte, "lloq": limit, "lowest": limit * upper}
+                entry: Outlier = {"analyte": analyte, "lloq": limit, "lowest": limit * upper}
                 entry |= {"looked": _analytes(bound)}
                 missing.append(entry | {"expected": float(each.sum(1).mean()), "p": p})
         if here.any():
@@ -668,7 +689,9 @@ def _limits(bound: BoundPopulation, below: np.ndarray, gap: np.ndarray) -> dict[
 def _of_values(bound: BoundPopulation) -> dict[str, Found]:
     """Tests without the model: imputed limits, values below limits, dropouts, copies."""
     a = bound.individual
-    tied, under, left = [], [], []
+    tied: Found = []
+    under: Found = []
+    left: Found = []
     for i, analyte in enumerate(a.analytes):
         here = a.mask & (a.analyte == i)
         measured, limits = a.value[here & (a.censored == 0)], a.lloq[here & (a.censored == 1)]
@@ -678,7 +701,12 @@ def _of_values(bound: BoundPopulation) -> dict[str, Found]:
         if counts and counts[low] >= TIED * others:
             tied.append({"analyte": analyte, "value": low, "count": counts[low], "p": 0.0})
         if limits.size and (measured < limits.min()).any():
-            entry = {"analyte": analyte, "lloq": float(limits.min()), "value": low, "p": 0.0}
+            entry: Outlier = {
+                "analyte": analyte,
+                "lloq": float(limits.min()),
+                "value": low,
+                "p": 0.0,
+            }
             under.append(entry | {"count": int((measured < limits.min()).sum())})
         left += _left_out(bound, i)
     left = [entry | {"looked": _analytes(bound)} for entry in left if entry["p"] < NOTED]
@@ -710,7 +738,7 @@ def _left_out(bound: BoundPopulation, of: int) -> Found:
     if len(np.unique(lacking)) < 2 or len(np.unique(height)) < 2:
         return []
     rho, p = scipy.stats.spearmanr(lacking, height, alternative="less")
-    entry = {"analyte": bound.individual.analytes[of], "count": int(lacking.sum())}
+    entry: Outlier = {"analyte": bound.individual.analytes[of], "count": int(lacking.sum())}
     return [
         entry | {"planned": int(there.size), "rho": float(rho), "p": float(p) * len(a.analytes)}
     ]
@@ -731,7 +759,7 @@ def _copies(bound: BoundPopulation) -> Found:
             for i, here in enumerate(a.mask & (a.censored == 0))
         )
     ]
-    first: dict[frozenset[Any], int] = {}
+    first: dict[frozenset[tuple[tuple[int, float], float]], int] = {}
     for i, record in enumerate(records):
         first.setdefault(frozenset(record.items()), i)
     distinct = set(first.values())
@@ -748,7 +776,8 @@ def _copies(bound: BoundPopulation) -> Found:
         for who in values.values():
             if len(who) <= LARGEST:
                 equal.update(itertools.combinations(who, 2))
-    pairs, found = math.comb(len(records), 2), []
+    pairs = math.comb(len(records), 2)
+    found: Found = []
     tests, common = np.ones(pairs), {}  # 1: of pairs without an equal value
     for n, ((i, j), count) in enumerate(equal.items()):
         common[i, j] = len(records[i].keys() & records[j].keys())
@@ -758,7 +787,7 @@ def _copies(bound: BoundPopulation) -> Found:
     corrected = scipy.stats.false_discovery_control(tests) if pairs else tests
     for ((i, j), count), p in zip(equal.items(), corrected, strict=False):
         if p < NOTED:
-            both = [{"patient": bound.patients[k], "of": ""} for k in (i, j)]
-            entry = {"patients": both, "count": count, "of": common[i, j], "p": float(p)}
+            both: list[Labelled] = [{"patient": bound.patients[k], "of": ""} for k in (i, j)]
+            entry: Outlier = {"patients": both, "count": count, "of": common[i, j], "p": float(p)}
             found.append(entry | {"looked": f"{pairs} pairs"})
     return sorted(found, key=_p)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 import xarray as xr
+from jax.typing import ArrayLike
 
 from carpk.population.bound import BoundPopulation
 from carpk.population.parameters import Kind
@@ -169,7 +170,7 @@ def _conflict(
     ]
 
 
-def _hours(bound: BoundPopulation, name: str, here: Any, there: Any) -> bool:
+def _hours(bound: BoundPopulation, name: str, here: ArrayLike, there: ArrayLike) -> bool:
     """A parameter in time, or per time, off by a factor near 24: hours for days."""
     if "day" not in bound.parameters[name].unit:
         return False
@@ -260,4 +261,5 @@ def posterior_over_prior(
         parameter.split(parameter.transform.forward(x[name].values)) for x in (posterior, prior)
     ]
     after, before = (np.array([np.std(x) for x in one.values()]) for one in each)
-    return after / before
+    ratio: np.ndarray = after / before
+    return ratio

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from carpk._arviz import PARETO_K, pareto_smoothed
+from carpk._types import Values
 from carpk.population.bound import BoundPopulation
 from carpk.population.predict import ODEPredictor
 from carpk.solver.system import BEYOND
@@ -87,9 +87,7 @@ class SolverCheck:
         return "\n".join([line, *advice, f"  Fitted with: {self.route}"])
 
 
-def solver_check(
-    bound: BoundPopulation, sample: Mapping[str, Any], rtol: float = 1e-8
-) -> SolverCheck | None:
+def solver_check(bound: BoundPopulation, sample: Values, rtol: float = 1e-8) -> SolverCheck | None:
     """Draws (random effects included) with the predictions solved again; None for a closed form.
 
     Args:
@@ -102,7 +100,7 @@ def solver_check(
     exact = dataclasses.replace(bound, predictors={k: p.adaptive(rtol) for k, p in used.items()})
     sample = {k: jnp.asarray(v) for k, v in sample.items()}
 
-    def predictions(of: BoundPopulation, sample: Mapping[str, Any]) -> Any:
+    def predictions(of: BoundPopulation, sample: Values) -> tuple[Array, Array | int]:
         params, theta = of.of_sample(sample)
         each = [of.predictors[c](of.virtual_patients(theta, c)).ravel() for c in of.cohorts]
         if params is not None:

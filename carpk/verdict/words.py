@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 Grade = Literal["OK", "OK, BUT", "DO NOT TRUST"]
 OK: Grade = "OK"
@@ -37,6 +37,93 @@ class Finding:
     grade: Grade
     kind: str
     text: str
+
+
+class Labelled(TypedDict):
+    """A patient, and its group where that matters."""
+
+    patient: str
+    of: str
+
+
+class Outlier(TypedDict, total=False):
+    """What `outliers` found; which keys there are depends on the kind."""
+
+    analyte: str
+    away: float
+    bounded: bool
+    column: str
+    columns: list[str]
+    count: int
+    day: float
+    df: float
+    ends: Sequence[str]
+    expected: float
+    explained: float
+    first: float
+    fixed: bool
+    gain: float
+    last: float
+    lloq: float
+    looked: str
+    lowest: float
+    normal: bool
+    of: int
+    on_log: bool
+    p: float
+    parameter: str
+    patient: str
+    patients: list[Labelled]
+    planned: int
+    ratio: float
+    rho: float
+    sds: float
+    seen: int
+    sigma: str
+    times: float
+    value: float
+
+
+class Cure(TypedDict, total=False):
+    """What was done after the planned draws; empty where nothing was."""
+
+    told: str
+    agree: bool
+    divergences: list[int]
+    target_accept: float
+    draws: int
+
+
+class ModeFound(TypedDict):
+    """One of several modes: its share of the density, and where it is."""
+
+    share: float
+    log_density: float
+    theta: dict[str, float]
+
+
+class ModeSummary(TypedDict):
+    """Diagnostics of a mode; see `inference.laplace.Mode`."""
+
+    converged: bool
+    decrement: float
+    flat: int
+    unconverged: list[int]
+    log_density: float
+    evaluations: int
+    held: dict[str, list[float]]
+
+
+class SolverSummary(TypedDict, total=False):
+    """What is kept of a `SolverCheck`."""
+
+    k_hat: float
+    spread: float
+    failed: int
+    ok: bool
+    draws: int
+    error: float
+    ess: float
 
 
 def note(kind: str, text: str) -> Finding:
@@ -78,7 +165,7 @@ def unit_of(ratio: float) -> str:
     return ""
 
 
-def outlier_findings(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Finding]:
+def outlier_findings(found: Mapping[str, Sequence[Outlier]]) -> list[Finding]:
     """Findings about samples, patients and limits of quantification; see `outliers`."""
     findings = []
     for kind, (name, say) in OUTLIERS.items():
@@ -92,7 +179,7 @@ def outlier_findings(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[F
     return findings
 
 
-def _by_units(kind: str, entry: Mapping[str, Any]) -> bool:
+def _by_units(kind: str, entry: Outlier) -> bool:
     """Patients differ by a conversion factor of units, from each other or from the prior."""
     swapped = any(each["of"] for each in entry.get("patients", ()))
     return (
@@ -106,25 +193,25 @@ def _side(x: float) -> str:
     return "above" if x > 0 else "below"
 
 
-def _sds(x: Mapping[str, Any]) -> str:
+def _sds(x: Outlier) -> str:
     return number(abs(x["sds"]), ".1f")
 
 
-def _times_theirs(x: Mapping[str, Any]) -> str:
+def _times_theirs(x: Outlier) -> str:
     """Ratio to the others, where it is defined."""
     return f", {number(x['ratio'])} times theirs{unit_of(x['ratio'])}" if "ratio" in x else ""
 
 
-def _strength(x: Mapping[str, Any]) -> str:
+def _strength(x: Outlier) -> str:
     return chance(x["p"], x["looked"])
 
 
-def _held_by(x: Mapping[str, Any]) -> str:
+def _held_by(x: Outlier) -> str:
     """Possible cause of a typical value or curves off the data."""
     return "a prior, or a value in `fixed`," if x["fixed"] else "a prior"
 
 
-def _say_tied(x: Mapping[str, Any]) -> str:
+def _say_tied(x: Outlier) -> str:
     return (
         f"{x['count']} measured values of {x['analyte']} are exactly {x['value']:g}, the lowest of "
         "all: this looks like a limit of quantification in place of values. Give these rows "
@@ -132,7 +219,7 @@ def _say_tied(x: Mapping[str, Any]) -> str:
     )
 
 
-def _say_under(x: Mapping[str, Any]) -> str:
+def _say_under(x: Outlier) -> str:
     lie = "1 measured value lies" if x["count"] == 1 else f"{x['count']} measured values lie"
     return (
         f"{lie} below {x['lloq']:g}, the lowest LLOQ of the censored samples of {x['analyte']} "
@@ -141,7 +228,7 @@ def _say_under(x: Mapping[str, Any]) -> str:
     )
 
 
-def _say_left(x: Mapping[str, Any]) -> str:
+def _say_left(x: Outlier) -> str:
     return (
         f"{x['count']} of {x['planned']} samples of {x['analyte']} are missing, on days on which "
         f"others have one, and rather in patients with low concentrations (rank correlation "
@@ -151,7 +238,7 @@ def _say_left(x: Mapping[str, Any]) -> str:
     )
 
 
-def _say_gap(x: Mapping[str, Any]) -> str:
+def _say_gap(x: Outlier) -> str:
     return (
         f"No measured value of {x['analyte']} lies between the LLOQ, {x['lloq']:.3g}, and "
         f"{x['lowest']:.3g}, where {x['expected']:.0f} are expected{_strength(x)}: the LLOQ is "
@@ -159,7 +246,7 @@ def _say_gap(x: Mapping[str, Any]) -> str:
     )
 
 
-def _say_below(x: Mapping[str, Any]) -> str:
+def _say_below(x: Outlier) -> str:
     what = "Too many" if x["seen"] > x["expected"] else "Too few"
     return (
         f"{what} samples of {x['analyte']} are below the LLOQ: {x['seen']} of {x['of']}, where "
@@ -168,7 +255,7 @@ def _say_below(x: Mapping[str, Any]) -> str:
     )
 
 
-def _say_sample(x: Mapping[str, Any]) -> str:
+def _say_sample(x: Outlier) -> str:
     away = (
         f"The sample of patient {x['patient']} on day {x['day']:g} ({x['analyte']} "
         f"{x['value']:.3g}) lies {_sds(x)} SDs of the other residuals {_side(x['sds'])} the "
@@ -186,7 +273,7 @@ def _say_sample(x: Mapping[str, Any]) -> str:
     )
 
 
-def _say_tails(x: Mapping[str, Any]) -> str:
+def _say_tails(x: Outlier) -> str:
     return (
         f"The residuals of {x['analyte']} have heavier tails than a normal distribution: a Student "
         f"t with {x['df']:g} degrees of freedom makes the {x['count']} of them together "
@@ -195,7 +282,7 @@ def _say_tails(x: Mapping[str, Any]) -> str:
     )
 
 
-def _say_scatter(x: Mapping[str, Any]) -> str:
+def _say_scatter(x: Outlier) -> str:
     return (
         f"The samples of patient {x['patient']} lie {number(x['times'], '.1f')} times as far from "
         f"the curve as those of the others{_strength(x)}: the model does not describe this "
@@ -204,7 +291,7 @@ def _say_scatter(x: Mapping[str, Any]) -> str:
     )
 
 
-def _say_effect(x: Mapping[str, Any]) -> str:
+def _say_effect(x: Outlier) -> str:
     return (
         f"Patient {x['patient']} is unlike the others: {x['parameter']} lies {_sds(x)} "
         f"SDs of the others {_side(x['sds'])} their mean{_times_theirs(x)}{_strength(x)}, and "
@@ -214,7 +301,7 @@ def _say_effect(x: Mapping[str, Any]) -> str:
     )
 
 
-def _say_shift(x: Mapping[str, Any]) -> str:
+def _say_shift(x: Outlier) -> str:
     times = f", {number(x['ratio'])} times it in the mean" if "ratio" in x else ""
     times += unit_of(x.get("ratio", 1.0))
     return (
@@ -226,7 +313,7 @@ def _say_shift(x: Mapping[str, Any]) -> str:
     )
 
 
-def _say_offset(x: Mapping[str, Any]) -> str:
+def _say_offset(x: Outlier) -> str:
     return (
         f"The observations of {x['analyte']} lie {_side(x['sds'])} the fitted curves in the mean, "
         f"by {_sds(x)} residual SDs{_strength(x)}: {_held_by(x)} holds the curves away "
@@ -235,14 +322,14 @@ def _say_offset(x: Mapping[str, Any]) -> str:
     )
 
 
-def _named(x: Mapping[str, Any]) -> str:
+def _named(x: Outlier) -> str:
     told = [
         each["patient"] + (f" ({each['of']})" if each["of"] else "") for each in x["patients"][:8]
     ]
     return ", ".join(told) + (", ..." if len(x["patients"]) > 8 else "")
 
 
-def _say_groups(x: Mapping[str, Any]) -> str:
+def _say_groups(x: Outlier) -> str:
     parameter, far = x["parameter"], f"{_sds(x)} SDs within a group"
     if any(each["of"] for each in x["patients"]):
         return (
@@ -258,7 +345,7 @@ def _say_groups(x: Mapping[str, Any]) -> str:
     )
 
 
-def _say_swapped(x: Mapping[str, Any]) -> str:
+def _say_swapped(x: Outlier) -> str:
     one, other = (f"{each['patient']} ({each['of']})" for each in x["patients"])
     return (
         f"Patients {one} and {other} would fit better with their labels exchanged: by "
@@ -268,7 +355,7 @@ def _say_swapped(x: Mapping[str, Any]) -> str:
     )
 
 
-def _say_copies(x: Mapping[str, Any]) -> str:
+def _say_copies(x: Outlier) -> str:
     one, other = (each["patient"] for each in x["patients"])
     return (
         f"Patients {one} and {other} have the same values on {x['count']} of {x['of']} days that "
@@ -277,7 +364,7 @@ def _say_copies(x: Mapping[str, Any]) -> str:
     )
 
 
-def _say_course(x: Mapping[str, Any]) -> str:
+def _say_course(x: Outlier) -> str:
     one = x["first"] == x["last"]
     when = f"On day {x['first']:g}" if one else f"From day {x['first']:g} to {x['last']:g}"
     return (
@@ -289,7 +376,7 @@ def _say_course(x: Mapping[str, Any]) -> str:
     )
 
 
-def _say_unrelated(x: Mapping[str, Any]) -> str:
+def _say_unrelated(x: Outlier) -> str:
     return (
         f"The fitted curves explain {x['explained']:.0%} of the variance of {x['analyte']} within "
         "patients, and the residual error absorbs the rest. Do "
@@ -298,7 +385,7 @@ def _say_unrelated(x: Mapping[str, Any]) -> str:
     )
 
 
-def _say_column(x: Mapping[str, Any]) -> str:
+def _say_column(x: Outlier) -> str:
     column, ends = x["column"], x["ends"]
     one, other = ends or ("in the upper half", "in the lower half")
     where = f"with {column} {one} as with {other}" if ends else f"{one} of {column} as {other}"
@@ -312,14 +399,14 @@ def _say_column(x: Mapping[str, Any]) -> str:
     )
 
 
-def _columns(x: Mapping[str, Any]) -> str:
+def _columns(x: Outlier) -> str:
     """Columns of the data not used as covariates of the parameter."""
     if not x["columns"]:
         return ", which the data do not have"
     return f" (the data have {', '.join(x['columns'][:5])})"
 
 
-Say = Callable[[Mapping[str, Any]], str]
+Say = Callable[[Outlier], str]
 OUTLIERS: dict[str, tuple[str, Say]] = {  # kind and sentence, in the order of the report
     "copies": ("patient twice", _say_copies),
     "tied": ("LLOQ", _say_tied),
