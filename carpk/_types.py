@@ -11,6 +11,9 @@ from jax import Array
 Numbers: TypeAlias = Array | np.ndarray | float
 """What arithmetic of JAX and NumPy takes: a number, or an array of any shape."""
 
+Arrays: TypeAlias = Array | np.ndarray
+"""Arrays of any shape, of JAX or NumPy."""
+
 Values: TypeAlias = Mapping[str, Numbers]
 """Name -> value or values, such as parameters of a population inside a compiled function."""
 

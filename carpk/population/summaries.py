@@ -50,7 +50,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,12 +62,10 @@ import scipy.stats
 from jax import Array
 from jaxtyping import Float
 
-from carpk._types import Numbers
+from carpk._types import Arrays, Numbers
 from carpk.assay.residual import Residual, Theta
 from carpk.dataset.cohort_summaries import SAMPLED, no_likelihood, percent_of
 from carpk.errors import FitError
-
-Arrays: TypeAlias = Array | np.ndarray  # of JAX or NumPy
 
 HERMITE_ORDER = 10
 KERNEL = 0.15  # bandwidth of the smoothed distribution, in robust SDs of ln(quantity)
@@ -173,7 +171,7 @@ class Distribution(NamedTuple):
 TINY = 1e-300
 
 
-def normal(z: Numbers, log_slope: Numbers = 0.0) -> Distribution:
+def normal(z: Arrays, log_slope: Numbers = 0.0) -> Distribution:
     """The standard normal at z, with density per unit of a variable of which ln dz/dy is given."""
     tail = 0.5 * jsp.erfc(jnp.abs(z) / math.sqrt(2))
     left = z < 0
