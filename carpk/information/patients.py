@@ -11,6 +11,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 from jax import Array
+from jaxtyping import Float
 
 from carpk._types import Arrays, Values
 from carpk.assay.residual import Residual
@@ -54,9 +55,9 @@ class SampleSensitivities:
         limit: standard-normal score of the lower limit of quantification, (P, T); -inf without one.
     """
 
-    typical: Mapping[str, np.ndarray]
-    residual: Mapping[str, np.ndarray]
-    limit: np.ndarray
+    typical: Mapping[str, Float[np.ndarray, "patient time infusion"]]
+    residual: Mapping[str, Float[np.ndarray, "patient time"]]
+    limit: Float[np.ndarray, "patient time"]
 
 
 def sample_sensitivities(

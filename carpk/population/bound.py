@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax import Array
+from jaxtyping import Float
 
 from carpk._types import Arrays, Numbers, Values
 from carpk.assay.residual import log_likelihood
@@ -362,7 +363,7 @@ class BoundPopulation:
 
     # -- likelihood ---------------------------------------------------------------------------
 
-    def summary_log_likelihoods(self, theta: Values) -> dict[str, Array]:
+    def summary_log_likelihoods(self, theta: Values) -> dict[str, Float[Array, " term"]]:
         """Cohort -> ln likelihood of each summary, and last of their dependence."""
         return {
             cohort: likelihood.log_likelihoods(
@@ -378,15 +379,19 @@ class BoundPopulation:
         """Output -> parameters of its residual model."""
         return {output: self.population.residual_theta(theta, output) for output in outputs}
 
-    def individual_predictions(self, params: Params) -> Array:
+    def individual_predictions(self, params: Params) -> Float[Array, "patient time"]:
         """Predictions at the observations, shape (P, T); leaves (P,) or (P, K)."""
         return jnp.maximum(self.predictors[None](params), FLOOR)
 
-    def observation_log_likelihoods(self, params: Params, theta: Values) -> Array:
+    def observation_log_likelihoods(
+        self, params: Params, theta: Values
+    ) -> Float[Array, "patient time"]:
         """ln likelihood of each observation, shape (P, T); 0 where padded."""
         return self.prediction_log_likelihoods(self.individual_predictions(params), theta)
 
-    def prediction_log_likelihoods(self, predictions: Array, theta: Values) -> Array:
+    def prediction_log_likelihoods(
+        self, predictions: Float[Array, "patient time"], theta: Values
+    ) -> Float[Array, "patient time"]:
         """`observation_log_likelihoods` from predictions, (P, T)."""
         a = self.individual
         f = jnp.where(a.mask, predictions, 1.0)
@@ -399,7 +404,9 @@ class BoundPopulation:
 
         return jnp.where(a.mask, self.by_endpoint(each), 0.0)
 
-    def measured(self, f: Array, scores: Arrays, theta: Values) -> Array:
+    def measured(
+        self, f: Float[Array, "patient time"], scores: Float[Arrays, "patient time"], theta: Values
+    ) -> Float[Array, "patient time"]:
         """Simulated observations at the observations with these standard-normal scores, (P, T)."""
 
         def each(output: str) -> Array:
@@ -445,7 +452,7 @@ class BoundPopulation:
 
         return jax.jit(one)
 
-    def by_endpoint(self, each: Callable[[str], Array]) -> Array:
+    def by_endpoint(self, each: Callable[[str], Array]) -> Float[Array, "patient time"]:
         """(P, T), every observation from its own endpoint's `each(output)`."""
         a = self.individual
         return chosen([each(self.endpoints[analyte]) for analyte in a.analytes], a.analyte)

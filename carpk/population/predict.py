@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
 from carpk._types import Arrays
 from carpk.dosing.regimen import Regimen
@@ -40,12 +41,12 @@ class ClosedFormPredictor:
     model: ClosedForm
     outputs: tuple[str, ...]
     days: Arrays
-    infusion_time: Arrays | None = None
-    amount: Arrays | None = None
+    infusion_time: Float[Arrays, "patient infusion"] | None = None
+    amount: Float[Arrays, "patient infusion"] | None = None
     smooth: bool = False
     which: np.ndarray | None = None
 
-    def __call__(self, params: Params) -> Array:
+    def __call__(self, params: Params) -> Float[Array, "patient time"]:
         """Predictions (P, T) of parameters with leaves (P,) or (P, K)."""
         days = jnp.asarray(self.days)
         axis = 0 if days.ndim == 2 else None
@@ -82,7 +83,7 @@ class ODEPredictor:
     place: np.ndarray | None = None
     which: np.ndarray | None = None
 
-    def __call__(self, params: Params) -> Array:
+    def __call__(self, params: Params) -> Float[Array, "patient time"]:
         """Predictions (P, T) of parameters with leaves (P,) or (P, K)."""
         every = self.solver(jax.tree.map(lambda x: x[:, 0] if x.shape[1:] == (1,) else x, params))
         predictions = [every[output] for output in self.outputs]

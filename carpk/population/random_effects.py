@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
 from carpk._types import Arrays, Values
 
@@ -68,7 +69,7 @@ class RandomEffects:
         """Length of a patient's vector."""
         return len(self.at(PATIENT)) + infusions * len(self.at(INFUSION))
 
-    def factor(self, theta: Values, infusions: int = 1) -> Array:
+    def factor(self, theta: Values, infusions: int = 1) -> Float[Array, "effect effect"]:
         """Lower triangular factor of the covariance of a patient's vector, (m, m)."""
         names = self.at(PATIENT)
         sds = [theta[omega_name(name)] for name in names]

@@ -208,7 +208,7 @@ def _ln(y: Array) -> Array:
     return jnp.log(jnp.maximum(y, 1e-300))
 
 
-def auc(curves: Curves, stop: float) -> Array:
+def auc(curves: Curves, stop: float) -> Float[Array, " patient"]:
     """ln AUC from day 0 to `stop` of each virtual patient's samples, linear-up/log-down.
 
     Samples before day 0 do not enter; the concentration on day 0 is 0 unless it was sampled.
@@ -223,7 +223,9 @@ def auc(curves: Curves, stop: float) -> Array:
     return _ln(jnp.sum(mean * jnp.diff(t), axis=1))
 
 
-def log_half_life(curves: Curves, lloq: float) -> tuple[Array, Array]:
+def log_half_life(
+    curves: Curves, lloq: float
+) -> tuple[Float[Array, " patient"], Float[Array, " patient"]]:
     """ln terminal half-life of each virtual patient and its weight.
 
     The rule of noncompartmental analysis, rounded off: log-linear regression over the last k >= 3
@@ -754,7 +756,9 @@ def count(summary: CohortSummary, q: Quantity) -> Array:
     return jsp.logsumexp(ln_prob, where=(share >= summary.low) & (share <= summary.high))
 
 
-def peak_day_shares(f: Array, residual: Residual, theta: Theta) -> Array:
+def peak_day_shares(
+    f: Float[Array, "patient day"], residual: Residual, theta: Theta
+) -> Float[Array, " day"]:
     """Share of patients whose highest sample is that of each sampling day.
 
     With y the highest measured concentration and z its score around the highest true one, sample j
@@ -984,7 +988,9 @@ class CohortLikelihood:
             every[output] = Curves(days, true, y), scheduled
         return every
 
-    def log_likelihoods(self, f: Array, theta: Mapping[str, Theta]) -> Array:
+    def log_likelihoods(
+        self, f: Float[Array, "patient time"], theta: Mapping[str, Theta]
+    ) -> Float[Array, " term"]:
         """ln likelihood of each summary as if alone, and last the term of their dependence.
 
         Args:
@@ -1034,7 +1040,7 @@ def virtual_normals(size: int, dims: int) -> np.ndarray:
     return standard
 
 
-def bounded_scores(q: Quantity) -> Array:
+def bounded_scores(q: Quantity) -> Float[Array, " patient"]:
     """The patients' scores of a quantity, unit length; far tails are bent back to 3 SDs.
 
     A correlation of logs would hang on the one virtual patient whose peak comes months late. A
