@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from jax import Array
@@ -13,6 +13,9 @@ Numbers: TypeAlias = Array | np.ndarray | float
 
 Arrays: TypeAlias = Array | np.ndarray
 """Arrays of any shape, of JAX or NumPy."""
+
+ArrayOf = TypeVar("ArrayOf", Array, np.ndarray)
+"""An array of JAX where one of JAX is given, one of NumPy where one of NumPy is."""
 
 Values: TypeAlias = Mapping[str, Numbers]
 """Name -> value or values, such as parameters of a population inside a compiled function."""

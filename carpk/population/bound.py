@@ -18,7 +18,7 @@ import numpyro.distributions as dist
 from jax import Array
 from jaxtyping import Float
 
-from carpk._types import Arrays, Numbers, Values
+from carpk._types import ArrayOf, Arrays, Numbers, Values
 from carpk.assay.residual import log_likelihood
 from carpk.dataset import Dataset
 from carpk.dataset.cohort_summaries import SAMPLED, proportion_bounds
@@ -485,7 +485,7 @@ class BoundPopulation:
         typical = self.population.typical(theta, self.patient_design)
         return self.patient_params(typical, b, self.infusions), theta
 
-    def patient_params(self, typical: Values, b: Arrays, infusions: int) -> Params:
+    def patient_params(self, typical: Values, b: ArrayOf, infusions: int) -> Params:
         """Parameters of patients, leaves (P,) or (P, infusion).
 
         Args:

@@ -11,20 +11,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from types import EllipsisType
-from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from jax import Array
 
-from carpk._types import Numbers
+from carpk._types import ArrayOf, Numbers
 from carpk.errors import ModelError
 from carpk.params import Transform
 
 WHOLE_LINE = (-np.inf, np.inf)
-
-ArrayOf = TypeVar("ArrayOf", Array, np.ndarray)  # of JAX or of NumPy
 
 
 class Kind(StrEnum):

@@ -22,7 +22,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from carpk._types import Arrays, Values
+from carpk._types import ArrayOf, Values
 
 COHORT, PATIENT, INFUSION = "cohort", "patient", "infusion"
 LEVELS = (COHORT, PATIENT, INFUSION)
@@ -84,13 +84,13 @@ class RandomEffects:
         factor: Array = scale[:, None] * jnp.linalg.cholesky(correlation)
         return factor
 
-    def deviations(self, b: Arrays, infusions: int = 1) -> dict[str, Arrays]:
+    def deviations(self, b: ArrayOf, infusions: int = 1) -> dict[str, ArrayOf]:
         """Parameter -> its deviation in patients with vectors b (..., m).
 
         Shape (...), or (..., infusion) where the parameter varies by infusion.
         """
         each = self.named(b, infusions)
-        out: dict[str, Arrays] = {}
+        out: dict[str, ArrayOf] = {}
         for name in self.levels:
             own, by_infusion = each.get(eta_name(name)), each.get(eta_name(name, INFUSION))
             if by_infusion is not None:
@@ -99,7 +99,7 @@ class RandomEffects:
                 out[name] = own
         return out
 
-    def named(self, b: Arrays, infusions: int = 1) -> dict[str, Arrays]:
+    def named(self, b: ArrayOf, infusions: int = 1) -> dict[str, ArrayOf]:
         """Vectors (..., m) as arrays by name: (...) by patient, (..., infusion) by infusion."""
         own, others = self.at(PATIENT), self.at(INFUSION)
         rest = b[..., len(own) :].reshape(*b.shape[:-1], infusions if others else 0, len(others))
