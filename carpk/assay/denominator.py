@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from carpk._types import Numbers
 from carpk.errors import CarpkWarning, DatasetError
 from carpk.models._body import GENOMES_PER_UG
+
+if TYPE_CHECKING:
+    from carpk.dataset import Dataset
 
 COPIES, CELLS = "copies/µg", "cells/µL"
 COLUMNS = ("patient", "time", "analyte", "value", "unit")  # of observations
 
 
-def copies_per_ug(car_t: Any, leukocytes: Any, vcn: Any = 1.0) -> Any:
+def copies_per_ug(car_t: Numbers, leukocytes: Numbers, vcn: Numbers = 1.0) -> Numbers:
     """Transgene copies per µg of DNA from CAR-T cells and all nucleated cells [both cells/µL].
 
     1 µg of DNA is about 151,515 diploid genomes (6.6 pg each), so the level is a share of the
@@ -29,27 +33,31 @@ def copies_per_ug(car_t: Any, leukocytes: Any, vcn: Any = 1.0) -> Any:
         leukocytes: all nucleated cells in the extracted fraction, CAR-T included [cells/µL].
         vcn: vector copies per CAR-T cell.
     """
-    return GENOMES_PER_UG * vcn * car_t / leukocytes
+    copies: Numbers = GENOMES_PER_UG * vcn * car_t / leukocytes
+    return copies
 
 
-def cells_per_ul(transgene: Any, leukocytes: Any, vcn: Any = 1.0) -> Any:
+def cells_per_ul(transgene: Numbers, leukocytes: Numbers, vcn: Numbers = 1.0) -> Numbers:
     """CAR-T cells/µL from transgene copies/µg of DNA; the inverse of `copies_per_ug`."""
-    return transgene * leukocytes / (GENOMES_PER_UG * vcn)
+    cells: Numbers = transgene * leukocytes / (GENOMES_PER_UG * vcn)
+    return cells
 
 
 Denominator = Literal["measured", "constant"]
+Vcn: TypeAlias = float | Mapping[Any, float]  # a number, or patient -> number
+Data = TypeVar("Data", "Dataset", pd.DataFrame)
 
 
 def to_cells(
-    data: Any,
+    data: Data,
     *,
-    vcn: float | Mapping[Any, float],
+    vcn: Vcn,
     denominator: Denominator = "measured",
     leukocytes: float | None = None,
     analyte: str = "transgene",
     name: str = "car_t",
     wbc: str = "wbc",
-) -> Any:
+) -> Data:
     """Measured transgene copies/µg of DNA as CAR-T cells/µL, by `cells_per_ul`.
 
     With "measured" every sample is divided by the patient's own leukocyte count of its day, between
@@ -77,36 +85,39 @@ def to_cells(
     Raises:
         DatasetError: names the patient and day of what cannot be converted.
     """
-    return _converted(data, vcn, denominator, leukocytes, (analyte, COPIES), (name, CELLS), wbc)
+    pair = (analyte, COPIES), (name, CELLS)
+    cells: Data = _converted(data, vcn, denominator, leukocytes, *pair, wbc)
+    return cells
 
 
 def to_copies(
-    data: Any,
+    data: Data,
     *,
-    vcn: float | Mapping[Any, float],
+    vcn: Vcn,
     denominator: Denominator = "measured",
     leukocytes: float | None = None,
     analyte: str = "car_t",
     name: str = "transgene",
     wbc: str = "wbc",
-) -> Any:
+) -> Data:
     """CAR-T cells/µL as transgene copies/µg of DNA, by `copies_per_ug`; undoes `to_cells`."""
-    return _converted(data, vcn, denominator, leukocytes, (analyte, CELLS), (name, COPIES), wbc)
+    pair = (analyte, CELLS), (name, COPIES)
+    copies: Data = _converted(data, vcn, denominator, leukocytes, *pair, wbc)
+    return copies
 
 
 def _converted(
-    data: Any,
-    vcn: float | Mapping[Any, float],
+    data: Dataset | pd.DataFrame,
+    vcn: Vcn,
     denominator: str,
     leukocytes: float | None,
     old: tuple[str, str],
     new: tuple[str, str],
     wbc: str,
 ) -> Any:
-    """`to_cells` and `to_copies`: (analyte, unit) of input and output."""
-    whole = None if isinstance(data, pd.DataFrame) else data
-    label = "observations" if whole is None else f"Dataset {whole.name!r}"
-    frame = (data if whole is None else whole.observations).copy()
+    """`to_cells` and `to_copies`: (analyte, unit) of input and output; the kind of `data`."""
+    label = "observations" if isinstance(data, pd.DataFrame) else f"Dataset {data.name!r}"
+    frame = (data if isinstance(data, pd.DataFrame) else data.observations).copy()
     absent = [column for column in COLUMNS if column not in frame]
     if absent:
         raise DatasetError(f"{label}: no column `{absent[0]}`; needed are {', '.join(COLUMNS)}.")
@@ -159,11 +170,11 @@ def _converted(
         f"observations: {len(chosen)} of {old[0]} in {old[1]} converted to {new[0]} in {new[1]} "
         f"through {how}, {GENOMES_PER_UG:.0f} genomes per µg of DNA and the VCN that was given."
     )
-    if whole is None:
+    if isinstance(data, pd.DataFrame):
         return frame
-    if (whole.summaries["analyte"] == old[0]).any():
+    if (data.summaries["analyte"] == old[0]).any():
         note += f" Published summaries of {old[0]} stay in {old[1]}."
-    return dataclasses.replace(whole, observations=frame, notes=(*whole.notes, note))
+    return dataclasses.replace(data, observations=frame, notes=(*data.notes, note))
 
 
 def _rows_of(frame: pd.DataFrame, what: tuple[str, str], label: str) -> pd.DataFrame:
@@ -224,7 +235,7 @@ def _check_counts(own: pd.DataFrame, wbc: str, label: str) -> None:
             raise DatasetError(f"{label}: {wbc!r} {_place(own[wrong].iloc[0])} {words}. {advice}")
 
 
-def _warn_of_more_cells_than_there_are(rows: pd.DataFrame, share: Any, label: str) -> None:
+def _warn_of_more_cells_than_there_are(rows: pd.DataFrame, share: np.ndarray, label: str) -> None:
     over = np.flatnonzero(share > 1)
     if over.size:
         warnings.warn(
@@ -236,11 +247,11 @@ def _warn_of_more_cells_than_there_are(rows: pd.DataFrame, share: Any, label: st
         )
 
 
-def _place(row: Any) -> str:
+def _place(row: pd.Series) -> str:
     return f"of patient {row['patient']!r} on day {row['time']:g}"
 
 
-def _of(vcn: float | Mapping[Any, float], patient: Any, label: str) -> Any:
+def _of(vcn: Vcn, patient: object, label: str) -> float:
     if not isinstance(vcn, Mapping):
         return vcn
     if patient not in vcn:
@@ -248,7 +259,7 @@ def _of(vcn: float | Mapping[Any, float], patient: Any, label: str) -> Any:
     return vcn[patient]
 
 
-def _positive(number: Any, what: str, label: str) -> float:
+def _positive(number: float | None, what: str, label: str) -> float:
     if number is None or not 0 < float(number) < np.inf:
         raise DatasetError(f"{label}: {what} must be a number above 0, but is {number!r}.")
     return float(number)

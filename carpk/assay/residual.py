@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +16,13 @@ import numpyro.distributions as dist
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float
 
+from carpk._types import Arrays, Numbers, Values
 from carpk.assay import student
 from carpk.errors import ModelError
 
 LN_SQRT_2PI = 0.5 * jnp.log(2 * jnp.pi)
 
-Theta = Mapping[str, Any]
+Theta: TypeAlias = Values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Residual:
         """The residual parameters."""
         return tuple(self.priors())
 
-    def standardize(self, y: Any, f: Any, theta: Theta) -> tuple[Any, Any]:
+    def standardize(self, y: Arrays, f: Arrays, theta: Theta) -> tuple[Arrays, Arrays]:
         """(z, ln dz/dy): the standard-normal score of y, and the log of its slope."""
         raise NotImplementedError
 
-    def sample(self, z: Any, f: Any, theta: Theta) -> Any:
+    def sample(self, z: Arrays, f: Arrays, theta: Theta) -> Arrays:
         """The measured level with standard-normal score z."""
         raise NotImplementedError
 
@@ -54,7 +54,7 @@ class Residual:
         """Default priors of the residual parameters."""
         raise NotImplementedError
 
-    def efficiency(self, theta: Theta) -> tuple[Any, Any]:
+    def efficiency(self, theta: Theta) -> tuple[Numbers, Numbers]:
         """Information of a measurement on its mean and on ln SD, over that of its score.
 
         The score is taken as a normal variable whose mean moves as it does for a measurement in the
@@ -62,16 +62,16 @@ class Residual:
         """
         return 1.0, 1.0
 
-    def log_prob(self, y: Any, f: Any, theta: Theta) -> Any:
+    def log_prob(self, y: Arrays, f: Arrays, theta: Theta) -> Array:
         """ln density of a measured level y."""
-        z, log_slope = self.standardize(y, f, theta)
+        z, log_slope = map(jnp.asarray, self.standardize(y, f, theta))
         return -0.5 * z**2 - LN_SQRT_2PI + log_slope
 
-    def log_cdf(self, y: Any, f: Any, theta: Theta) -> Any:
+    def log_cdf(self, y: Arrays, f: Arrays, theta: Theta) -> Array:
         """ln P(measured level < y)."""
         return log_ndtr(self.standardize(y, f, theta)[0])
 
-    def log_sf(self, y: Any, f: Any, theta: Theta) -> Any:
+    def log_sf(self, y: Arrays, f: Arrays, theta: Theta) -> Array:
         """ln P(measured level > y)."""
         return log_ndtr(-self.standardize(y, f, theta)[0])
 
@@ -86,11 +86,11 @@ class LogNormal(Residual):
 
     on_log: ClassVar[bool] = True
 
-    def standardize(self, y: Any, f: Any, theta: Theta) -> tuple[Any, Any]:
+    def standardize(self, y: Arrays, f: Arrays, theta: Theta) -> tuple[Arrays, Arrays]:
         z = (jnp.log(y) - jnp.log(f)) / theta["sigma"]
         return z, -jnp.log(y) - jnp.log(theta["sigma"])
 
-    def sample(self, z: Any, f: Any, theta: Theta) -> Any:
+    def sample(self, z: Arrays, f: Arrays, theta: Theta) -> Arrays:
         return f * jnp.exp(theta["sigma"] * z)
 
     def priors(self) -> dict[str, dist.Distribution]:
@@ -123,26 +123,26 @@ class StudentT(Residual):
                 f"{self.df!r}."
             )
 
-    def _df(self, theta: Theta) -> Any:
+    def _df(self, theta: Theta) -> Array:
         return jnp.asarray(theta["df"] if self.df is None else self.df, float)
 
-    def _t(self, y: Any, f: Any, theta: Theta) -> Any:
+    def _t(self, y: Arrays, f: Arrays, theta: Theta) -> Array:
         return (jnp.log(y) - jnp.log(f)) / theta["sigma"]
 
-    def standardize(self, y: Any, f: Any, theta: Theta) -> tuple[Any, Any]:
+    def standardize(self, y: Arrays, f: Arrays, theta: Theta) -> tuple[Arrays, Arrays]:
         t, df = self._t(y, f, theta), self._df(theta)
         z = student.score(t, df)
         slope = student.log_pdf(t, df) + 0.5 * z**2 + LN_SQRT_2PI
         return z, slope - jnp.log(y) - jnp.log(theta["sigma"])
 
-    def sample(self, z: Any, f: Any, theta: Theta) -> Any:
+    def sample(self, z: Arrays, f: Arrays, theta: Theta) -> Arrays:
         return f * jnp.exp(theta["sigma"] * student.quantile_of_score(z, self._df(theta)))
 
     def priors(self) -> dict[str, dist.Distribution]:
         own = {} if self.df is not None else {"df": dist.Gamma(2.0, 0.1)}
         return LogNormal().priors() | own
 
-    def efficiency(self, theta: Theta) -> tuple[Any, Any]:
+    def efficiency(self, theta: Theta) -> tuple[Numbers, Numbers]:
         if self.df is None:
             raise ModelError(
                 "StudentT: the information of data is known for a fixed df only; give df, such as "
@@ -154,29 +154,31 @@ class StudentT(Residual):
         at_1 = t**2 * jnp.exp(2 * student.log_pdf(t, df) + ln_2pi + 1.0)
         return (df + 1) / (df + 3) / at_0, df / (df + 3) / at_1
 
-    def log_prob(self, y: Any, f: Any, theta: Theta) -> Any:
+    def log_prob(self, y: Arrays, f: Arrays, theta: Theta) -> Array:
         scale = jnp.log(y) + jnp.log(theta["sigma"])
         return student.log_pdf(self._t(y, f, theta), self._df(theta)) - scale
 
-    def log_cdf(self, y: Any, f: Any, theta: Theta) -> Any:
-        return student.log_cdf(self._t(y, f, theta), self._df(theta))
+    def log_cdf(self, y: Arrays, f: Arrays, theta: Theta) -> Array:
+        below: Array = student.log_cdf(self._t(y, f, theta), self._df(theta))
+        return below
 
-    def log_sf(self, y: Any, f: Any, theta: Theta) -> Any:
-        return student.log_cdf(-self._t(y, f, theta), self._df(theta))
+    def log_sf(self, y: Arrays, f: Arrays, theta: Theta) -> Array:
+        above: Array = student.log_cdf(-self._t(y, f, theta), self._df(theta))
+        return above
 
 
 @dataclasses.dataclass(frozen=True)
 class Proportional(Residual):
     """y ~ Normal(f, sigma_prop f)."""
 
-    def _sd(self, f: Any, theta: Theta) -> Any:
+    def _sd(self, f: Arrays, theta: Theta) -> Arrays:
         return theta["sigma_prop"] * f
 
-    def standardize(self, y: Any, f: Any, theta: Theta) -> tuple[Any, Any]:
+    def standardize(self, y: Arrays, f: Arrays, theta: Theta) -> tuple[Arrays, Arrays]:
         sd = self._sd(f, theta)
         return (y - f) / sd, -jnp.log(sd) + jnp.zeros_like(y)
 
-    def sample(self, z: Any, f: Any, theta: Theta) -> Any:
+    def sample(self, z: Arrays, f: Arrays, theta: Theta) -> Arrays:
         return f + self._sd(f, theta) * z
 
     def priors(self) -> dict[str, dist.Distribution]:
@@ -192,7 +194,7 @@ class Combined(Proportional):
 
     typical_add: float = 1.0
 
-    def _sd(self, f: Any, theta: Theta) -> Any:
+    def _sd(self, f: Arrays, theta: Theta) -> Arrays:
         return jnp.sqrt(theta["sigma_add"] ** 2 + (theta["sigma_prop"] * f) ** 2)
 
     def priors(self) -> dict[str, dist.Distribution]:
@@ -204,12 +206,12 @@ class Combined(Proportional):
 
 def log_likelihood(
     residual: Residual,
-    y: Float[Array, "*n"],
-    f: Float[Array, "*n"],
+    y: Float[Arrays, "*n"],
+    f: Float[Arrays, "*n"],
     theta: Theta,
-    censored: Any,
-    lloq: Float[Array, "*n"],
-    limit: Float[Array, "*n"] | None = None,
+    censored: Numbers,
+    lloq: Float[Arrays, "*n"],
+    limit: Float[Arrays, "*n"] | None = None,
 ) -> Float[Array, "*n"]:
     """ln likelihood of each measurement, censored or not.
 

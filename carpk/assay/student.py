@@ -11,12 +11,13 @@ tail for df from 1 to 200 (held by a test against SciPy).
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.scipy.special import gammaln, log_ndtr, ndtri
+
+from carpk._types import Numbers
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 ROOTS = 0.5 * (1 + _NODES)  # square roots of s/phi
@@ -25,14 +26,14 @@ STEPS = 8  # of Newton's method for a quantile, which is exact to rounding after
 LEAST = 1e-300  # of a tail whose normal score is taken
 
 
-def log_pdf(x: Any, df: Any) -> Any:
+def log_pdf(x: Numbers, df: Numbers) -> Array:
     """ln density at x."""
     constant = gammaln(0.5 * (df + 1)) - gammaln(0.5 * df) - 0.5 * jnp.log(df * jnp.pi)
     return constant - 0.5 * (df + 1) * jnp.log1p(x**2 / df)
 
 
 @jax.jit
-def log_tail(x: Any, df: Any) -> Any:
+def log_tail(x: Numbers, df: Numbers) -> Array:
     """ln P(T > x) for x of 0 or more."""
     phi = jnp.arctan2(jnp.sqrt(df) + 0.0 * x, x)
     shape = (*(1,) * jnp.ndim(phi), -1)
@@ -45,7 +46,7 @@ def log_tail(x: Any, df: Any) -> Any:
 
 
 @jax.jit
-def log_cdf(x: Any, df: Any) -> Any:
+def log_cdf(x: Numbers, df: Numbers) -> Array:
     """ln P(T < x)."""
     left = x < 0
     tail = log_tail(jnp.where(left, -x, x), df)
@@ -53,7 +54,7 @@ def log_cdf(x: Any, df: Any) -> Any:
 
 
 @jax.jit
-def score(x: Any, df: Any) -> Any:
+def score(x: Numbers, df: Numbers) -> Array:
     """The standard-normal score of x: P(Z < score) = P(T < x)."""
     left = x < 0
     tail = jnp.exp(log_tail(jnp.where(left, -x, x), df))
@@ -62,7 +63,7 @@ def score(x: Any, df: Any) -> Any:
 
 
 @jax.jit
-def quantile_of_score(z: Any, df: Any) -> Any:
+def quantile_of_score(z: Numbers, df: Numbers) -> Array:
     """The inverse of `score`.
 
     Newton's method in q = asinh(x / sqrt(df)), in which the log of the tail is concave, so that it
@@ -72,9 +73,9 @@ def quantile_of_score(z: Any, df: Any) -> Any:
     target = log_ndtr(jnp.where(left, z, -z))
     root = jnp.sqrt(df)
 
-    def step(q: Any, df: Any, root: Any, target: Any) -> Any:
+    def step(q: Array, df: Numbers, root: Array, target: Array) -> Array:
         x = root * jnp.sinh(q)
-        tail = log_tail(x, df)
+        tail: Array = log_tail(x, df)
         slope = -jnp.exp(log_pdf(x, df) - tail) * root * jnp.cosh(q)
         return q - (tail - target) / slope
 

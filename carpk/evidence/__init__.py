@@ -27,9 +27,9 @@ one, whose trial difference is part of u and v.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 import numpyro.distributions as dist
@@ -38,6 +38,7 @@ import xarray as xr
 
 from carpk._arviz import az, group, to_idata
 from carpk._late import late
+from carpk._types import Draws
 from carpk.checks.powers import WIDE, power_scaling
 from carpk.evidence.likelihoods import LIKELIHOODS
 from carpk.evidence.model import PRIORS, SUGGESTED, Model, model
@@ -47,6 +48,9 @@ from carpk.inference.nuts import Nuts, from_numpyro, one_chain_each, prior_draws
 from carpk.inference.result import INTERVAL
 from carpk.inference.starts import PRIOR_DRAWS
 from carpk.verdict.judge import Verdict, judge
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "LIKELIHOODS",
@@ -176,6 +180,7 @@ class Evidence:
             progress=s["progress"],
         )
         every = lymphodepletion_effects(self.draws)
+        rhat: Callable[[np.ndarray], SupportsFloat] = az.rhat
         table = []
         for i, study in enumerate(self.model.studies):
             mine = slice(i * chains, (i + 1) * chains)
@@ -185,7 +190,7 @@ class Evidence:
                 moved = (np.median(x) - np.median(every[key])) / np.std(every[key])
                 factor = 10 ** (np.median(x) - np.median(every[key]))
                 entry = {"left_out": study, "effect": name} | _row(x)
-                entry |= {"times": factor, "moved_sd": moved, "rhat": float(az.rhat(without[key]))}
+                entry |= {"times": factor, "moved_sd": moved, "rhat": float(rhat(without[key]))}
                 table.append(entry)
         return pd.DataFrame(table).set_index(["left_out", "effect"])
 
@@ -217,9 +222,10 @@ class Evidence:
         """Conclusions in words, from the numbers of `summary`."""
         return _sentence(self.summary(), self.model, self.prior)
 
-    def plot(self) -> Any:
+    def plot(self) -> Figure:
         """Forest plot: the effect in each study and on average, with the prior."""
-        return late("carpk.plot.evidence")(self)
+        figure: Figure = late("carpk.plot.evidence")(self)
+        return figure
 
     def __repr__(self) -> str:
         s, m = self.settings, self.model
@@ -285,7 +291,7 @@ def fit(
     )
 
 
-def _dataset(samples: Mapping[str, np.ndarray]) -> xr.Dataset:
+def _dataset(samples: Draws) -> xr.Dataset:
     return xr.Dataset(
         {
             name: (("chain", "draw", *(f"{name}_dim_{i}" for i in range(x.ndim - 2))), x)
@@ -298,20 +304,21 @@ def _flat(draws: xr.Dataset) -> dict[str, np.ndarray]:
     return {str(k): x.values.reshape(-1, *x.shape[2:]) for k, x in draws.data_vars.items()}
 
 
-def lymphodepletion_effects(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def lymphodepletion_effects(draws: Draws) -> dict[str, np.ndarray]:
     """The average effects [log10] that the question is about."""
     flu, cy, added = draws["flu"], draws["cy"], draws["left"] * draws["cy"]
     return {"flu": flu, "cy": cy, "added": added, "flu_cy": flu + added}
 
 
-def _another(draws: Mapping[str, np.ndarray]) -> np.ndarray:
+def _another(draws: Draws) -> np.ndarray:
     """Flu/Cy in a study that is not in the table: one draw from the distribution of studies."""
     u, v = np.random.default_rng(0).normal(size=(2, len(draws["tau"])))
     cy = draws["cy"] + draws["tau"] * v
-    return draws["flu"] + draws["tau"] * u + draws["left"] * cy
+    both: np.ndarray = draws["flu"] + draws["tau"] * u + draws["left"] * cy
+    return both
 
 
-def _named(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _named(draws: Draws) -> dict[str, np.ndarray]:
     """The effects by their names in tables."""
     each = lymphodepletion_effects(draws)
     return {EFFECTS[key]: x for key, x in each.items()} | {ANOTHER: _another(draws)}
@@ -326,7 +333,7 @@ def _row(x: np.ndarray, before: np.ndarray | None = None) -> dict[str, float]:
     return row if before is None else row | {"sd_ratio": np.std(x) / np.std(before)}
 
 
-def _sentence(summary: pd.DataFrame, bound: Model, prior: Mapping[str, np.ndarray]) -> str:
+def _sentence(summary: pd.DataFrame, bound: Model, prior: Draws) -> str:
     both, added, flu = (summary.loc[EFFECTS[k]] for k in ("flu_cy", "added", "flu"))
     believed = _row(lymphodepletion_effects(prior)["added"])
     raises = "raises" if both["above_0"] > HIGH else "may raise"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,9 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pandas as pd
+from jax import Array
 
+from carpk._types import Arrays
 from carpk.errors import DatasetError
 from carpk.evidence.likelihoods import LIKELIHOODS, SIZED, SLOPES, ArmPrediction, ReportedResult
 from carpk.evidence.table import check, load
@@ -87,7 +89,7 @@ class Model(NamedTuple):
         columns = {"value": t["value"], "p": t["p"], "weight": t["weight"].fillna(1.0)}
         return {name: column.to_numpy() for name, column in columns.items()}
 
-    def log_likelihoods(self, theta: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
+    def log_likelihoods(self, theta: Mapping[str, Array], data: Mapping[str, Arrays]) -> Array:
         """ln likelihood of every row, shape (row,), unweighted.
 
         Args:
@@ -132,9 +134,9 @@ class Model(NamedTuple):
         sizes = {"base": len(self.outcomes), "a": len(self.products)}
         return sizes | {"u": len(self.studies), "v": len(self.studies)}
 
-    def numpyro_model(self, data: Mapping[str, Any] | None = None) -> None:
+    def numpyro_model(self, data: Mapping[str, Arrays] | None = None) -> None:
         """The joint density; `data` replaces columns of the table, see there."""
-        data = self.data() | dict(data or {})
+        facts: dict[str, Arrays] = {**self.data(), **(data or {})}
         standard = dict.fromkeys("auv", dist.Normal(0.0, 1.0))
         sizes = self.sizes()
         theta = {
@@ -143,8 +145,8 @@ class Model(NamedTuple):
             )
             for name, prior in {**self.priors, **standard}.items()
         }
-        each = self.log_likelihoods(theta, data)
-        total = numpyro.deterministic("log_likelihood", jnp.sum(data["weight"] * each))
+        each = self.log_likelihoods(theta, facts)
+        total = numpyro.deterministic("log_likelihood", jnp.sum(facts["weight"] * each))
         numpyro.factor("facts", total)
 
 

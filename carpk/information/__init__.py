@@ -25,11 +25,9 @@ likelihood over simulated cohorts of as many patients.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
+from carpk._types import Values
 from carpk.dataset import Dataset
 from carpk.information.cohorts import cohort_information
 from carpk.information.columns import columns_of
@@ -49,7 +47,7 @@ def identifiability(
     population: Population,
     design: Dataset | Study | Arms,
     *,
-    at: Mapping[str, Any] | None = None,
+    at: Values | None = None,
     simulations: int = SIMULATIONS,
     seed: int = 0,
 ) -> Identifiability:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from carpk.errors import FitError
 from carpk.information.columns import Column, point_of, theta_of
@@ -62,19 +62,20 @@ def _scores(
     """
     likelihood, point = bound.cohorts[cohort], point_of(columns)
 
-    def predictions(u: Any) -> Any:
+    def predictions(u: Array) -> Array:
         patients = bound.virtual_patients(theta_of(columns, u), cohort)
         return jnp.maximum(bound.predictors[cohort](patients), FLOOR)
 
-    def log_likelihood(f: Any, u: Any, value: Any) -> Any:
+    def log_likelihood(f: Array, u: Array, value: Array) -> Array:
         own = bound.residual_thetas(theta_of(columns, u), likelihood.outputs)
         return jnp.sum(with_summaries(likelihood, value).log_likelihoods(f, own))
 
     run = moved(predictions, point)
     f, df = jnp.asarray(run[0]), slopes(run)
 
-    def score(value: Any) -> Any:
+    def score(value: Array) -> Array:
         by_level, direct = jax.grad(log_likelihood, (0, 1))(f, jnp.asarray(point), value)
-        return jnp.einsum("st,pst->p", by_level, df) + direct
+        whole: Array = jnp.einsum("st,pst->p", by_level, df) + direct
+        return whole
 
     return np.asarray(jax.jit(lambda every: jax.lax.map(score, every))(values))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from carpk._types import Arrays, Numbers, Values
 from carpk.errors import FitError
 from carpk.params import Transform
 from carpk.population.covariates import Covariate
@@ -44,7 +44,7 @@ class Column:
 
 
 def columns_of(
-    population: Population, covariates: Mapping[str, Covariate], at: Mapping[str, Any] | None
+    population: Population, covariates: Mapping[str, Covariate], at: Values | None
 ) -> list[Column]:
     parameters = population.parameters({c: x.columns for c, x in covariates.items()})
     at = at or {}
@@ -65,7 +65,8 @@ def columns_of(
 
 def _centre(parameter: PopulationParameter) -> tuple[float, float]:
     """Median [natural scale] and SD [estimation scale] of the prior of each number."""
-    prior: Any = parameter.prior
+    prior = parameter.prior
+    assert prior is not None
     u = (np.arange(QUANTILES) + 0.5) / QUANTILES
     try:
         x = prior.icdf(jnp.asarray(u))
@@ -77,9 +78,9 @@ def _centre(parameter: PopulationParameter) -> tuple[float, float]:
     return float(jnp.median(x)), float(jnp.std(parameter.transform.forward(x)))
 
 
-def theta_of(columns: Sequence[Column], u: Any) -> dict[str, Any]:
+def theta_of(columns: Sequence[Column], u: Arrays) -> dict[str, Numbers]:
     """Population parameters [natural scale] by name, from estimation-scale values (p,)."""
-    values: dict[str, list[Any]] = {}
+    values: dict[str, list[Numbers]] = {}
     parameters = {}
     for column, x in zip(columns, u, strict=True):
         values.setdefault(column.parameter.name, []).append(column.transform.inverse(x))

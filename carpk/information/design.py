@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from carpk._types import Values
 from carpk.dosing.regimen import Regimen
 from carpk.errors import FitError, RegimenError
 from carpk.information.columns import Column, columns_of, point_of, theta_of
@@ -40,7 +40,7 @@ class PlannedArm:
     days: Mapping[str, Sequence[float]]
     regimen: Regimen | None = None
     lloq: float | Mapping[str, float] = 0.0
-    covariates: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    covariates: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (isinstance(self.patients, int) and self.patients > 0):
@@ -61,8 +61,8 @@ class PlannedArm:
 
     def limit(self, output: str) -> float:
         """Lower limit of quantification of an output; 0 where there is none."""
-        every = isinstance(self.lloq, Mapping)
-        return float(self.lloq.get(output, 0.0) if every else self.lloq)  # type: ignore
+        lloq = self.lloq
+        return float(lloq.get(output, 0.0) if isinstance(lloq, Mapping) else lloq)
 
     def also(self, days: Mapping[str, Sequence[float]]) -> PlannedArm:
         """This arm, sampled on these days too, unless it is already."""
@@ -189,11 +189,12 @@ def typical_of(
     return {name: np.broadcast_to(np.asarray(x, float), (size,)) for name, x in phi.items()}
 
 
-def params_of(population: Population, phi: Mapping[str, Any]) -> Params:
+def params_of(population: Population, phi: Values) -> Params:
     """Structural parameters [natural scale]; every leaf has the shape of phi's."""
     params = population.structural({name: jnp.asarray(x) for name, x in phi.items()})
     shape = np.broadcast_shapes(*(np.shape(x) for x in phi.values()))
-    return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), shape), params)
+    every: Params = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), shape), params)
+    return every
 
 
 def _outputs(population: Population, arms: Mapping[str, PlannedArm]) -> tuple[str, ...]:
@@ -283,7 +284,7 @@ def named(arms: Arms) -> Mapping[str, PlannedArm]:
 
 
 def planned(
-    population: Population, arms: Mapping[str, PlannedArm], at: Mapping[str, Any] | None
+    population: Population, arms: Mapping[str, PlannedArm], at: Values | None
 ) -> tuple[Sampled, list[Column]]:
     covariates, design = planned_covariates(population, arms)
     columns = columns_of(population, covariates, at)

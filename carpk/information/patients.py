@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
 import scipy.stats
+from jax import Array
+from jaxtyping import Float
 
+from carpk._types import Arrays, Values
 from carpk.assay.residual import Residual
 from carpk.errors import FitError
 from carpk.information.columns import Column, point_of, theta_of
@@ -25,7 +27,7 @@ STEP = 1e-3  # of the central differences, on the estimation scale
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(20)  # averages over random effects
 
 
-def moved(f: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
+def moved(f: Callable[[Array], Array], x: np.ndarray) -> np.ndarray:
     """f at x (p,) and a step either way along every axis, (1 + 2 p, ...); see `slopes`.
 
     Predictions on a mesh are smooth in the parameters, and a forward run compiles in a tenth of the
@@ -35,10 +37,11 @@ def moved(f: Callable[[Any], Any], x: np.ndarray) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(f))(jnp.asarray(x + moves)))
 
 
-def slopes(y: Any) -> Any:
+def slopes(y: np.ndarray) -> np.ndarray:
     """Derivatives (p, ...) from what `moved` gives, or a function of it."""
     size = (len(y) - 1) // 2
-    return (y[1 : size + 1] - y[size + 1 :]) / (2 * STEP)
+    slope: np.ndarray = (y[1 : size + 1] - y[size + 1 :]) / (2 * STEP)
+    return slope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +55,9 @@ class SampleSensitivities:
         limit: standard-normal score of the lower limit of quantification, (P, T); -inf without one.
     """
 
-    typical: Mapping[str, np.ndarray]
-    residual: Mapping[str, np.ndarray]
-    limit: np.ndarray
+    typical: Mapping[str, Float[np.ndarray, "patient time infusion"]]
+    residual: Mapping[str, Float[np.ndarray, "patient time"]]
+    limit: Float[np.ndarray, "patient time"]
 
 
 def sample_sensitivities(
@@ -67,7 +70,7 @@ def sample_sensitivities(
     apart = [n for n in names if INFUSION in population.variability_levels.get(n, ())]
     moves = [(n, i) for n in names for i in (range(k) if n in apart else (None,))]
 
-    def predictions(move: Any) -> Any:
+    def predictions(move: Array) -> Array:
         each = {n: jnp.broadcast_to(x[:, None], (size, k)) for n, x in phi.items()}
         for j, (n, i) in enumerate(moves):
             each[n] = each[n] + move[j] * ((np.arange(k) == i) | (i is None))
@@ -77,7 +80,7 @@ def sample_sensitivities(
     f = np.where(who.mask, every[0], 1.0)
     theta = theta_of(columns, point_of(columns))
     df, limit = np.zeros((len(moves), *f.shape)), np.full(f.shape, -np.inf)
-    residual: dict[str, Any] = {}
+    residual: dict[str, np.ndarray] = {}
     for o, output in enumerate(who.outputs):
         here = who.mask & (who.which == o)
         model, own = population.residual_of(output), population.residual_theta(theta, output)
@@ -98,8 +101,8 @@ def sample_sensitivities(
 
 
 def standardized(
-    residual: Residual, theta: Mapping[str, Any], f: Any, near: Any, lloq: Any
-) -> tuple[Any, dict[str, Any], Any]:
+    residual: Residual, theta: Values, f: np.ndarray, near: np.ndarray, lloq: np.ndarray
+) -> tuple[np.ndarray, dict[str, Array], Arrays]:
     """Measurements around predictions f, standardized to SD 1.
 
     Args:
@@ -113,7 +116,7 @@ def standardized(
     ones = jnp.ones(np.shape(f))
     middle, above = (residual.sample(z, f, theta) for z in (0 * ones, ones))
 
-    def score(factors: Mapping[str, Any]) -> Any:
+    def score(factors: Values) -> Arrays:
         return residual.standardize(above, f, {n: theta[n] * x for n, x in factors.items()})[0]
 
     of_mean, of_sd = (float(np.sqrt(x)) for x in residual.efficiency(theta))
@@ -133,7 +136,7 @@ def _refuse(who: Sampled, bad: np.ndarray, what: str) -> None:
         )
 
 
-def censored_normal(limit: Any) -> tuple[Any, Any, Any]:
+def censored_normal(limit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Expected information of a normal variable that is only seen above a limit.
 
     Args:
@@ -192,7 +195,9 @@ class PatientInformation:
         factor = np.linalg.cholesky(self.correlation)
         flat = (b @ factor).reshape(*b.shape[:2], -1)
         inverse = np.linalg.inv(np.eye(b.shape[1]) + flat @ flat.transpose(0, 2, 1))
-        total = np.einsum("p,pti,pts,psj->ij", self.patients, mean, inverse, mean, optimize=True)
+        total: np.ndarray = np.einsum(
+            "p,pti,pts,psj->ij", self.patients, mean, inverse, mean, optimize=True
+        )
         # 1/2 tr(V^-1 dV_i V^-1 dV_j), with dV_i = sum_k B_k S_i B_k' of a spread S_i and
         # 2 diag(noise_i) of a residual parameter
         spread = [i for i, s in enumerate(self.spreads) if s.any()]
@@ -226,8 +231,14 @@ class PatientInformation:
         return total
 
     def _beside_shared(
-        self, b: Any, noise: Any, mean: Any, u: Any, inverse: Any, size: float
-    ) -> tuple[Any, ...]:
+        self,
+        b: np.ndarray,
+        noise: np.ndarray,
+        mean: np.ndarray,
+        u: np.ndarray,
+        inverse: np.ndarray,
+        size: float,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Cross terms of a row with the effects shared with other patients, u (T, g).
 
         With D the inverse of the row's own covariance and dV_i its derivative by column i, for
@@ -240,7 +251,9 @@ class PatientInformation:
         second = np.einsum("tg,itr,rq,jqs,sh->ijgh", du, v, inverse, v, du, optimize=True)
         return size * u.T @ du, size * du.T @ mean, size * first, size * second
 
-    def _of_cohort(self, inside: Any, by_mean: Any, first: Any, second: Any) -> np.ndarray:
+    def _of_cohort(
+        self, inside: np.ndarray, by_mean: np.ndarray, first: np.ndarray, second: np.ndarray
+    ) -> np.ndarray:
         """Correction of a cohort's information for the shared effects.
 
         The inverse of D^-1 + u u' is D - D u m u' D, with m the inverse of 1 + u'Du.
@@ -248,7 +261,7 @@ class PatientInformation:
         g = len(inside)
         m = np.linalg.inv(np.eye(g) + inside)
         weighed = m @ first  # (p, g, g)
-        added = -by_mean.T @ m @ by_mean
+        added: np.ndarray = -by_mean.T @ m @ by_mean
         added -= np.einsum("gh,ijhg->ij", m, second)
         added += 0.5 * np.einsum("igh,jhg->ij", weighed, weighed)
         place, alone = np.array(self.of_shared), inside @ m

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ from carpk.population.parameters import Kind
 from carpk.population.population import Population
 from carpk.verdict.priors import UNINFORMED
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 INFORMED = math.sqrt(0.5)  # posterior over prior SD where the data say as much as the prior
 COLLINEAR = 0.95  # cosine of two sensitivities that the data can hardly tell apart
 LOADING = 0.25  # of a parameter in a direction, from where it is named
@@ -24,6 +27,18 @@ SINGULAR = 1e-10  # of the largest information, from where on a direction has no
 SHOWN = 6  # pairs when printed
 WORTH = 0.02  # fall of a ratio that is worth a sentence
 SD_TO_LOG2 = 0.5 / math.log(2)
+
+
+class Fixing(TypedDict):
+    """A row of `Identifiability.fix`, but for its advice."""
+
+    parameter: str
+    ratio: float
+    alike: str
+    cosine: float
+    gains: str
+    before: float
+    after: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +123,9 @@ class Identifiability:
         se = np.where(free, np.inf, np.sqrt(variance)) * self.prior_sd
         slope = np.array([float(c.transform.derivative(c.value)) for c in self.columns])
         value = np.abs([c.value for c in self.columns])
-        return 100 * np.divide(se / slope, value, out=np.full(se.size, np.nan), where=value > 0)
+        unknown = np.full(se.size, np.nan)
+        errors: np.ndarray = 100 * np.divide(se / slope, value, out=unknown, where=value > 0)
+        return errors
 
     @cached_property
     def directions(self) -> pd.DataFrame:
@@ -149,7 +166,9 @@ class Identifiability:
     def _cosines(self) -> np.ndarray:
         size = np.sqrt(np.diag(self.relative))
         outer = np.outer(size, size)
-        return np.divide(self.relative, outer, out=np.zeros_like(outer), where=outer > 0)
+        none = np.zeros_like(outer)
+        cosines: np.ndarray = np.divide(self.relative, outer, out=none, where=outer > 0)
+        return cosines
 
     @cached_property
     def fix(self) -> pd.DataFrame:
@@ -176,7 +195,7 @@ class Identifiability:
             after = np.sqrt(np.diag(posterior(here[np.ix_(rest, rest)])))
             gains = int(np.argmax(ratio[rest] / after))
             alike = int(np.argmax(size[i]))
-            row = {
+            row: Fixing = {
                 "parameter": self.names[free[i]],
                 "ratio": ratio[i],
                 "alike": self.names[free[alike]],
@@ -190,7 +209,7 @@ class Identifiability:
         columns = ["parameter", "ratio", "alike", "cosine", "gains", "before", "after", "advice"]
         return pd.DataFrame(rows, columns=columns).set_index("parameter")
 
-    def _advice(self, row: Mapping[str, Any], column: Column, alone: float) -> str:
+    def _advice(self, row: Fixing, column: Column, alone: float) -> str:
         """A sentence of `fix`; `alone` is the relative information if nothing else is unknown."""
         name, alike = row["parameter"], f"{row['alike']} (cosine {row['cosine']:.3f})"
         text = f"Give {name} a prior from elsewhere"
@@ -222,9 +241,10 @@ class Identifiability:
             {"this": this, "other": that, "change_percent": 100 * (that / this - 1)}
         )
 
-    def plot(self) -> Any:
+    def plot(self) -> Figure:
         """Expected posterior over prior SDs, and the information by direction."""
-        return late("carpk.plot.identifiability")(self)
+        figure: Figure = late("carpk.plot.identifiability")(self)
+        return figure
 
     def __repr__(self) -> str:
         p, informed = len(self.columns), int((self.directions["information"] > 1).sum())

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
+from carpk._types import Values
 from carpk.errors import FitError
 from carpk.information.design import Arms, PlannedArm, named, planned, size_of
 from carpk.information.patients import patient_information
 from carpk.information.result import SD_TO_LOG2, Identifiability, posterior, result_of
 from carpk.population.population import Population
+
+Spot = TypeVar("Spot")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +63,7 @@ def sampling_times(
     *,
     add: int,
     focus: Sequence[str] = (),
-    at: Mapping[str, Any] | None = None,
+    at: Values | None = None,
 ) -> SamplingTimes:
     """The days worth adding to a planned study.
 
@@ -86,7 +89,8 @@ def sampling_times(
 
     def sampled(i: int, output: str, day: float) -> np.ndarray:
         spot = (who.time[i] == day) & (who.which[i] == who.outputs.index(output))
-        return spot & who.mask[i]
+        here: np.ndarray = spot & who.mask[i]
+        return here
 
     base = np.zeros_like(who.mask)
     for i, arm in enumerate(arms.values()):
@@ -137,14 +141,14 @@ def sampling_times(
 
 
 def exchanged(
-    spots: Sequence[Any], size: int, value: Callable[[Sequence[Any]], float]
-) -> list[Any]:
+    spots: Sequence[Spot], size: int, value: Callable[[Sequence[Spot]], float]
+) -> list[Spot]:
     """So many of the spots, in their order, with as high a value as exchanges of one reach."""
 
-    def best(others: Sequence[Any]) -> tuple[float, Any]:
+    def best(others: Sequence[Spot]) -> tuple[float, int]:
         return max((value([*others, s]), -i) for i, s in enumerate(spots) if s not in others)
 
-    chosen: list[Any] = []
+    chosen: list[Spot] = []
     while len(chosen) < size:
         reached, i = best(chosen)
         chosen.append(spots[-i])

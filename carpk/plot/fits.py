@@ -179,11 +179,11 @@ def prior_posterior(result: Fit) -> Figure:
     panels = []
     for name in bound.priors:
         parameter = bound.parameters[name]
-        before, after = (
+        befores, afters = (
             parameter.split(np.asarray(parameter.transform.forward(x[name])))
             for x in (prior, posterior)
         )
-        panels += [(parameter, label, before[label], after[label]) for label in before]
+        panels += [(parameter, label, befores[label], afters[label]) for label in befores]
     columns = min(5, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure, axes = plt.subplots(

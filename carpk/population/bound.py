@@ -15,7 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax import Array
+from jaxtyping import Float
 
+from carpk._types import ArrayOf, Arrays, Numbers, Values
 from carpk.assay.residual import log_likelihood
 from carpk.dataset import Dataset
 from carpk.dataset.cohort_summaries import SAMPLED, proportion_bounds
@@ -160,7 +163,7 @@ class BoundPopulation:
     # -- predictors ---------------------------------------------------------------------------
 
     def patient_predictor(
-        self, days: Any = None, *, output: str | None = None, smooth: bool = True
+        self, days: Arrays | None = None, *, output: str | None = None, smooth: bool = True
     ) -> Predictor:
         """Predictions of individual patients, at their observations or of `output` at `days`."""
         a, model = self.individual, self.population.model
@@ -195,10 +198,10 @@ class BoundPopulation:
     def cohort_predictor(
         self,
         cohort: str,
-        days: Any,
+        days: Arrays,
         *,
         outputs: Sequence[str] | None = None,
-        which: Any = None,
+        which: np.ndarray | None = None,
         smooth: bool = False,
     ) -> Predictor:
         """Predictions of any number of patients of a cohort at `days`.
@@ -232,7 +235,7 @@ class BoundPopulation:
         )
 
     def _reference(
-        self, width: float, designs: Mapping[str, Any], size: int, infusions: int
+        self, width: float, designs: Mapping[str, Array], size: int, infusions: int
     ) -> Params:
         """Patients drawn from the priors, leaves (D, P) or (D, P, infusion).
 
@@ -255,7 +258,8 @@ class BoundPopulation:
     @cached_property
     def priors(self) -> dict[str, dist.Distribution]:
         """The prior of every population parameter."""
-        return {name: p.joint for name, p in self.parameters.items() if p.prior is not None}
+        joint = {name: p.joint for name, p in self.parameters.items()}
+        return {name: prior for name, prior in joint.items() if prior is not None}
 
     def named(self, *kinds: Kind) -> tuple[str, ...]:
         """Names of the parameters of these kinds."""
@@ -295,7 +299,7 @@ class BoundPopulation:
 
     # -- parameters ---------------------------------------------------------------------------
 
-    def virtual_patients(self, theta: Mapping[str, Any], cohort: str) -> Params:
+    def virtual_patients(self, theta: Values, cohort: str) -> Params:
         """The virtual patients of a cohort; leaves of shape (S,) or (S, infusion)."""
         z, infusions = self.cohorts[cohort].normals()[0], self.cohort_infusions(cohort)
         b = z @ self.random_effects.factor(theta, infusions).T
@@ -303,9 +307,7 @@ class BoundPopulation:
             self.population.typical(theta, self.cohort_design[cohort]), b, infusions
         )
 
-    def params_from_scores(
-        self, theta: Mapping[str, Any], design: Mapping[str, Any], z: Any
-    ) -> Params:
+    def params_from_scores(self, theta: Values, design: Mapping[str, Arrays], z: Arrays) -> Params:
         """Patients with these standard scores, (S, K, R), at one set of covariates; leaves (S, K).
 
         A patient's own effects are those of the first of its K infusions.
@@ -316,25 +318,31 @@ class BoundPopulation:
         phi = self.population.typical(theta, design)
         for name, x in random_effects.deviations(z @ random_effects.factor(theta).T).items():
             phi[name] = phi[name] + (x[..., 0] if x.ndim == 3 else x)
-        return jax.tree.map(
+        every: Params = jax.tree.map(
             lambda x: jnp.broadcast_to(x, z.shape[:2]), self.population.structural(phi)
         )
+        return every
 
-    def each_from_scores(
-        self, theta: Mapping[str, Any], designs: Mapping[str, Any], z: Any
-    ) -> Params:
+    def each_from_scores(self, theta: Values, designs: Mapping[str, Arrays], z: Arrays) -> Params:
         """`params_from_scores` with covariates of each patient, designs (P, ...), z (P, K, R)."""
-        each = jax.vmap(lambda design, z: self.params_from_scores(theta, design, z[None]))
-        return jax.tree.map(lambda x: x[:, 0], each(designs, z))
 
-    def typical_patients(self, theta: Mapping[str, Any]) -> Params:
+        def one(design: Mapping[str, Arrays], z: Arrays) -> Params:
+            return self.params_from_scores(theta, design, z[None])
+
+        every: Params = jax.tree.map(lambda x: x[:, 0], jax.vmap(one)(designs, z))
+        return every
+
+    def typical_patients(self, theta: Values) -> Params:
         """The individual patients with every random effect 0, leaves (P,): what PRED is made of."""
         design = {c: jnp.asarray(d) for c, d in self.patient_design.items()}
         params = self.population.structural(self.population.typical(theta, design))
         size = len(self.patients)
-        return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), (size,)), params)
+        every: Params = jax.tree.map(
+            lambda x: jnp.broadcast_to(jnp.asarray(x, float), (size,)), params
+        )
+        return every
 
-    def design_at(self, **covariates: Any) -> dict[str, np.ndarray]:
+    def design_at(self, **covariates: float | str) -> dict[str, np.ndarray]:
         """Design of a patient with these covariates; the reference where one is left out."""
         for name, value in covariates.items():
             if name not in self.covariates:
@@ -355,7 +363,7 @@ class BoundPopulation:
 
     # -- likelihood ---------------------------------------------------------------------------
 
-    def summary_log_likelihoods(self, theta: Mapping[str, Any]) -> dict[str, Any]:
+    def summary_log_likelihoods(self, theta: Values) -> dict[str, Float[Array, " term"]]:
         """Cohort -> ln likelihood of each summary, and last of their dependence."""
         return {
             cohort: likelihood.log_likelihoods(
@@ -366,52 +374,58 @@ class BoundPopulation:
         }
 
     def residual_thetas(
-        self, theta: Mapping[str, Any], outputs: Sequence[str]
-    ) -> dict[str, dict[str, Any]]:
+        self, theta: Values, outputs: Sequence[str]
+    ) -> dict[str, dict[str, Numbers]]:
         """Output -> parameters of its residual model."""
         return {output: self.population.residual_theta(theta, output) for output in outputs}
 
-    def individual_predictions(self, params: Params) -> Any:
+    def individual_predictions(self, params: Params) -> Float[Array, "patient time"]:
         """Predictions at the observations, shape (P, T); leaves (P,) or (P, K)."""
         return jnp.maximum(self.predictors[None](params), FLOOR)
 
-    def observation_log_likelihoods(self, params: Params, theta: Mapping[str, Any]) -> Any:
+    def observation_log_likelihoods(
+        self, params: Params, theta: Values
+    ) -> Float[Array, "patient time"]:
         """ln likelihood of each observation, shape (P, T); 0 where padded."""
         return self.prediction_log_likelihoods(self.individual_predictions(params), theta)
 
-    def prediction_log_likelihoods(self, predictions: Any, theta: Mapping[str, Any]) -> Any:
+    def prediction_log_likelihoods(
+        self, predictions: Float[Array, "patient time"], theta: Values
+    ) -> Float[Array, "patient time"]:
         """`observation_log_likelihoods` from predictions, (P, T)."""
         a = self.individual
         f = jnp.where(a.mask, predictions, 1.0)
         limit = a.limit if a.limit is not None and np.isfinite(a.limit).any() else None
 
-        def each(output: str) -> Any:
+        def each(output: str) -> Array:
             residual = self.population.residual_of(output)
             own = self.population.residual_theta(theta, output)
             return log_likelihood(residual, a.value, f, own, a.censored, a.lloq, limit)
 
         return jnp.where(a.mask, self.by_endpoint(each), 0.0)
 
-    def measured(self, f: Any, scores: Any, theta: Mapping[str, Any]) -> Any:
+    def measured(
+        self, f: Float[Array, "patient time"], scores: Float[Arrays, "patient time"], theta: Values
+    ) -> Float[Array, "patient time"]:
         """Simulated observations at the observations with these standard-normal scores, (P, T)."""
 
-        def each(output: str) -> Any:
+        def each(output: str) -> Array:
             own = self.population.residual_theta(theta, output)
-            return self.population.residual_of(output).sample(scores, f, own)
+            return jnp.asarray(self.population.residual_of(output).sample(scores, f, own))
 
         return self.by_endpoint(each)
 
     # Compiled once, however many checks of a fit ask for them and however many draws they want.
 
     @cached_property
-    def of_draws(self) -> Callable[[Mapping[str, Any], Any], tuple[Any, Any]]:
+    def of_draws(self) -> Callable[[Values, Arrays], tuple[Array, Array]]:
         """Draws of everything (draw, ...) and standard scores of the residual error (draw, P, T).
 
         Returns:
             ln likelihoods of the individual observations, and the same measured again.
         """
 
-        def of_draw(sample: Mapping[str, Any], scores: Any) -> tuple[Any, Any]:
+        def of_draw(sample: Values, scores: Arrays) -> tuple[Array, Array]:
             params, theta = self.of_sample(sample)
             f = self.individual_predictions(params)
             return self.prediction_log_likelihoods(f, theta), self.measured(f, scores, theta)
@@ -419,12 +433,12 @@ class BoundPopulation:
         return jax.jit(jax.vmap(of_draw))
 
     @cached_property
-    def population_predictions(self) -> Callable[[Mapping[str, Any]], Any]:
+    def population_predictions(self) -> Callable[[Values], Array]:
         """theta -> predictions at the observations with every random effect 0, (P, T): PRED."""
         return jax.jit(lambda theta: self.individual_predictions(self.typical_patients(theta)))
 
     @cached_property
-    def new_observations(self) -> Callable[[Mapping[str, Any], Any, Any], Any]:
+    def new_observations(self) -> Callable[[Values, Arrays, Arrays], tuple[Array, Params]]:
         """(theta, z, scores) -> simulated observations (P, T) and parameters, leaves (P, K).
 
         Of new patients, who have the covariates, doses and sampling days of the real patients, with
@@ -432,13 +446,13 @@ class BoundPopulation:
         """
         design = {c: jnp.asarray(d) for c, d in self.patient_design.items()}
 
-        def one(theta: Mapping[str, Any], z: Any, scores: Any) -> Any:
+        def one(theta: Values, z: Array, scores: Array) -> tuple[Array, Params]:
             params = self.each_from_scores(theta, design, z)
             return self.measured(self.individual_predictions(params), scores, theta), params
 
         return jax.jit(one)
 
-    def by_endpoint(self, each: Callable[[str], Any]) -> Any:
+    def by_endpoint(self, each: Callable[[str], Array]) -> Float[Array, "patient time"]:
         """(P, T), every observation from its own endpoint's `each(output)`."""
         a = self.individual
         return chosen([each(self.endpoints[analyte]) for analyte in a.analytes], a.analyte)
@@ -461,7 +475,7 @@ class BoundPopulation:
         """`infusions`, of a published cohort's patients."""
         return self.population.infusions_of(self.population.regimens.get(cohort))
 
-    def of_sample(self, sample: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def of_sample(self, sample: Values) -> tuple[Any, dict[str, Numbers]]:
         """(parameters of the individual patients, those of the population) of one draw."""
         theta = {k: x for k, x in sample.items() if k in self.parameters}
         if self.individual is None:
@@ -471,7 +485,7 @@ class BoundPopulation:
         typical = self.population.typical(theta, self.patient_design)
         return self.patient_params(typical, b, self.infusions), theta
 
-    def patient_params(self, typical: Mapping[str, Any], b: Any, infusions: int) -> Params:
+    def patient_params(self, typical: Values, b: ArrayOf, infusions: int) -> Params:
         """Parameters of patients, leaves (P,) or (P, infusion).
 
         Args:
@@ -484,13 +498,16 @@ class BoundPopulation:
         wide = any(x.ndim == 2 for x in moved.values())
         shape = (size, infusions) if wide else (size,)
 
-        def widened(x: Any) -> Any:
-            x = jnp.broadcast_to(x, (size,)) if jnp.ndim(x) < 2 else x
+        def widened(x: Numbers) -> Array:
+            x = jnp.broadcast_to(x, (size,)) if jnp.ndim(x) < 2 else jnp.asarray(x)
             return jnp.broadcast_to(x[:, None] if wide and x.ndim == 1 else x, shape)
 
         phi = {name: widened(x) for name, x in typical.items()}
         phi |= {name: phi[name] + widened(x) for name, x in moved.items()}
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, shape), self.population.structural(phi))
+        every: Params = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, shape), self.population.structural(phi)
+        )
+        return every
 
 
 def match_analytes(population: Population, data: Dataset) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -28,13 +27,13 @@ class Covariate:
     """
 
     name: str
-    reference: Any
+    reference: float | str
     categories: tuple[str, ...]
     in_equations: bool = False
     power: bool = False
 
     @classmethod
-    def of(cls, name: str, values: Sequence[Any], form: str = FORMS[0]) -> Covariate:
+    def of(cls, name: str, values: Sequence[float | str], form: str = FORMS[0]) -> Covariate:
         array = np.asarray(values)
         power = form == "power"
         if array.dtype.kind in "ifu":
@@ -67,19 +66,21 @@ class Covariate:
     @property
     def columns(self) -> tuple[str, ...]:
         each = "exponent of the ratio to" if self.power else "per unit around"
-        return self.categories or (f"{each} {self.reference:.4g}",)
+        return self.categories or (f"{each} {float(self.reference):.4g}",)
 
-    def encode(self, value: Any) -> np.ndarray:
+    def encode(self, value: float | str) -> np.ndarray:
         if self.in_equations:
             return np.array([float(value)])
         if self.power:
-            return np.array([np.log(float(value) / self.reference)])
+            return np.array([np.log(float(value) / float(self.reference))])
         if not self.categories:
-            return np.array([float(value) - self.reference])
+            return np.array([float(value) - float(self.reference)])
         return np.array([float(str(value) == category) for category in self.categories])
 
 
-def _in_equations(name: str, reference: float, values: Sequence[Any], data: Dataset) -> Covariate:
+def _in_equations(
+    name: str, reference: float, values: Sequence[float | str], data: Dataset
+) -> Covariate:
     """A covariate of the equations, once its values are seen to be numbers."""
     if np.asarray(values).dtype.kind not in "biuf":
         raise FitError(

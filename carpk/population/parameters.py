@@ -10,12 +10,13 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from types import EllipsisType
 
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from carpk._types import ArrayOf, Numbers
 from carpk.errors import ModelError
 from carpk.params import Transform
 
@@ -57,7 +58,7 @@ class PopulationParameter:
     prior: dist.Distribution | None
     transform: Transform
     dims: tuple[str, ...] = ()
-    labels: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    labels: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     unit: str = ""
     bounds: tuple[float, float] = WHOLE_LINE
     of: str = ""
@@ -70,7 +71,7 @@ class PopulationParameter:
         return tuple(len(self.labels[dim]) for dim in self.dims)
 
     @property
-    def joint(self) -> Any:
+    def joint(self) -> dist.Distribution | None:
         """The prior of the whole array."""
         if self.kind != Kind.BETA or not self.dims or self.prior is None:
             return self.prior
@@ -89,11 +90,11 @@ class PopulationParameter:
 
         return {label(place): place for place in places}
 
-    def split(self, values: Any) -> dict[str, Any]:
+    def split(self, values: ArrayOf) -> dict[str, ArrayOf]:
         """Values (..., *shape) as free numbers, name -> (...)."""
-        return {name: values[(..., *place)] for name, place in self.scalars.items()}
+        return {name: _number(values, place) for name, place in self.scalars.items()}
 
-    def joined(self, values: Sequence[Any]) -> Any:
+    def joined(self, values: Sequence[Numbers]) -> Numbers:
         """The inverse of `split`, of one value: numbers in the order of `scalars`."""
         if not self.dims:
             return values[0]
@@ -102,6 +103,12 @@ class PopulationParameter:
         rows, columns = zip(*self.scalars.values(), strict=True)
         upper = jnp.zeros(self.shape).at[np.array(rows), np.array(columns)].set(jnp.stack(values))
         return jnp.eye(len(upper)) + upper + upper.T
+
+
+def _number(values: ArrayOf, place: tuple[int, ...]) -> ArrayOf:
+    """The number at a place of each value, (..., *shape) -> (...)."""
+    index: tuple[EllipsisType | int, ...] = (..., *place)
+    return values[index]
 
 
 def refuse_reserved(model: str, structural: Iterable[str], made: Iterable[str]) -> None:
@@ -130,8 +137,8 @@ def named(parameters: Mapping[str, PopulationParameter], *kinds: Kind) -> tuple[
 
 
 def split_draws(
-    parameters: Mapping[str, PopulationParameter], draws: Mapping[str, Any]
-) -> dict[str, Any]:
+    parameters: Mapping[str, PopulationParameter], draws: Mapping[str, ArrayOf]
+) -> dict[str, ArrayOf]:
     """Draws of these parameters, name -> (..., *shape), as those of free numbers, name -> (...)."""
     return {
         name: x

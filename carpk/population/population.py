@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from carpk._late import late
+from carpk._types import Arrays, Numbers, Values
 from carpk.assay.residual import LogNormal, Residual
 from carpk.dataset import Dataset
 from carpk.dosing.regimen import Regimen
@@ -35,6 +37,8 @@ from carpk.structural import ClosedForm, ODEModel
 
 if TYPE_CHECKING:
     from carpk.population.bound import BoundPopulation
+
+Value = TypeVar("Value")  # of a parameter
 
 OMEGA_MEDIAN = 0.5  # default prior of omega: log-normal with this median (assumed), or with the
 OMEGA_SD = 0.5  # spread in the model file as median; SD of ln omega
@@ -263,7 +267,7 @@ class Population:
         suffix = f"_{output}" if len(self.outputs_of) > 1 else ""
         return {name: name + suffix for name in self.residual_of(output).names}
 
-    def residual_theta(self, theta: Mapping[str, Any], output: str) -> dict[str, Any]:
+    def residual_theta(self, theta: Mapping[str, Value], output: str) -> dict[str, Value]:
         """The parameters of an output's residual model, by the names that it knows."""
         return {name: theta[named] for name, named in self.residual_names(output).items()}
 
@@ -378,7 +382,7 @@ class Population:
                     priors[omega_name(name, level)] = dist.LogNormal(middle, PUBLISHED_OMEGA_SD)
         return priors
 
-    def typical(self, theta: Mapping[str, Any], design: Mapping[str, Any]) -> dict[str, Any]:
+    def typical(self, theta: Values, design: Mapping[str, Arrays]) -> dict[str, Numbers]:
         """phi of each estimated parameter at these covariates, on the estimation scale.
 
         Args:
@@ -386,21 +390,21 @@ class Population:
             design: covariate -> columns, (..., column); of cohorts their index.
         """
         info = self.model.params.info()
-        phi = {}
+        phi: dict[str, Numbers] = {}
         for name in self.estimated:
-            value = info[name].transform.forward(theta[name])
+            value: Numbers = info[name].transform.forward(theta[name])
             for covariate in self.covariates.get(name, ()):
                 value = value + design[covariate] @ theta[covariate_effect_name(name, covariate)]
             shared = theta.get(eta_name(name, COHORT))
             if shared is not None and COHORT_INDEX in design:
-                value = value + shared[design[COHORT_INDEX]]
+                value = value + jnp.asarray(shared)[design[COHORT_INDEX]]
             phi[name] = value
         for name in self.model.params.covariates():
             if name in design:
                 phi[name] = design[name][..., 0]
         return phi
 
-    def structural(self, phi: Mapping[str, Any]) -> Params:
+    def structural(self, phi: Values) -> Params:
         """Structural parameters [natural scale] from the estimation scale."""
         info = self.model.params.info()
         values = {name: info[name].transform.inverse(x) for name, x in phi.items()}

@@ -9,13 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float
 
+from carpk._types import Arrays
 from carpk.dosing.regimen import Regimen
+from carpk.params import Params
 from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver
 from carpk.structural import ClosedForm, ODEModel
@@ -37,21 +40,24 @@ class ClosedFormPredictor:
 
     model: ClosedForm
     outputs: tuple[str, ...]
-    days: Any
-    infusion_time: Any = None
-    amount: Any = None
+    days: Arrays
+    infusion_time: Float[Arrays, "patient infusion"] | None = None
+    amount: Float[Arrays, "patient infusion"] | None = None
     smooth: bool = False
-    which: Any = None
+    which: np.ndarray | None = None
 
-    def __call__(self, params: Any) -> Any:
+    def __call__(self, params: Params) -> Float[Array, "patient time"]:
         """Predictions (P, T) of parameters with leaves (P,) or (P, K)."""
         days = jnp.asarray(self.days)
         axis = 0 if days.ndim == 2 else None
         given = None if self.infusion_time is None else 0
 
-        def one(output: str, t: Any, p: Any, start: Any, amount: Any) -> Any:
-            start = 0.0 if start is None else start
-            return self.model.predict(output, t, p, start, amount, smooth=self.smooth)
+        def one(
+            output: str, t: Array, p: Params, start: Arrays | None, amount: Arrays | None
+        ) -> Array:
+            since = 0.0 if start is None else jnp.asarray(start)
+            given = None if amount is None else jnp.asarray(amount)
+            return self.model.predict(output, t, p, since, given, smooth=self.smooth)
 
         axes = (axis, 0, given, given)
         predictions = [
@@ -74,10 +80,10 @@ class ODEPredictor:
 
     solver: Solver
     outputs: tuple[str, ...]
-    place: Any = None
-    which: Any = None
+    place: np.ndarray | None = None
+    which: np.ndarray | None = None
 
-    def __call__(self, params: Any) -> Any:
+    def __call__(self, params: Params) -> Float[Array, "patient time"]:
         """Predictions (P, T) of parameters with leaves (P,) or (P, K)."""
         every = self.solver(jax.tree.map(lambda x: x[:, 0] if x.shape[1:] == (1,) else x, params))
         predictions = [every[output] for output in self.outputs]
@@ -91,7 +97,7 @@ class ODEPredictor:
         return dataclasses.replace(self, solver=self.solver.adaptively(method, rtol))
 
 
-def chosen(predictions: Sequence[Any], which: Any) -> Any:
+def chosen(predictions: Sequence[Array], which: np.ndarray | None) -> Array:
     """Predictions (P, T), each from the one of several that `which` says."""
     prediction = predictions[0]
     for i, other in enumerate(predictions[1:], 1):
@@ -106,12 +112,12 @@ def solved(
     model: ODEModel,
     outputs: tuple[str, ...],
     regimens: Sequence[Regimen],
-    days: Any,
-    reference: Callable[[float], Any],
+    days: Arrays | Sequence[float],
+    reference: Callable[[float], Params],
     *,
     rtol: float,
     labels: Sequence[str] | None = None,
-    which: Any = None,
+    which: np.ndarray | None = None,
 ) -> ODEPredictor:
     """A predictor for an ODE model; its mesh is chosen for reference patients.
 

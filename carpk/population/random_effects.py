@@ -16,10 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from carpk._types import ArrayOf, Values
 
 COHORT, PATIENT, INFUSION = "cohort", "patient", "infusion"
 LEVELS = (COHORT, PATIENT, INFUSION)
@@ -66,7 +69,7 @@ class RandomEffects:
         """Length of a patient's vector."""
         return len(self.at(PATIENT)) + infusions * len(self.at(INFUSION))
 
-    def factor(self, theta: Mapping[str, Any], infusions: int = 1) -> Any:
+    def factor(self, theta: Values, infusions: int = 1) -> Float[Array, "effect effect"]:
         """Lower triangular factor of the covariance of a patient's vector, (m, m)."""
         names = self.at(PATIENT)
         sds = [theta[omega_name(name)] for name in names]
@@ -78,15 +81,16 @@ class RandomEffects:
             return jnp.diag(scale)
         place = np.array([names.index(name) for name in self.correlated])
         correlation = jnp.eye(len(sds)).at[np.ix_(place, place)].set(theta[CORRELATION])
-        return scale[:, None] * jnp.linalg.cholesky(correlation)
+        factor: Array = scale[:, None] * jnp.linalg.cholesky(correlation)
+        return factor
 
-    def deviations(self, b: Any, infusions: int = 1) -> dict[str, Any]:
+    def deviations(self, b: ArrayOf, infusions: int = 1) -> dict[str, ArrayOf]:
         """Parameter -> its deviation in patients with vectors b (..., m).
 
         Shape (...), or (..., infusion) where the parameter varies by infusion.
         """
         each = self.named(b, infusions)
-        out: dict[str, Any] = {}
+        out: dict[str, ArrayOf] = {}
         for name in self.levels:
             own, by_infusion = each.get(eta_name(name)), each.get(eta_name(name, INFUSION))
             if by_infusion is not None:
@@ -95,7 +99,7 @@ class RandomEffects:
                 out[name] = own
         return out
 
-    def named(self, b: Any, infusions: int = 1) -> dict[str, Any]:
+    def named(self, b: ArrayOf, infusions: int = 1) -> dict[str, ArrayOf]:
         """Vectors (..., m) as arrays by name: (...) by patient, (..., infusion) by infusion."""
         own, others = self.at(PATIENT), self.at(INFUSION)
         rest = b[..., len(own) :].reshape(*b.shape[:-1], infusions if others else 0, len(others))
@@ -103,7 +107,7 @@ class RandomEffects:
             eta_name(name, INFUSION): rest[..., i] for i, name in enumerate(others)
         }
 
-    def stacked(self, sample: Mapping[str, Any], infusions: int, shape: tuple[int, ...]) -> Any:
+    def stacked(self, sample: Values, infusions: int, shape: tuple[int, ...]) -> Array:
         """The inverse of `named`, (*shape, m)."""
         parts = [jnp.asarray(sample[eta_name(name)])[..., None] for name in self.at(PATIENT)]
         others = [sample[eta_name(name, INFUSION)] for name in self.at(INFUSION)]

@@ -7,15 +7,17 @@ scores.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from carpk import nca
 from carpk._compile import stacked
+from carpk._types import Arrays, Draws, Values
 from carpk.dataset.cohort_summaries import CONFIDENCE, METRICS, WITH_ENDS, percent_of
 from carpk.params import Params
 from carpk.population.bound import FLOOR, BoundPopulation
@@ -23,10 +25,10 @@ from carpk.population.predict import chosen
 from carpk.population.random_effects import COHORT, eta_name, omega_name
 from carpk.population.summaries import CohortLikelihood, CohortSummary, end_ranks, t_quantile
 
+Statistic: TypeAlias = Callable[[np.ndarray], float | np.floating]  # of patients' values
 
-def with_cohorts(
-    bound: BoundPopulation, theta: Mapping[str, np.ndarray], seed: int
-) -> dict[str, np.ndarray]:
+
+def with_cohorts(bound: BoundPopulation, theta: Draws, seed: int) -> dict[str, np.ndarray]:
     """Population parameters, name -> (draw, ...), with effects of cohorts drawn for each."""
     rng, out = np.random.default_rng(seed), dict(theta)
     for name in bound.random_effects.at(COHORT):
@@ -36,15 +38,13 @@ def with_cohorts(
     return out
 
 
-def simulated_values(
-    bound: BoundPopulation, theta: Mapping[str, np.ndarray], seed: int
-) -> dict[str, np.ndarray]:
+def simulated_values(bound: BoundPopulation, theta: Draws, seed: int) -> dict[str, np.ndarray]:
     """Values in place of the data's: (simulation, row, 4) per cohort; observations (.., P, T)."""
     return simulated(bound, theta, seed)[0]
 
 
 def simulated(
-    bound: BoundPopulation, theta: Mapping[str, np.ndarray], seed: int
+    bound: BoundPopulation, theta: Draws, seed: int
 ) -> tuple[dict[str, np.ndarray], Params | None]:
     """`simulated_values`, and the individual patients behind them, leaves (simulation, P, K)."""
     values: dict[str, np.ndarray] = {}
@@ -66,7 +66,7 @@ def simulated(
 
 
 def new_people(
-    bound: BoundPopulation, theta: Mapping[str, Any], rng: np.random.Generator
+    bound: BoundPopulation, theta: Draws, rng: np.random.Generator
 ) -> tuple[np.ndarray, Params]:
     """New patients in place of the data's: observations (simulation, P, T), and parameters.
 
@@ -96,7 +96,7 @@ def _as_measured(bound: BoundPopulation, y: np.ndarray) -> dict[str, np.ndarray]
     return {"value": value, "censored": censored.astype(int)}
 
 
-def with_values(bound: BoundPopulation, values: Mapping[str, Any]) -> BoundPopulation:
+def with_values(bound: BoundPopulation, values: Mapping[str, Arrays]) -> BoundPopulation:
     """A copy with other values in place of the data's."""
     cohorts = {name: with_summaries(one, values[name]) for name, one in bound.cohorts.items()}
     individual = bound.individual
@@ -107,7 +107,7 @@ def with_values(bound: BoundPopulation, values: Mapping[str, Any]) -> BoundPopul
     return dataclasses.replace(bound, cohorts=cohorts, individual=individual)
 
 
-def with_summaries(likelihood: CohortLikelihood, values: Any) -> CohortLikelihood:
+def with_summaries(likelihood: CohortLikelihood, values: Arrays) -> CohortLikelihood:
     """The likelihood of a cohort with other reported values in place of its own, (summary, 4)."""
     summaries = tuple(
         summary._replace(value=v[0], low=v[1], high=v[2], spread=v[3])
@@ -119,7 +119,7 @@ def with_summaries(likelihood: CohortLikelihood, values: Any) -> CohortLikelihoo
 def cohort_values(
     bound: BoundPopulation,
     cohort: str,
-    theta: Mapping[str, Any],
+    theta: Draws,
     summaries: Sequence[CohortSummary],
     sampling: Sequence[float],
     rng: np.random.Generator,
@@ -153,7 +153,7 @@ def cohort_values(
 def cohort_observations(
     bound: BoundPopulation,
     cohort: str,
-    theta: Mapping[str, Any],
+    theta: Draws,
     days: np.ndarray,
     size: int,
     rng: np.random.Generator,
@@ -173,7 +173,7 @@ def cohort_observations(
     predictor = bound.cohort_predictor(cohort, days, outputs=outputs, which=which)
     draws, infusions = len(next(iter(theta.values()))), bound.cohort_infusions(cohort)
 
-    def one(theta: Mapping[str, Any], z: Any, noise: Any) -> Any:
+    def one(theta: Values, z: Array, noise: Array) -> Array:
         f = jnp.maximum(predictor(bound.params_from_scores(theta, design, z)), FLOOR)
         measured = [
             bound.population.residual_of(o).sample(
@@ -181,12 +181,12 @@ def cohort_observations(
             )
             for o in outputs
         ]
-        return chosen(measured, which)
+        return chosen([jnp.asarray(y) for y in measured], which)
 
-    theta = {k: jnp.asarray(v) for k, v in theta.items()}
+    drawn = {k: jnp.asarray(v) for k, v in theta.items()}
     z = rng.standard_normal((draws, size, infusions, len(bound.random_effects.columns)))
     noise = rng.standard_normal((draws, size, 1 if once else len(days)))
-    return np.asarray(jax.jit(lambda *x: jax.lax.map(lambda x: one(*x), x))(theta, z, noise))
+    return np.asarray(jax.jit(lambda *x: jax.lax.map(lambda x: one(*x), x))(drawn, z, noise))
 
 
 def patient_values(
@@ -223,7 +223,7 @@ def patient_values(
     return np.asarray(one(c.reshape(-1, c.shape[2]))).reshape(c.shape[:2])
 
 
-def reported_values(summary: CohortSummary) -> list[tuple[str, float, Any]]:
+def reported_values(summary: CohortSummary) -> list[tuple[str, float, Statistic]]:
     """(name, reported value, function of the patients' values) of one summary.
 
     A quantile below the LLOQ has the LLOQ as its number, and says so in its name.
@@ -237,9 +237,12 @@ def reported_values(summary: CohortSummary) -> list[tuple[str, float, Any]]:
     if kind == "proportion":
         return [(f"{name}, proportion", summary.value, np.mean)]
 
-    def censored(name: str, x: Any) -> tuple[str, Any]:
+    def censored(name: str, x: float) -> tuple[str, float]:
         below = METRICS[summary.metric] == "level" and x < summary.lloq
         return (f"{name}, below {summary.lloq:g}", summary.lloq) if below else (name, x)
+
+    def end(i: int) -> Statistic:
+        return lambda v: ends_of(v, kind, interval)[i]
 
     rows = [(*censored(f"{name}, {kind}", summary.value), centre_of(kind))]
     if interval in WITH_ENDS:
@@ -248,7 +251,7 @@ def reported_values(summary: CohortSummary) -> list[tuple[str, float, Any]]:
             label, number = f"{name}, {side} {word}", printed
             if interval not in CONFIDENCE or kind == "median":
                 label, number = censored(label, printed)
-            rows.append((label, number, lambda v, i=i: ends_of(v, kind, interval)[i]))
+            rows.append((label, number, end(i)))
     elif interval:
         geometric = "geometric " if interval == "CV%" and kind == "geometric mean" else ""
         word = {"CV%": f"{geometric}CV %", "GSD": "geometric SD"}.get(interval, interval)
@@ -256,16 +259,17 @@ def reported_values(summary: CohortSummary) -> list[tuple[str, float, Any]]:
     return rows
 
 
-def centre_of(statistic: str) -> Any:
+def centre_of(statistic: str) -> Statistic:
     """The function of patients' values that a statistic is."""
     percent = percent_of(statistic)
     if percent is not None:
         return lambda v: np.quantile(v, percent / 100)
-    return {
+    centres: dict[str, Statistic] = {
         "median": np.median,
         "geometric mean": lambda v: np.exp(np.mean(np.log(v))),
         "mean": np.mean,
-    }[statistic]
+    }
+    return centres[statistic]
 
 
 def ends_of(values: np.ndarray, statistic: str, interval: str) -> tuple[float, float]:
@@ -293,7 +297,11 @@ def spread_of(values: np.ndarray, statistic: str, interval: str) -> float:
         with np.errstate(over="ignore"):  # infinite, of values that spread without bound
             return float(100 * np.sqrt(np.expm1(np.var(np.log(values), ddof=1))))
     sd = float(np.std(values, ddof=1))
-    return {"SD": sd, "SE": sd / np.sqrt(len(values)), "CV%": 100 * sd / np.mean(values)}[interval]
+    return {
+        "SD": sd,
+        "SE": float(sd / np.sqrt(len(values))),
+        "CV%": float(100 * sd / np.mean(values)),
+    }[interval]
 
 
 def _replicated(summary: CohortSummary, x: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,10 @@ import jax.scipy.stats as jst
 import numpy as np
 import scipy.special
 import scipy.stats
+from jax import Array
+from jaxtyping import Float
 
+from carpk._types import Arrays, Numbers
 from carpk.assay.residual import Residual, Theta
 from carpk.dataset.cohort_summaries import SAMPLED, no_likelihood, percent_of
 from carpk.errors import FitError
@@ -129,7 +132,7 @@ def end_ranks(interval: str, n: int) -> tuple[float, float]:
     return {"IQR": (1 + 0.25 * (n - 1), 1 + 0.75 * (n - 1)), "range": (1.0, float(n))}[interval]
 
 
-def sample_sd(summary: CohortSummary) -> Any:
+def sample_sd(summary: CohortSummary) -> float:
     """SD between the n patients, from whatever was printed with a mean or a median."""
     if summary.interval in CONFIDENCE:
         half = (summary.high - summary.low) / 2
@@ -139,7 +142,7 @@ def sample_sd(summary: CohortSummary) -> Any:
     return summary.spread * (math.sqrt(summary.n) if summary.interval == "SE" else 1.0)
 
 
-def sample_log_sd(summary: CohortSummary) -> Any:
+def sample_log_sd(summary: CohortSummary) -> Array:
     """SD of the n logs, from whatever was printed with a geometric mean."""
     if summary.interval in CONFIDENCE:
         half = jnp.log(summary.high / summary.low) / 2
@@ -160,15 +163,15 @@ class Distribution(NamedTuple):
     Shape (S, K) given each virtual patient; (K,), as logs, over the population.
     """
 
-    cdf: Any
-    sf: Any
-    pdf: Any
+    cdf: Float[Array, "*patient value"]
+    sf: Float[Array, "*patient value"]
+    pdf: Float[Array, "*patient value"]
 
 
 TINY = 1e-300
 
 
-def normal(z: Any, log_slope: Any = 0.0) -> Distribution:
+def normal(z: Arrays, log_slope: Numbers = 0.0) -> Distribution:
     """The standard normal at z, with density per unit of a variable of which ln dz/dy is given."""
     tail = 0.5 * jsp.erfc(jnp.abs(z) / math.sqrt(2))
     left = z < 0
@@ -185,12 +188,12 @@ class Curves(NamedTuple):
         y: measured concentrations, shape (S, J).
     """
 
-    t: Any
-    f: Any
-    y: Any
+    t: Float[np.ndarray, " day"]
+    f: Float[Array, "patient day"]
+    y: Float[Array, "patient day"]
 
 
-def log1mexp(x: Any) -> Any:
+def log1mexp(x: Array) -> Array:
     """ln(1 - e^x) for x < 0, finite gradient included."""
     x = jnp.minimum(x, -1e-300)
     near = x > -0.693
@@ -201,11 +204,11 @@ def log1mexp(x: Any) -> Any:
     )
 
 
-def _ln(y: Any) -> Any:
+def _ln(y: Array) -> Array:
     return jnp.log(jnp.maximum(y, 1e-300))
 
 
-def auc(curves: Curves, stop: float) -> Any:
+def auc(curves: Curves, stop: float) -> Float[Array, " patient"]:
     """ln AUC from day 0 to `stop` of each virtual patient's samples, linear-up/log-down.
 
     Samples before day 0 do not enter; the concentration on day 0 is 0 unless it was sampled.
@@ -220,7 +223,9 @@ def auc(curves: Curves, stop: float) -> Any:
     return _ln(jnp.sum(mean * jnp.diff(t), axis=1))
 
 
-def log_half_life(curves: Curves, lloq: float) -> tuple[Any, Any]:
+def log_half_life(
+    curves: Curves, lloq: float
+) -> tuple[Float[Array, " patient"], Float[Array, " patient"]]:
     """ln terminal half-life of each virtual patient and its weight.
 
     The rule of noncompartmental analysis, rounded off: log-linear regression over the last k >= 3
@@ -235,7 +240,7 @@ def log_half_life(curves: Curves, lloq: float) -> tuple[Any, Any]:
 
     later = np.tril(np.ones((len(t), len(t))))  # sums over the last samples, from each on
 
-    def tail(x: Any) -> Any:
+    def tail(x: Array) -> Array:
         return x @ later
 
     n = tail(counts)
@@ -265,9 +270,9 @@ class Quantity(NamedTuple):
         conditional: y (K,) -> Distribution, or None: smoothed from x.
     """
 
-    x: Any
-    weight: Any
-    conditional: Callable[[Any], Distribution] | None
+    x: Float[Array, " patient"]
+    weight: Float[Array, " patient"]
+    conditional: Callable[[Arrays], Distribution] | None
 
 
 def quantity(
@@ -279,13 +284,13 @@ def quantity(
         day = int(np.flatnonzero(np.asarray(curves.t) == time)[0])
         f = curves.f[:, day, None]
 
-        def at_day(y: Any) -> Distribution:
+        def at_day(y: Arrays) -> Distribution:
             return normal(*residual.standardize(y[None, :], f, theta))
 
         return Quantity(_ln(curves.y[:, day]), ones, at_day)
     if metric == "cmax":
 
-        def highest(y: Any) -> Distribution:
+        def highest(y: Arrays) -> Distribution:
             each = normal(*residual.standardize(y[None, None, :], curves.f[:, :, None], theta))
             cdf = jnp.prod(each.cdf + TINY, axis=1)
             pdf = cdf * jnp.sum(each.pdf / (each.cdf + TINY), axis=1)
@@ -300,7 +305,7 @@ def quantity(
     raise FitError(f"The metric {metric!r} has no likelihood.")
 
 
-def moments(q: Quantity) -> tuple[Any, Any, Any]:
+def moments(q: Quantity) -> tuple[Array, Array, Array]:
     """Mean, variance and excess kurtosis of the log quantity between patients."""
     w = q.weight / jnp.sum(q.weight)
     mean = w @ q.x
@@ -309,7 +314,7 @@ def moments(q: Quantity) -> tuple[Any, Any, Any]:
     return mean, var, (w @ d**4) / var**2 - 3
 
 
-def population_distribution(q: Quantity, y: Any) -> Distribution:
+def population_distribution(q: Quantity, y: Arrays) -> Distribution:
     """ln F, ln(1 - F) and ln density of the quantity over the population, at y (K,)."""
     if q.conditional is None:
         mean, var, _ = moments(q)
@@ -339,9 +344,9 @@ class Margin(NamedTuple):
         hermite: coefficients of each score's mean over patients, shape (k, HERMITE_ORDER).
     """
 
-    log_prob: Any
-    scores: Any
-    hermite: Any
+    log_prob: Float[Array, ""]
+    scores: Float[Array, " statistic"]
+    hermite: Float[Arrays, "statistic coefficient"]
 
 
 def ranks(probabilities: Sequence[float], n: int) -> np.ndarray:
@@ -349,14 +354,14 @@ def ranks(probabilities: Sequence[float], n: int) -> np.ndarray:
     return 1 + np.asarray(probabilities) * (n - 1)
 
 
-def log_order_statistics(u: Distribution, rank: np.ndarray, n: int) -> Any:
+def log_order_statistics(u: Distribution, rank: np.ndarray, n: int) -> Array:
     """ln density of the order statistics with these (real, ascending) ranks among n draws.
 
     With F(y_k) = U_k, the spacings (U_1, U_2 - U_1, ..., 1 - U_K) are Dirichlet distributed with
     parameters (r_1, r_2 - r_1, ..., n + 1 - r_K).
     """
     a = np.diff(np.concatenate([[0.0], rank, [n + 1.0]]))
-    constant = scipy.special.gammaln(n + 1) - scipy.special.gammaln(a).sum()
+    constant: float = scipy.special.gammaln(n + 1) - scipy.special.gammaln(a).sum()
     low, high = u.cdf[:-1], u.cdf[1:]
     upper, lower = u.sf[1:], u.sf[:-1]
     left = low < math.log(0.5)  # take the difference where it loses no digits
@@ -369,7 +374,7 @@ def log_order_statistics(u: Distribution, rank: np.ndarray, n: int) -> Any:
     return constant + jnp.sum((a - 1) * spacing) + jnp.sum(u.pdf)
 
 
-def order_scores(u: Distribution, rank: np.ndarray, n: int) -> Any:
+def order_scores(u: Distribution, rank: np.ndarray, n: int) -> Array:
     """Independent normal scores of the order statistics, each given those below it."""
     a = np.diff(np.concatenate([[0.0], rank, [n + 1.0]]))
     rest = np.cumsum(a[::-1])[::-1]
@@ -379,7 +384,7 @@ def order_scores(u: Distribution, rank: np.ndarray, n: int) -> Any:
     return beta_score(share, a[:-1], rest[1:])
 
 
-def beta_score(x: Any, a: Any, b: Any) -> Any:
+def beta_score(x: Array, a: np.ndarray, b: np.ndarray) -> Array:
     """Normal score of a Beta(a, b) variable: Paulson (1942) Ann Math Stat 13:233-235.
 
     The cube root of the matching F ratio is nearly normal: between the 10 % and the 90 % point
@@ -388,7 +393,7 @@ def beta_score(x: Any, a: Any, b: Any) -> Any:
     """
     w = jnp.cbrt(x * b / ((1 - x) * a))
     u, v = 1 / (9 * a), 1 / (9 * b)
-    return ((1 - v) * w - (1 - u)) / jnp.sqrt(v * w**2 + u)
+    return (w * (1 - v) - (1 - u)) / jnp.sqrt(w**2 * v + u)
 
 
 @lru_cache(maxsize=256)
@@ -404,7 +409,7 @@ def order_hermite(rank: tuple[float, ...], n: int) -> np.ndarray:
     return np.linalg.solve(np.linalg.cholesky(cov), c)
 
 
-def log_beta_cdf(x: Any, a: float, b: float) -> Any:
+def log_beta_cdf(x: Array, a: float, b: float) -> Array:
     """ln P(Beta(a, b) <= x), by its leading term where the probability underflows."""
     x = jnp.clip(x, TINY, 1.0)
     cdf = jsp.betainc(a, b, x)
@@ -414,7 +419,9 @@ def log_beta_cdf(x: Any, a: float, b: float) -> Any:
     return jnp.where(seen, jnp.log(jnp.where(seen, cdf, 1.0)), leading)
 
 
-def order_block(q: Quantity, y: Any, rank: np.ndarray, n: int, lloq: float) -> tuple[Margin, Any]:
+def order_block(
+    q: Quantity, y: Arrays, rank: np.ndarray, n: int, lloq: float
+) -> tuple[Margin, int | Array]:
     """Order statistics y (K,) of n draws, those below the LLOQ censored, and how many those are.
 
     U_k = F(y_k). The highest censored one has P(U_j < F(LLOQ) | U_{j+1}), a beta probability; the
@@ -432,7 +439,7 @@ def order_block(q: Quantity, y: Any, rank: np.ndarray, n: int, lloq: float) -> t
     return jax.tree.map(lambda *x: jax.lax.select_n(j, *x), *each), j
 
 
-def _order_block(q: Quantity, y: Any, rank: np.ndarray, n: int, censored: int) -> Margin:
+def _order_block(q: Quantity, y: Arrays, rank: np.ndarray, n: int, censored: int) -> Margin:
     """`order_block` with the lowest `censored` of them at the LLOQ."""
     u = population_distribution(q, y)
     k = len(rank)
@@ -450,21 +457,21 @@ def _order_block(q: Quantity, y: Any, rank: np.ndarray, n: int, censored: int) -
     return Margin(log_prob, scores, jnp.asarray(hermite))
 
 
-def stacked(parts: Sequence[Any]) -> Any:
+def stacked(parts: Sequence[Numbers]) -> Arrays:
     """Numbers as one vector; of NumPy, and so known while others are traced, if all of them are."""
     if any(isinstance(x, jax.core.Tracer) for x in parts):
         return jnp.stack([jnp.asarray(x, float) for x in parts])
     return np.array(parts, float)
 
 
-def quantified(y: Any, lloq: float) -> Any:
+def quantified(y: Arrays, lloq: float) -> Arrays:
     """Values, those below a known LLOQ at it."""
     if not math.isfinite(lloq):
         return y
     return np.maximum(y, lloq) if isinstance(y, np.ndarray) else jnp.maximum(y, lloq)
 
 
-def joined(first: Margin, *, log_prob: Any, score: Any, hermite: Any) -> Margin:
+def joined(first: Margin, *, log_prob: Array, score: Array, hermite: Array) -> Margin:
     """A block with one more statistic, whose score is independent of those before it."""
     return Margin(
         first.log_prob + log_prob,
@@ -568,7 +575,7 @@ def moment_table(n: int, replicates: int = 4000) -> MomentTable:
 TILT = 0.5  # power of the size by which virtual patients are weighted
 
 
-def as_log_normal(q: Quantity) -> tuple[Any, Any]:
+def as_log_normal(q: Quantity) -> tuple[Array, Array]:
     """mu and ln tau of the log-normal that stands for the population in `MomentTable`.
 
     Means and SDs follow the patients with high concentrations. So the mean and the variance of the
@@ -583,22 +590,22 @@ def as_log_normal(q: Quantity) -> tuple[Any, Any]:
     return middle - TILT * var, 0.5 * jnp.log(var)
 
 
-def table_place(ln_tau: Any) -> Any:
+def table_place(ln_tau: Array) -> Array:
     """ln tau as far as the table goes."""
     return jnp.clip(ln_tau, LN_TAU[0], LN_TAU[-1])
 
 
-def at(columns: np.ndarray, x: Any) -> Any:
+def at(columns: np.ndarray, x: Array) -> Array:
     """Entries (grid, ...) of a `MomentTable` at one ln tau, by linear interpolation."""
     place = (x - LN_TAU[0]) / (LN_TAU[1] - LN_TAU[0])
     i = jnp.clip(jnp.floor(place).astype(int), 0, len(LN_TAU) - 2)
-    share = place - i
+    share: Array = place - i
     known = jnp.asarray(columns)
     return (1 - share) * known[i] + share * known[i + 1]
 
 
 def with_spread(
-    block: Margin, summary: CohortSummary, q: Quantity, centre: int, score: Any, hermite: Any
+    block: Margin, summary: CohortSummary, q: Quantity, centre: int, score: Array, hermite: Array
 ) -> Margin:
     """A block whose first statistic is the centre, and the SD or CV beside it.
 
@@ -663,8 +670,8 @@ REACH = 0.3  # how much farther than the virtual patients F is looked at, in the
 
 
 def mean_given(
-    q: Quantity, ends: Any, rank: np.ndarray, n: int, value: Any, log: bool
-) -> tuple[Any, Any]:
+    q: Quantity, ends: Arrays, rank: np.ndarray, n: int, value: float, log: bool
+) -> tuple[Array, Array]:
     """ln density, and normal score, of an arithmetic or geometric mean given order statistics.
 
     Of the n patients K have the values `ends`, with these ranks; the others are independent draws
@@ -683,7 +690,7 @@ def mean_given(
     u = population_distribution(q, jnp.exp(ln_y.ravel()))
     weight = jax.nn.softmax(u.pdf.reshape(ln_y.shape) + ln_y + np.log(WEIGHTS), axis=1)
 
-    def of(ln_y: Any) -> Any:
+    def of(ln_y: Array) -> Array:
         x = ln_y - jnp.log(value)
         return x if log else jnp.exp(jnp.minimum(x, 50.0))
 
@@ -695,7 +702,7 @@ def mean_given(
 STEEPEST = 12.0  # asinh of the largest tilt that is looked at
 
 
-def saddlepoint(x: Any, ln_weight: Any, sizes: np.ndarray, total: Any) -> tuple[Any, Any]:
+def saddlepoint(x: Array, ln_weight: Array, sizes: np.ndarray, total: Array) -> tuple[Array, Array]:
     """ln density at `total` of a sum of independent draws, and its normal score.
 
     Args:
@@ -703,17 +710,18 @@ def saddlepoint(x: Any, ln_weight: Any, sizes: np.ndarray, total: Any) -> tuple[
         sizes: draws from each group.
         total: the sum.
     """
+    draws = jnp.asarray(sizes)
 
-    def cumulants(t: Any) -> tuple[Any, Any, Any]:
+    def cumulants(t: Array) -> tuple[Array, Array, Array]:
         """The cumulant generating function of the sum and its first two derivatives."""
         tilted = ln_weight + t * x
         each = jsp.logsumexp(tilted, axis=1)
         share = jnp.exp(tilted - each[:, None])
         mean = jnp.sum(share * x, axis=1)
         var = jnp.sum(share * (x - mean[:, None]) ** 2, axis=1)
-        return sizes @ each, sizes @ mean, sizes @ var + 1e-9
+        return draws @ each, draws @ mean, draws @ var + 1e-9
 
-    def halve(_: int, between: tuple[Any, Any]) -> tuple[Any, Any]:
+    def halve(_: int, between: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = between
         middle = (low + high) / 2
         less = cumulants(jnp.sinh(middle))[1] < total
@@ -732,7 +740,7 @@ def saddlepoint(x: Any, ln_weight: Any, sizes: np.ndarray, total: Any) -> tuple[
     return log_prob, r + jnp.where(far, correction / jnp.where(far, r, 1.0), 0.0)
 
 
-def count(summary: CohortSummary, q: Quantity) -> Any:
+def count(summary: CohortSummary, q: Quantity) -> Array:
     """ln probability that `value` of n patients are at or above the limit on that day.
 
     Of a proportion: that the count is one of those which are rounded to it.
@@ -748,7 +756,9 @@ def count(summary: CohortSummary, q: Quantity) -> Any:
     return jsp.logsumexp(ln_prob, where=(share >= summary.low) & (share <= summary.high))
 
 
-def peak_day_shares(f: Any, residual: Residual, theta: Theta) -> Any:
+def peak_day_shares(
+    f: Float[Array, "patient day"], residual: Residual, theta: Theta
+) -> Float[Array, " day"]:
     """Share of patients whose highest sample is that of each sampling day.
 
     With y the highest measured concentration and z its score around the highest true one, sample j
@@ -764,7 +774,7 @@ def peak_day_shares(f: Any, residual: Residual, theta: Theta) -> Any:
         Shape (J,), adding up to 1.
     """
     top, z = jnp.max(f, axis=1), jnp.asarray(PEAK_SCORES)[:, None]
-    y = residual.sample(z, top, theta)  # (Q, S)
+    y = jnp.asarray(residual.sample(z, top, theta))  # (Q, S)
     _, slope = residual.standardize(y, top, theta)
     each = normal(*residual.standardize(y[None], f.T[:, None, :], theta))  # (J, Q, S)
     below = each.cdf + TINY
@@ -774,8 +784,8 @@ def peak_day_shares(f: Any, residual: Residual, theta: Theta) -> Any:
 
 
 def peak_day(
-    summary: CohortSummary, days: np.ndarray, f: Any, residual: Residual, theta: Theta
-) -> Any:
+    summary: CohortSummary, days: np.ndarray, f: Array, residual: Residual, theta: Theta
+) -> Array:
     """ln probability of what was published of the days of n observed peaks."""
     share = jnp.maximum(peak_day_shares(f, residual, theta), TINY)
     if summary.statistic == "mean":
@@ -783,13 +793,15 @@ def peak_day(
     return median_peak_day(summary, days, share)
 
 
-def mean_peak_day(summary: CohortSummary, days: np.ndarray, share: Any) -> Any:
+def mean_peak_day(summary: CohortSummary, days: np.ndarray, share: Array) -> Array:
     """ln density of the mean of n peak days, and of their SD: normal, of (mean, ln variance)."""
     scores, scales = mean_peak_day_scores(summary, days, share)
     return jnp.sum(jst.norm.logpdf(scores) - jnp.log(scales))
 
 
-def mean_peak_day_scores(summary: CohortSummary, days: np.ndarray, share: Any) -> tuple[Any, Any]:
+def mean_peak_day_scores(
+    summary: CohortSummary, days: np.ndarray, share: Array
+) -> tuple[Array, Array]:
     """Independent normal scores of the mean, and of the variance given it, and their scales."""
     n = summary.n
     mean = share @ days
@@ -807,7 +819,7 @@ def mean_peak_day_scores(summary: CohortSummary, days: np.ndarray, share: Any) -
     return jnp.stack([z, z_var]), jnp.stack([scale, rest])
 
 
-def median_peak_day(summary: CohortSummary, days: np.ndarray, share: Any) -> Any:
+def median_peak_day(summary: CohortSummary, days: np.ndarray, share: Array) -> Array:
     """ln probability that the median of n observed peak days, and their range, are as published.
 
     A peak is observed on a sampling day. So the median is a sampling day, unless n is even and it
@@ -828,7 +840,7 @@ def median_peak_day(summary: CohortSummary, days: np.ndarray, share: Any) -> Any
         under = within(share, first, below & (days > summary.low), half, jnp.any(first & median))
         over = within(share, last, above & (days < summary.high), half, jnp.any(last & median))
     else:
-        under, over = half * ln_sum(share, below), half * ln_sum(share, above)
+        under, over = ln_sum(share, below) * half, ln_sum(share, above) * half
     same_day = n - half[:, None] - half[None, :]
     ways = scipy.special.gammaln(n + 1) - sum(
         scipy.special.gammaln(k + 1) for k in (half[:, None], same_day, half[None, :])
@@ -852,18 +864,18 @@ def median_peak_day(summary: CohortSummary, days: np.ndarray, share: Any) -> Any
     return jnp.where(found, split, on_a_day)
 
 
-def next_to(days: np.ndarray, day: Any) -> Any:
+def next_to(days: np.ndarray, day: float) -> Array:
     """Nearest sampling day, or the two nearest, of a day."""
     distance = jnp.abs(days - day)
     return distance <= jnp.min(distance) + SAME_DAY
 
 
-def ln_sum(share: Any, where: Any) -> Any:
+def ln_sum(share: Array, where: Arrays) -> Array:
     """ln of the share of some days."""
     return jnp.log(jnp.sum(jnp.where(where, share, 0.0)) + TINY)
 
 
-def within(share: Any, end: Any, inside: Any, k: np.ndarray, at_median: Any) -> Any:
+def within(share: Array, end: Arrays, inside: Arrays, k: np.ndarray, at_median: Array) -> Array:
     """ln P(k patients peak between the end of a range and the median, some of them at the end).
 
     Where the end is the median itself, nobody may peak beyond it: k = 0.
@@ -875,13 +887,13 @@ def within(share: Any, end: Any, inside: Any, k: np.ndarray, at_median: Any) -> 
     return jnp.where(k == 0, jnp.where(at_median, 0.0, never), jnp.where(at_median, never, some))
 
 
-def up_to(share: Any, first: Any, after: Any, m: int) -> Any:
+def up_to(share: Array, first: Arrays | None, after: Arrays | None, m: int) -> Array:
     """ln P(m of m patients peak up to each day, some on it), and some on the first of a range."""
 
-    def before(x: Any) -> Any:
+    def before(x: Array) -> Array:
         return jnp.concatenate([jnp.zeros(1), jnp.cumsum(x)[:-1]])
 
-    if first is None:
+    if first is None or after is None:
         every, less = jnp.log(jnp.cumsum(share)), jnp.log(before(share) + TINY**2)
         return m * every + log1mexp(m * (jnp.maximum(less, 2 * math.log(TINY)) - every))
     at_first, later = jnp.where(first, share, 0.0), jnp.where(after, share, 0.0)
@@ -964,19 +976,21 @@ class CohortLikelihood:
         z = virtual_normals(self.virtual_patients, dims)
         return z[:, : self.random_effect_count], z[:, self.random_effect_count :]
 
-    def curves(self, f: Any, theta: Mapping[str, Theta]) -> dict[str, tuple[Curves, Curves]]:
+    def curves(self, f: Array, theta: Mapping[str, Theta]) -> dict[str, tuple[Curves, Curves]]:
         """Curves of each output, at all its days and at the sampling days; as `log_likelihoods`."""
         noise, every = self.normals()[1], {}
         for i, output in enumerate(self.outputs):
             here, days = self.which == i, self.days_of(output)
             true = f[:, here]
-            y = self.residuals[output].sample(noise[:, here], true, theta[output])
+            y = jnp.asarray(self.residuals[output].sample(noise[:, here], true, theta[output]))
             sampled = np.isin(days, self.sampling)
             scheduled = Curves(days[sampled], true[:, sampled], y[:, sampled])
             every[output] = Curves(days, true, y), scheduled
         return every
 
-    def log_likelihoods(self, f: Any, theta: Mapping[str, Theta]) -> Any:
+    def log_likelihoods(
+        self, f: Float[Array, "patient time"], theta: Mapping[str, Theta]
+    ) -> Float[Array, " term"]:
         """ln likelihood of each summary as if alone, and last the term of their dependence.
 
         Args:
@@ -1004,7 +1018,7 @@ class CohortLikelihood:
             margins.append(margin)
             values.append(q)
             sizes.append(summary.n)
-        tie = 0.0
+        tie: float | Array = 0.0
         if self.dependence and len(margins) > 1:
             tie = log_copula(margins, values, sizes)
         return jnp.stack([*terms, jnp.asarray(tie, float)])
@@ -1022,10 +1036,11 @@ def virtual_normals(size: int, dims: int) -> np.ndarray:
     """Sobol points as standard normals, shape (size, dims), always the same."""
     points = scipy.stats.qmc.Sobol(dims, scramble=True, rng=np.random.default_rng(7)).random(size)
     z = scipy.stats.norm.ppf(np.clip(points, 1e-9, 1 - 1e-9))
-    return (z - z.mean(0)) / z.std(0)
+    standard: np.ndarray = (z - z.mean(0)) / z.std(0)
+    return standard
 
 
-def bounded_scores(q: Quantity) -> Any:
+def bounded_scores(q: Quantity) -> Float[Array, " patient"]:
     """The patients' scores of a quantity, unit length; far tails are bent back to 3 SDs.
 
     A correlation of logs would hang on the one virtual patient whose peak comes months late. A
@@ -1039,7 +1054,9 @@ def bounded_scores(q: Quantity) -> Any:
     return z / jnp.sqrt(jnp.sum(z**2) + 1e-12)
 
 
-def log_copula(margins: Sequence[Margin], values: Sequence[Quantity], sizes: Sequence[int]) -> Any:
+def log_copula(
+    margins: Sequence[Margin], values: Sequence[Quantity], sizes: Sequence[int]
+) -> Array:
     """ln density of the Gaussian copula that ties the statistics of one cohort."""
     x = jnp.stack([bounded_scores(q) for q in values])
     rho = x @ x.T  # a Gram matrix, so positive definite
