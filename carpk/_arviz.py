@@ -13,9 +13,10 @@ from scipy.special import logsumexp
 
 with warnings.catch_warnings():  # ArviZ 0.23 announces 1.0 at every import
     warnings.filterwarnings("ignore", category=FutureWarning)
-    import arviz
+    import arviz as az
 
-az = arviz
+__all__ = ["PARETO_K", "az", "group", "groups", "idata_of", "netcdf", "pareto_smoothed", "to_idata"]
+
 FEWEST = 5  # draws for a Pareto fit of the tail
 PARETO_K = 0.7  # above, importance weights are not to be trusted (Vehtari et al. 2024)
 INFERENCE_DATA = int(az.__version__.split(".")[0]) < 1
