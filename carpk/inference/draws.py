@@ -23,6 +23,7 @@ from carpk.population.bound import BoundPopulation
 from carpk.verdict.judge import judge
 from carpk.verdict.outliers import outliers
 from carpk.verdict.solver_error import solver_check
+from carpk.verdict.words import SolverSummary
 
 VERDICT_DRAWS = 100  # posterior draws for solver check and outlier tests
 
@@ -57,14 +58,21 @@ def assemble(
     return result
 
 
-def solver_settings(bound: BoundPopulation, samples: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def solver_settings(
+    bound: BoundPopulation, samples: Mapping[str, np.ndarray]
+) -> dict[str, SolverSummary]:
     """Solver check for the verdict; empty for a closed form."""
     check = solver_check(bound, samples)
     if check is None:
         return {}
     largest = float(check.error.max()) if check.error.size else math.inf
     share = check.ess / max(check.error.size, 1)
-    found = {"k_hat": check.k_hat, "spread": check.spread, "failed": check.failed, "ok": check.ok}
+    found: SolverSummary = {
+        "k_hat": check.k_hat,
+        "spread": check.spread,
+        "failed": check.failed,
+        "ok": check.ok,
+    }
     return {"solver": found | {"draws": len(check.solved), "error": largest, "ess": share}}
 
 

@@ -44,6 +44,7 @@ from carpk.inference.storage import DRAWN_BY, data_hash, encode_population, iden
 from carpk.population.bound import BoundPopulation
 from carpk.population.population import Population
 from carpk.population.random_effects import COHORT, PATIENT
+from carpk.verdict.words import ModeSummary
 
 if TYPE_CHECKING:
     from carpk.dataset import Dataset
@@ -272,7 +273,7 @@ def from_mode(compiled: CompiledDensity, mode: Mode, settings: Mapping[str, Any]
     return assemble(density.bound, samples, stats, {**settings, **described(compiled, mode)})
 
 
-def described(compiled: CompiledDensity, mode: Mode) -> dict[str, Any]:
+def described(compiled: CompiledDensity, mode: Mode) -> dict[str, ModeSummary]:
     """Diagnostics of a mode, as a file keeps them."""
     held = {PATIENT: mode.held.tolist()} if mode.held.size else {}
     if compiled.density.bound.cohort_effects:

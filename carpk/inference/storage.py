@@ -188,7 +188,7 @@ def decode_model(spec: EncodedModel, *, trust: bool = False) -> ClosedForm | ODE
     effect = CODEC.decode(spec["dose_effect"])
     if effect is None:
         return model
-    assert isinstance(model, ClosedForm)  # only these have one
+    assert isinstance(model, ClosedForm)  # no other has one
     return model.with_dose_effect(effect.exponent, effect.reference, effect.parameter)
 
 
