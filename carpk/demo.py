@@ -130,14 +130,15 @@ def comparison(fits: Mapping[str, Fit]) -> pd.DataFrame:
 def beside_stein(result: Fit) -> pd.DataFrame:
     """This fit's responders beside Stein 2019's population: typical values and spread."""
     stein = load_model("stein2019")
-    params: Any = stein.params()  # its fields are those of the file
+    params = stein.params()
+    typical = {name: float(np.asarray(value)) for name, value in params.items()}
     info = stein.params.info()
     theirs: dict[str, tuple[float, float | None]] = {
-        "cmax": (params.cmax, info["cmax"].iiv),
-        "tmax": (params.tmax, info["tmax"].iiv),
+        "cmax": (typical["cmax"], info["cmax"].iiv),
+        "tmax": (typical["tmax"], info["tmax"].iiv),
         "t_double": (float(stein.derived["t_double"][0](params)), None),
         "t_alpha": (float(stein.derived["t_alpha"][0](params)), info["alpha"].iiv),
-        "fb": (params.fb, info["fb"].iiv),
+        "fb": (typical["fb"], info["fb"].iiv),
         "t_beta": (float(stein.derived["t_beta"][0](params)), info["beta"].iiv),
         "sigma": (0.56, None),
     }

@@ -34,10 +34,11 @@ from carpk.dosing import body
 from carpk.dosing.regimen import Dose, Regimen
 from carpk.errors import CarpkError, CarpkWarning, ModelError, RegimenError
 from carpk.library.models import load_model
+from carpk.structural import ODEModel
 
 if TYPE_CHECKING:
     from carpk.params import Params
-    from carpk.structural import ODEModel
+    from carpk.structural import ClosedForm
 
 COHORTS = {  # of whom the cutoffs are; the AUCs themselves are in carpk.models.langenhorst2019
     "Fabrizio 2022": "152 children and young adults with leukemia before tisa-cel; below it "
@@ -172,7 +173,7 @@ def exposure(
     z = float(ndtri((1 + prob) / 2))
     table, spread = known.copy(), math.nan
     published = importlib.import_module("carpk.models.langenhorst2019")  # late: it needs carpk
-    flu = load_model(model) if isinstance(model, str) else model
+    flu = _equations(model)
     cutoffs, window = published.AUC_ENOUGH, published.AUC_WINDOW_AXI_CEL
     if drugs["fludarabine"]:
         params = _fludarabine_params(flu, table, published.egfr_cap, notes)
@@ -187,7 +188,7 @@ def exposure(
         table[f"P({low:g} to {high:g})"] = inside
         table["flu_at_cells"] = _level(flu, params, drugs["fludarabine"], amounts, day)
     if drugs["cyclophosphamide"]:
-        cy = load_model("cyclophosphamide", induction="off")
+        cy = _equations(load_model("cyclophosphamide", induction="off"))
         table["cy_mg"] = _amounts(drugs["cyclophosphamide"], table).sum(axis=1)
         _auc(table, "cyclophosphamide", cy, _batched(cy, table, WT=table["weight"]), z)
         notes.append("4-OH-CY: its ratio to cyclophosphamide is assumed (see `cyclophosphamide`).")
@@ -201,6 +202,17 @@ _AUCS = {
     "fludarabine": ("flu", "auc_100mg", 100.0, "fCL"),
     "cyclophosphamide": ("cy", "cy4oh_auc_1g", 1000.0, "CL"),
 }
+
+
+def _equations(model: str | ClosedForm | ODEModel) -> ODEModel:
+    """The model of a drug, which only differential equations have."""
+    found = load_model(model) if isinstance(model, str) else model
+    if not isinstance(found, ODEModel):
+        raise ModelError(
+            f"exposure: {found.name!r} is a closed form, which has no drug that is given; use a "
+            "model of fludarabine, such as langenhorst2019."
+        )
+    return found
 
 
 def _auc(table: pd.DataFrame, drug: str, model: ODEModel, params: Params, z: float) -> float:

@@ -405,6 +405,17 @@ def _with_covariates(
     return params.replace(**changes)
 
 
+def _of_one(name: str, value: ArrayLike) -> float | str:
+    """A covariate of the one patient whose posterior is simulated."""
+    if np.ndim(value):
+        raise ModelError(
+            f"simulate: {name!r} has {np.size(value)} values; of a fit's covariates one value is "
+            "taken, for all virtual patients. Simulate once for each."
+        )
+    only = np.asarray(value)[()]
+    return str(only) if isinstance(only, str) else float(only)
+
+
 def _from_fit(
     fit: Fit,
     infusions: int,
@@ -415,7 +426,7 @@ def _from_fit(
 ) -> tuple[Params, dict[str, Leaf]]:
     """Patients of posterior draws, leaves (draws, n, K), and the draws."""
     bound = fit.bound
-    design = bound.design_at(**covariates)
+    design = bound.design_at(**{k: _of_one(k, x) for k, x in covariates.items()})
     theta: dict[str, Leaf] = {k: jnp.asarray(v) for k, v in fit.draws(draws or 100).items()}
     draws, size = len(next(iter(theta.values()))), patients or 1
     around = theta
@@ -498,5 +509,5 @@ def _measured(fit: Fit, output: str, values: Leaf, theta: Mapping[str, Leaf], ke
     own = fit.population.residual_theta(theta, output)
     eps = jax.random.normal(key, values.shape)
     residual = fit.population.residual_of(output)
-    measured: Array = residual.sample(eps, values, {k: v[:, None, None] for k, v in own.items()})
-    return measured
+    each = {k: v[:, None, None] for k, v in own.items()}
+    return jnp.asarray(residual.sample(eps, values, each))

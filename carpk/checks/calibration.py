@@ -293,7 +293,7 @@ def _log_likelihoods(known: SimulatedFits) -> tuple[np.ndarray, np.ndarray]:
         return jnp.asarray(out, float)
 
     def one(
-        values: Values, params: Params | None, theta: Values, sample: Values
+        values: Mapping[str, Array], params: Params | None, theta: Values, sample: Values
     ) -> tuple[Array, Array]:
         bound = with_values(target, values)
 

@@ -15,9 +15,9 @@ import scipy.stats
 from carpk._compile import stacked
 from carpk.dataset import Dataset
 from carpk.errors import FitError
-from carpk.inference.density import Cohorts, LogDensity
+from carpk.inference.density import LogDensity
 from carpk.inference.importance import around, refined
-from carpk.inference.laplace import CompiledDensity, Mode
+from carpk.inference.laplace import CompiledDensity, Mode, Replaced
 from carpk.inference.nuts import in_threads, one_chain_each, prior_draws
 from carpk.inference.result import INTERVAL
 from carpk.inference.standard import Standard
@@ -30,7 +30,6 @@ from carpk.population.replicates import simulated, with_cohorts, with_values
 if TYPE_CHECKING:
     from jax.typing import ArrayLike
 
-    from carpk._types import Values
     from carpk.library.study import Study
 
 
@@ -153,8 +152,9 @@ def sampled(
     """Draws from the posterior of each simulated data set, name -> (simulation, draw, ...)."""
     size = len(next(iter(values.values())))
 
-    def of(own: tuple[Values, Cohorts]) -> LogDensity:
+    def of(own: Replaced) -> LogDensity:
         values, cohorts = own
+        assert values is not None
         return LogDensity(with_values(target, values), cohorts)
 
     unknown = LogDensity(target).no_cohorts

@@ -23,7 +23,7 @@ from carpk.structural import ClosedForm, ODEModel
 from carpk.verdict.priors import UNINFORMED, posterior_over_prior
 
 if TYPE_CHECKING:
-    from carpk._types import Draws
+    from carpk._types import Arrays
 
 DRIVES = 0.1  # share of the variance of a contrast from which a parameter is said to matter
 NOISY = 0.1  # share of virtual patients' noise in the spread over draws that is worth a sentence
@@ -108,7 +108,7 @@ def denominator(output: str, modelled: bool) -> str:
 
 
 def about_parameters(
-    source: Source, specs: Mapping[str, ArmSpec], theta: Draws, data: xr.Dataset
+    source: Source, specs: Mapping[str, ArmSpec], theta: Mapping[str, Arrays], data: xr.Dataset
 ) -> Iterable[str]:
     """Sources of the parameters that drive the contrasts: estimated, published or assumed."""
     if isinstance(source, Fit):
@@ -139,7 +139,7 @@ def about_parameters(
 
 
 def _about_priors(
-    fit: Fit, specs: Mapping[str, ArmSpec], theta: Draws, data: xr.Dataset
+    fit: Fit, specs: Mapping[str, ArmSpec], theta: Mapping[str, Arrays], data: xr.Dataset
 ) -> Iterable[str]:
     """Contrasts driven by priors."""
     bound = fit.bound
@@ -168,7 +168,8 @@ def _about_priors(
             continue
         with np.errstate(all="ignore"):
             m = np.nanmean(c.x, axis=1)
-        for name, x in split_draws({n: bound.parameters[n] for n in free}, theta).items():
+        drawn = {n: np.asarray(x) for n, x in theta.items()}
+        for name, x in split_draws({n: bound.parameters[n] for n in free}, drawn).items():
             share = _explained(m, np.asarray(x))
             if share > DRIVES:
                 yield (

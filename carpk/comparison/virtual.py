@@ -16,7 +16,7 @@ from carpk.simulation import simulate_in_blocks, virtual_patients
 from carpk.solver.solve import first_below
 
 if TYPE_CHECKING:
-    from carpk._types import Draws
+    from carpk._types import Arrays
 
 BLOCK = 2**23  # outputs held in memory at a time
 
@@ -47,7 +47,12 @@ def simulated(
     patients: int,
     draws: int | None,
     seed: int,
-) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, np.ndarray], Draws, VirtualPatientCounts]:
+) -> tuple[
+    dict[str, dict[str, np.ndarray]],
+    dict[str, np.ndarray],
+    Mapping[str, Arrays],
+    VirtualPatientCounts,
+]:
     """Outcomes, arm -> name -> (draw, patient); quantiles of the output, arm -> (quantile, time);
     population parameters of each draw; counts.
 
@@ -57,7 +62,7 @@ def simulated(
     values, curves = {}, {}
     failures: dict[str, dict[str, int]] = {}
     extinct: dict[str, dict[str, float]] = {}
-    theta: Draws = {}
+    theta: Mapping[str, Arrays] = {}
     made: dict[tuple[bytes, bytes, bytes], Measures] = {}
     iiv, pairs = False, 0
     for name, spec in specs.items():
@@ -105,7 +110,7 @@ def _divisor(size: int, most: int) -> int:
 
 def basis_of(
     source: Source,
-    theta: Draws,
+    theta: Mapping[str, Arrays],
     patients: int,
     output: str,
     horizon: float,

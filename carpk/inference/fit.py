@@ -47,6 +47,8 @@ from carpk.population.random_effects import COHORT, PATIENT
 from carpk.verdict.words import ModeSummary
 
 if TYPE_CHECKING:
+    from jax.stages import Wrapped
+
     from carpk.dataset import Dataset
     from carpk.library.study import Study
 
@@ -221,7 +223,7 @@ def compilations(compiled: CompiledDensity, method: str, draws: int) -> list[Cal
     )
     curvature = numbers(len(density.bound.individual.analytes))
     conditional = Conditional._make((expansion, numbers(*seen), numbers(*seen), curvature))
-    calls: list[tuple[object, ...]] = [
+    calls: list[tuple[Wrapped, *tuple[object, ...]]] = [
         (compiled.log_predictions, numbers(compiled.batch_size(density), people, c), values),
         (compiled.newton_terms, u, z, expansion, values),
         (compiled.laplace_terms, u, z, expansion, values),

@@ -18,7 +18,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 from carpk import assay, dosing
-from carpk._types import Numbers, Values
+from carpk._types import Values
 from carpk.assay.residual import Residual
 from carpk.dataset import Dataset
 from carpk.inference.encoding import Codec, Json, Unreadable, Untrusted
@@ -119,9 +119,7 @@ def _equations(model: ClosedForm | ODEModel) -> str:
         targets = model.every_target()
         shares = [f for _, x in targets for f in (x.bioavailability, x.lag) if f is not None]
 
-        def everything(
-            t: Array, y: Values, p: Params, c: Values
-        ) -> tuple[list[Numbers], list[list[Numbers]]]:
+        def everything(t: Array, y: Values, p: Params, c: Values) -> object:
             given = (t, y, p, c) if model.inputs else (t, y, p)
             found = [f(*given) for f in (model.vector_field, *model.outputs.values())]
             of_p: list[Callable[..., object]]

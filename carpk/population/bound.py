@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax import Array
+from jax.stages import Wrapped
 from jaxtyping import Float
 
 from carpk._types import ArrayOf, Arrays, Numbers, Values
@@ -418,8 +419,8 @@ class BoundPopulation:
     # Compiled once, however many checks of a fit ask for them and however many draws they want.
 
     @cached_property
-    def of_draws(self) -> Callable[[Values, Arrays], tuple[Array, Array]]:
-        """Draws of everything (draw, ...) and standard scores of the residual error (draw, P, T).
+    def of_draws(self) -> Wrapped:
+        """Function of draws (draw, ...) and standard scores of the residual error (draw, P, T).
 
         Returns:
             ln likelihoods of the individual observations, and the same measured again.

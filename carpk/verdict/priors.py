@@ -258,7 +258,8 @@ def posterior_over_prior(
     """Posterior SD over prior SD of a parameter's numbers, on the estimation scale."""
     parameter = bound.parameters[name]
     each = [
-        parameter.split(parameter.transform.forward(x[name].values)) for x in (posterior, prior)
+        parameter.split(np.asarray(parameter.transform.forward(x[name].values)))
+        for x in (posterior, prior)
     ]
     after, before = (np.array([np.std(x) for x in one.values()]) for one in each)
     ratio: np.ndarray = after / before
