@@ -154,7 +154,7 @@ def _fit_bound(
     """`fit_bound`, with its folder open."""
     method, chains, seed = (settings[k] for k in ("method", "chains", "seed"))
     unknown = LogDensity(bound).no_cohorts
-    compiled = CompiledDensity(lambda values: LogDensity(bound, values[1]), (None, unknown))
+    compiled = CompiledDensity(lambda values: LogDensity(bound, values[1]), ({}, unknown))
     if method == "map":
         settings |= {"draws": 1, "chains": 1}
     with in_background(compilations(compiled, method, settings["draws"])):
@@ -221,17 +221,32 @@ def compilations(compiled: CompiledDensity, method: str, draws: int) -> list[Cal
     )
     curvature = numbers(len(density.bound.individual.analytes))
     conditional = Conditional._make((expansion, numbers(*seen), numbers(*seen), curvature))
-    calls: list[tuple[object, ...]] = [
-        (compiled.log_predictions, numbers(compiled.batch_size(density), people, c), values),
-        (compiled.newton_terms, u, z, expansion, values),
-        (compiled.laplace_terms, u, z, expansion, values),
+    calls: list[Callable[[], object]] = [
+        partial(
+            compile_for,
+            compiled.log_predictions,
+            numbers(compiled.batch_size(density), people, c),
+            values,
+        ),
+        partial(compile_for, compiled.newton_terms, u, z, expansion, values),
+        partial(compile_for, compiled.laplace_terms, u, z, expansion, values),
     ]
     if method != "map":
         many = numbers(ROWS_TO_NATURAL, people, m)
         by_x = shaped((ROWS_TO_NATURAL,), bool)
         calls += [
-            (compiled.proposed, numbers(ROWS_TO_NATURAL, n), many, many, by_x, conditional, values),
-            (
+            partial(
+                compile_for,
+                compiled.proposed,
+                numbers(ROWS_TO_NATURAL, n),
+                many,
+                many,
+                by_x,
+                conditional,
+                values,
+            ),
+            partial(
+                compile_for,
                 compiled.likelihood_derivatives,
                 numbers(ROWS_TO_NATURAL, n),
                 numbers(ROWS_TO_NATURAL, *seen),
@@ -243,17 +258,18 @@ def compilations(compiled: CompiledDensity, method: str, draws: int) -> list[Cal
         one = jax.eval_shape(density.sample_of, u, z, conditional)
         samples = {name: numbers(draws, *x.shape) for name, x in one.items()}
         calls += [
-            (compiled.to_natural, *some),
-            (
+            partial(compile_for, compiled.to_natural, *some),
+            partial(
+                compile_for,
                 compiled.importance_log_density,
                 u,
                 numbers(POINTS, *seen),
                 numbers(POINTS, people),
                 values,
             ),
-            (density.bound.of_draws, samples, numbers(draws, *seen)),
+            partial(compile_for, density.bound.of_draws, samples, numbers(draws, *seen)),
         ]
-    return [partial(compile_for, *call) for call in calls]
+    return calls
 
 
 def from_mode(compiled: CompiledDensity, mode: Mode, settings: Mapping[str, Any]) -> Fit:

@@ -18,7 +18,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 from carpk import assay, dosing
-from carpk._types import Numbers, Values
+from carpk._types import Values
 from carpk.assay.residual import Residual
 from carpk.dataset import Dataset
 from carpk.inference.encoding import Codec, Json, Unreadable, Untrusted
@@ -121,7 +121,7 @@ def _equations(model: ClosedForm | ODEModel) -> str:
 
         def everything(
             t: Array, y: Values, p: Params, c: Values
-        ) -> tuple[list[Numbers], list[list[Numbers]]]:
+        ) -> tuple[list[object], list[list[object]]]:
             given = (t, y, p, c) if model.inputs else (t, y, p)
             found = [f(*given) for f in (model.vector_field, *model.outputs.values())]
             of_p = (model.start, *model.inputs.values(), *shares)

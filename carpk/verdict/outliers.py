@@ -413,17 +413,17 @@ def _scores(bound: BoundPopulation, samples: Values) -> tuple[np.ndarray, ...]:
 
             return jnp.exp(bound.by_endpoint(each))
 
-        def score(output: str) -> Array:
+        def score(output: str) -> Array | np.ndarray:
             residual = bound.population.residual_of(output)
             own = bound.population.residual_theta(theta, output)
-            z: Array = residual.standardize(a.value, f, own)[0]
+            z: Array | np.ndarray = residual.standardize(a.value, f, own)[0]
             return z
 
-        def limited_score(output: str) -> Array:
+        def limited_score(output: str) -> Array | np.ndarray:
             residual = bound.population.residual_of(output)
             own = bound.population.residual_theta(theta, output)
             measured = jnp.where(a.censored == 1, a.lloq, a.value)
-            z: Array = residual.standardize(measured, f, own)[0]
+            z: Array | np.ndarray = residual.standardize(measured, f, own)[0]
             return z
 
         limit = bound.by_endpoint(limited_score)

@@ -257,9 +257,8 @@ def posterior_over_prior(
 ) -> np.ndarray:
     """Posterior SD over prior SD of a parameter's numbers, on the estimation scale."""
     parameter = bound.parameters[name]
-    each = [
-        parameter.split(parameter.transform.forward(x[name].values)) for x in (posterior, prior)
-    ]
+    scaled: list[Any] = [parameter.transform.forward(x[name].values) for x in (posterior, prior)]
+    each = [parameter.split(x) for x in scaled]
     after, before = (np.array([np.std(x) for x in one.values()]) for one in each)
     ratio: np.ndarray = after / before
     return ratio
