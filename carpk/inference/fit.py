@@ -15,7 +15,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,8 @@ from carpk.population.random_effects import COHORT, PATIENT
 from carpk.verdict.words import ModeSummary
 
 if TYPE_CHECKING:
+    from jax.stages import Wrapped
+
     from carpk.dataset import Dataset
     from carpk.library.study import Study
 
@@ -267,7 +269,9 @@ def compilations(compiled: CompiledDensity, method: str, draws: int) -> list[Cal
                 numbers(POINTS, people),
                 values,
             ),
-            partial(compile_for, density.bound.of_draws, samples, numbers(draws, *seen)),
+            partial(
+                compile_for, cast("Wrapped", density.bound.of_draws), samples, numbers(draws, *seen)
+            ),
         ]
     return calls
 

@@ -123,7 +123,7 @@ def _equations(model: ClosedForm | ODEModel) -> str:
             t: Array, y: Values, p: Params, c: Values
         ) -> tuple[list[object], list[list[object]]]:
             given = (t, y, p, c) if model.inputs else (t, y, p)
-            found = [f(*given) for f in (model.vector_field, *model.outputs.values())]
+            found: list[object] = [f(*given) for f in (model.vector_field, *model.outputs.values())]
             of_p = (model.start, *model.inputs.values(), *shares)
             return found, [jax.tree.leaves(f(p)) for f in of_p]
 

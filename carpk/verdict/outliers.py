@@ -413,18 +413,16 @@ def _scores(bound: BoundPopulation, samples: Values) -> tuple[np.ndarray, ...]:
 
             return jnp.exp(bound.by_endpoint(each))
 
-        def score(output: str) -> Array | np.ndarray:
+        def score(output: str) -> Array:
             residual = bound.population.residual_of(output)
             own = bound.population.residual_theta(theta, output)
-            z: Array | np.ndarray = residual.standardize(a.value, f, own)[0]
-            return z
+            return jnp.asarray(residual.standardize(a.value, f, own)[0])
 
-        def limited_score(output: str) -> Array | np.ndarray:
+        def limited_score(output: str) -> Array:
             residual = bound.population.residual_of(output)
             own = bound.population.residual_theta(theta, output)
             measured = jnp.where(a.censored == 1, a.lloq, a.value)
-            z: Array | np.ndarray = residual.standardize(measured, f, own)[0]
-            return z
+            return jnp.asarray(residual.standardize(measured, f, own)[0])
 
         limit = bound.by_endpoint(limited_score)
         beyond = jnp.where(a.censored == 1, -1.0, 1.0)  # E of a score beyond that of the limit
