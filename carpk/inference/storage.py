@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypedDict
@@ -121,9 +121,9 @@ def _equations(model: ClosedForm | ODEModel) -> str:
 
         def everything(
             t: Array, y: Values, p: Params, c: Values
-        ) -> tuple[list[object], list[list[object]]]:
+        ) -> tuple[Sequence[object], Sequence[object]]:
             given = (t, y, p, c) if model.inputs else (t, y, p)
-            found: list[object] = [f(*given) for f in (model.vector_field, *model.outputs.values())]
+            found = [f(*given) for f in (model.vector_field, *model.outputs.values())]
             of_p = (model.start, *model.inputs.values(), *shares)
             return found, [jax.tree.leaves(f(p)) for f in of_p]
 
