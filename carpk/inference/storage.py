@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypedDict
@@ -119,9 +119,7 @@ def _equations(model: ClosedForm | ODEModel) -> str:
         targets = model.every_target()
         shares = [f for _, x in targets for f in (x.bioavailability, x.lag) if f is not None]
 
-        def everything(
-            t: Array, y: Values, p: Params, c: Values
-        ) -> tuple[Sequence[object], Sequence[object]]:
+        def everything(t: Array, y: Values, p: Params, c: Values) -> tuple[object, object]:
             given = (t, y, p, c) if model.inputs else (t, y, p)
             found = [f(*given) for f in (model.vector_field, *model.outputs.values())]
             of_p = (model.start, *model.inputs.values(), *shares)
