@@ -154,7 +154,6 @@ def sampled(
 
     def of(own: Replaced) -> LogDensity:
         values, cohorts = own
-        assert values is not None
         return LogDensity(with_values(target, values), cohorts)
 
     unknown = LogDensity(target).no_cohorts

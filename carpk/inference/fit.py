@@ -156,7 +156,7 @@ def _fit_bound(
     """`fit_bound`, with its folder open."""
     method, chains, seed = (settings[k] for k in ("method", "chains", "seed"))
     unknown = LogDensity(bound).no_cohorts
-    compiled = CompiledDensity(lambda values: LogDensity(bound, values[1]), (None, unknown))
+    compiled = CompiledDensity(lambda values: LogDensity(bound, values[1]), ({}, unknown))
     if method == "map":
         settings |= {"draws": 1, "chains": 1}
     with in_background(compilations(compiled, method, settings["draws"])):

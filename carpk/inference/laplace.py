@@ -67,8 +67,10 @@ FLATTEST = 0.1  # least curvature assumed in any direction; the prior's is about
 REACH = 8.0  # prior SDs from the start within which a mode is searched
 IMPOSSIBLE = 1e12  # -ln posterior where it is not finite
 
-Replaced: TypeAlias = tuple[Mapping[str, Array] | None, Cohorts | None]
-"""Arrays in place of the data's, and likelihoods of the cohorts' effects; None: not replaced."""
+Replaced: TypeAlias = tuple[Mapping[str, Array], Cohorts | None]
+"""Arrays in place of the data's, {} for none; and likelihoods of the cohorts' effects."""
+
+NOTHING: Replaced = ({}, None)
 
 PatientTerms: TypeAlias = tuple[Array, Array, Array, Array, Array]
 """ln joint density of data and z, (P,); gradient, hessian, score, weight as in `LaplaceTerms`."""
@@ -337,9 +339,7 @@ class CompiledDensity:
         values: of the data, and anything else that `of` replaces.
     """
 
-    def __init__(
-        self, of: Callable[[Replaced], LogDensity], values: Replaced = (None, None)
-    ) -> None:
+    def __init__(self, of: Callable[[Replaced], LogDensity], values: Replaced = NOTHING) -> None:
         self.of, self.values, self.density = of, values, of(values)
 
         def coordinates(u: Array, z: Array, values: Replaced) -> Array:
