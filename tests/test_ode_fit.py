@@ -72,7 +72,7 @@ def kimmel_fit():
 def with_mesh(fit, rtol):
     """The same fit, solved on a mesh that is that good."""
     bound = fit.bound
-    plan = bound.predictors[None].solver.plan
+    plan = bound.predictors[None].solver.schedule
     reference = bound._reference(0.1, {}, 2, 1)
     solver = Solver.prepare(plan, reference, rtol=rtol)
     other = ck.Fit(fit.population, fit.data, fit.idata, fit.verdict, fit.settings)

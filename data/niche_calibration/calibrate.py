@@ -239,7 +239,7 @@ HEROS = CohortLikelihood(
     sampling=SAMPLES,
     residuals={"": ck.LogNormal()},
     virtual_patients=SIZE,
-    random_effects=VARYING,
+    random_effect_count=VARYING,
 )
 
 

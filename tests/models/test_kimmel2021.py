@@ -146,11 +146,11 @@ class TestEquations:
         solver = solver_for(model, PAPER, [3.0, 7.0, 28.0])
         one = jax.tree.map(lambda x: jnp.asarray(x[0]), solver.line)
         steps = solver.mesh.steps.each(lambda x: jnp.asarray(x[0]))
-        patient = jax.tree.map(lambda x: x[0], solver.plan.rows)
+        patient = jax.tree.map(lambda x: x[0], solver.schedule.rows)
 
         def total(v):
             p = model.params(KC=v[0], rN=v[1], gammaB=v[2])
-            found = march.march(solver.plan.structure, 1, None, one, steps, p, patient)
+            found = march.march(solver.schedule.structure, 1, None, one, steps, p, patient)
             return sum(jnp.log(x).sum() for x in found[1].values())
 
         v = jnp.array([139.0, 0.17, 1.15])
