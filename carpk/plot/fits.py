@@ -179,11 +179,11 @@ def prior_posterior(result: Fit) -> Figure:
     panels = []
     for name in bound.priors:
         parameter = bound.parameters[name]
-        befores, afters = (
+        of_prior, afters = (
             parameter.split(np.asarray(parameter.transform.forward(x[name])))
             for x in (prior, posterior)
         )
-        panels += [(parameter, label, befores[label], afters[label]) for label in befores]
+        panels += [(parameter, label, of_prior[label], afters[label]) for label in of_prior]
     columns = min(5, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure, axes = plt.subplots(
