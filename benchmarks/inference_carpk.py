@@ -159,7 +159,7 @@ def piecewise_data(patients: int) -> ck.Dataset:
     model, days = ck.load_model("piecewise"), np.array(PIECEWISE_DAYS)
     z = rng.standard_normal((patients, len(PIECEWISE_OMEGAS)))
     params = varied(model, scores_of(z, PIECEWISE_OMEGAS))
-    levels = np.asarray(jax.vmap(lambda p: model.predict("car_t", jnp.asarray(days), p))(params))
+    levels = np.asarray(jax.vmap(lambda p: model.level("car_t", jnp.asarray(days), p))(params))
     levels = levels * np.exp(SIGMA * rng.standard_normal(levels.shape))
     names = [f"p{i + 1}" for i in range(patients)]
     doses = pd.DataFrame({"patient": names}).assign(

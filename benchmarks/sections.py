@@ -215,7 +215,7 @@ def closed_form(sizes: Sizes) -> dict:
     def log_levels(params):
         def one(p):
             values = model.params(**dict(zip(names, p, strict=True)))
-            return jnp.log(model.predict("transgene", times, values))
+            return jnp.log(model.level("transgene", times, values))
 
         return jax.vmap(one)(params)
 

@@ -87,7 +87,7 @@ def simulated(design: Design) -> ck.Dataset:
         if isinstance(model, ck.ODEModel):
             clean = ck.solve(model, ck.Regimen.cells(0, DOSE), days, p)[output]
         else:
-            clean = model.predict(output, jnp.asarray(days), p)
+            clean = model.level(output, jnp.asarray(days), p)
         levels.append(np.asarray(clean) * np.exp(SIGMA * rng.standard_normal(days.size)))
     value = np.array(levels)
     lloq = float(np.quantile(value, design.below)) if design.below else np.nan

@@ -103,7 +103,7 @@ def curve_data(
     owner = np.resize(np.repeat(np.arange(patients), len(days)), LENGTH)
     own = jax.tree.map(lambda x: x[owner], params)
     times = jnp.asarray(np.resize(each, LENGTH))[:, None]
-    levels = np.asarray(jax.vmap(lambda t, p: model.predict(output, t, p))(times, own))
+    levels = np.asarray(jax.vmap(lambda t, p: model.level(output, t, p))(times, own))
     values = levels[: each.size, 0].reshape(shape) * np.exp(sigma * rng.standard_normal(shape))
     names = [f"p{i + 1}" for i in range(patients)]
     rows = [

@@ -496,7 +496,7 @@ def _closed(model: ClosedForm, regimen: Regimen, t: np.ndarray) -> Wrapped:
     grid = jnp.asarray(t)
 
     def one(p: Params, output: str) -> Array:
-        return model.predict(output, grid, p, start, amount)
+        return model.level(output, grid, p, start, amount)
 
     def every(p: Params) -> dict[str, Array]:
         return {k: jax.lax.map(jax.vmap(partial(one, output=k)), p) for k in model.units}

@@ -230,7 +230,7 @@ class ClosedForm(StructuralModel):
                 f"{sorted(self.smooth)} and not {sorted(self.outputs)}."
             )
 
-    def predict(
+    def level(
         self,
         output: str,
         t: Float[Array, " time"],

@@ -73,7 +73,7 @@ def peaking(patients, seed=2021):
         p = model.params()
         for name, omega in {"cmax": 0.65, "tmax": 0.2, "t_alpha": 0.5, "fb": 0.8}.items():
             p = p.replace(**{name: getattr(p, name) * np.exp(omega * rng.standard_normal())})
-        levels = np.asarray(model.predict("car_t", jnp.asarray(days), p))
+        levels = np.asarray(model.level("car_t", jnp.asarray(days), p))
         levels = levels * np.exp(0.5 * rng.standard_normal(len(days)))
         rows += [(f"p{i}", t, y) for t, y in zip(days, levels, strict=True)]
     observations = pd.DataFrame(rows, columns=["patient", "time", "value"])

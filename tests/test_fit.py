@@ -27,7 +27,7 @@ def simulated(patients=6, seed=0, lloq=LLOQ):
             cmax=60 * math.exp(0.6 * rng.standard_normal() - 1.0 * (i % 2)),
             t_alpha=5 * math.exp(0.3 * rng.standard_normal()),
         )
-        levels = np.asarray(model.predict("car_t", jnp.array(DAYS), p))
+        levels = np.asarray(model.level("car_t", jnp.array(DAYS), p))
         for t, y in zip(DAYS, levels * np.exp(0.4 * rng.standard_normal(len(DAYS))), strict=True):
             rows.append((f"p{i}", t, "car_t", max(y, lloq), "cells/µL", lloq, int(y < lloq)))
     columns = ["patient", "time", "analyte", "value", "unit", "lloq", "censored"]
@@ -86,7 +86,7 @@ def test_log_likelihood_of_patients_is_the_plain_sum_over_samples(data):
             **{n: float(np.ravel(getattr(params, n))[i]) for n in POP.estimated}, **POP.fixed
         )
         rows = data.observations[data.observations["patient"] == patient]
-        f = np.asarray(model.predict("car_t", jnp.array(rows["time"].to_numpy()), p, smooth=True))
+        f = np.asarray(model.level("car_t", jnp.array(rows["time"].to_numpy()), p, smooth=True))
         for y, mean, c in zip(rows["value"], f, rows["censored"], strict=True):
             z = (math.log(LLOQ if c else y) - math.log(mean)) / 0.45
             total += (

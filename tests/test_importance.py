@@ -36,7 +36,7 @@ def seldom_seen(patients=16, seed=0):
         p = MODEL.params()
         for name, omega in OMEGAS.items():
             p = p.replace(**{name: getattr(p, name) * np.exp(omega * rng.standard_normal())})
-        level = np.asarray(MODEL.predict("car_t", days, p))
+        level = np.asarray(MODEL.level("car_t", days, p))
         level = level * np.exp(0.9 * rng.standard_normal(days.size))
         rows += [(f"p{i}", t, y) for t, y in zip(days, level, strict=True)]
     observations = pd.DataFrame(rows, columns=["patient", "time", "value"])

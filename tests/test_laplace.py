@@ -443,7 +443,7 @@ class TestMethods:
 
     def test_effects_are_those_of_a_normal_posterior(self, fit):
         """Shrunk means and SDs of a random intercept, by hand, at the typical draws."""
-        table = fit.random_effects().set_index("patient")
+        table = fit.effects().set_index("patient")
         draws = {k: np.median(v) for k, v in fit.draws().items() if v.ndim == 1}
         beta = np.median(fit.draws()["beta_base_cohort"])
         for i, (name, rows) in enumerate(self.DATA.observations.groupby("patient", sort=False)):

@@ -48,7 +48,7 @@ def fit_draws(fit):
 
 
 def left_out(fit, by, **options):
-    return checks.loo(fit, unit=by, cohort="arm", progress=False, **options)
+    return checks.loo(fit, by=by, cohort="arm", progress=False, **options)
 
 
 class TestTheIntegralOverRandomEffects:
@@ -59,7 +59,7 @@ class TestTheIntegralOverRandomEffects:
         theta = {"base": 10 * np.exp(0.3 * rng.normal(size=60))}
         theta["omega_base"] = 0.7 * np.exp(0.3 * rng.normal(size=60))
         theta["sigma"] = 0.4 * np.exp(0.1 * rng.normal(size=60))
-        found = marginal(bound, proposal(bound, fit.draws(random_effects=True)), points=512)(theta)
+        found = marginal(bound, proposal(bound, fit.draws(effects=True)), points=512)(theta)
         errors = []
         for s, i in itertools.product(range(60), range(len(n))):
             cov = theta["sigma"][s] ** 2 * np.eye(n[i]) + theta["omega_base"][s] ** 2
@@ -159,7 +159,7 @@ class TestTheIntegralOverRandomEffects:
         bound = fit.bound
         theta = {k: v[:50] for k, v in fit.draws().items()}
         rough, fine = (
-            marginal(bound, proposal(bound, fit.draws(random_effects=True)), points=n)(theta)
+            marginal(bound, proposal(bound, fit.draws(effects=True)), points=n)(theta)
             for n in (32, 1024)
         )
         error = np.abs(rough.log_likelihood - fine.log_likelihood).mean()
@@ -250,7 +250,7 @@ class TestLeftOutDensities:
         """Densities at the draws, left out as arviz would."""
         fit = conjugate.published()
         bound = fit.bound
-        result = checks.loo(fit, unit="cohort", progress=False)
+        result = checks.loo(fit, by="cohort", progress=False)
         assert list(result.table.index) == ["a", "b"]
         each = jax.jit(jax.vmap(bound.summary_log_likelihoods))(fit.draws())
         of_a = np.asarray(each["a"]).sum(axis=1)
@@ -273,7 +273,7 @@ def both(fit):
 class TestComparison:
     def test_prefers_the_truth_by_the_differences_of_the_units(self, both, results):
         both = both | {"varies": results["patient"]}
-        result = checks.compare_loo(both, unit="patient", progress=False)
+        result = checks.compare_loo(both, by="patient", progress=False)
         assert list(result.table.index) == ["varies", "same for all"]
         each = {n: result.results[n].table["elpd"].to_numpy() for n in both}
         apart = each["same for all"] - each["varies"]
@@ -346,19 +346,19 @@ class TestVerdict:
 class TestRefusals:
     def test_names_what_can_be_left_out(self, fit, known_fit):
         with pytest.raises(ck.FitError, match="unit must be 'observation', 'patient' or 'cohort'"):
-            checks.loo(fit, unit="arm")
+            checks.loo(fit, by="arm")
         for by in ("observation", "patient"):
-            with pytest.raises(ck.FitError, match='unit="cohort"'):
-                checks.loo(known_fit, unit=by)
+            with pytest.raises(ck.FitError, match='by="cohort"'):
+                checks.loo(known_fit, by=by)
         with pytest.raises(ck.FitError, match="single cohort 'moffitt'"):
-            checks.loo(known_fit, unit="cohort")
+            checks.loo(known_fit, by="cohort")
         with pytest.raises(ck.FitError, match="cohort='cohort' now"):
-            checks.loo(fit, unit="cohort")
+            checks.loo(fit, by="cohort")
 
     def test_asks_for_points_that_sobol_can_give(self, fit):
         for points in (100, 16):
             with pytest.raises(ck.FitError, match="power of two"):
-                checks.loo(fit, unit="patient", points=points)
+                checks.loo(fit, by="patient", points=points)
 
     def test_knows_no_such_unit(self, fit):
         with pytest.raises(ck.FitError, match="no unit 'p99' to refit without; they are p0; p1"):

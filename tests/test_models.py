@@ -88,7 +88,7 @@ def on_scale(model, output, smooth):
     @jax.jit
     def levels(u):
         p = {n: i.transform.inverse(x) for (n, i), x in zip(infos.items(), u, strict=True)}
-        return model.predict(output, OFF_CORNERS, model.params(**p), smooth=smooth)
+        return model.level(output, OFF_CORNERS, model.params(**p), smooth=smooth)
 
     return levels, jnp.array([float(i.transform.forward(i.value)) for i in infos.values()])
 
@@ -192,9 +192,9 @@ class TestEveryClosedForm:
         patients = random_patients(model, 200)
         for output in model.outputs:
             for smooth in (False, True):
-                typical = model.predict(output, YEAR, model.params(), smooth=smooth)
+                typical = model.level(output, YEAR, model.params(), smooth=smooth)
                 assert (np.asarray(typical) > 0).all()
-                levels = jax.vmap(lambda p: model.predict(output, YEAR, p, smooth=smooth))(patients)  # noqa: B023
+                levels = jax.vmap(lambda p: model.level(output, YEAR, p, smooth=smooth))(patients)  # noqa: B023
                 assert np.isfinite(levels).all()
                 assert (np.asarray(levels) >= 0).all()
 
@@ -218,8 +218,8 @@ class TestEveryClosedForm:
         for corner, days in CORNERS.items():
             away &= np.abs(t - typical.get(corner, -math.inf)) > days
         for output in model.outputs:
-            exact = np.asarray(model.predict(output, t, model.params()))
-            smooth = np.asarray(model.predict(output, t, model.params(), smooth=True))
+            exact = np.asarray(model.level(output, t, model.params()))
+            smooth = np.asarray(model.level(output, t, model.params(), smooth=True))
             np.testing.assert_allclose(smooth[away], exact[away], rtol=0.05)
             np.testing.assert_allclose(smooth, exact, rtol=0.2)
 
@@ -228,7 +228,7 @@ class TestEveryClosedForm:
         p = model.params()
         for output in model.outputs:
             t = np.sort(np.append(YEAR, p.tmax))
-            level = np.asarray(model.predict(output, t, p))
+            level = np.asarray(model.level(output, t, p))
             assert t[level.argmax()] == p.tmax
             assert level.max() == pytest.approx(p.cmax, rel=1e-12)
             assert (np.diff(level[level.argmax() :]) < 0).all()
@@ -238,7 +238,7 @@ class TestEveryClosedForm:
         model = ck.load_model(name)
         patients = random_patients(model, 5)
         for output in model.outputs:
-            one = lambda p, output=output: model.predict(output, YEAR, p)  # noqa: E731
+            one = lambda p, output=output: model.level(output, YEAR, p)  # noqa: E731
             together = jax.jit(jax.vmap(one))(patients)
             for i in range(5):
                 alone = one(jax.tree.map(lambda x, i=i: x[i], patients))
@@ -247,7 +247,7 @@ class TestEveryClosedForm:
     def test_gives_levels_with_its_options(self, name):
         for options in variants(name):
             model = ck.load_model(name, **options)
-            assert np.isfinite(model.predict(next(iter(model.outputs)), YEAR, model.params())).all()
+            assert np.isfinite(model.level(next(iter(model.outputs)), YEAR, model.params())).all()
 
 
 @pytest.mark.parametrize("name", ODES)
@@ -348,7 +348,7 @@ def test_piecewise_takes_name_unit_and_peak_of_the_assay():
     assert dict(model.units) == {"transgene": "copies/µg"}
     assert dict(plain.units) == {"car_t": "cells/µL"}
     assert model.params.info()["cmax"].unit == "copies/µg"
-    ratio = model.predict("transgene", YEAR, model.params()) / plain.predict(
+    ratio = model.level("transgene", YEAR, model.params()) / plain.level(
         "car_t", YEAR, plain.params()
     )
     np.testing.assert_allclose(ratio, 24_000 / 50, rtol=1e-12)
@@ -392,7 +392,7 @@ class TestComedicationInStein:
 
     @pytest.mark.parametrize("tau", [9.3, 12.0, math.inf])
     def test_a_drug_from_the_peak_on_has_no_effect(self, tau):
-        exact = ck.load_model("stein2019").predict("transgene", YEAR, self.P)
+        exact = ck.load_model("stein2019").level("transgene", YEAR, self.P)
         np.testing.assert_allclose(self.level(YEAR, tocilizumab=tau), exact, rtol=1e-12)
 
     def test_before_the_first_dose_nothing_changes(self):
@@ -419,7 +419,7 @@ def test_ogasawara_waits_for_its_lag():
     model = ck.load_model("ogasawara2021")
     p = model.params()
     start = p.cmax * 2 ** (-(p.tmax - p.lag) / p.t_double)
-    level = model.predict("transgene", np.array([0.0, 3.0, p.lag + 2 * p.t_double]), p)
+    level = model.level("transgene", np.array([0.0, 3.0, p.lag + 2 * p.t_double]), p)
     np.testing.assert_allclose(level, [start, start, 4 * start], rtol=1e-12)
 
 
@@ -428,8 +428,8 @@ def test_rounding_steins_peak_moves_it_by_less_than_is_said():
     model = ck.load_model("stein2019")
     p = model.params()
     t = np.linspace(7, 12, 1001)
-    smooth = np.asarray(model.predict("transgene", t, p, smooth=True))
-    error = smooth / np.asarray(model.predict("transgene", t, p)) - 1
+    smooth = np.asarray(model.level("transgene", t, p, smooth=True))
+    error = smooth / np.asarray(model.level("transgene", t, p)) - 1
     assert -0.035 < error.min() < -0.02
     assert 0.02 < error.max() < 0.045
     assert smooth.max() / p.cmax == pytest.approx(1.003, abs=0.001)

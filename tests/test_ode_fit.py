@@ -98,7 +98,7 @@ class TestSolverCheck:
         check = ck.checks.solver_error(fit, draws=40)
         assert check.error.max() > 0.01
         bound, i = fit.bound, 7
-        sample = {k: jnp.asarray(v[i]) for k, v in fit.draws(random_effects=True).items()}
+        sample = {k: jnp.asarray(v[i]) for k, v in fit.draws(effects=True).items()}
         params, theta = bound.of_sample(sample)
         fast = np.asarray(bound.individual_predictions(params))
         one = [jax.tree.map(lambda x, j=j: x[j], params) for j in range(2)]

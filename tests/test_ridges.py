@@ -33,7 +33,7 @@ def hardly_persisting(patients=10, seed=11):
     rng, rows = np.random.default_rng(seed), []
     for i in range(patients):
         cmax, tmax = np.exp(rng.standard_normal(2) * [0.5, 0.2]) * [24_000, 9.3]
-        level = STEIN.predict("transgene", jnp.asarray(DAYS), STEIN.params(cmax=cmax, tmax=tmax))
+        level = STEIN.level("transgene", jnp.asarray(DAYS), STEIN.params(cmax=cmax, tmax=tmax))
         noise = np.exp(0.3 * rng.standard_normal(len(DAYS)))
         rows += [(f"p{i}", t, y) for t, y in zip(DAYS, np.asarray(level) * noise, strict=True)]
     observations = pd.DataFrame(rows, columns=["patient", "time", "value"])

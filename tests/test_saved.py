@@ -68,7 +68,7 @@ def same_fit(back, fit):
     assert back.settings == fit.settings
     assert back.data.name == fit.data.name
     pd.testing.assert_frame_equal(back.summary(), fit.summary())
-    pd.testing.assert_frame_equal(back.random_effects(), fit.random_effects())
+    pd.testing.assert_frame_equal(back.effects(), fit.effects())
     assert repr(back) == repr(fit)
     for name in storage.TABLES:
         pd.testing.assert_frame_equal(getattr(back.data, name), getattr(fit.data, name))

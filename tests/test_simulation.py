@@ -18,7 +18,7 @@ THREE = ck.Regimen.cells(day=[0, 42, 84])
 
 def test_without_patients_it_is_the_typical_patient():
     sim = ck.simulate(STEIN, THREE, DAYS)
-    exact = STEIN.predict("transgene", DAYS, STEIN.params(), jnp.array([0.0, 42.0, 84.0]))
+    exact = STEIN.level("transgene", DAYS, STEIN.params(), jnp.array([0.0, 42.0, 84.0]))
     assert sim["transgene"].shape == (1, 1, 98)
     np.testing.assert_allclose(sim["transgene"][0, 0], exact, rtol=1e-12)
 
@@ -41,7 +41,7 @@ def test_levels_belong_to_the_parameters_beside_them():
     starts = jnp.array([0.0, 42.0, 84.0])
     for i in range(3):
         p = STEIN.params(**{k: sim[k].values[0, i] for k in STEIN.params.info()})
-        exact = STEIN.predict("transgene", DAYS, p, starts)
+        exact = STEIN.level("transgene", DAYS, p, starts)
         np.testing.assert_allclose(sim["transgene"][0, i], exact, rtol=1e-12)
 
 
@@ -210,7 +210,7 @@ def test_the_typical_patient_of_each_draw_has_that_draws_parameters(known_fit):
     np.testing.assert_allclose(sim["cmax"][:, 0, 0], 40 * 1.02 ** np.arange(20), rtol=1e-12)
     np.testing.assert_allclose(sim["tmax"][:, 0, 0], 8 * 1.02 ** np.arange(20), rtol=1e-12)
     p = model.params(**{k: float(sim[k][5, 0, 0]) for k in model.params.info()})
-    exact = model.predict("car_t", DAYS, p, jnp.array([0.0, 42.0, 84.0]))
+    exact = model.level("car_t", DAYS, p, jnp.array([0.0, 42.0, 84.0]))
     np.testing.assert_allclose(sim["car_t"][5, 0], exact, rtol=1e-9)
 
 

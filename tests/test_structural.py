@@ -34,7 +34,7 @@ def stein_ode(t, p):
 
 def test_the_closed_form_is_the_solution_of_the_differential_equations():
     effector, memory = stein_ode(DAYS, TYPICAL)
-    level = STEIN.predict("transgene", DAYS, TYPICAL)
+    level = STEIN.level("transgene", DAYS, TYPICAL)
     np.testing.assert_allclose(level, effector + memory, rtol=1e-7)
     states = STEIN.states(jnp.asarray(DAYS), TYPICAL)
     np.testing.assert_allclose(states.effector, effector, rtol=1e-7, atol=1e-6)
@@ -51,7 +51,7 @@ def test_states_add_up_to_the_output(name):
     p = model.params()
     states = model.states(jnp.asarray(DAYS), p)
     total = sum(jax.tree.leaves(states))
-    np.testing.assert_allclose(total, model.predict(output, DAYS, p), rtol=1e-12)
+    np.testing.assert_allclose(total, model.level(output, DAYS, p), rtol=1e-12)
 
 
 def test_distribution_before_the_lag_follows_kdist():
@@ -86,21 +86,21 @@ PEAKS = np.array([24_000.0, 6_000.0, 900.0])
 @pytest.mark.parametrize("smooth", [False, True])
 def test_infusions_superpose_each_with_its_own_peak(smooth):
     p = TYPICAL.replace(cmax=jnp.asarray(PEAKS))
-    together = STEIN.predict("transgene", DAYS, p, STARTS, smooth=smooth)
+    together = STEIN.level("transgene", DAYS, p, STARTS, smooth=smooth)
     curve = (STEIN.smooth if smooth else STEIN.outputs)["transgene"]
     apart = sum(
         np.where(s <= DAYS, curve(jnp.asarray(np.abs(DAYS - s)), TYPICAL.replace(cmax=c)), 0.0)
         for s, c in zip(STARTS, PEAKS, strict=True)
     )
     np.testing.assert_allclose(together, apart, rtol=1e-12)
-    one_way = STEIN.predict("transgene", DAYS[::-1], p, STARTS, smooth=smooth)
+    one_way = STEIN.level("transgene", DAYS[::-1], p, STARTS, smooth=smooth)
     np.testing.assert_array_equal(one_way[::-1], together)
 
 
 @pytest.mark.parametrize("smooth", [False, True])
 def test_nothing_is_there_before_the_first_infusion(smooth):
     t = np.array([-7.0, -1e-9, 0.0, 1.0])
-    level = np.asarray(STEIN.predict("transgene", t, TYPICAL, 0.0, smooth=smooth))
+    level = np.asarray(STEIN.level("transgene", t, TYPICAL, 0.0, smooth=smooth))
     assert (level[:2] == 0).all()
     assert level[2] == pytest.approx(24_000 / 3_900, rel=0.01)
 
@@ -108,7 +108,7 @@ def test_nothing_is_there_before_the_first_infusion(smooth):
 @pytest.mark.parametrize("smooth", [False, True])
 def test_an_infusion_at_infinity_never_happens_and_leaves_gradients_finite(smooth):
     def log_auc(p, starts):
-        return jnp.log(jnp.sum(STEIN.predict("transgene", DAYS, p, starts, smooth=smooth)))
+        return jnp.log(jnp.sum(STEIN.level("transgene", DAYS, p, starts, smooth=smooth)))
 
     one, padded = jnp.array([0.0]), jnp.array([0.0, jnp.inf, jnp.inf])
     assert float(log_auc(TYPICAL, padded)) == float(log_auc(TYPICAL, one))
@@ -122,7 +122,7 @@ def test_an_infusion_at_infinity_never_happens_and_leaves_gradients_finite(smoot
 
 
 def test_the_peak_does_not_follow_the_dose_unless_told_to():
-    low, high = (STEIN.predict("transgene", DAYS, TYPICAL, 0.0, jnp.array([a])) for a in (1e7, 1e9))
+    low, high = (STEIN.level("transgene", DAYS, TYPICAL, 0.0, jnp.array([a])) for a in (1e7, 1e9))
     np.testing.assert_array_equal(low, high)
 
 
@@ -132,8 +132,8 @@ def test_with_a_dose_effect_each_peak_is_scaled_by_its_own_dose(exponent):
     dose = np.array([1e8, 4e8, 2e7])
     scaled = TYPICAL.replace(cmax=jnp.asarray(24_000 * (dose / 1e8) ** exponent))
     np.testing.assert_allclose(
-        model.predict("transgene", DAYS, TYPICAL, STARTS, dose),
-        STEIN.predict("transgene", DAYS, scaled, STARTS),
+        model.level("transgene", DAYS, TYPICAL, STARTS, dose),
+        STEIN.level("transgene", DAYS, scaled, STARTS),
         rtol=1e-12,
     )
     assert STEIN.dose_effect is None
@@ -142,8 +142,8 @@ def test_with_a_dose_effect_each_peak_is_scaled_by_its_own_dose(exponent):
 def test_a_dose_effect_may_act_on_another_parameter():
     model = STEIN.with_dose_effect(-0.5, reference=1e8, parameter="tmax")
     np.testing.assert_allclose(
-        model.predict("transgene", DAYS, TYPICAL, 0.0, jnp.array([4e8])),
-        STEIN.predict("transgene", DAYS, TYPICAL.replace(tmax=9.3 / 2)),
+        model.level("transgene", DAYS, TYPICAL, 0.0, jnp.array([4e8])),
+        STEIN.level("transgene", DAYS, TYPICAL.replace(tmax=9.3 / 2)),
         rtol=1e-12,
     )
 
@@ -194,7 +194,7 @@ def test_a_later_switch_means_longer_growth_and_later_decline(smooth, fb):
 
     def log_level(tmax):
         return jnp.log(
-            GROWTH.predict("transgene", jnp.array([28.0]), p.replace(tmax=tmax), smooth=smooth)[0]
+            GROWTH.level("transgene", jnp.array([28.0]), p.replace(tmax=tmax), smooth=smooth)[0]
         )
 
     exact = p.rho + decline_rate(p, 28 - 9.3)
@@ -213,7 +213,7 @@ def test_with_its_peak_held_stein_only_declines_later(smooth):
 
     def log_level(tmax):
         p = TYPICAL.replace(tmax=tmax)
-        return jnp.log(STEIN.predict("transgene", jnp.array([28.0]), p, smooth=smooth)[0])
+        return jnp.log(STEIN.level("transgene", jnp.array([28.0]), p, smooth=smooth)[0])
 
     assert float(jax.grad(log_level)(9.3)) == pytest.approx(decline_rate(TYPICAL, 18.7), rel=1e-8)
 
@@ -228,14 +228,14 @@ def test_wrong_definitions_and_requests_are_refused_with_what_is_known():
     with pytest.raises(ck.ModelError, match="`smooth` must have the same outputs"):
         ck.ClosedForm(**fields, units=GROWTH.units, smooth={"car_t": lambda t, p: t})
     with pytest.raises(ck.ModelError, match=r"no output 'car_t'; it has transgene \[copies/µg\]"):
-        GROWTH.predict("car_t", DAYS, Growth())
+        GROWTH.level("car_t", DAYS, Growth())
     with pytest.raises(ck.ModelError, match="no parameter 'peak'; known are r0, rho"):
         GROWTH.with_dose_effect(0.5, 1e8, parameter="peak")
     with pytest.raises(ck.ModelError, match="no parameter 'cmax'"):
         GROWTH.with_dose_effect(0.5, 1e8)
     dosed = GROWTH.with_dose_effect(0.5, 1e8, parameter="r0")
     with pytest.raises(ck.ModelError, match=r"dose effect on r0, so the amount"):
-        dosed.predict("transgene", DAYS, Growth())
+        dosed.level("transgene", DAYS, Growth())
 
 
 def test_states_need_a_unit_and_describe_themselves():

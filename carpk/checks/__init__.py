@@ -6,7 +6,7 @@ rules of `nca`. What is compared is like with like: a replicated median against 
 
 `vpc`, `npde` and `gof` are for patients' own data: percentiles by day against those of new
 patients, residuals against time and prediction. `shrinkage` says how
-far the data leave the patients' random effects (`Fit.random_effects`) to the population.
+far the data leave the patients' random effects (`Fit.effects`) to the population.
 
 `loo` says how well a fit predicts an observation, a patient or a cohort that it has not seen, and
 `compare_loo` which of several fits does so best; `sensitivity`, what a posterior owes its prior and

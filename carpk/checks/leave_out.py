@@ -168,7 +168,7 @@ class LOO:
 def loo(
     fit: Fit,
     *,
-    unit: str = OBSERVATION,
+    by: str = OBSERVATION,
     cohort: str = "cohort",
     refit: bool | Sequence[str] = False,
     draws: int = 1000,
@@ -183,34 +183,34 @@ def loo(
     the density of all of the patient's data with the random effects integrated out for each draw
     of the population parameters. (The sum of the conditional densities would not do: the draws of
     the random effects have seen the data that are to be left out, and importance weights cannot
-    undo so much.) Comparing models of what differs between patients calls for `unit="patient"`.
+    undo so much.) Comparing models of what differs between patients calls for `by="patient"`.
 
     Args:
         fit: the fit.
-        unit: "observation"; "patient"; or "cohort": all patients of each cohort, all summaries of
+        by: "observation"; "patient"; or "cohort": all patients of each cohort, all summaries of
             each published cohort.
-        cohort: with unit="cohort", the column of the patients table that says which is whose.
+        cohort: with by="cohort", the column of the patients table that says which is whose.
         refit: fit again, with the fit's own settings, without each unit whose k-hat is too high,
             and take the exact density; or names of units for which to do that.
-        draws: posterior draws, at random, for unit="patient" and "cohort"; "observation" takes all.
+        draws: posterior draws, at random, for by="patient" and "cohort"; "observation" takes all.
         points: a power of two: quasi-random points of the integral over random effects.
         seed: of the draws and the points.
         progress: show it, on standard error.
     """
-    if unit not in UNITS:
+    if by not in UNITS:
         raise FitError(
-            f"checks.loo: unit must be {', '.join(map(repr, UNITS[:-1]))} or {UNITS[-1]!r}, but is "
-            f"{unit!r}."
+            f"checks.loo: by must be {', '.join(map(repr, UNITS[:-1]))} or {UNITS[-1]!r}, but is "
+            f"{by!r}."
         )
     bound = fit.bound
-    theta = fit.draws(None if unit == OBSERVATION else draws, seed, random_effects=True)
-    if unit == OBSERVATION:
+    theta = fit.draws(None if by == OBSERVATION else draws, seed, effects=True)
+    if by == OBSERVATION:
         units = _observations(fit)
-    elif unit == PATIENT:
+    elif by == PATIENT:
         units = _patients(bound, theta, points, seed)
     else:
         units = _cohorts(bound, theta, cohort, points, seed)
-    show = f"leaving out by {unit}" if progress else ""
+    show = f"leaving out by {by}" if progress else ""
     each = units.stored or units.of(theta, show)
     r_eff = min(1.0, _ess(fit) / len(each.total))
     elpd, k_hat = _left_out(each.total, r_eff)
@@ -227,9 +227,7 @@ def loo(
         )
         if not again.ok:
             troubles.append(f"The fit without {name}: {again.verdict.troubles[0]}")
-        exact = units.of(
-            again.draws(None if unit == OBSERVATION else draws, seed, random_effects=True), ""
-        )
+        exact = units.of(again.draws(None if by == OBSERVATION else draws, seed, effects=True), "")
         found["elpd"][i] = _log_mean(exact.total)[i]
         found["p_loo"][i] = _log_mean(each.total)[i] - found["elpd"][i]
         found["refitted"][i] = True
@@ -237,7 +235,7 @@ def loo(
             found["mc_error"][i] = _error([_log_mean(x) for x in exact.scrambles])[i]
             found["ess"][i] = np.quantile(exact.ess[:, i], 0.05)
     return LOO(
-        unit=unit,
+        unit=by,
         table=units.labels.assign(**found),
         draws=len(each.total),
         points=0 if each.scrambles is None else points,
@@ -308,7 +306,7 @@ def _observations(fit: Fit) -> Units:
     if a is None:
         raise FitError(
             f"checks.loo: {bound.data.name} has no individual observations to leave out; published "
-            'cohorts are left out with unit="cohort".'
+            'cohorts are left out with by="cohort".'
         )
     where = [np.argwhere(a.mask & (a.analyte == i)) for i in range(len(a.analytes))]
     places = np.concatenate(where)
@@ -358,7 +356,7 @@ def _patients(bound: BoundPopulation, theta: Draws, points: int, seed: int) -> U
     if bound.individual is None:
         raise FitError(
             f"checks.loo: {bound.data.name} has no individual patients to leave out; published "
-            'cohorts are left out with unit="cohort".'
+            'cohorts are left out with by="cohort".'
         )
     of_draws = marginal(bound, proposal(bound, theta), points=points, seed=seed)
     # Patients without fitted samples predict nothing.
@@ -585,7 +583,7 @@ class Options(TypedDict, total=False):
 
 
 def compare_loo(
-    results: Mapping[str, Fit | LOO], *, unit: str = OBSERVATION, **options: Unpack[Options]
+    results: Mapping[str, Fit | LOO], *, by: str = OBSERVATION, **options: Unpack[Options]
 ) -> LOOComparison:
     """Compare population models of the same data by leave-one-out prediction.
 
@@ -595,7 +593,7 @@ def compare_loo(
 
     Args:
         results: name -> a fit, or what `loo` gave for it.
-        unit: what is left out, where fits are given.
+        by: what is left out, where fits are given.
         options: of `loo`.
     """
     if len(results) < 2:
@@ -603,8 +601,7 @@ def compare_loo(
             "checks.compare_loo: give at least two fits by name, {'a': fit, 'b': other}."
         )
     found = {
-        name: r if isinstance(r, LOO) else loo(r, unit=unit, **options)
-        for name, r in results.items()
+        name: r if isinstance(r, LOO) else loo(r, by=by, **options) for name, r in results.items()
     }
     first_name, first = next(iter(found.items()))
     for name, other in found.items():

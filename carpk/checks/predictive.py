@@ -165,7 +165,7 @@ def _replicate_observations(fit: Fit, draws: int, seed: int) -> xr.DataArray:
     """Measured concentrations of the same patients at the same times, from posterior draws."""
     bound = fit.bound
     a = bound.individual
-    sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, random_effects=True).items()}
+    sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, effects=True).items()}
     size = len(next(iter(sample.values())))
 
     def one(sample: Values, noise: Array) -> Array:

@@ -287,7 +287,7 @@ def gof(fit: Fit, *, output: str | None = None, draws: int = 1000, seed: int = 0
     bound = fit.bound
     seen = Observed.of(bound, output, "checks.gof")
     errors = npde(fit, output=output, replicates=draws, seed=seed)
-    sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, random_effects=True).items()}
+    sample = {k: jnp.asarray(v) for k, v in fit.draws(draws, seed, effects=True).items()}
 
     def concentrations(sample: Values) -> Array:
         params, _ = bound.of_sample(sample)
@@ -314,7 +314,7 @@ def gof(fit: Fit, *, output: str | None = None, draws: int = 1000, seed: int = 0
 def eta_means(fit: Fit, who: str) -> pd.DataFrame:
     """Posterior mean of every patient's random effects: a row per patient, a column per parameter.
 
-    The empirical Bayes estimates of the field; `Fit.random_effects` has their SDs as well, and the
+    The empirical Bayes estimates of the field; `Fit.effects` has their SDs as well, and the
     effects of infusions and cohorts, which are left out here.
 
     Args:

@@ -18,7 +18,7 @@ def solver_error(fit: Fit, *, draws: int = 200, rtol: float = 1e-8, seed: int = 
         rtol: tolerance of the adaptive route.
         seed: same seed, same draws.
     """
-    check = solver_check(fit.bound, fit.draws(draws, seed, random_effects=True), rtol)
+    check = solver_check(fit.bound, fit.draws(draws, seed, effects=True), rtol)
     if check is None:
         raise FitError(
             f"checks.solver_error: {fit.population.model.name!r} is a closed form, so no "

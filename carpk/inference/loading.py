@@ -67,7 +67,7 @@ class FitWithoutModel(Fit):
         table.attrs["interval"] = self.kept["interval"]
         return table
 
-    def random_effects(self) -> pd.DataFrame:
+    def effects(self) -> pd.DataFrame:
         return VERDICT.decode_table(self.kept["random_effects"])
 
     @property

@@ -71,15 +71,15 @@ class Fit:
         return group(self.idata, "posterior")
 
     def draws(
-        self, size: int | None = None, seed: int = 0, *, random_effects: bool = False
+        self, size: int | None = None, seed: int = 0, *, effects: bool = False
     ) -> dict[str, np.ndarray]:
         """Parameters, name -> (draw, ...); all draws, or `size` of them at random.
 
-        Those of the population and its cohorts; with `random_effects` the patients' random effects
+        Those of the population and its cohorts; with `effects` the patients' random effects
         too.
         """
         names = list(self.parameters)
-        names = [str(name) for name in self.posterior.data_vars] if random_effects else names
+        names = [str(name) for name in self.posterior.data_vars] if effects else names
         stacked = {
             str(n): self.posterior[n].values.reshape(-1, *self.posterior[n].shape[2:])
             for n in names
@@ -103,7 +103,7 @@ class Fit:
         """
         return summarize(self)
 
-    def random_effects(self) -> pd.DataFrame:
+    def effects(self) -> pd.DataFrame:
         """Random effects of patients (empirical Bayes estimates), infusions and cohorts.
 
         One row per effect: parameter, level, label of its patient or cohort, infusion; mean and SD

@@ -95,7 +95,7 @@ def _spec(fit: Fit) -> EncodedFit:
         "parameters": list(fit.parameters),
         "summary": VERDICT.encode_table(table.reset_index()),
         "interval": table.attrs["interval"],
-        "random_effects": VERDICT.encode_table(fit.random_effects()),
+        "random_effects": VERDICT.encode_table(fit.effects()),
         "draws_sha256": digest_of_draws(fit.posterior),
     }
 

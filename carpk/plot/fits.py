@@ -234,7 +234,7 @@ def individual_fits(
     bound = result.bound
     seen = Observed.of(bound, output, "plot.individual_fits")
     output = seen.output
-    sample = {k: jnp.asarray(v) for k, v in result.draws(draws, seed, random_effects=True).items()}
+    sample = {k: jnp.asarray(v) for k, v in result.draws(draws, seed, effects=True).items()}
     first, last = min(0.0, float(seen.time.min())), float(seen.time.max())
     days = _grid(first, last)
     levels_at = bound.patient_predictor(jnp.asarray(days), output=output, smooth=False)

@@ -57,7 +57,7 @@ class ClosedFormPredictor:
         ) -> Array:
             since = 0.0 if start is None else jnp.asarray(start)
             given = None if amount is None else jnp.asarray(amount)
-            return self.model.predict(output, t, p, since, given, smooth=self.smooth)
+            return self.model.level(output, t, p, since, given, smooth=self.smooth)
 
         axes = (axis, 0, given, given)
         predictions = [

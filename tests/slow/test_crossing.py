@@ -229,7 +229,7 @@ FUNCTIONS = {
     "fit, nuts": lambda g: ck.fit(g.pop, g.data, **CHAINS),
     "print": lambda g: repr(g.fit),
     "summary": lambda g: g.fit.summary(),
-    "effects": lambda g: g.fit.random_effects(),
+    "effects": lambda g: g.fit.effects(),
     "simulate": lambda g: ck.simulate(g.fit, TWICE, range(30), patients=3, draws=4, measured=True),
     "simulate, typical": lambda g: ck.simulate(g.fit, CELLS, range(30), draws=4),
     "compare": lambda g: ck.compare(g.fit, {"1": CELLS, "2": TWICE}, patients=3, draws=5).table,
@@ -243,10 +243,10 @@ FUNCTIONS = {
     ),
     "checks.loo, observation": lambda g: ck.checks.loo(g.fit, progress=False),
     "checks.loo, patient": lambda g: ck.checks.loo(
-        g.fit, unit="patient", draws=20, points=32, progress=False
+        g.fit, by="patient", draws=20, points=32, progress=False
     ),
     "checks.loo, cohort": lambda g: ck.checks.loo(
-        g.fit, unit="cohort", draws=20, points=32, progress=False
+        g.fit, by="cohort", draws=20, points=32, progress=False
     ),
     "checks.npde": lambda g: ck.checks.npde(g.fit, replicates=60),
     "checks.vpc": lambda g: ck.checks.vpc(g.fit, replicates=40),

@@ -33,7 +33,7 @@ def test_expected_errors_are_those_of_maximum_likelihood_in_simulated_data():
     def level(u):
         values = [c.transform.inverse(x) for c, x in zip(columns[:-1], u[:-1], strict=True)]
         params = model.params(**dict(zip(free[:-1], values, strict=True)), **fixed)
-        return model.predict("car_t", days, params, smooth=True)
+        return model.level("car_t", days, params, smooth=True)
 
     @jax.jit
     @jax.value_and_grad

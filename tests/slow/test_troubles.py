@@ -90,7 +90,7 @@ def curves(model, truth, varies, days, residual=0.2, patients=8):
     for name in names:
         p = model.params(**truth)
         own = float(getattr(p, varies)) * np.exp(0.3 * rng.standard_normal())
-        f = np.asarray(model.predict("car_t", jnp.array(days), p.replace(**{varies: own})))
+        f = np.asarray(model.level("car_t", jnp.array(days), p.replace(**{varies: own})))
         y = f * np.exp(residual * rng.standard_normal(len(days)))
         rows += [(name, t, "car_t", v, "cells/µL", 0) for t, v in zip(days, y, strict=True)]
     return frames(rows, names)
