@@ -345,7 +345,7 @@ class TestVerdict:
 
 class TestRefusals:
     def test_names_what_can_be_left_out(self, fit, known_fit):
-        with pytest.raises(ck.FitError, match="unit must be 'observation', 'patient' or 'cohort'"):
+        with pytest.raises(ck.FitError, match="by must be 'observation', 'patient' or 'cohort'"):
             checks.loo(fit, by="arm")
         for by in ("observation", "patient"):
             with pytest.raises(ck.FitError, match='by="cohort"'):
