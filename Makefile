@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-oldest test-portable validation lint tidy notebooks wheel clean
+.PHONY: help demo test test-slow test-oldest test-portable validation lint notebooks wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' \
@@ -73,13 +73,10 @@ validation: $(VENV)/.installed-test  ## hours of measurements; writes their tabl
 	$(BIN)/python benchmarks/abuse_storage.py --kills 100 --flips 200
 	$(BIN)/python benchmarks/summaries_coverage.py 1000 --out docs/summaries.md
 
-lint: $(VENV)/.installed-test  ## style and types
+lint: $(VENV)/.installed-test  ## style, types, spelling; notebooks without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-
-lint: tidy
-tidy: $(VENV)/.installed-test  ## spelling; notebooks without outputs
 	$(BIN)/codespell
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 

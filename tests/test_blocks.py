@@ -254,9 +254,8 @@ POP = ck.Population(LINEAR, varies=["base"], fixed={"halve": 10.0}, priors=PRIOR
 
 def test_a_folder_is_that_of_a_model_its_priors_data_and_settings(tmp_path, monkeypatch):
     """Also of two models of one name, made here and not read from a file."""
-    monkeypatch.setattr(
-        "carpk.inference.fit._fit_bound", lambda *_: None
-    )  # the folder is looked at first
+    # the folder is looked at first
+    monkeypatch.setattr("carpk.inference.fit._fit_bound", lambda *_: None)
     how = {"chains": 1, "starts": 1, "draws": 10, "tune": 10, "folder": tmp_path / "a"}
     faster = dataclasses.replace(
         LINEAR, outputs={k: lambda t, p, f=f: f(2 * t, p) for k, f in LINEAR.outputs.items()}

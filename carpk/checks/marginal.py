@@ -82,9 +82,8 @@ def proposal(bound: BoundPopulation, sample: Draws) -> Proposal:
     x = np.asarray(jax.vmap(lambda th: _vector(bound, th))(theta))
     own = eta + np.asarray(jax.vmap(lambda th: _typical(bound, th))(theta))
     mean, sd = x.mean(0), x.std(0)
-    sd = np.where(
-        sd > 1e-12 * (1 + np.abs(mean)), sd, np.inf
-    )  # constant parameters are not informative
+    # constant parameters are not informative
+    sd = np.where(sd > 1e-12 * (1 + np.abs(mean)), sd, np.inf)
     x = (x - mean) / sd
     ridge = x.T @ x + x.shape[1] * np.eye(x.shape[1])  # of no weight unless draws are few
     centre = own.mean(0)

@@ -272,9 +272,8 @@ def percentiles(
     Returns:
         (..., len(shares)); -inf where the percentile, or its lower neighbour, is below all limits.
     """
-    order = np.lexsort(
-        (~below, values), axis=-1
-    )  # at the same concentration, what lies below comes first
+    # at the same concentration, what lies below comes first
+    order = np.lexsort((~below, values), axis=-1)
     v, b = np.take_along_axis(values, order, -1), np.take_along_axis(below, order, -1)
     n = v.shape[-1]
     rank = np.arange(1, n + 1)

@@ -26,9 +26,8 @@ Given: TypeAlias = Regimen | Covariates | tuple[Regimen, Covariates]
 FOLLOW_UP = 90.0  # days after the last infusion, unless said otherwise
 GRID = np.concatenate([np.arange(0.0, 28.0, 0.25), np.arange(28.0, FOLLOW_UP + 1)])
 OF_CELLS = ("car_t", "transgene")  # outputs that stay at 0 without an infusion of cells
-PEAK_FROM = (
-    1.0  # day after an infusion from which a concentration may be the peak: no dose on its way
-)
+# day after an infusion from which a concentration may be the peak: no dose on its way
+PEAK_FROM = 1.0
 
 
 class ArmSpec(NamedTuple):
@@ -142,9 +141,8 @@ def windows_of(
             "`days` that reach further."
         )
     stops = {name: min(starts[name] + horizon, ends[name]) for name in specs}
-    closed = isinstance(
-        model, ClosedForm
-    )  # its concentration on the day of an infusion has the new cells
+    # the concentration of a closed form on the day of an infusion has the new cells
+    closed = isinstance(model, ClosedForm)
     last = {
         name: math.nextafter(stop, -math.inf) if closed else stop for name, stop in stops.items()
     }

@@ -20,9 +20,8 @@ from jaxtyping import Array, Float
 
 from carpk.errors import ModelError
 
-Exponentials = tuple[
-    Array | float, ...
-]  # one number per exponential, each a scalar or an array of lanes
+# one number per exponential, each a scalar or an array of lanes
+Exponentials = tuple[Array | float, ...]
 
 
 class Modes(NamedTuple):

@@ -347,9 +347,8 @@ def prior_draws(
 ) -> dict[str, np.ndarray]:
     """Independent draws from each prior, name -> (size, ...)."""
     keys = jax.random.split(jax.random.key(seed), max(len(priors), 1))
-    apart = np.asarray(
-        jax.random.key_data(keys)
-    )  # iterating over typed keys would trigger a compilation
+    # iterating over typed keys would trigger a compilation
+    apart = np.asarray(jax.random.key_data(keys))
     return {
         name: np.asarray(prior.sample(jax.random.wrap_key_data(key), (size,)), float)
         for key, (name, prior) in zip(apart, priors.items(), strict=False)

@@ -73,9 +73,8 @@ SOFT_MAX = 0.1  # softness of "the highest sample" and "is quantifiable", in ln(
 SOFT_FIT = 0.01  # softness of "the best adjusted R²"
 NO_DECLINE = 2e-5  # 1/day, of the softness of "declines"
 UNUSABLE = -3.0  # stands for an adjusted R² of samples that no half-life comes from; below all
-PEAK_SCORES = np.linspace(
-    -2.6, 3.7, 8
-)  # of the highest sample, around the highest true concentration
+# of the highest sample, around the highest true concentration
+PEAK_SCORES = np.linspace(-2.6, 3.7, 8)
 SAME_DAY = 1e-6  # days
 FEW_FOR_RANGES = 32  # patients, up to whom the usual virtual ones are enough for a range; above:
 PER_PATIENT, MOST_FOR_RANGES = 8, 1024  # virtual patients of each, and at most

@@ -254,9 +254,8 @@ def _distant(
         p = 2 * scipy.stats.t.sf(abs(t[i]), free[i]) * left.sum()
         left[i] = False
         found.append((i, float(away[i]), float(t[i]), float(p)))
-    p = np.minimum.accumulate([x[3] for x in found][::-1])[
-        ::-1
-    ]  # masking: a second outlier hides the first
+    # masking: a second outlier hides the first
+    p = np.minimum.accumulate([x[3] for x in found][::-1])[::-1]
     return [(*x[:3], float(q)) for x, q in zip(found, p, strict=True)]
 
 
@@ -625,9 +624,8 @@ def _tails(bound: BoundPopulation, score: np.ndarray, which: np.ndarray) -> Foun
     """
     a = bound.individual
     found: Found = []
-    varied = (
-        bound.random_effects.columns
-    )  # without random effects, residuals hold the differences between patients
+    # without random effects, residuals hold the differences between patients
+    varied = bound.random_effects.columns
     for i, analyte in enumerate(a.analytes if varied else ()):
         residual = bound.population.residual_of(bound.endpoints[analyte])
         z = score[which & (a.analyte == i)]
