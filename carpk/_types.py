@@ -12,7 +12,7 @@ Numbers: TypeAlias = Array | np.ndarray | float
 """What arithmetic of JAX and NumPy takes: a number, or an array of any shape."""
 
 Arrays: TypeAlias = Array | np.ndarray
-"""Arrays of any shape, of JAX or NumPy."""
+"""Arrays of any shape: of JAX inside a compiled function, of NumPy outside."""
 
 ArrayOf = TypeVar("ArrayOf", Array, np.ndarray)
 """An array of JAX where one of JAX is given, one of NumPy where one of NumPy is."""

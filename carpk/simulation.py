@@ -30,12 +30,13 @@ from numpy.typing import ArrayLike
 from carpk import _files, nca
 from carpk._arviz import netcdf
 from carpk._late import late
+from carpk._types import Arrays
 from carpk.dosing.regimen import Dose, Regimen
 from carpk.errors import CarpkWarning, FitError, ModelError, RegimenError
 from carpk.inference.result import INTERVAL, Fit
 from carpk.params import Params
 from carpk.population.parameters import Kind
-from carpk.solver.events import SIZE, Leaf
+from carpk.solver.events import SIZE
 from carpk.solver.solve import Solver, first_below, solve_all, solve_many
 from carpk.structural import ClosedForm, ODEModel
 
@@ -259,7 +260,7 @@ def virtual_patients(
     draws: int | None,
     covariates: Mapping[str, ArrayLike] | None,
     seed: int,
-) -> tuple[Params, dict[str, Leaf]]:
+) -> tuple[Params, dict[str, Arrays]]:
     """Parameters of virtual patients, and of the population; arguments as in `simulate`.
 
     Patient i of draw d has the same random effects and latent classes whatever the regimen and the
@@ -279,7 +280,7 @@ def virtual_patients(
     own = {k: v for k, v in (covariates or {}).items() if k in model.params.covariates()}
     rest = {k: v for k, v in (covariates or {}).items() if k not in own}
     _refuse_half_a_size(regimen, own, model)
-    theta: dict[str, Leaf]
+    theta: dict[str, Arrays]
     if isinstance(source, Fit):
         params, theta = _from_fit(source, occasions, patients, draws, rest, key)
     elif rest:
@@ -346,7 +347,7 @@ def posterior_draws(model: ClosedForm | ODEModel, draws: int) -> dict[str, np.nd
 
 def _from_model(
     model: ClosedForm | ODEModel,
-    theta: Mapping[str, Leaf],
+    theta: Mapping[str, Arrays],
     infusions: int,
     patients: int | None,
     key: Array,
@@ -423,11 +424,11 @@ def _from_fit(
     draws: int | None,
     covariates: Mapping[str, ArrayLike],
     key: Array,
-) -> tuple[Params, dict[str, Leaf]]:
+) -> tuple[Params, dict[str, Arrays]]:
     """Patients of posterior draws, leaves (draws, n, K), and the draws."""
     bound = fit.bound
     design = bound.design_at(**{k: _of_one(k, x) for k, x in covariates.items()})
-    theta: dict[str, Leaf] = {k: jnp.asarray(v) for k, v in fit.draws(draws or 100).items()}
+    theta: dict[str, Arrays] = {k: jnp.asarray(v) for k, v in fit.draws(draws or 100).items()}
     draws, size = len(next(iter(theta.values()))), patients or 1
     around = theta
     if patients is None:
@@ -454,7 +455,7 @@ class Block(NamedTuple):
         note: how they were solved.
     """
 
-    outputs: Mapping[str, Leaf]
+    outputs: Mapping[str, Arrays]
     failures: Mapping[str, int]
     note: str
 
@@ -504,7 +505,9 @@ def _closed(model: ClosedForm, regimen: Regimen, t: np.ndarray) -> Wrapped:
     return jax.jit(every)
 
 
-def _measured(fit: Fit, output: str, values: Leaf, theta: Mapping[str, Leaf], key: Array) -> Array:
+def _measured(
+    fit: Fit, output: str, values: Arrays, theta: Mapping[str, Arrays], key: Array
+) -> Array:
     """Values with the assay's residual error."""
     own = fit.population.residual_theta(theta, output)
     eps = jax.random.normal(key, values.shape)

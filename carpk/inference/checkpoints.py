@@ -35,7 +35,7 @@ from carpk.errors import CarpkWarning, FitError, SaveError
 from carpk.inference.encoding import differing
 
 if TYPE_CHECKING:
-    from carpk.inference.density import Arrays
+    from carpk._types import Arrays
 
 MANIFEST = "manifest.json"
 LOCK, HOLDER = "lock", "holder"

@@ -25,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from jax.scipy.linalg import solve_triangular
 from numpyro.distributions import biject_to
 from numpyro.distributions.transforms import Transform
 
-from carpk._types import Numbers, Values
+from carpk._types import ArrayOf, Arrays, Numbers, Values
 from carpk.assay.residual import LN_SQRT_2PI, Residual
 from carpk.population.bound import BoundPopulation
 from carpk.population.population import COHORT_INDEX
@@ -47,11 +47,6 @@ OF_PRIOR = 0.5  # share of these proposed from the random-effects distribution
 MOVES = 12  # rounds of jumps, each followed by population steps at fixed patients
 LEAP = 2.4  # Metropolis step [SDs], optimal for a normal density of one dimension
 BARELY = 1e-3  # information over that of the prior, below which a cohort's effect is not informed
-
-Arrays: TypeAlias = Array | np.ndarray
-"""An array, of JAX inside a compiled function, of NumPy outside."""
-
-One = TypeVar("One", Array, np.ndarray)
 
 Triangle: TypeAlias = list[list[Array]]
 """Lower triangular matrices, one per patient or cohort, entry by entry."""
@@ -658,7 +653,7 @@ class LogDensity:
         return {**theta, **self.bound.population.random_effects.named(b, self.bound.infusions)}
 
 
-def log_normal(z: One) -> One:
+def log_normal(z: ArrayOf) -> ArrayOf:
     """ln density of standard normal variables, elementwise."""
     return -0.5 * z**2 - LN_SQRT_2PI
 

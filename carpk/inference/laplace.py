@@ -29,8 +29,8 @@ from jax import Array
 from scipy.optimize import OptimizeResult, minimize
 
 from carpk._compile import by_rows, jit_fast_compile
+from carpk._types import Arrays
 from carpk.inference.density import (
-    Arrays,
     Cohorts,
     Conditional,
     LogDensity,

@@ -29,8 +29,8 @@ from jax import Array
 from scipy.interpolate import CubicSpline
 from scipy.optimize import minimize
 
-from carpk._types import Numbers
-from carpk.inference.density import Arrays, Conditional
+from carpk._types import Arrays, Numbers
+from carpk.inference.density import Conditional
 from carpk.inference.laplace import CompiledDensity, Descent, Mode
 
 MOST = 4  # ridges of a posterior

@@ -11,7 +11,8 @@ import numpy as np
 from jax import Array
 from jax.scipy.linalg import solve_triangular
 
-from carpk.inference.density import Arrays, Conditional, IndividualProposals, LogDensity
+from carpk._types import Arrays
+from carpk.inference.density import Conditional, IndividualProposals, LogDensity
 from carpk.inference.importance import individual_proposals, refined, regressed
 from carpk.inference.laplace import CompiledDensity, Mode
 from carpk.inference.nuts import LogDensityTarget, Position

@@ -29,7 +29,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
-from carpk._types import Numbers
+from carpk._types import Arrays, Numbers
 from carpk.dosing.regimen import (
     CELLS,
     Bolus,
@@ -56,21 +56,18 @@ KINDS: dict[type, int] = {
 }
 
 
-Leaf: TypeAlias = Array | np.ndarray  # traced or not
-
-
 class Events(NamedTuple):
     """The events of patients as arrays, (P, K), padded with NOTHING; in the order of action."""
 
-    kind: Leaf
-    time: Leaf
-    amount: Leaf
-    duration: Leaf
-    aim: Leaf  # number of the target for doses, of the compartment for the others
-    occasion: Leaf  # that a cell infusion begins, counted from 0; 0 for other events
+    kind: Arrays
+    time: Arrays
+    amount: Arrays
+    duration: Arrays
+    aim: Arrays  # number of the target for doses, of the compartment for the others
+    occasion: Arrays  # that a cell infusion begins, counted from 0; 0 for other events
 
 
-Patient: TypeAlias = tuple[Events, Leaf, Leaf]  # and observation times, and the start
+Patient: TypeAlias = tuple[Events, Arrays, Arrays]  # and observation times, and the start
 
 
 class Timeline(NamedTuple):
@@ -79,14 +76,14 @@ class Timeline(NamedTuple):
     C compartments are the S states and then the inputs; G targets are those of the `Structure`.
     """
 
-    time: Leaf  # (B,), ascending
-    keep: Leaf  # (B, C)
-    reset: Leaf  # (B, C)
-    put: Leaf  # (B, C)
-    dose: Leaf  # (B, G), amounts as given
-    rate: Leaf  # (B, G), amount per day as given, in the segment that begins here
-    at: Leaf  # (T,), the boundary at which each observation is made
-    occasion: Leaf  # (B,), counted from 0, in the segment that begins here
+    time: Arrays  # (B,), ascending
+    keep: Arrays  # (B, C)
+    reset: Arrays  # (B, C)
+    put: Arrays  # (B, C)
+    dose: Arrays  # (B, G), amounts as given
+    rate: Arrays  # (B, G), amount per day as given, in the segment that begins here
+    at: Arrays  # (T,), the boundary at which each observation is made
+    occasion: Arrays  # (B,), counted from 0, in the segment that begins here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,7 +284,7 @@ class Schedule:
         )
 
 
-def _within(x: Leaf, low: Leaf, high: Leaf) -> Array:
+def _within(x: Arrays, low: Arrays, high: Arrays) -> Array:
     """`x` between `low` and `high`; unlike `clip` with its whole derivative at both ends."""
     return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
@@ -327,7 +324,7 @@ def _padded(line: Timeline, length: int) -> Timeline:
     """With boundaries at the end at which nothing happens, up to `length` of them."""
     more = length - len(line.time)
 
-    def longer(x: Leaf, filling: Leaf | float) -> np.ndarray:
+    def longer(x: Arrays, filling: Arrays | float) -> np.ndarray:
         return np.concatenate([x, np.full((more, *x.shape[1:]), filling)])
 
     return Timeline(

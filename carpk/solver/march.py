@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from carpk._types import Arrays
 from carpk.params import Params
-from carpk.solver.events import Leaf, Patient, Structure, Timeline
+from carpk.solver.events import Patient, Structure, Timeline
 from carpk.solver.system import (
     BEYOND,
     NOT_FINITE,
@@ -40,7 +41,7 @@ SIDE_BY_SIDE = 4096  # steps times patients; with more, `_walk` leaves the cache
 
 T = TypeVar("T")
 Move: TypeAlias = tuple[Array, Array]  # when a step begins, and how long it is
-Where: TypeAlias = tuple[Leaf, Leaf, Leaf, Leaf]  # segment, first, any_first, rates
+Where: TypeAlias = tuple[Arrays, Arrays, Arrays, Arrays]  # segment, first, any_first, rates
 Saved: TypeAlias = tuple[Params, Move, Timeline, Where, Content]  # for reverse mode
 
 
@@ -73,7 +74,7 @@ def march(
     lanes: int,
     error_limit: float | None,
     line: Timeline | None,
-    steps: Steps[Leaf],
+    steps: Steps[Arrays],
     params: Params,
     patient: Patient,
 ) -> Solved:

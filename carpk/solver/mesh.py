@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from carpk._types import Arrays
 from carpk.params import Params
-from carpk.solver.events import Leaf, Patient, Schedule, Structure, Timeline
+from carpk.solver.events import Patient, Schedule, Structure, Timeline
 from carpk.solver.march import ORDER, Steps, relative_error, runge_kutta
 from carpk.solver.system import BEYOND, Content, System, observed, placed
 
@@ -46,7 +47,7 @@ class Mesh:
         local: largest estimated error of any one step, over that share.
     """
 
-    steps: Steps[Leaf]
+    steps: Steps[Arrays]
     size: int
     rtol: float
     share: float
@@ -124,7 +125,7 @@ class Layout(NamedTuple):
     width: np.ndarray
 
 
-def pack(layout: Sequence[Layout], boundaries: int) -> Steps[Leaf]:
+def pack(layout: Sequence[Layout], boundaries: int) -> Steps[Arrays]:
     """Layouts of all patients as arrays, with steps of no length where a patient needs fewer."""
     size = max(len(one.segment) for one in layout)
 
@@ -238,7 +239,7 @@ def _late(structure: Structure, params: Params, patients: Patient) -> Timeline:
 def _run(
     structure: Structure,
     line: Timeline | None,
-    steps: Steps[Leaf],
+    steps: Steps[Arrays],
     size: int,
     reference: Params,
     patients: Patient,
@@ -255,7 +256,7 @@ def _run(
 def _run_one(
     structure: Structure,
     line: Timeline | None,
-    steps: Steps[Leaf],
+    steps: Steps[Arrays],
     size: int,
     params: Params,
     patient: Patient,

@@ -26,12 +26,13 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from carpk._types import Arrays
 from carpk.dosing.regimen import Regimen
 from carpk.errors import ModelError
 from carpk.params import Params
 from carpk.solver import mesh
 from carpk.solver.adaptive import ATOL, RTOL, STIFF, Adaptive
-from carpk.solver.events import Leaf, Patient, Schedule, Structure, Timeline
+from carpk.solver.events import Patient, Schedule, Structure, Timeline
 from carpk.solver.march import Steps, march
 from carpk.solver.system import OK, REASONS, Solved
 from carpk.structural import ODEModel, States
@@ -424,7 +425,7 @@ def _run(
     settings: Adaptive,
     error_limit: float | None,
     line: Timeline | None,
-    steps: Steps[Leaf] | None,
+    steps: Steps[Arrays] | None,
     params: Params,
     patients: Patient,
 ) -> Solved:
@@ -433,7 +434,7 @@ def _run(
     shared = patients[2].shape[0] == 1 and size > 1
 
     def all_of(
-        params: Params, line: Timeline | None, steps: Steps[Leaf] | None, patients: Patient
+        params: Params, line: Timeline | None, steps: Steps[Arrays] | None, patients: Patient
     ) -> Solved:
         axis = None if shared else 0
         if steps is None:

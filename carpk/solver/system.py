@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from carpk._types import Numbers, Values
+from carpk._types import Arrays, Numbers, Values
 from carpk.dosing.disposition import Exponentials, Modes
 from carpk.params import Params
-from carpk.solver.events import Leaf, Patient, Structure, Timeline
+from carpk.solver.events import Patient, Structure, Timeline
 from carpk.structural import States
 
 FLOOR = 1e-30  # in any unit; a state integrated as its log is never below it when it is set
@@ -91,7 +91,7 @@ class System:
     modes: tuple[Modes, ...]
 
     @classmethod
-    def of(cls, structure: Structure, every: Params, occasion: Leaf | int = 0) -> System:
+    def of(cls, structure: Structure, every: Params, occasion: Arrays | int = 0) -> System:
         model, params, first = structure.model, every.during(occasion), every.during(0)
         start = model.start(params)
         one = jnp.ones(())
@@ -107,7 +107,7 @@ class System:
             modes=tuple(f(first).modes() for f in model.inputs.values()),
         )
 
-    def during(self, occasion: Leaf | int) -> System:
+    def during(self, occasion: Arrays | int) -> System:
         """The patient in another occasion; itself where no parameter differs."""
         same = all(jnp.ndim(x) == 0 for x in jax.tree.leaves(self.every))
         return self if same else System.of(self.structure, self.every, occasion)
@@ -139,7 +139,7 @@ class System:
             for x, log in zip(u, logs, strict=True)
         )
 
-    def inflow(self, rate: Leaf) -> Flows:
+    def inflow(self, rate: Arrays) -> Flows:
         """Infusion rates into each compartment per day; None where none ever runs."""
         flows: list[Array | None] = [None] * len(self.structure.model.compartments)
         for g, (share, infused) in enumerate(zip(self.share, self.structure.infused, strict=True)):
@@ -186,7 +186,7 @@ class System:
         """The concentrations as an argument, for a model that takes them."""
         return (c,) if self.structure.model.inputs else ()
 
-    def act(self, line: Timeline, k: Leaf | int, content: Content) -> Content:
+    def act(self, line: Timeline, k: Arrays | int, content: Content) -> Content:
         """The compartments after what happens at boundary `k`."""
         keep, reset, put, dose = (x[k] for x in line[1:5])
         gain: list[Numbers] = [0.0] * len(self.structure.model.compartments)
@@ -245,7 +245,7 @@ def observed(
     ended = jnp.concatenate([jnp.zeros(1, int), line.occasion[:-1]])
     occasion = line.occasion if system.structure.after else ended
 
-    def one(k: Leaf, content: Content) -> tuple[States, dict[str, Array]]:
+    def one(k: Arrays, content: Content) -> tuple[States, dict[str, Array]]:
         here = system.during(occasion[k])
         if system.structure.after:
             content = here.act(line, k, content)
