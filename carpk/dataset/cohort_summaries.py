@@ -144,10 +144,7 @@ def no_likelihood(metric: str, statistic: str, interval: str) -> str:
 
 REQUIRED = ["cohort", "analyte", "metric", "statistic", "value", "n", "unit", "use", "source"]
 OPTIONAL = ["time", "low", "high", "interval", "spread", "lloq", "threshold", "note"]
-COLUMNS = [
-    *("cohort", "analyte", "metric", "time", "statistic", "value", "low", "high", "interval"),
-    *("spread", "n", "unit", "lloq", "threshold", "use", "source", "note"),
-]
+COLUMNS = list(Row.__annotations__)
 
 
 def read_summaries(table: Table, settings: Settings) -> pd.DataFrame:

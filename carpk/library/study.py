@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import pandas as pd
 
+from carpk.dataset.cohort_summaries import COLUMNS
 from carpk.dataset.folder import as_given
 from carpk.dosing.regimen import Regimen
 from carpk.errors import CarpkError, DatasetError, RegimenError
@@ -203,10 +204,7 @@ def read_study(folder: Path) -> Study:
     )
 
 
-SUMMARIES = (
-    *("cohort", "analyte", "metric", "time", "statistic", "value", "low", "high", "interval"),
-    *("spread", "n", "unit", "lloq", "use", "source", "note"),
-)
+SUMMARIES = tuple(column for column in COLUMNS if column != "threshold")  # which is optional
 
 
 def _toml(path: Path, study: str) -> dict[str, Any]:
