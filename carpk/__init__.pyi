@@ -4,6 +4,7 @@ from . import dosing as dosing
 from . import evidence as evidence
 from . import nca as nca
 from . import plot as plot
+from ._options import options as options
 from .assay import Combined as Combined
 from .assay import LogNormal as LogNormal
 from .assay import Proportional as Proportional

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from carpk import _files, plot
+from carpk._options import options
 from carpk.checks import posterior_predictive, prior_predictive
 from carpk.inference.fit import fit
 from carpk.inference.result import Fit
@@ -85,7 +86,10 @@ def run(
         figures(result, out, name, seed)
         fits[name] = result
     _files.write(out / "side_by_side.csv", comparison(fits).to_csv())
-    say("Side by side: typical value (90 % equal-tailed interval), and spread between patients\n")
+    say(
+        f"Side by side: typical value ({options.interval} equal-tailed interval), and spread "
+        "between patients\n"
+    )
     say(comparison(fits).to_string())
     say("\nTisa-cel: this fit of cohort summaries beside Stein 2019, fitted to the patients\n")
     say(beside_stein(fits["eliana_ensign"]).to_string(float_format="{:.3g}".format))
@@ -109,6 +113,7 @@ def figures(result: Fit, out: Path, name: str, seed: int) -> None:
 
 def comparison(fits: Mapping[str, Fit]) -> pd.DataFrame:
     """One column per study, one row per quantity, numbers as text."""
+    low, high = options.interval.columns
     columns = {}
     for name, result in fits.items():
         table = result.summary()
@@ -116,7 +121,7 @@ def comparison(fits: Mapping[str, Fit]) -> pd.DataFrame:
         for row in ROWS:
             r = table.loc[row]
             column[f"{row} [{r['unit'] if row != 'cmax' else 'assay'}]"] = (
-                f"{r['median']:.3g} ({r['eti90_low']:.3g}-{r['eti90_high']:.3g})"
+                f"{r['median']:.3g} ({r[low]:.3g}-{r[high]:.3g})"
             )
         for row in VARIES:
             r = table.loc[row]
@@ -142,6 +147,7 @@ def beside_stein(result: Fit) -> pd.DataFrame:
         "t_beta": (float(stein.derived["t_beta"][0](params)), info["beta"].iiv),
         "sigma": (0.56, None),
     }
+    low, high = options.interval.columns
     table = result.summary()
     rows = []
     for name, (value, spread) in theirs.items():
@@ -150,10 +156,10 @@ def beside_stein(result: Fit) -> pd.DataFrame:
             {
                 "quantity": name,
                 "here": r["median"],
-                "low": r["eti90_low"],
-                "high": r["eti90_high"],
+                "low": r[low],
+                "high": r[high],
                 "stein2019": value,
-                "inside": "yes" if r["eti90_low"] <= value <= r["eti90_high"] else "no",
+                "inside": "yes" if r[low] <= value <= r[high] else "no",
                 "spread_here": r["iiv_sd"],
                 "spread_stein2019": np.nan if spread is None else spread,
             }

@@ -30,6 +30,7 @@ from jax import Array
 from jax.scipy.special import ndtr, ndtri
 from numpy.typing import ArrayLike
 
+from carpk._options import Interval, options
 from carpk.dosing import body
 from carpk.dosing.regimen import Dose, Regimen
 from carpk.errors import CarpkError, CarpkWarning, ModelError, RegimenError
@@ -66,7 +67,7 @@ class Exposure:
         regimen: as it was given.
         model: name of the model of fludarabine.
         day: of the first cell infusion, or day 0.
-        prob: share of patients in an interval.
+        interval: of patients: `options.interval_prob` when it was made.
         spread: SD of ln AUC of F-ara-A between patients.
         cutoffs: source -> AUC of F-ara-A [mg h/L].
         window: AUCs of F-ara-A before axi-cel [mg h/L].
@@ -77,7 +78,7 @@ class Exposure:
     regimen: Regimen
     model: str
     day: float
-    prob: float
+    interval: Interval
     spread: float
     cutoffs: Mapping[str, float]
     window: tuple[float, float]
@@ -108,7 +109,7 @@ class Exposure:
     def _first_line(self) -> str:
         table, one = self.table, len(self.table) == 1
         if "flu_auc" not in table:
-            return f"4-OH-CY {_span(table, 'cy4oh_auc', self.prob)}; no cutoff of it is known."
+            return f"4-OH-CY {_span(table, 'cy4oh_auc', self.interval)}; no cutoff of it is known."
         auc = table["flu_auc"]
         places = [
             f"{'above' if (auc >= cutoff).all() else 'below'} {cutoff:g} ({name})"
@@ -117,7 +118,7 @@ class Exposure:
             for name, cutoff in self.cutoffs.items()
         ]
         who = "" if one else f" of {len(table)} patients"
-        span = _span(table, "flu_auc", self.prob)
+        span = _span(table, "flu_auc", self.interval)
         return f"F-ara-A{who}: {span}; {', '.join(places)}: {CAUTION}."
 
 
@@ -131,7 +132,6 @@ def exposure(
     age: ArrayLike | None = None,
     patients: Sequence[Hashable] | None = None,
     model: str | ODEModel = "langenhorst2019",
-    prob: float = 0.9,
 ) -> Exposure:
     """AUCs of F-ara-A and 4-OH-CY after a regimen in one patient or many, children included.
 
@@ -151,13 +151,10 @@ def exposure(
         patients: their labels; numbers from 1 where left out.
         model: name of a model of fludarabine, or the model, such as
             `load_model("varela2025", product="tisa-cel")`.
-        prob: share of patients in an interval.
 
     Raises:
         CarpkError: a number that cannot be meant, or that is needed and missing.
     """
-    if not 0 < prob < 1:
-        raise CarpkError(f"exposure: prob must lie between 0 and 1, but is {prob}.")
     known = _patients(patients, weight=weight, height=height, bsa=bsa, egfr=egfr, age=age)
     notes: list[str] = []
     drugs = {drug: [d for d in regimen.drugs if d.product == drug] for drug in _AUCS}
@@ -170,7 +167,8 @@ def exposure(
     if others:
         notes.append(f"{', '.join(others)}: no exposure is computed.")
     day = float(regimen.infusions[0].time) if regimen.infusions else 0.0
-    z = float(ndtri((1 + prob) / 2))
+    interval = options.interval
+    z = float(ndtri(interval.tails[1]))
     table, spread = known.copy(), math.nan
     published = importlib.import_module("carpk.models.langenhorst2019")  # late: it needs carpk
     flu = _equations(model)
@@ -193,7 +191,7 @@ def exposure(
         _auc(table, "cyclophosphamide", cy, _batched(cy, table, WT=table["weight"]), z)
         notes.append("4-OH-CY: its ratio to cyclophosphamide is assumed (see `cyclophosphamide`).")
     return Exposure(
-        table, regimen, flu.name, day, prob, spread, dict(cutoffs), window, tuple(notes)
+        table, regimen, flu.name, day, interval, spread, dict(cutoffs), window, tuple(notes)
     )
 
 
@@ -356,11 +354,11 @@ def _batched(model: ODEModel, table: pd.DataFrame, **covariates: pd.Series) -> P
     return every
 
 
-def _span(table: pd.DataFrame, column: str, prob: float) -> str:
+def _span(table: pd.DataFrame, column: str, interval: Interval) -> str:
     """ "AUC 17.3 mg h/L (90 % of such patients: 11.9 to 25.1)", or the range of many."""
     auc = table[column]
     if len(table) > 1:
         return f"AUC {auc.min():.3g} to {auc.max():.3g} mg h/L"
     low, high = table[f"{column}_low"].iloc[0], table[f"{column}_high"].iloc[0]
-    share = f"{100 * prob:g} % of such patients: {low:.3g} to {high:.3g}"
+    share = f"{interval} of such patients: {low:.3g} to {high:.3g}"
     return f"AUC {auc.iloc[0]:.3g} mg h/L ({share})"

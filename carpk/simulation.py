@@ -30,10 +30,11 @@ from numpy.typing import ArrayLike
 from carpk import _files, nca
 from carpk._arviz import netcdf
 from carpk._late import late
+from carpk._options import options
 from carpk._types import Arrays
 from carpk.dosing.regimen import Dose, Regimen
 from carpk.errors import CarpkWarning, FitError, ModelError, RegimenError
-from carpk.inference.result import INTERVAL, Fit
+from carpk.inference.result import Fit
 from carpk.params import Params
 from carpk.population.parameters import Kind
 from carpk.solver.events import SIZE
@@ -76,12 +77,14 @@ class Simulation:
         return [str(name) for name in self.data.data_vars]
 
     def summary(self) -> pd.DataFrame:
-        """Cmax, Tmax and AUC0-28d per output: median and 90 % equal-tailed interval over patients.
+        """Cmax, Tmax and AUC0-28d per output: median and equal-tailed interval over patients
+        (`options.interval_prob`).
 
         Patients of all draws are pooled, so that the interval is that of a new patient.
         """
         import pandas as pd
 
+        interval = options.interval
         t = jnp.asarray(self.data["time"].values)
         shown = t >= 0
         rows = []
@@ -100,9 +103,9 @@ class Simulation:
                     return f(t[shown], c[shown])
 
                 x = np.asarray(jax.vmap(one)(values))
-                low, mid, high = np.nanquantile(x, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
+                low, mid, high = np.nanquantile(x, interval.with_median)
                 rows.append((output, name, mid, low, high, metric_unit))
-        columns = ["output", "quantity", "median", "eti90_low", "eti90_high", "unit"]
+        columns = ["output", "quantity", "median", *interval.columns, "unit"]
         return pd.DataFrame(rows, columns=columns).set_index(["output", "quantity"])
 
     def extinct(self, output: str) -> xr.DataArray:
@@ -136,7 +139,9 @@ class Simulation:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{self.data.sizes[d]} {d}s" for d in ("draw", "patient", "time"))
         table = self.summary().to_string(float_format="{:.3g}".format)
-        text = f"Simulation: {sizes}; median and 90 % interval over patients:\n{table}"
+        text = (
+            f"Simulation: {sizes}; median and {options.interval} interval over patients:\n{table}"
+        )
         for output in self._counted():
             share = float(np.isfinite(self.extinct(output).values).mean())
             if share:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "carpk"
 FLOORS = (  # a room imports from floors below its own only
     ("errors", "models", "_arviz", "_compile", "_late", "_types"),
-    ("params", "dosing", "nca", "assay", "_files"),
+    ("params", "dosing", "nca", "assay", "_files", "_options"),
     ("structural", "dataset"),
     ("solver", "sbml"),
     ("library", "population"),

@@ -7,6 +7,7 @@ import pytest
 
 import carpk as ck
 from carpk import checks
+from carpk._options import Interval
 from carpk.population import replicates
 
 POP = ck.Population(ck.load_model("piecewise"), varies=["cmax", "t_alpha"])
@@ -48,7 +49,7 @@ def test_geometric_cv_is_that_of_a_log_normal():
 def test_recovery_counts_what_it_covers():
     truth = {"a": np.array([1.0, 2.0, 3.0])}
     quantiles = {"a": np.array([[1, 0, 2], [5, 4, 6], [3, 1, 9]], float)}
-    result = checks.Recovery(truth, quantiles, {"a": np.array([0.0, 3.0, 0.0])}, 0)
+    result = checks.Recovery(truth, quantiles, {"a": np.array([0.0, 3.0, 0.0])}, 0, Interval(0.9))
     assert result.covered("a").tolist() == [True, False, True]
     assert result.table().loc["a", "coverage"] == pytest.approx(2 / 3)
 

@@ -62,7 +62,9 @@ def test_the_model_of_adults_with_lymphoma_gets_clearance_in_ml_per_min():
 
 def test_intervals_and_chances_are_those_of_virtual_patients():
     """Simulated: 20,000 patients whose clearance has the published CV."""
-    got = exposure(FLU_CY, **ADULT, prob=0.8)
+    with ck.options(interval_prob=0.8):
+        got = exposure(FLU_CY, **ADULT)
+    assert "80 % of such patients" in repr(got)
     model = ck.load_model("langenhorst2019")
     omega = np.sqrt(np.log1p(0.23**2))
     fcl = np.exp(omega * np.random.default_rng(1).standard_normal(20_000))
@@ -138,7 +140,7 @@ def test_cyclophosphamide_alone_needs_no_kidneys_and_has_no_cutoff():
 
 def test_a_result_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        exposure(FLU_CY, **ADULT).prob = 0.5
+        exposure(FLU_CY, **ADULT).spread = 0.5
 
 
 def test_patients_outside_those_of_the_model_are_pointed_out():
@@ -164,7 +166,6 @@ def changed(**changes):
         (changed(egfr=160.0, age=None), r"counts at most 140 .* give age=... \[years\]"),
         (changed(weight=[70.0, 80.0], age=[1, 2, 3]), r"one per patient, but they are .*\(2,\)"),
         (changed(patients=["a", "b"], weight=[70.0, 80.0, 90.0]), r"patients \(2,\)"),
-        (changed(prob=90), "prob must lie between 0 and 1"),
         (changed(model="kimmel2021"), "'kimmel2021' is no model of fludarabine; known are"),
         (changed(model="varela2025", age=6), "fitted to adults, but patient 1 is 6 years old"),
         (lambda: exposure(ck.Regimen.cells(0, 1e8), **ADULT), "neither fludarabine nor"),

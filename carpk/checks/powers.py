@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from carpk._arviz import PARETO_K, group, groups, pareto_smoothed
+from carpk._options import options
 from carpk.inference.draws import log_priors
-from carpk.inference.result import INTERVAL, Fit
+from carpk.inference.result import Fit
 from carpk.population.parameters import split_draws
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Sensitivity:
 
     Attributes:
         table: one row per population parameter: prior and likelihood, the sensitivities; diagnosis.
-        moved: (parameter, component, power) -> median and 90 % equal-tailed interval of the
+        moved: (parameter, component, power) -> median and equal-tailed interval of the
             posterior with that component raised to that power; power 1 is the fit.
         k_hat: the worst of all weights; below 0.7 they can be relied on.
         fitted: what was fitted to what.
@@ -112,7 +113,7 @@ def sensitivity(fit: Fit) -> Sensitivity:
             weights, k_hat = _weights(log_density, alpha)
             for name, x in scalars.items():
                 rows.append((name, component, alpha, *_quantiles(x, weights), k_hat))
-    columns = ["parameter", "component", "power", "median", "eti90_low", "eti90_high", "k_hat"]
+    columns = ["parameter", "component", "power", "median", *options.interval.columns, "k_hat"]
     moved = pd.DataFrame(rows, columns=columns).set_index(columns[:3]).sort_index()
     return Sensitivity(
         table=table.drop(columns="k_hat").rename_axis("parameter"),
@@ -140,10 +141,10 @@ def _log_likelihood(fit: Fit) -> np.ndarray:
 
 
 def _quantiles(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Median and 90 % interval of weighted draws."""
+    """Median and interval of weighted draws."""
     order = np.argsort(x)
     share = (np.cumsum(weights[order]) - 0.5 * weights[order]) / weights.sum()
-    levels = [0.5, (1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
+    levels = [0.5, *options.interval.tails]
     found: np.ndarray = np.interp(levels, share, x[order])
     return found
 

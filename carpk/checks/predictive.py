@@ -13,9 +13,10 @@ import pandas as pd
 import xarray as xr
 
 from carpk._late import late
+from carpk._options import Interval, options
 from carpk.dataset import Dataset
 from carpk.inference.nuts import prior_draws
-from carpk.inference.result import INTERVAL, Fit
+from carpk.inference.result import Fit
 from carpk.population.bound import BoundPopulation, cohort_summaries
 from carpk.population.population import Population
 from carpk.population.replicates import (
@@ -46,9 +47,10 @@ class Predictive:
         bound: the population model and its data.
         curves: cohort -> DataArray (draw, quantile, time): quartiles of the measured concentrations
             of a replicated cohort, of the fit's first output.
-        summaries: one row per published summary: observed, and median and 90 % interval of its
+        summaries: one row per published summary: observed, and median and interval of its
             replicates; `p` is the share of replicates below the observed value.
         observations: DataArray (draw, obs_id) of replicated individual observations, or None.
+        interval: `options.interval_prob` when it was made.
     """
 
     kind: str
@@ -56,6 +58,7 @@ class Predictive:
     curves: Mapping[str, xr.DataArray]
     summaries: pd.DataFrame
     observations: xr.DataArray | None
+    interval: Interval
 
     def plot(self) -> Figure:
         """Bands over the published summaries."""
@@ -63,7 +66,8 @@ class Predictive:
         return figure
 
     def __repr__(self) -> str:
-        head = f"{self.kind} predictive check; replicates: median and 90 % equal-tailed interval"
+        shown = f"median and {self.interval} equal-tailed interval"
+        head = f"{self.kind} predictive check; replicates: {shown}"
         if self.summaries.empty:
             return head + " (individual observations only)"
         return head + "\n" + self.summaries.to_string(float_format="{:.3g}".format)
@@ -106,6 +110,7 @@ def posterior_predictive(
 def _predict(
     kind: str, bound: BoundPopulation, theta: Draws, days: ArrayLike | None, seed: int
 ) -> Predictive:
+    interval = options.interval
     curves, rows = {}, []
     rngs = np.random.default_rng(seed).spawn(len(bound.cohorts))
     for rng, cohort in zip(rngs, bound.cohorts, strict=True):
@@ -125,13 +130,12 @@ def _predict(
         several = len({summary.output for summary in summaries}) > 1
         for summary, values in cohort_values(bound, cohort, theta, summaries, sampling, rng):
             if values is not None:
-                rows += _summary_rows(
-                    cohort, summary, values, f"{summary.output} " if several else ""
-                )
+                of = f"{summary.output} " if several else ""
+                rows += _summary_rows(cohort, summary, values, of, interval)
     table = pd.DataFrame(
         rows, columns=["cohort", "statistic", "n", "observed", "median", "low", "high", "p", "use"]
     )
-    return Predictive(kind, bound, curves, table.set_index(["cohort", "statistic"]), None)
+    return Predictive(kind, bound, curves, table.set_index(["cohort", "statistic"]), None, interval)
 
 
 def all_summaries(bound: BoundPopulation, cohort: str) -> list[CohortSummary]:
@@ -140,7 +144,7 @@ def all_summaries(bound: BoundPopulation, cohort: str) -> list[CohortSummary]:
 
 
 def _summary_rows(
-    cohort: str, summary: CohortSummary, values: np.ndarray, of: str
+    cohort: str, summary: CohortSummary, values: np.ndarray, of: str, interval: Interval
 ) -> list[tuple[str | float, ...]]:
     """Rows of the table of summaries: each reported value against its replicates, from `values`.
 
@@ -155,7 +159,7 @@ def _summary_rows(
         replicate = replicate[np.isfinite(replicate)]
         if replicate.size < 20:
             continue
-        low, mid, high = np.quantile(replicate, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
+        low, mid, high = np.quantile(replicate, interval.with_median)
         share = float(np.mean(replicate < observed))
         rows.append((cohort, of + name, summary.n, observed, mid, low, high, share, summary.use))
     return rows

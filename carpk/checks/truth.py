@@ -13,13 +13,13 @@ import pandas as pd
 import scipy.stats
 
 from carpk._compile import stacked
+from carpk._options import Interval, options
 from carpk.dataset import Dataset
 from carpk.errors import FitError
 from carpk.inference.density import LogDensity
 from carpk.inference.importance import around, refined
 from carpk.inference.laplace import CompiledDensity, Mode, Replaced
 from carpk.inference.nuts import in_threads, one_chain_each, prior_draws
-from carpk.inference.result import INTERVAL
 from carpk.inference.standard import Standard
 from carpk.inference.starts import around_cohorts, centre, prior_draws_unconstrained
 from carpk.params import Params
@@ -39,24 +39,26 @@ class Recovery:
 
     Attributes:
         truth: name -> (simulation,).
-        quantiles: name -> (simulation, 3): median and the ends of the 90 % interval.
+        quantiles: name -> (simulation, 3): median and the ends of the interval.
         z: name -> (simulation,): (posterior mean - truth) / posterior SD, on the estimation scale.
         failed: simulations whose draws were not finite; they count as not covered.
+        interval: `options.interval_prob` when it was made.
     """
 
     truth: Mapping[str, np.ndarray]
     quantiles: Mapping[str, np.ndarray]
     z: Mapping[str, np.ndarray]
     failed: int
+    interval: Interval
 
     def covered(self, name: str) -> np.ndarray:
-        """Coverage of the truth by the 90 % interval, per simulation."""
+        """Coverage of the truth by the interval, per simulation."""
         _, low, high = self.quantiles[name].T
         inside: np.ndarray = (low <= self.truth[name]) & (self.truth[name] <= high)
         return inside
 
     def table(self) -> pd.DataFrame:
-        """Per parameter: share of 90 % intervals that hold the truth, its 95 % binomial interval,
+        """Per parameter: share of intervals that hold the truth, its 95 % binomial interval,
         mean z (0 without bias; SE 1/sqrt(simulations)) and SD of z (1 if the width is right)."""
         rows = []
         for name in self.truth:
@@ -215,7 +217,7 @@ def recovery(
         data: the design: a `Dataset` or a `Study`; its values are not used.
         simulations: number of data sets.
         truth: fixed true parameters; drawn from the priors, anew for each data set, if left out,
-            so that 90 % intervals must hold the truth in 90 % of the data sets.
+            so that intervals of 90 % must hold the truth in 90 % of the data sets.
         draws, tune: of the single chain per data set.
         seed: same seed, same answer.
         method: "nuts", or "laplace", as in `fit`: seconds where a chain takes minutes. Without
@@ -239,7 +241,8 @@ def recovery(
     )
     target, theta, samples = known.target, known.truth, known.samples
     truths, found, scores = {}, {}, {}
-    ends = [0.5, (1 - INTERVAL) / 2, (1 + INTERVAL) / 2]
+    interval = options.interval
+    ends = [0.5, *interval.tails]
     for n in target.priors:
         parameter = target.parameters[n]
         forward, true = parameter.transform.forward, parameter.split(theta[n])
@@ -256,7 +259,7 @@ def recovery(
         truths[n] = np.asarray(derive(typical(target, {k: theta[k] for k in estimated})))
         found[n] = np.exp(np.moveaxis(np.quantile(x, ends, axis=1), 0, 1))
         scores[n] = (x.mean(1) - np.log(truths[n])) / x.std(1)
-    return Recovery(truths, found, scores, failed)
+    return Recovery(truths, found, scores, failed, interval)
 
 
 def typical(bound: BoundPopulation, theta: Mapping[str, np.ndarray]) -> Params:

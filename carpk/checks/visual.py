@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 from carpk._late import late
+from carpk._options import Interval, options
 from carpk.checks.observed import Observed, bound_of, middle, population_draws
 from carpk.errors import FitError
-from carpk.inference.result import INTERVAL, Fit
+from carpk.inference.result import Fit
 from carpk.population.bound import BoundPopulation
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class VPC:
         table: one row per stratum, bin and statistic. `time` is the median day of the bin's
             observations, `time_low` and `time_high` their range, `n` their number; `statistic` is
             "5 %", "50 %", "95 %" (concentrations) or "below LLOQ" (a share of the observations);
-            `observed`, and `low`, `median` and `high`: the median and 90 % equal-tailed interval of
+            `observed`, and `low`, `median` and `high`: the median and equal-tailed interval of
             the same statistic over replicated data sets. A percentile at or below the LLOQ is -inf
             (inf: above the range of the assay): it compares, but is never drawn.
         points: one row per observation: patient, stratum, bin, time, value (corrected, if asked
@@ -55,6 +56,7 @@ class VPC:
         replicates, failed: replicated data sets; those left out as they were not finite.
         source: "posterior" or "prior".
         data: name of the data set.
+        interval: `options.interval_prob` when it was made.
     """
 
     table: pd.DataFrame
@@ -69,10 +71,11 @@ class VPC:
     failed: int
     source: str
     data: str
+    interval: Interval
 
     @property
     def outside(self) -> pd.DataFrame:
-        """The rows of the table whose observed statistic lies outside its 90 % interval."""
+        """The rows of the table whose observed statistic lies outside its interval."""
         t = self.table
         return t[(t["observed"] < t["low"]) | (t["observed"] > t["high"])]
 
@@ -102,10 +105,10 @@ class VPC:
             if len(own):
                 inside = (own["low"] <= own["observed"]) & (own["observed"] <= own["high"])
                 lines.append(
-                    f"  {inside.sum()} of {len(own)} {words} lie in the 90 % interval of their "
-                    "replicates."
+                    f"  {inside.sum()} of {len(own)} {words} lie in the {self.interval} interval "
+                    "of their replicates."
                 )
-        lines.append("Observed (90 % interval of replicates); * outside:")
+        lines.append(f"Observed ({self.interval} interval of replicates); * outside:")
         return "\n".join([*lines, _wide(t).to_string(index=False)])
 
 
@@ -150,7 +153,7 @@ def vpc(
         replicates: replicated data sets.
         seed: same seed, same replicates.
     """
-    who = "checks.vpc"
+    who, interval = "checks.vpc", options.interval
     bound = bound_of(fit)
     seen = Observed.of(bound, output, who)
     strata, names = _strata(bound, by, who)
@@ -174,7 +177,8 @@ def vpc(
             shift[here] = np.median(log_pred[here]) - log_pred[here]
             factor = np.exp(shift[here])
             found = percentiles(value[here] * factor, below[here])
-            again = interval(percentiles(y[:, here] * factor, below_y[:, here]))
+            replicated = percentiles(y[:, here] * factor, below_y[:, here])
+            again = ends_of(replicated, interval)
             entry = {
                 "stratum": name,
                 "bin": b,
@@ -188,7 +192,7 @@ def vpc(
             if seen.limited[here].any():
                 limited = below_y[:, here][:, seen.limited[here]]
                 share = float(below[here][seen.limited[here]].mean())
-                rows.append(entry | _row(BELOW, share, interval(limited.mean(axis=1))))
+                rows.append(entry | _row(BELOW, share, ends_of(limited.mean(axis=1), interval)))
     points = pd.DataFrame(
         {
             "patient": seen.labels,
@@ -213,6 +217,7 @@ def vpc(
         failed=failed,
         source="prior" if isinstance(fit, BoundPopulation) else "posterior",
         data=bound.data.name,
+        interval=interval,
     )
 
 
@@ -243,14 +248,14 @@ def _strata(bound: BoundPopulation, by: str | None, who: str) -> tuple[np.ndarra
     return index, [f"{x:g}" if values.dtype.kind == "f" else str(x) for x in found]
 
 
-def interval(x: np.ndarray) -> np.ndarray:
-    """Ends of the 90 % equal-tailed interval and the median over draws, (3, ...): low, mid, high.
+def ends_of(x: np.ndarray, interval: Interval) -> np.ndarray:
+    """Ends of the equal-tailed interval and the median over draws, (3, ...): low, mid, high.
 
     Order statistics, so that percentiles below the LLOQ (-inf) can be among them.
     """
     ordered = np.sort(x, axis=0)
     last = len(x) - 1
-    low, high = last * (1 - INTERVAL) / 2, last * (1 + INTERVAL) / 2
+    low, high = (last * share for share in interval.tails)
     return ordered[[int(np.floor(low)), round(last / 2), int(np.ceil(high))]]
 
 

@@ -17,9 +17,10 @@ import xarray as xr
 from carpk import _files
 from carpk._arviz import netcdf
 from carpk._late import late
+from carpk._options import Interval, options
 from carpk.comparison import caveats, published
 from carpk.comparison.arms import Given, check_cells, lloq_of, output_of, spec_of, windows_of
-from carpk.comparison.contrasts import TAILS, by_arm_of, contrasts, population, table_of, usual
+from carpk.comparison.contrasts import by_arm_of, contrasts, population, table_of, usual
 from carpk.comparison.outcomes import Asked, outcomes_of
 from carpk.comparison.virtual import basis_of, simulated
 from carpk.dataset import Dataset
@@ -48,6 +49,7 @@ class Comparison:
         curves: outputs per arm, dims (arm, quantile, time): quantiles over virtual patients, the
             median draw; None for published cohorts.
         doubt: whether the fit behind it cannot be trusted; a caveat says why.
+        interval: of tables and curves: `options.interval_prob` when it was made.
     """
 
     data: xr.Dataset
@@ -55,6 +57,7 @@ class Comparison:
     caveats: tuple[str, ...]
     curves: xr.DataArray | None = None
     doubt: bool = False
+    interval: Interval = dataclasses.field(default_factory=lambda: options.interval)
 
     @property
     def reference(self) -> str:
@@ -72,17 +75,17 @@ class Comparison:
     def table(self) -> pd.DataFrame:
         """One row per outcome, arm and contrast ("ratio" or "difference", arm over reference).
 
-        Columns: estimate (median over draws of the population's contrast), its 90 % equal-tailed
+        Columns: estimate (median over draws of the population's contrast), its equal-tailed
         credible interval (eti90_low, eti90_high) and p_above, P(ratio > 1) or P(difference > 0),
         ties counted half: all nan where parameter uncertainty is not known. Then the same
-        patient's contrast: patient_median, patient_low and patient_high (90 % of patients; mean
-        over draws) and patients_above, the share of patients above 1 or 0. Then share_parameters,
-        of the variance of the contrast (ln ratio); mc_se, the standard error that the number of
-        virtual patients leaves in one draw's contrast (ln ratio); left_out, pairs of draw and
-        patient without the outcome in some arm; unit. Ratios are given where every value is
-        positive.
+        patient's contrast: patient_median, patient_low and patient_high (an interval
+        over patients of the same share; mean over draws) and patients_above, the share of patients
+        above 1 or 0. Then share_parameters, of the variance of the contrast (ln ratio); mc_se, the
+        standard error that the number of virtual patients leaves in one draw's contrast (ln
+        ratio); left_out, pairs of draw and patient without the outcome in some arm; unit. Ratios
+        are given where every value is positive.
         """
-        return table_of(self.data)
+        return table_of(self.data, self.interval)
 
     @cached_property
     def draws(self) -> pd.DataFrame:
@@ -94,10 +97,10 @@ class Comparison:
         """Each arm by itself, one row per outcome and arm.
 
         Columns: center (geometric mean over patients, or mean where `contrast` is "difference";
-        median over draws), eti90_low and eti90_high over draws, patient_low and patient_high (90 %
-        of patients, mean over draws), unit.
+        median over draws), eti90_low and eti90_high over draws, patient_low and patient_high (an
+        interval over patients of the same share, mean over draws), unit.
         """
-        return by_arm_of(self.data)
+        return by_arm_of(self.data, self.interval)
 
     def plot(self) -> Figure:
         """Contrasts with their intervals, and the curves of the arms."""
@@ -188,8 +191,9 @@ def compare(
     wanted = outcomes_of(model, output, horizon, lloq, outcomes)
     if draws is None and (isinstance(source, Fit) or source.calibration_draws is not None):
         draws = DRAWS
+    interval = options.interval
     values, curves, theta, counts = simulated(
-        source, specs, wanted, output, grid, windows, patients, draws, seed
+        source, specs, wanted, output, grid, windows, patients, draws, seed, interval
     )
     basis = basis_of(source, theta, patients, output, horizon, infusion)
     coords = {"arm": list(specs)}
@@ -208,7 +212,7 @@ def compare(
     levels = xr.DataArray(
         np.stack([curves[name] for name in specs]),
         dims=("arm", "quantile", "time"),
-        coords=coords | {"quantile": [TAILS[0], 0.5, TAILS[1]], "time": grid},
+        coords=coords | {"quantile": list(interval.with_median), "time": grid},
         attrs={"units": model.units[output], "long_name": output},
     )
     found = [
@@ -220,7 +224,7 @@ def compare(
         "decisions.",
     ]
     doubt = isinstance(source, Fit) and not source.ok
-    return Comparison(data, basis, tuple(found), levels, doubt)
+    return Comparison(data, basis, tuple(found), levels, doubt, interval)
 
 
 def _text(comparison: Comparison) -> str:
@@ -236,8 +240,8 @@ def _text(comparison: Comparison) -> str:
         text = f"{outcome} of {arm} against {comparison.reference}: "
         text += f"{sign}{row['estimate']:.3g}{unit}"
         if math.isfinite(row["p_above"]):
-            low, high = row["eti90_low"], row["eti90_high"]
-            text += f" (90 % credible interval {low:.3g} to {high:.3g}, P({of}) = "
+            low, high = (row[column] for column in comparison.interval.columns)
+            text += f" ({comparison.interval} credible interval {low:.3g} to {high:.3g}, P({of}) = "
             text += f"{row['p_above']:.2f})"
         heads.append(text)
     head = "; ".join(heads) + "."

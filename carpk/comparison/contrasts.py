@@ -11,14 +11,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from carpk.inference.result import INTERVAL
+from carpk._options import Interval
 
-COLUMNS = (
-    *("estimate", "eti90_low", "eti90_high", "p_above"),
-    *("patient_median", "patient_low", "patient_high", "patients_above"),
-    *("share_parameters", "mc_se", "left_out", "unit"),
-)
-TAILS = ((1 - INTERVAL) / 2, (1 + INTERVAL) / 2)
+PATIENTS = ("patient_median", "patient_low", "patient_high", "patients_above")
+REST = ("share_parameters", "mc_se", "left_out", "unit")
 
 
 class Contrast(NamedTuple):
@@ -127,21 +123,23 @@ def variances(x: np.ndarray) -> tuple[float, float, float]:
     return max(between, 0.0), float(within.mean()), noise
 
 
-def table_of(data: xr.Dataset) -> pd.DataFrame:
+def table_of(data: xr.Dataset, interval: Interval) -> pd.DataFrame:
     """The table of `Comparison.table`."""
+    low, high = interval.columns
+    columns = ["estimate", low, high, "p_above", *PATIENTS, *REST]
     rows = {}
     for key, c in contrasts(data):
         back = np.exp if c.ratio else np.asarray
         of = 1.0 if c.ratio else 0.0
         m = population(c)
-        row = dict.fromkeys(COLUMNS, math.nan) | {"estimate": np.nanmedian(m), "unit": c.unit}
+        row = dict.fromkeys(columns, math.nan) | {"estimate": np.nanmedian(m), "unit": c.unit}
         if c.known:
-            row["eti90_low"], row["eti90_high"] = np.nanquantile(m, TAILS)
+            row[low], row[high] = np.nanquantile(m, interval.tails)
             row["p_above"] = _above(m, of)
         if not c.published:
             x = c.x[np.isfinite(c.x).any(axis=1)]
-            q = back(np.mean(quantiles(x, (0.5, *TAILS)), axis=1))
-            row["patient_median"], row["patient_low"], row["patient_high"] = q
+            q = back(np.mean(quantiles(x, interval.with_median), axis=1))
+            row["patient_low"], row["patient_median"], row["patient_high"] = q
             row["patients_above"] = _above(x, math.log(of) if c.ratio else of)
             between, within, noise = variances(c.x)
             if c.known and between + within > 0:
@@ -149,13 +147,13 @@ def table_of(data: xr.Dataset) -> pd.DataFrame:
             row["mc_se"] = math.sqrt(noise)
         row["left_out"] = int((~np.isfinite(c.x)).sum())
         rows[key] = row
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(COLUMNS))
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     table.index = pd.MultiIndex.from_tuples(list(rows), names=["outcome", "arm", "contrast"])
-    table.attrs["interval"] = "90 % equal-tailed"
+    table.attrs["interval"] = f"{interval} equal-tailed"
     return table.astype({"left_out": int})
 
 
-def by_arm_of(data: xr.Dataset) -> pd.DataFrame:
+def by_arm_of(data: xr.Dataset, interval: Interval) -> pd.DataFrame:
     """The table of `Comparison.by_arm`."""
     rows: dict[tuple[str, str], tuple[float | str, ...]] = {}
     for name, variable in data.data_vars.items():
@@ -164,12 +162,12 @@ def by_arm_of(data: xr.Dataset) -> pd.DataFrame:
             ratio = variable.attrs["contrast"] == "ratio" and not (x <= 0).any()
             m = np.exp(np.nanmean(np.log(x), axis=1)) if ratio else np.nanmean(x, axis=1)
             known = arm in variable.attrs["uncertain"]
-            low, high = np.quantile(m, TAILS) if known else (math.nan, math.nan)
+            low, high = np.quantile(m, interval.tails) if known else (math.nan, math.nan)
             patients = (math.nan, math.nan)
             if "patient" in variable.dims:
-                patients = tuple(np.mean(quantiles(x, TAILS), axis=1))
+                patients = tuple(np.mean(quantiles(x, interval.tails), axis=1))
             rows[str(name), arm] = (np.median(m), low, high, *patients, variable.attrs["units"])
-    columns = ["center", "eti90_low", "eti90_high", "patient_low", "patient_high", "unit"]
+    columns = ["center", *interval.columns, "patient_low", "patient_high", "unit"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     table.index = pd.MultiIndex.from_tuples(list(rows), names=["outcome", "arm"])
     return table

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from carpk._options import Interval
 from carpk.comparison.arms import ArmSpec, Source, Window
-from carpk.comparison.contrasts import TAILS, quantiles
+from carpk.comparison.contrasts import quantiles
 from carpk.comparison.outcomes import Measures, Outcome, measures
 from carpk.inference.result import Fit
 from carpk.params import Params
@@ -47,6 +48,7 @@ def simulated(
     patients: int,
     draws: int | None,
     seed: int,
+    interval: Interval,
 ) -> tuple[
     dict[str, dict[str, np.ndarray]],
     dict[str, np.ndarray],
@@ -87,7 +89,7 @@ def simulated(
         for part in simulate_in_blocks(model, spec.regimen, grid, params, block):
             outputs = {k: np.asarray(v) for k, v in part.outputs.items()}
             parts.append(measure(outputs))
-            each.append(np.stack(quantiles(outputs[output], (TAILS[0], 0.5, TAILS[1])), axis=1))
+            each.append(np.stack(quantiles(outputs[output], interval.with_median), axis=1))
             for reason, count in part.failures.items():
                 failures[name][reason] = failures[name].get(reason, 0) + count
             for o in gone:

@@ -38,6 +38,7 @@ import xarray as xr
 
 from carpk._arviz import az, group, to_idata
 from carpk._late import late
+from carpk._options import options
 from carpk._types import Draws
 from carpk.checks.powers import WIDE, power_scaling
 from carpk.evidence.likelihoods import LIKELIHOODS
@@ -45,7 +46,6 @@ from carpk.evidence.model import PRIORS, SUGGESTED, Model, model
 from carpk.evidence.table import load
 from carpk.inference.cure import counted, cured
 from carpk.inference.nuts import Nuts, from_numpyro, one_chain_each, prior_draws
-from carpk.inference.result import INTERVAL
 from carpk.inference.starts import PRIOR_DRAWS
 from carpk.verdict.judge import Verdict, judge
 
@@ -81,8 +81,7 @@ UNSPLIT = (
     " No study in the table reports Flu and Flu/Cy apart, so the split rests on the priors and on "
     "comparing products."
 )
-HIGH = (1 + INTERVAL) / 2
-ENDS = [0.5, 1 - HIGH, HIGH]
+SURE = 0.95  # probability above which a conclusion is stated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +124,7 @@ class Evidence:
     def summary(self) -> pd.DataFrame:
         """One row per effect: log10 of the factor on expansion, and the factor (fold).
 
-        Columns: median and 90 % equal-tailed interval on both scales, the probabilities that the
+        Columns: median and equal-tailed interval on both scales, the probabilities that the
         effect is above 0 and above twofold, and the posterior SD over the prior SD (1: the facts
         say nothing).
         "Flu/Cy, another study" is what to expect of a study that is not in the table; `tau` is the
@@ -137,14 +136,14 @@ class Evidence:
         rows[TAU] = _row(self.draws["tau"], self.prior["tau"])
         table = pd.DataFrame.from_dict(rows, orient="index")
         table.loc[TAU, ["above_0", "above_2_fold"]] = np.nan
-        table.attrs["interval"] = "90 % equal-tailed"
+        table.attrs["interval"] = f"{options.interval} equal-tailed"
         return table.rename_axis("effect")
 
     def by_study(self) -> pd.DataFrame:
         """One row per study with lymphodepletion: its effect, and the source.
 
         Columns: arm ("Flu", "Cy", "Flu/Cy" or a mixture), n (largest number behind a fact), facts
-        (kinds), and the effect's median and 90 % interval as in `summary`.
+        (kinds), and the effect's median and interval as in `summary`.
         """
         rows = []
         d, fitted = self.draws, self.model.table
@@ -233,7 +232,8 @@ class Evidence:
         what = (
             f"Lymphodepletion: {len(m.table)} facts of {len(m.studies)} studies ({kept_out} facts "
             f"kept out, with reasons in the table); {s['chains']} chains of {s['draws']} draws, "
-            f"seed {s['seed']}; factor on expansion, median and 90 % equal-tailed interval:"
+            f"seed {s['seed']}; factor on expansion, median and {options.interval} "
+            "equal-tailed interval:"
         )
         table = self.summary().to_string(float_format="{:.2g}".format, na_rep="")
         return f"{self.verdict}\n{what}\n{table}\n{self.sentence}"
@@ -326,8 +326,8 @@ def _named(draws: Draws) -> dict[str, np.ndarray]:
 
 def _row(x: np.ndarray, before: np.ndarray | None = None) -> dict[str, float]:
     """Columns of a summary: log10 and fold, median and interval."""
-    mid, low, high = np.quantile(x, ENDS)
-    row = {"median": mid, "eti90_low": low, "eti90_high": high}
+    low, mid, high = np.quantile(x, options.interval.with_median)
+    row = {"median": mid} | dict(zip(options.interval.columns, (low, high), strict=True))
     row |= {"fold": 10**mid, "fold_low": 10**low, "fold_high": 10**high}
     row |= {"above_0": np.mean(x > 0), "above_2_fold": np.mean(x > TWOFOLD)}
     return row if before is None else row | {"sd_ratio": np.std(x) / np.std(before)}
@@ -336,9 +336,9 @@ def _row(x: np.ndarray, before: np.ndarray | None = None) -> dict[str, float]:
 def _sentence(summary: pd.DataFrame, bound: Model, prior: Draws) -> str:
     both, added, flu = (summary.loc[EFFECTS[k]] for k in ("flu_cy", "added", "flu"))
     believed = _row(lymphodepletion_effects(prior)["added"])
-    raises = "raises" if both["above_0"] > HIGH else "may raise"
+    raises = "raises" if both["above_0"] > SURE else "may raise"
     p = added["above_2_fold"]
-    split = "Known is" if p > HIGH or p < 1 - HIGH else "Not known is"
+    split = "Known is" if p > SURE or p < 1 - SURE else "Not known is"
     rows = bound.table[bound.table["flu"] == 1].groupby("study")["cy"]
     apart = any({0, 1} <= set(arms) for _, arms in rows)
     return (

@@ -3,7 +3,7 @@
 fit = ck.fit(pop, data, seed=1)             # NUTS: the reference
 fit = ck.fit(pop, data, method="laplace")   # random effects integrated out: the first look
 fit                # first line: can it be trusted, and why
-fit.summary()      # typical values, 90 % equal-tailed intervals, spread between patients
+fit.summary()      # typical values, equal-tailed intervals, spread between patients
 fit.effects()      # every patient's random effects, and their shrinkage
 fit.save("fit.nc")
 """

@@ -14,6 +14,7 @@ import xarray as xr
 
 from carpk._arviz import group
 from carpk._late import late
+from carpk._options import options
 from carpk.dataset import Dataset
 from carpk.inference import saving
 from carpk.population.bound import BoundPopulation
@@ -22,8 +23,6 @@ from carpk.population.population import Population
 from carpk.population.random_effects import INFUSION, PATIENT, eta_name
 from carpk.verdict.chains import mixing
 from carpk.verdict.judge import Verdict
-
-INTERVAL = 0.9  # equal-tailed, everywhere
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +96,8 @@ class Fit:
     def summary(self) -> pd.DataFrame:
         """One row per population parameter and derived quantity.
 
-        Columns: median, the 90 % equal-tailed interval (eti90_low, eti90_high), unit, the spread
+        Columns: median, the equal-tailed interval of `options.interval_prob` (eti90_low,
+        eti90_high), unit, the spread
         between patients (`iiv_sd`: SD on the estimation scale, median; and its interval), R-hat and
         the smaller of bulk and tail effective sample size.
         """
@@ -128,7 +128,8 @@ class Fit:
         how = f"{s['method']}, {how}, seed {s['seed']}"
         what = f"Fit of {self.model_name!r} to {self.data.name} ({how})"
         table = self.summary().to_string(float_format="{:.3g}".format, na_rep="")
-        return f"{self.verdict}\n{what}; median and 90 % equal-tailed interval:\n{table}"
+        shown = f"median and {options.interval} equal-tailed interval"
+        return f"{self.verdict}\n{what}; {shown}:\n{table}"
 
 
 def random_effects_table(result: Fit) -> pd.DataFrame:
@@ -155,17 +156,12 @@ def summarize(result: Fit) -> pd.DataFrame:
     named = posterior[[n for n in bound.priors if n in posterior]]
     sampled = result.settings["method"] == "nuts"
     rhat, ess = mixing(named) if sampled else ({}, {})
+    interval = options.interval
     rows = []
 
     def row(name: str, x: np.ndarray, unit: str, diagnostics: str = "") -> dict[str, str | float]:
-        low, high = np.quantile(x, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
-        entry = {
-            "parameter": name,
-            "median": np.median(x),
-            "eti90_low": low,
-            "eti90_high": high,
-            "unit": unit,
-        }
+        entry = {"parameter": name, "median": np.median(x), "unit": unit}
+        entry |= dict(zip(interval.columns, np.quantile(x, interval.tails), strict=True))
         if diagnostics in rhat:
             entry["rhat"] = rhat[diagnostics]
             entry["ess"] = ess[diagnostics]
@@ -173,12 +169,11 @@ def summarize(result: Fit) -> pd.DataFrame:
 
     draws = result.draws()
     parameters = bound.parameters
-    ends = [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2]
     spreads = {p.of: draws[name] for name, p in parameters.items() if p.level == PATIENT}
     for name in bound.named(Kind.TYPICAL):
         entry = row(name, draws[name], parameters[name].unit, name)
         if name in spreads:
-            low, mid, high = np.quantile(spreads[name], ends)
+            low, mid, high = np.quantile(spreads[name], interval.with_median)
             entry |= {"iiv_sd": mid, "iiv_low": low, "iiv_high": high}
         rows.append(entry)
     typical = bound.population.model.params(
@@ -191,8 +186,8 @@ def summarize(result: Fit) -> pd.DataFrame:
             if parameters[name].level != PATIENT:  # those SDs stand beside the typical values
                 each = parameters[name].split(draws[name])
                 rows += [row(label, x, "1", label) for label, x in each.items()]
-    columns = ["parameter", "median", "eti90_low", "eti90_high", "unit"]
+    columns = ["parameter", "median", *interval.columns, "unit"]
     columns += ["iiv_sd", "iiv_low", "iiv_high", "rhat", "ess"]
     table = pd.DataFrame(rows).reindex(columns=columns).set_index("parameter")
-    table.attrs["interval"] = "90 % equal-tailed"
+    table.attrs["interval"] = f"{interval} equal-tailed"
     return table

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import ArrayLike
 
+from carpk._options import options
 from carpk.checks import GOF, NPDE, VPC, shrinkage
 from carpk.checks.residuals import SHRUNK, eta_means
 from carpk.checks.visual import BELOW, PERCENTILES
@@ -30,7 +31,7 @@ LEVELS = 12  # values of a text covariate, beyond which it is a label and not a 
 
 
 def vpc(result: VPC, *, points: bool = True) -> Figure:
-    """Observed percentiles over the 90 % bands of their replicates, a column per stratum.
+    """Observed percentiles over the bands of their replicates, a column per stratum.
 
     Below them the share of observations below the LLOQ. Percentiles below the LLOQ are not drawn;
     a band some of whose replicates are below the LLOQ is open downwards, to the LLOQ or to the edge
@@ -102,12 +103,12 @@ def vpc(result: VPC, *, points: bool = True) -> Figure:
     labels = [
         "observed median",
         "observed 5th and 95th percentile",
-        "90 % interval of a replicated median",
-        "90 % interval of a replicated 5th or 95th percentile",
+        f"{result.interval} interval of a replicated median",
+        f"{result.interval} interval of a replicated 5th or 95th percentile",
     ]
     if limited:
         handles.append(axes[1, 0].fill_between([], [], [], color=GREY, alpha=0.3, lw=0))
-        labels.append("90 % interval of a replicated share")
+        labels.append(f"{result.interval} interval of a replicated share")
     if drawn:
         handles.append(key.plot([], [], color=INK, lw=0.8, ls=":")[0])
         labels.append("LLOQ")
@@ -204,19 +205,19 @@ def npde(result: NPDE) -> Figure:
     x, below = t["NPDE"].to_numpy(), t["CENS"].to_numpy() == 1
     figure, axes = plt.subplots(2, 2, figsize=(9, 6.8))
     qq, bars, time, pred = axes.flat
-    n = len(x)
+    n, interval = len(x), options.interval
     order = np.argsort(x)
     ranks = np.arange(1, n + 1)
     normal = scipy.stats.norm.ppf
     expected = normal((ranks - 0.5) / n)
-    ends = [normal(scipy.stats.beta.ppf(q, ranks, n + 1 - ranks)) for q in (0.05, 0.95)]
+    ends = [normal(scipy.stats.beta.ppf(q, ranks, n + 1 - ranks)) for q in interval.tails]
     qq.fill_between(expected, *ends, color=BLUE, alpha=0.25, lw=0)
     edge = max(3.0, float(np.abs(x).max()) * 1.05)
     qq.plot([-edge, edge], [-edge, edge], color=INK, lw=0.8)
     _points(qq, expected, x[order], below[order])
     qq.set_xlabel("standard normal quantile", fontsize=9)
     qq.set_ylabel("NPDE", fontsize=9)
-    qq.set_title("band: 90 % of n independent normals, rank by rank", loc="left", fontsize=8)
+    qq.set_title(f"band: {interval} of n independent normals, rank by rank", loc="left", fontsize=8)
     bins = np.linspace(-edge, edge, max(11, min(41, round(2 * n ** (1 / 2)))))
     bars.hist(x, bins, density=True, color=BLUE, alpha=0.5)
     grid = np.linspace(-edge, edge, 200)
@@ -314,19 +315,24 @@ def _residual_legend(
     handles.append(axis.plot([], [], color=BLUE, lw=1.5)[0])
     labels.append("median of groups of similar size")
     handles.append(axis.plot([], [], color=GREY, lw=0.8, ls="--")[0])
-    labels.append("±1.64: 90 % of a standard normal")
+    labels.append(f"±{_edge():.2f}: {options.interval} of a standard normal")
     if lloq:
         handles.append(axis.plot([], [], color=INK, lw=0.8, ls=":")[0])
         labels.append("LLOQ")
     _legend(figure, handles, labels, columns=3)
 
 
+def _edge() -> float:
+    """Upper end of the interval of a standard normal."""
+    return float(scipy.stats.norm.ppf(options.interval.tails[1]))
+
+
 def _score_axis(axis: Axes, x: np.ndarray | pd.Series, y: np.ndarray, below: np.ndarray) -> None:
-    """Standardised residuals with the 90 % of a standard normal and a running median."""
+    """Standardised residuals with the middle of a standard normal and a running median."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     _points(axis, x, y, below)
     axis.axhline(0.0, color=INK, lw=0.8)
-    for edge in (-1.645, 1.645):
+    for edge in (-_edge(), _edge()):
         axis.axhline(edge, color=GREY, lw=0.8, ls="--")
     here = np.isfinite(y)
     if here.sum() >= 10:

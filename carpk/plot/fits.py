@@ -12,13 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from carpk._options import options
 from carpk.checks import Predictive, posterior_predictive, prior_predictive
 from carpk.checks.observed import Observed, middle
 from carpk.dataset.cohort_summaries import WITH_ENDS
 from carpk.inference.nuts import prior_draws
 from carpk.inference.result import Fit
 from carpk.inference.starts import PRIOR_DRAWS
-from carpk.plot.style import BLUE, GREY, HIGH, INK, LONG, LOW, RED, from_scale, time_axis, to_scale
+from carpk.plot.style import BLUE, GREY, INK, LONG, RED, from_scale, time_axis, to_scale
 from carpk.population.bound import BoundPopulation
 from carpk.population.parameters import PopulationParameter
 from carpk.population.summaries import CohortSummary, sample_log_sd
@@ -42,7 +43,7 @@ def fit(result: Fit, *, seed: int = 0) -> Figure:
 def predictive(checks: Sequence[Predictive]) -> Figure:
     """Bands of replicated cohorts over the published summaries, one panel per cohort.
 
-    A band is the 90 % interval of the quartile of a replicated cohort of as many patients.
+    A band is the interval of the quartile of a replicated cohort of as many patients.
     """
     last = checks[-1]
     cohorts = list(last.bound.cohorts)
@@ -55,7 +56,7 @@ def predictive(checks: Sequence[Predictive]) -> Figure:
         for check in checks:
             curves = check.curves[cohort]
             t = curves["time"].values
-            bands = np.quantile(curves.values, [LOW, 0.5, HIGH], axis=0)
+            bands = np.quantile(curves.values, check.interval.with_median, axis=0)
             if check.kind == "prior":
                 for edge, label in ((0, "prior: median"), (2, None)):
                     axis.plot(t, bands[edge, 1], color=GREY, lw=1, ls="--", label=label)
@@ -82,7 +83,7 @@ def predictive(checks: Sequence[Predictive]) -> Figure:
     handles, labels = axes[0, -1].get_legend_handles_labels()
     figure.suptitle(
         f"{last.bound.population.model.name} fitted to {last.bound.data.name}: "
-        "90 % bands of replicated cohorts",
+        f"{last.interval} bands of replicated cohorts",
         x=0.01,
         ha="left",
         fontsize=11,
@@ -158,7 +159,7 @@ def summaries(check: Predictive) -> Figure:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.axvline(1.0, color=INK, lw=0.8)
-    axis.set_xlabel("replicated / published (median and 90 % interval)")
+    axis.set_xlabel(f"replicated / published (median and {check.interval} interval)")
     axis.plot([], [], color=BLUE, lw=3, alpha=0.6, label="in the likelihood")
     if (table["use"] == "check").any():
         axis.plot([], [], color=GREY, lw=3, alpha=0.6, label="kept out, compared here")
@@ -222,7 +223,7 @@ def _natural_ticks(axis: Axes, parameter: PopulationParameter, low: float, high:
 def individual_fits(
     result: Fit, output: str | None = None, *, draws: int = 200, seed: int = 0, most: int = 48
 ) -> Figure:
-    """Each patient's data of one output with IPRED, the 90 % interval of the patient's own curve.
+    """Each patient's data of one output with IPRED, the interval of the patient's own curve.
 
     PRED is the curve without random effects, at the patient's covariates and doses. Arrows are
     infusions of cells, grey ticks other drugs of the days shown: from the infusion, or the first
@@ -231,7 +232,7 @@ def individual_fits(
     import jax
     import jax.numpy as jnp
 
-    bound = result.bound
+    bound, interval = result.bound, options.interval
     seen = Observed.of(bound, output, "plot.individual_fits")
     output = seen.output
     sample = {k: jnp.asarray(v) for k, v in result.draws(draws, seed, effects=True).items()}
@@ -245,7 +246,7 @@ def individual_fits(
         return levels
 
     concentrations = jax.jit(lambda s: jax.lax.map(curves, s))(sample)
-    low, mid, high = np.quantile(np.asarray(concentrations), [LOW, 0.5, HIGH], axis=0)
+    low, mid, high = np.quantile(np.asarray(concentrations), interval.with_median, axis=0)
     typical = middle(result.draws())
     pred = np.asarray(jax.jit(lambda th: levels_at(bound.typical_patients(th)))(typical))
     shown = min(len(bound.patients), most)
@@ -296,7 +297,7 @@ def individual_fits(
     entries = {
         "observed": key.plot([], [], "o", color=INK, ms=3)[0],
         "IPRED, median": key.plot([], [], color=BLUE, lw=1)[0],
-        "its 90 % interval": key.fill_between([], [], [], color=BLUE, alpha=0.35, lw=0),
+        f"its {interval} interval": key.fill_between([], [], [], color=BLUE, alpha=0.35, lw=0),
         "PRED, no random effects": key.plot([], [], color=GREY, lw=1, ls="--")[0],
     }
     if (seen.censored == 1).any():

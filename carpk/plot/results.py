@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from carpk._options import Interval, options
 from carpk.evidence import span
-from carpk.plot.style import BLUE, GREY, HIGH, INK, LOW, RED, SPARE, WIDEST
+from carpk.plot.style import BLUE, GREY, INK, RED, SPARE, WIDEST
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 
 def simulation(result: Simulation, output: str) -> Figure:
-    """Median and 50 % and 90 % bands over simulated patients, with arrows at the infusions."""
+    """Median and bands over simulated patients, one of them of 50 %, with arrows at infusions."""
+    interval = options.interval
+    low, high = interval.tails
     concentrations = result[output]
     t = concentrations["time"].values
     x = concentrations.values.reshape(-1, t.size)
@@ -35,9 +38,11 @@ def simulation(result: Simulation, output: str) -> Figure:
     positive = np.where(x > 0, x, np.nan)
     if x.shape[0] > 1:
         with np.errstate(all="ignore"):
-            q = np.nanquantile(positive[:, t >= 0], [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
+            q = np.nanquantile(positive[:, t >= 0], [low, 0.25, 0.5, 0.75, high], axis=0)
         day = t[t >= 0]
-        axis.fill_between(day, q[0], q[4], color=BLUE, alpha=0.2, lw=0, label="90 % of patients")
+        axis.fill_between(
+            day, q[0], q[4], color=BLUE, alpha=0.2, lw=0, label=f"{interval} of patients"
+        )
         axis.fill_between(day, q[1], q[3], color=BLUE, alpha=0.35, lw=0, label="50 % of patients")
         axis.plot(day, q[2], color=BLUE, lw=1.5, label="median")
     else:
@@ -80,7 +85,7 @@ def comparison(result: Comparison) -> Figure:
     for i, ((_, arm, usually), row) in enumerate(rows):
         colour = colours[arm]
         axis.annotate(
-            _in_words(row, usually),
+            _in_words(row, usually, result.interval),
             (1.02, i),
             xycoords=axis.get_yaxis_transform(),
             va="center",
@@ -90,7 +95,7 @@ def comparison(result: Comparison) -> Figure:
         if usually == "difference":
             continue
         patients = np.clip([row["patient_low"], row["patient_high"]], *WIDEST)
-        draws = np.clip([row["eti90_low"], row["eti90_high"]], *WIDEST)
+        draws = np.clip([row[column] for column in result.interval.columns], *WIDEST)
         middle = float(np.clip(row["estimate"], *WIDEST))
         marker = {WIDEST[0]: "<", WIDEST[1]: ">"}.get(middle, "o")
         axis.plot(patients, [i, i], color=colour, lw=1)
@@ -107,25 +112,25 @@ def comparison(result: Comparison) -> Figure:
     axis.set_xlabel(f"{others} over {result.reference}, ratio")
     axis.plot([], [], "o", color=INK, ms=6, label="population")
     if np.isfinite(table["p_above"]).any():
-        label = "its 90 % credible interval (parameters)"
+        label = f"its {result.interval} credible interval (parameters)"
         axis.plot([], [], color=INK, lw=5, alpha=0.6, label=label)
     if np.isfinite(table["patient_low"]).any():
-        axis.plot([], [], color=INK, lw=1, label="90 % of patients")
+        axis.plot([], [], color=INK, lw=1, label=f"{result.interval} of patients")
     axis.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3)
     axis.spines[["top", "right"]].set_visible(False)
     if result.curves is not None:
-        _arm_curves(axes[0, 1], result.curves, colours)
+        _arm_curves(axes[0, 1], result, result.curves, colours)
     return figure
 
 
-def _in_words(row: Mapping[Hashable, Any], contrast: str) -> str:
+def _in_words(row: Mapping[Hashable, Any], contrast: str, interval: Interval) -> str:
     """ "x 1.7 (0.9 to 3.0)" or "-12 day (-20 to -3)"."""
     ratio = contrast == "ratio"
     unit = "" if row["unit"] == "1" else f" {row['unit']}"
     number = "{:.3g}" if ratio else "{:+.3g}"
     text = ("x " if ratio else "") + number.format(row["estimate"]) + unit
     for low, high, words in (
-        ("eti90_low", "eti90_high", " ({} to {})"),
+        (*interval.columns, " ({} to {})"),
         ("patient_low", "patient_high", "\npatients {} to {}"),
     ):
         if math.isfinite(row[low]):
@@ -144,8 +149,10 @@ def _ratio_axis(axis: Axes, low: float, high: float) -> None:
     axis.xaxis.set_minor_locator(NullLocator())
 
 
-def _arm_curves(axis: Axes, curves: xr.DataArray, colours: Mapping[str, str]) -> None:
-    """Median and 90 % band over patients of each arm, on a log axis."""
+def _arm_curves(
+    axis: Axes, result: Comparison, curves: xr.DataArray, colours: Mapping[str, str]
+) -> None:
+    """Median and band over patients of each arm, on a log axis."""
     t = curves["time"].values
     shown = t >= 0
     peak = 0.0
@@ -159,7 +166,8 @@ def _arm_curves(axis: Axes, curves: xr.DataArray, colours: Mapping[str, str]) ->
     axis.set_ylim(bottom=max(bottom, peak * 1e-8))  # below one cell
     axis.set_xlabel("days after the first infusion")
     axis.set_ylabel(f"{curves.attrs['long_name']} [{curves.attrs['units']}], simulated")
-    axis.legend(frameon=False, fontsize=8, title="bands: 90 % of patients", title_fontsize=8)
+    title = f"bands: {result.interval} of patients"
+    axis.legend(frameon=False, fontsize=8, title=title, title_fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
 
 
@@ -211,7 +219,7 @@ def evidence(result: Evidence) -> Figure:
     axis.axhline(y - 0.2, color=GREY, lw=0.6)
     y += 0.6
     for name, row in pooled.iterrows():
-        low, high = 10 ** np.quantile(prior[str(name)], [LOW, HIGH])
+        low, high = 10 ** np.quantile(prior[str(name)], options.interval.tails)
         axis.plot([low, high], [y + 0.28, y + 0.28], color=GREY, lw=1)
         axis.plot([row["fold_low"], row["fold_high"]], [y, y], color=RED, lw=3, alpha=0.6)
         axis.plot(row["fold"], y, "D", color=RED, ms=6)
@@ -226,7 +234,8 @@ def evidence(result: Evidence) -> Figure:
     axis.axvline(1.0, color=INK, lw=0.8)
     axis.set_xscale("log")
     axis.set_xlim(1e-4, 1e5)
-    axis.set_xlabel("factor by which lymphodepletion multiplies expansion (median, 90 % interval)")
+    shown = f"median, {options.interval} interval"
+    axis.set_xlabel(f"factor by which lymphodepletion multiplies expansion ({shown})")
     axis.plot([], [], "s-", color=BLUE, label="in one study, given the others; size: n")
     axis.plot([], [], "D-", color=RED, lw=3, alpha=0.6, label="average over studies")
     axis.plot([], [], color=GREY, lw=1, label="its prior")

@@ -5,12 +5,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import ArrayLike
 
-from carpk.inference.result import INTERVAL
-
 BLUE, GREY, RED, INK = "#2a6fa8", "#9a9a9a", "#c23b22", "#222222"
 WIDEST = (1e-2, 1e2)  # ratios beyond are drawn at the edge: one must not flatten the others
 SPARE = ("#2e8b57", "#b8860b", "#7b4fa3")  # for more than three arms
-LOW, HIGH = (1 - INTERVAL) / 2, (1 + INTERVAL) / 2
 LONG = 60.0  # day; follow-up beyond it would squeeze the peak on a linear axis of time
 TICKS = (-28, -14, -7, -3, 0, 1, 3, 7, 14, 28, 60, 90, 180, 365, 730, 1460, 2920, 5840)
 APART = 0.32  # least distance of labelled days, on the scale ln(1 + days)
