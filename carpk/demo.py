@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 
 from carpk import _files, plot
 from carpk._options import options
+from carpk._tables import as_frame
 from carpk.checks import posterior_predictive, prior_predictive
 from carpk.inference.fit import fit
 from carpk.inference.result import Fit
@@ -24,6 +25,9 @@ from carpk.inference.saving import save_or_rescue
 from carpk.library.models import load_model
 from carpk.library.studies import load_study
 from carpk.population.population import Population
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TARGET_ACCEPT = {"zuma1_moffitt": 0.98}  # levels by day make a posterior with sharper corners
 WHY = """\
@@ -129,7 +133,7 @@ def comparison(fits: Mapping[str, Fit]) -> pd.DataFrame:
                 f"{r['iiv_sd']:.2g} ({r['iiv_low']:.2g}-{r['iiv_high']:.2g})"
             )
         columns[f"{name} [{result.population.model.units[result.bound.output]}]"] = column
-    return pd.DataFrame(columns)
+    return as_frame(columns)
 
 
 def beside_stein(result: Fit) -> pd.DataFrame:
@@ -164,4 +168,4 @@ def beside_stein(result: Fit) -> pd.DataFrame:
                 "spread_stein2019": np.nan if spread is None else spread,
             }
         )
-    return pd.DataFrame(rows).set_index("quantity")
+    return as_frame(rows, index="quantity")

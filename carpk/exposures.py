@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 from jax import Array
 from jax.scipy.special import ndtr, ndtri
 from numpy.typing import ArrayLike
 
 from carpk._options import Interval, options
+from carpk._tables import as_frame
 from carpk.dosing import body
 from carpk.dosing.regimen import Dose, Regimen
 from carpk.errors import CarpkError, CarpkWarning, ModelError, RegimenError
@@ -38,6 +38,8 @@ from carpk.library.models import load_model
 from carpk.structural import ODEModel
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from carpk.params import Params
     from carpk.structural import ClosedForm
 
@@ -257,9 +259,9 @@ def _amounts(doses: Sequence[Dose], table: pd.DataFrame) -> np.ndarray:
             "exposure: doses are per m², so the body surface is needed; give height=... [cm] or "
             "bsa=... [m²]."
         )
-    one = pd.Series(1.0, index=table.index)
+    one = np.ones(len(table))
     size = {"": one, "kg": table["weight"], "m2": table.get("bsa", one)}
-    return np.stack([float(d.amount) * size[d.per].to_numpy() for d in doses], axis=1)
+    return np.stack([float(d.amount) * np.asarray(size[d.per]) for d in doses], axis=1)
 
 
 def _patients(labels: Sequence[Hashable] | None, **given: ArrayLike | None) -> pd.DataFrame:
@@ -277,8 +279,9 @@ def _patients(labels: Sequence[Hashable] | None, **given: ArrayLike | None) -> p
             f"exposure: each must be one number, or one per patient, but they are {told}."
         )
     n = many.pop()[0] if many else 1
-    index = pd.Index(range(1, n + 1) if labels is None else list(labels), name="patient")
-    table = pd.DataFrame({k: np.broadcast_to(v, n) for k, v in columns.items()}, index=index)
+    names = range(1, n + 1) if labels is None else list(labels)
+    each = {k: np.broadcast_to(v, n) for k, v in columns.items()}
+    table = as_frame(each, labels=("patient", names))
     if "height" in table:
         table["bsa"] = body.bsa(table.pop("height").to_numpy(), table["weight"].to_numpy())
     return table[[c for c in ("weight", "bsa", "age", "egfr") if c in table]]

@@ -29,6 +29,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from carpk._late import late
+from carpk._tables import as_frame
 from carpk._types import Numbers
 from carpk.errors import ModelError
 
@@ -219,8 +220,6 @@ class Params(eqx.Module):
 
         `scale` is the estimation scale, or "covariate".
         """
-        import pandas as pd
-
         rows = [
             {
                 "symbol": i.symbol,
@@ -233,7 +232,7 @@ class Params(eqx.Module):
             }
             for i in cls.info().values()
         ]
-        return pd.DataFrame(rows).set_index("symbol")
+        return as_frame(rows, index="symbol")
 
     def items(self) -> Iterator[tuple[str, Numbers]]:
         """(symbol, value) in the order of definition."""

@@ -31,6 +31,7 @@ from carpk import _files, nca
 from carpk._arviz import netcdf
 from carpk._late import late
 from carpk._options import options
+from carpk._tables import as_frame
 from carpk._types import Arrays
 from carpk.dosing.regimen import Dose, Regimen
 from carpk.errors import CarpkWarning, FitError, ModelError, RegimenError
@@ -82,8 +83,6 @@ class Simulation:
 
         Patients of all draws are pooled, so that the interval is that of a new patient.
         """
-        import pandas as pd
-
         interval = options.interval
         t = jnp.asarray(self.data["time"].values)
         shown = t >= 0
@@ -106,7 +105,7 @@ class Simulation:
                 low, mid, high = np.nanquantile(x, interval.with_median)
                 rows.append((output, name, mid, low, high, metric_unit))
         columns = ["output", "quantity", "median", *interval.columns, "unit"]
-        return pd.DataFrame(rows, columns=columns).set_index(["output", "quantity"])
+        return as_frame(rows, columns, index=["output", "quantity"])
 
     def extinct(self, output: str) -> xr.DataArray:
         """First simulated day on which less than one cell is left; dims (draw, patient).

@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from carpk._late import late
+from carpk._tables import as_frame
 from carpk._types import Numbers
 from carpk.dosing.disposition import Disposition
 from carpk.dosing.regimen import Regimen
@@ -54,8 +55,6 @@ class States(eqx.Module):
     @classmethod
     def describe(cls) -> pd.DataFrame:
         """One row per compartment: symbol, initial, unit, about."""
-        import pandas as pd
-
         cls.check()
         rows = [
             {
@@ -67,7 +66,7 @@ class States(eqx.Module):
             }
             for field in dataclasses.fields(cls)
         ]
-        return pd.DataFrame(rows).set_index("symbol")
+        return as_frame(rows, index="symbol")
 
     @classmethod
     def check(cls) -> None:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import scipy.stats
 import xarray as xr
 
 from carpk._arviz import az
 from carpk._late import late
+from carpk._tables import as_frame
 from carpk.checks.truth import SimulatedFits, simulated_fits, typical
 from carpk.errors import FitError
 from carpk.population.bound import BoundPopulation
@@ -30,6 +30,7 @@ from carpk.population.population import Population
 from carpk.population.replicates import with_values
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jax import Array
     from jax.typing import ArrayLike
     from matplotlib.figure import Figure
@@ -108,15 +109,15 @@ class SBC:
         rows = []
         for name, ranks in self.ranks.items():
             rows.append((name, self._p_ecdf(ranks), self._p_chi2(ranks)))
-        table = pd.DataFrame(rows, columns=["quantity", "p_ecdf", "p_chi2"]).set_index("quantity")
-        table["p_adjusted"] = holm(table["p_ecdf"].to_numpy())
-        table["posterior"] = [
+        found = as_frame(rows, ["quantity", "p_ecdf", "p_chi2"], index="quantity")
+        found["p_adjusted"] = holm(found["p_ecdf"].to_numpy())
+        found["posterior"] = [
             how_off(ranks, self.draws) if p < FALSE_ALARM else "-"
-            for ranks, p in zip(self.ranks.values(), table["p_adjusted"], strict=True)
+            for ranks, p in zip(self.ranks.values(), found["p_adjusted"], strict=True)
         ]
         if self.ess:
-            table["ess"] = [float(np.median(self.ess[n])) for n in self.ranks]
-        return table
+            found["ess"] = [float(np.median(self.ess[n])) for n in self.ranks]
+        return found
 
     def _p_ecdf(self, ranks: np.ndarray) -> float:
         counts = np.cumsum(np.bincount(ranks, minlength=self.draws + 1))[:-1]

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import xarray as xr
 from scipy.special import logsumexp
 
 from carpk._arviz import PARETO_K, az, group, groups, pareto_smoothed
+from carpk._tables import as_frame
 from carpk.checks.marginal import marginal, proposal
 from carpk.errors import CarpkError, FitError
 from carpk.inference.fit import fit_bound
@@ -28,6 +28,7 @@ from carpk.inference.result import Fit
 from carpk.population.bound import BoundPopulation
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jax import Array
 
     from carpk._types import Draws, Values
@@ -220,7 +221,7 @@ def loo(
         found["mc_error"] = _error([_left_out(x, r_eff)[0] for x in each.scrambles])
         found["ess"] = np.quantile(each.ess, 0.05, axis=0)
     troubles = [] if fit.ok else ["The fit itself is not to be trusted: see its verdict."]
-    for i in _to_refit(units.labels.index, k_hat, refit, len(each.total)):
+    for i in _to_refit(list(units.labels.index), k_hat, refit, len(each.total)):
         name = units.labels.index[i]
         again = fit_bound(
             units.without(i), fit.settings, label=f"without {name}", progress=progress
@@ -246,14 +247,14 @@ def loo(
 
 
 def _to_refit(
-    names: pd.Index, k_hat: np.ndarray, refit: bool | Sequence[str], draws: int
+    names: Sequence[str], k_hat: np.ndarray, refit: bool | Sequence[str], draws: int
 ) -> list[int]:
     """Numbers of the units to be predicted by a fit without them."""
     if isinstance(refit, bool):
         return np.flatnonzero(~(k_hat <= k_limit(draws))).tolist() if refit else []
     numbers: list[int] = []
     for name in [refit] if isinstance(refit, str) else list(refit):
-        here = np.flatnonzero(names == name).tolist()
+        here = np.flatnonzero(np.asarray(names) == name).tolist()
         if not here:
             raise FitError(
                 f"checks.loo: there is no unit {name!r} to refit without; they are {some(names)}."
@@ -320,8 +321,8 @@ def _observations(fit: Fit) -> Units:
         f"{p}, day {t:g}" + (f", {o}" if several else "")
         for p, t, o in zip(rows["patient"], rows["time"], analytes, strict=True)
     ]
-    index = pd.Index(names, name=OBSERVATION)
-    labels = pd.DataFrame(rows | ({"analyte": analytes} if several else {}), index=index)
+    rows |= {"analyte": analytes} if several else {}
+    labels = as_frame(rows, labels=(OBSERVATION, names))
 
     def each(sample: Values) -> Array:
         every = bound.observation_log_likelihoods(*bound.of_sample(sample))
@@ -361,7 +362,7 @@ def _patients(bound: BoundPopulation, theta: Draws, points: int, seed: int) -> U
     of_draws = marginal(bound, proposal(bound, theta), points=points, seed=seed)
     # Patients without fitted samples predict nothing.
     kept = np.flatnonzero(bound.individual.mask.any(axis=1))
-    index = pd.Index([bound.patients[i] for i in kept], name=PATIENT)
+    labels = as_frame({}, labels=(PATIENT, [bound.patients[i] for i in kept]))
 
     def of(sample: Mapping[str, np.ndarray], label: str) -> Densities:
         found = of_draws(sample, label=label, progress=bool(label))
@@ -374,7 +375,7 @@ def _patients(bound: BoundPopulation, theta: Draws, points: int, seed: int) -> U
         mask[kept[unit]] = False
         return _seen(bound, mask, ())
 
-    return Units(pd.DataFrame(index=index), of, without)
+    return Units(labels, of, without)
 
 
 def _cohorts(bound: BoundPopulation, theta: Draws, column: str, points: int, seed: int) -> Units:
@@ -432,7 +433,7 @@ def _cohorts(bound: BoundPopulation, theta: Draws, column: str, points: int, see
         stays = np.array([p not in out for p in bound.patients])
         return _seen(bound, bound.individual.mask & stays[:, None], (names[unit],))
 
-    return Units(pd.DataFrame(index=pd.Index(names, name=COHORT)), of, without)
+    return Units(as_frame({}, labels=(COHORT, names)), of, without)
 
 
 def _seen(
@@ -624,7 +625,7 @@ def compare_loo(
         apart = _paired(r, best)
         rows.append((name, r.elpd, r.se, apart.sum(), _se(apart), r.p_loo, len({*r.bad, *r.rough})))
     columns = ["fit", "elpd", "se", "difference", "se_difference", "p_loo", "bad"]
-    return LOOComparison(first.unit, pd.DataFrame(rows, columns=columns).set_index("fit"), found)
+    return LOOComparison(first.unit, as_frame(rows, columns, index="fit"), found)
 
 
 def _paired(one: LOO, other: LOO) -> np.ndarray:

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
 from carpk._arviz import PARETO_K, group, groups, pareto_smoothed
 from carpk._options import options
+from carpk._tables import as_frame
 from carpk.inference.draws import log_priors
 from carpk.inference.result import Fit
 from carpk.population.parameters import split_draws
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from carpk._types import Numbers, Values
 
 ALPHAS = (0.99, 1.01)  # for the sensitivity: a derivative
@@ -114,7 +116,7 @@ def sensitivity(fit: Fit) -> Sensitivity:
             for name, x in scalars.items():
                 rows.append((name, component, alpha, *_quantiles(x, weights), k_hat))
     columns = ["parameter", "component", "power", "median", *options.interval.columns, "k_hat"]
-    moved = pd.DataFrame(rows, columns=columns).set_index(columns[:3]).sort_index()
+    moved = as_frame(rows, columns, index=columns[:3]).sort_index()
     return Sensitivity(
         table=table.drop(columns="k_hat").rename_axis("parameter"),
         moved=moved.reindex(list(scalars), level=0),
@@ -187,7 +189,7 @@ def power_scaling(
         for alpha in alphas:
             weights[component, alpha], k_hat = _weights(log_density, alpha)
             k_hats.append(k_hat)
-    rows = {}
+    rows: list[dict[str, object]] = []
     for name, x in draws.items():
         s = {
             component: np.mean(
@@ -195,8 +197,8 @@ def power_scaling(
             )
             for component in ("prior", "likelihood")
         }
-        rows[name] = s | {"k_hat": max(k_hats), "diagnosis": _diagnosis(**s)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("effect")
+        rows.append({"effect": name} | s | {"k_hat": max(k_hats), "diagnosis": _diagnosis(**s)})
+    return as_frame(rows, index="effect")
 
 
 def _diagnosis(prior: float, likelihood: float) -> str:

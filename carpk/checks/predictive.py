@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from carpk._late import late
 from carpk._options import Interval, options
+from carpk._tables import as_frame
 from carpk.dataset import Dataset
 from carpk.inference.nuts import prior_draws
 from carpk.inference.result import Fit
@@ -28,6 +28,7 @@ from carpk.population.replicates import (
 from carpk.population.summaries import CohortSummary
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jax import Array
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
@@ -132,10 +133,9 @@ def _predict(
             if values is not None:
                 of = f"{summary.output} " if several else ""
                 rows += _summary_rows(cohort, summary, values, of, interval)
-    table = pd.DataFrame(
-        rows, columns=["cohort", "statistic", "n", "observed", "median", "low", "high", "p", "use"]
-    )
-    return Predictive(kind, bound, curves, table.set_index(["cohort", "statistic"]), None, interval)
+    columns = ["cohort", "statistic", "n", "observed", "median", "low", "high", "p", "use"]
+    shown = as_frame(rows, columns, index=["cohort", "statistic"])
+    return Predictive(kind, bound, curves, shown, None, interval)
 
 
 def all_summaries(bound: BoundPopulation, cohort: str) -> list[CohortSummary]:

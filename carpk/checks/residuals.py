@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import scipy.stats
 
 from carpk._late import late
+from carpk._tables import as_frame
 from carpk.checks.observed import Observed, bound_of, middle, population_draws
 from carpk.errors import FitError
 from carpk.inference.result import Fit
@@ -19,6 +19,7 @@ from carpk.population.bound import BoundPopulation
 from carpk.population.random_effects import PATIENT, eta_name, omega_name
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jax import Array
     from matplotlib.figure import Figure
 
@@ -142,7 +143,7 @@ def npde(
         own = seen.patient == i
         one, many = decorrelated(value[own], y[:, own])
         error[own] = np.mean(many < one, axis=0)
-    table = pd.DataFrame(
+    each = as_frame(
         {
             "patient": seen.labels,
             "time": seen.time,
@@ -155,7 +156,7 @@ def npde(
         }
     )
     source = "prior" if isinstance(fit, BoundPopulation) else "posterior"
-    return NPDE(table, seen.output, seen.unit, len(y), failed, source, seen.bound.data.name)
+    return NPDE(each, seen.output, seen.unit, len(y), failed, source, seen.bound.data.name)
 
 
 def impute(
@@ -221,7 +222,7 @@ def tests_of_npde(x: np.ndarray) -> pd.DataFrame:
         p["shape"] = float(normal(x).pvalue)
     p["all three"] = float(np.minimum(1.0, 3 * np.min(list(p.values()))))  # NaN stays NaN
     value = [float(np.mean(x)) if n else float("nan"), variance, float("nan"), float("nan")]
-    return pd.DataFrame({"value": value, "p": list(p.values())}, index=list(p))
+    return as_frame({"value": value, "p": list(p.values())}, labels=(None, list(p)))
 
 
 # --- goodness of fit ------------------------------------------------------------------------------
@@ -332,7 +333,7 @@ def eta_means(fit: Fit, who: str) -> pd.DataFrame:
             f"{who}: no parameter varies between patients; name some in Population(varies=...)."
         )
     each = {n: fit.posterior[eta_name(n)].mean(("chain", "draw")).to_numpy() for n in names}
-    return pd.DataFrame(each, index=list(bound.patients)).rename_axis("patient")
+    return as_frame(each, labels=("patient", bound.patients))
 
 
 def shrinkage(fit: Fit) -> pd.Series:
@@ -343,8 +344,8 @@ def shrinkage(fit: Fit) -> pd.Series:
     doi:10.1208/s12248-009-9133-0).
     """
     means, draws = eta_means(fit, "checks.shrinkage"), fit.draws()
-    values = {
-        str(name): 1 - float(means[name].std()) / float(np.median(draws[omega_name(str(name))]))
+    values = [
+        1 - float(means[name].std()) / float(np.median(draws[omega_name(str(name))]))
         for name in means
-    }
-    return pd.Series(values, name="shrinkage")
+    ]
+    return as_frame({"shrinkage": values}, labels=(None, list(means)))["shrinkage"]

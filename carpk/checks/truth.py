@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import scipy.stats
 
 from carpk._compile import stacked
 from carpk._options import Interval, options
+from carpk._tables import as_frame
 from carpk.dataset import Dataset
 from carpk.errors import FitError
 from carpk.inference.density import LogDensity
@@ -28,6 +28,7 @@ from carpk.population.population import Population
 from carpk.population.replicates import simulated, with_cohorts, with_values
 
 if TYPE_CHECKING:
+    import pandas as pd
     from jax.typing import ArrayLike
 
     from carpk.library.study import Study
@@ -68,7 +69,7 @@ class Recovery:
             z = self.z[name][np.isfinite(self.z[name])]
             rows.append((name, covered.mean(), ends.low, ends.high, z.mean(), z.std()))
         columns = ["parameter", "coverage", "low", "high", "mean_z", "sd_z"]
-        return pd.DataFrame(rows, columns=columns).set_index("parameter")
+        return as_frame(rows, columns, index="parameter")
 
     def __repr__(self) -> str:
         size = next(iter(self.truth.values())).size

@@ -12,16 +12,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from carpk._late import late
 from carpk._options import Interval, options
+from carpk._tables import as_frame
 from carpk.checks.observed import Observed, bound_of, middle, population_draws
 from carpk.errors import FitError
 from carpk.inference.result import Fit
 from carpk.population.bound import BoundPopulation
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 PERCENTILES = (5, 50, 95)
@@ -193,7 +194,7 @@ def vpc(
                 limited = below_y[:, here][:, seen.limited[here]]
                 share = float(below[here][seen.limited[here]].mean())
                 rows.append(entry | _row(BELOW, share, ends_of(limited.mean(axis=1), interval)))
-    points = pd.DataFrame(
+    points = as_frame(
         {
             "patient": seen.labels,
             "stratum": np.asarray(names, object)[stratum],
@@ -205,7 +206,7 @@ def vpc(
     )
     limits = np.unique(seen.lloq)
     return VPC(
-        table=pd.DataFrame(rows),
+        table=as_frame(rows),
         points=points,
         output=seen.output,
         unit=seen.unit,
@@ -399,7 +400,7 @@ def _wide(table: pd.DataFrame) -> pd.DataFrame:
             ends = f"{text(r['low'])} to {text(r['high'])}"
             row[r["statistic"]] = f"{text(r['observed'])} ({ends}){star}"
         rows.append(row)
-    wide = pd.DataFrame(rows).fillna("")
+    wide = as_frame(rows).fillna("")
     return wide if table["stratum"].iloc[0] != "all" else wide.drop(columns="stratum")
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
-import pandas as pd
 
 from carpk.dosing.regimen import Regimen
 from carpk.errors import CarpkError, RegimenError
@@ -82,8 +81,8 @@ def lloq_of(fit: Fit) -> float | None:
     """The limit of quantification of the fitted data, where there is one."""
     data, analyte = fit.data, fit.bound.analyte
     tables = (data.observations, data.summaries)
-    found = pd.concat([t.loc[t["analyte"] == analyte, "lloq"] for t in tables if len(t)])
-    known = {float(x) for x in found.dropna() if x > 0}
+    found = [x for t in tables for x in t.loc[t["analyte"] == analyte, "lloq"].dropna()]
+    known = {float(x) for x in found if x > 0}
     return known.pop() if len(known) == 1 else None
 
 

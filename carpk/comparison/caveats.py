@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+import scipy.stats
 import xarray as xr
 
 from carpk._arviz import group
@@ -23,6 +23,8 @@ from carpk.structural import ClosedForm, ODEModel
 from carpk.verdict.priors import UNINFORMED, posterior_over_prior
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from carpk._types import Arrays
 
 DRIVES = 0.1  # share of the variance of a contrast from which a parameter is said to matter
@@ -183,8 +185,7 @@ def _explained(m: np.ndarray, theta: np.ndarray) -> float:
     good = np.isfinite(m)
     if good.sum() < 3 or not np.ptp(m[good]) or not np.ptp(theta[good]):
         return 0.0
-    a, b = (pd.Series(x[good]).rank() for x in (m, theta))
-    return float(a.corr(b) ** 2)
+    return float(scipy.stats.spearmanr(m[good], theta[good]).statistic ** 2)
 
 
 def about_extrapolation(

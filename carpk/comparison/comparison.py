@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from carpk import _files
 from carpk._arviz import netcdf
 from carpk._late import late
 from carpk._options import Interval, options
+from carpk._tables import as_frame
 from carpk.comparison import caveats, published
 from carpk.comparison.arms import Given, check_cells, lloq_of, output_of, spec_of, windows_of
 from carpk.comparison.contrasts import by_arm_of, contrasts, population, table_of, usual
@@ -30,6 +30,7 @@ from carpk.library.study import Study
 from carpk.structural import ClosedForm, ODEModel
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
@@ -90,7 +91,7 @@ class Comparison:
     @cached_property
     def draws(self) -> pd.DataFrame:
         """The population's contrast of each draw; columns (outcome, arm, contrast)."""
-        return pd.DataFrame({key: population(c) for key, c in contrasts(self.data)})
+        return as_frame({key: population(c) for key, c in contrasts(self.data)})
 
     @cached_property
     def by_arm(self) -> pd.DataFrame:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from carpk._options import Interval
+from carpk._tables import as_frame
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEY = ["outcome", "arm", "contrast"]
 PATIENTS = ("patient_median", "patient_low", "patient_high", "patients_above")
 REST = ("share_parameters", "mc_se", "left_out", "unit")
 
@@ -126,13 +130,16 @@ def variances(x: np.ndarray) -> tuple[float, float, float]:
 def table_of(data: xr.Dataset, interval: Interval) -> pd.DataFrame:
     """The table of `Comparison.table`."""
     low, high = interval.columns
-    columns = ["estimate", low, high, "p_above", *PATIENTS, *REST]
-    rows = {}
+    columns = [*KEY, "estimate", low, high, "p_above", *PATIENTS, *REST]
+    rows = []
     for key, c in contrasts(data):
         back = np.exp if c.ratio else np.asarray
         of = 1.0 if c.ratio else 0.0
         m = population(c)
-        row = dict.fromkeys(columns, math.nan) | {"estimate": np.nanmedian(m), "unit": c.unit}
+        row: dict[str, Any] = dict(zip(KEY, key, strict=True)) | {
+            "estimate": np.nanmedian(m),
+            "unit": c.unit,
+        }
         if c.known:
             row[low], row[high] = np.nanquantile(m, interval.tails)
             row["p_above"] = _above(m, of)
@@ -146,16 +153,15 @@ def table_of(data: xr.Dataset, interval: Interval) -> pd.DataFrame:
                 row["share_parameters"] = between / (between + within)
             row["mc_se"] = math.sqrt(noise)
         row["left_out"] = int((~np.isfinite(c.x)).sum())
-        rows[key] = row
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    table.index = pd.MultiIndex.from_tuples(list(rows), names=["outcome", "arm", "contrast"])
-    table.attrs["interval"] = f"{interval} equal-tailed"
-    return table.astype({"left_out": int})
+        rows.append(row)
+    made = as_frame(rows, columns, index=KEY)
+    made.attrs["interval"] = f"{interval} equal-tailed"
+    return made
 
 
 def by_arm_of(data: xr.Dataset, interval: Interval) -> pd.DataFrame:
     """The table of `Comparison.by_arm`."""
-    rows: dict[tuple[str, str], tuple[float | str, ...]] = {}
+    rows: list[tuple[float | str, ...]] = []
     for name, variable in data.data_vars.items():
         for arm, x in _complete(variable).items():
             x = x[np.isfinite(x).any(axis=1)]
@@ -166,8 +172,7 @@ def by_arm_of(data: xr.Dataset, interval: Interval) -> pd.DataFrame:
             patients = (math.nan, math.nan)
             if "patient" in variable.dims:
                 patients = tuple(np.mean(quantiles(x, interval.tails), axis=1))
-            rows[str(name), arm] = (np.median(m), low, high, *patients, variable.attrs["units"])
+            unit = variable.attrs["units"]
+            rows.append((str(name), arm, np.median(m), low, high, *patients, unit))
     columns = ["center", *interval.columns, "patient_low", "patient_high", "unit"]
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    table.index = pd.MultiIndex.from_tuples(list(rows), names=["outcome", "arm"])
-    return table
+    return as_frame(rows, ["outcome", "arm", *columns], index=["outcome", "arm"])

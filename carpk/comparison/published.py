@@ -7,7 +7,6 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from carpk.comparison.arms import Given
@@ -123,8 +122,11 @@ def _about_cohorts(
         "Not randomized, as far as the data say: cohorts differ in whatever made them different "
         "cohorts."
     )
-    table = data.cohorts.set_index("cohort") if len(data.cohorts) else pd.DataFrame()
-    known = {name: dict(table.loc[c]) if c in table.index else {} for name, c in arms.items()}
+    about = {row["cohort"]: row for row in data.cohorts.to_dict("records")}
+    known = {
+        name: {str(k): x for k, x in about.get(c, {}).items() if k != "cohort"}
+        for name, c in arms.items()
+    }
     differ = differing(known)
     if differ:
         told = "; ".join(

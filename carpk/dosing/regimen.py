@@ -21,6 +21,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from carpk._tables import as_frame, stacked
 from carpk.dosing import body
 from carpk.errors import RegimenError
 
@@ -140,14 +141,12 @@ def presets() -> pd.DataFrame:
     `Regimen.lymphodepletion(preset)` makes one. "multiply N" is the share that is left of the
     host's T cells.
     """
-    import pandas as pd
-
     rows = []
     for name, preset in PRESETS.items():
-        table = Regimen.lymphodepletion(name).courses()
-        table.insert(0, "preset", name)
-        rows.append(table.assign(source=preset.source, assumed=preset.assumed))
-    return pd.concat(rows, ignore_index=True)
+        courses = Regimen.lymphodepletion(name).courses()
+        courses.insert(0, "preset", name)
+        rows.append(courses.assign(source=preset.source, assumed=preset.assumed))
+    return stacked(rows)
 
 
 class Bolus(eqx.Module):
@@ -385,8 +384,6 @@ class Regimen(eqx.Module):
 
     def describe(self) -> pd.DataFrame:
         """One row per event: time [day], product, amount, unit, duration [day]."""
-        import pandas as pd
-
         rows = []
         for e in self.events:
             if isinstance(e, Dose):
@@ -397,7 +394,7 @@ class Regimen(eqx.Module):
             else:
                 what = f"{type(e).__name__.lower()} {e.compartment}"
                 rows.append((e.time, what, e.amount, "", 0.0))
-        return pd.DataFrame(rows, columns=["time", "product", "amount", "unit", "duration"])
+        return as_frame(rows, ["time", "product", "amount", "unit", "duration"])
 
     def courses(self) -> pd.DataFrame:
         """One row per product and amount: product, amount, unit, days ("-5, -4, -3")."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-import pandas as pd
 from jax import Array
 
 from carpk._types import Arrays
@@ -22,6 +21,9 @@ from carpk.evidence.table import check, load
 from carpk.params import transform_for
 from carpk.population.parameters import WHOLE_LINE, Kind, PopulationParameter
 from carpk.population.random_effects import RandomEffects
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PRIORS: dict[str, dist.Distribution] = {
     "flu": dist.Normal(0.0, 1.5),  # log10 fold: centred on no effect, up to 300-fold either way

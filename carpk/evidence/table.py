@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
+from carpk._tables import as_frame
+from carpk.dataset.tables import read_csv
 from carpk.errors import DatasetError
 from carpk.evidence.likelihoods import COUNTS, FEWEST, LIKELIHOODS, RATIOS
 from carpk.library.studies import DATA
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = (
     *("study", "product", "kind", "flu", "cy", "value", "unit", "n", "p", "weight"),
@@ -26,14 +29,21 @@ def load(path: str | Path | None = None) -> pd.DataFrame:
     likelihood ("fit") or not ("no"); `note` says why.
     """
     path = DATA / "lymphodepletion" / "evidence.csv" if path is None else Path(path)
-    table = pd.read_csv(path, dtype={c: str for c in COLUMNS if c not in NUMBERS})
+    if not path.exists():
+        raise DatasetError(f"Evidence: there is no file {path}; give the path of a CSV file.")
+    table = read_csv(path, "evidence")
     missing = [c for c in COLUMNS if c not in table]
     if missing:
         raise DatasetError(
             f"Evidence {path.name!r} has no column `{missing[0]}`; it must have "
             f"{', '.join(COLUMNS)}."
         )
-    return table.fillna({c: "" for c in COLUMNS if c not in NUMBERS})
+    return as_frame(
+        {
+            c: (table.numbers if c in NUMBERS else table.texts)(c, required=False)
+            for c in table.columns
+        }
+    )
 
 
 def check(row: Any, place: str) -> None:

@@ -14,9 +14,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from carpk._arviz import group, idata_of
 from carpk.errors import CarpkError, CarpkWarning, FitError
@@ -33,6 +31,9 @@ from carpk.inference.storage import (
 )
 from carpk.population.population import Population
 from carpk.structural import ClosedForm, ODEModel
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Absent:

@@ -6,15 +6,15 @@ import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from carpk._arviz import group
 from carpk._late import late
 from carpk._options import options
+from carpk._tables import as_frame
 from carpk.dataset import Dataset
 from carpk.inference import saving
 from carpk.population.bound import BoundPopulation
@@ -23,6 +23,9 @@ from carpk.population.population import Population
 from carpk.population.random_effects import INFUSION, PATIENT, eta_name
 from carpk.verdict.chains import mixing
 from carpk.verdict.judge import Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +130,9 @@ class Fit:
         how = {"map": "the mode alone"}.get(s["method"], how)
         how = f"{s['method']}, {how}, seed {s['seed']}"
         what = f"Fit of {self.model_name!r} to {self.data.name} ({how})"
-        table = self.summary().to_string(float_format="{:.3g}".format, na_rep="")
+        text = self.summary().to_string(float_format="{:.3g}".format, na_rep="")
         shown = f"median and {options.interval} equal-tailed interval"
-        return f"{self.verdict}\n{what}; {shown}:\n{table}"
+        return f"{self.verdict}\n{what}; {shown}:\n{text}"
 
 
 def random_effects_table(result: Fit) -> pd.DataFrame:
@@ -148,7 +151,7 @@ def random_effects_table(result: Fit) -> pd.DataFrame:
                 row = {"parameter": parameter, "level": level} | labels
                 rows.append(row | {"mean": mean.values[index], "sd": sd.values[index]})
     columns = ["parameter", "level", "patient", "cohort", "infusion", "mean", "sd"]
-    return pd.DataFrame(rows).reindex(columns=columns).dropna(axis="columns", how="all")
+    return as_frame(rows, columns).dropna(axis="columns", how="all")
 
 
 def summarize(result: Fit) -> pd.DataFrame:
@@ -188,6 +191,6 @@ def summarize(result: Fit) -> pd.DataFrame:
                 rows += [row(label, x, "1", label) for label, x in each.items()]
     columns = ["parameter", "median", *interval.columns, "unit"]
     columns += ["iiv_sd", "iiv_low", "iiv_high", "rhat", "ess"]
-    table = pd.DataFrame(rows).reindex(columns=columns).set_index("parameter")
-    table.attrs["interval"] = f"{interval} equal-tailed"
-    return table
+    made = as_frame(rows, columns, index="parameter")
+    made.attrs["interval"] = f"{interval} equal-tailed"
+    return made

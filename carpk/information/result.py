@@ -9,15 +9,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
-import pandas as pd
 
 from carpk._late import late
+from carpk._tables import as_frame
 from carpk.information.columns import Column
 from carpk.population.parameters import Kind
 from carpk.population.population import Population
 from carpk.verdict.priors import UNINFORMED
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 INFORMED = math.sqrt(0.5)  # posterior over prior SD where the data say as much as the prior
@@ -101,7 +102,7 @@ class Identifiability:
         """
         sd = self.ratio * self.prior_sd
         verdict = np.select([self.ratio > UNINFORMED, self.ratio > INFORMED], ["not", "weak"], "")
-        return pd.DataFrame(
+        return as_frame(
             {
                 "value": [c.value for c in self.columns],
                 "scale": [c.transform.name for c in self.columns],
@@ -111,7 +112,7 @@ class Identifiability:
                 "rse_percent": self._relative_errors(),
                 "verdict": np.where(verdict == "", "informed", verdict),
             },
-            index=pd.Index(self.names, name="parameter"),
+            labels=("parameter", self.names),
         )
 
     def _relative_errors(self) -> np.ndarray:
@@ -142,8 +143,8 @@ class Identifiability:
             parts = [i for i in order if abs(v[i]) >= LOADING]
             words = [f"{self.names[i]} {'up' if v[i] > 0 else 'down'}" for i in parts]
             rows.append((max(float(value), 0.0), ", ".join(words)))
-        index = pd.RangeIndex(1, len(rows) + 1, name="direction")
-        return pd.DataFrame(rows, columns=["information", "composition"], index=index)
+        labels = "direction", range(1, len(rows) + 1)
+        return as_frame(rows, ["information", "composition"], labels=labels)
 
     @cached_property
     def collinear(self) -> pd.DataFrame:
@@ -160,7 +161,7 @@ class Identifiability:
             and min(self.relative[i, i], self.relative[j, j]) > 1
         ]
         rows.sort(key=lambda row: -abs(row[2]))
-        return pd.DataFrame(rows, columns=["a", "b", "cosine"])
+        return as_frame(rows, ["a", "b", "cosine"])
 
     @cached_property
     def _cosines(self) -> np.ndarray:
@@ -207,7 +208,7 @@ class Identifiability:
             rows.append(row | {"advice": self._advice(row, self.columns[free[i]], here[i, i])})
             free = np.delete(free, i)
         columns = ["parameter", "ratio", "alike", "cosine", "gains", "before", "after", "advice"]
-        return pd.DataFrame(rows, columns=columns).set_index("parameter")
+        return as_frame(rows, columns, index="parameter")
 
     def _advice(self, row: Fixing, column: Column, alone: float) -> str:
         """A sentence of `fix`; `alone` is the relative information if nothing else is unknown."""
@@ -237,9 +238,7 @@ class Identifiability:
         """
         both = [n for n in self.names if n in other.names]
         this, that = (x.table.loc[both, "posterior_sd"] for x in (self, other))
-        return pd.DataFrame(
-            {"this": this, "other": that, "change_percent": 100 * (that / this - 1)}
-        )
+        return as_frame({"this": this, "other": that, "change_percent": 100 * (that / this - 1)})
 
     def plot(self) -> Figure:
         """Expected posterior over prior SDs, and the information by direction."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import pandas as pd
 
+from carpk._tables import as_frame
 from carpk._types import Values
 from carpk.errors import FitError
 from carpk.information.design import Arms, PlannedArm, named, planned, size_of
 from carpk.information.patients import patient_information
 from carpk.information.result import SD_TO_LOG2, Identifiability, posterior, result_of
 from carpk.population.population import Population
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Spot = TypeVar("Spot")
 
@@ -135,7 +138,7 @@ def sampling_times(
         arms={name: arm.also(added) for name, arm in arms.items()},
         before=result_of(population, columns, matrix([]), [size_of(who, base)]),
         after=result_of(population, columns, matrix(chosen), [size_of(who, keep)]),
-        table=pd.DataFrame(rows, columns=["output", "day", "lost"]),
+        table=as_frame(rows, ["output", "day", "lost"]),
         focus=tuple(focus),
     )
 

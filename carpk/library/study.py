@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import pandas as pd
-
 from carpk.dataset.cohort_summaries import COLUMNS
 from carpk.dataset.folder import as_given
 from carpk.dosing.regimen import Regimen
 from carpk.errors import CarpkError, DatasetError, RegimenError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from carpk.dataset import Dataset
 
 ARM_KEYS = ("about", "n", "lymphodepletion", "cells")
@@ -103,8 +103,7 @@ class Study:
         arms: name -> `Arm`.
         summaries: one row per published summary; `use` says what a fit does with it: "fit" (value
             and interval enter the likelihood), "value" (only the value does), "check" (compared
-            after
-            the fit), "no" (kept for the record); `note` says why.
+            after the fit), "no" (kept for the record); `note` says why.
         cohorts: one row per cohort: cohort, arm, covariates.
         sampling: {"days": [...], "provenance": "..."}: when blood was drawn.
         path: the folder.

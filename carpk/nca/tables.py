@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from carpk._tables import as_frame
 from carpk.errors import CarpkError, CarpkWarning
 from carpk.nca.areas import METHOD, auc_last, clast, cmax, days_above, partial_area, tlast, tmax
 from carpk.nca.curve import BLQ, apply_blq, fill, from_zero, quantifiable
@@ -107,8 +108,6 @@ def table(
     as "product"), patients (such as "cohort") or observations, and sorts the rows by them. Units
     are in `.attrs["units"]`, the methods in the columns METHOD and BLQRULE.
     """
-    import pandas as pd
-
     blq = BLQ() if blq is None else blq
     names = [by] if isinstance(by, str) else list(by or ())
     observations, analyte, unit = _observations(dataset, analyte)
@@ -123,7 +122,7 @@ def table(
                 {**labels, "patient": patient, "analyte": analyte, "infusion": k + 1, "day": start}
             )
             curves.append(_window(own, start, stop, patient))
-    frame = pd.DataFrame(rows, columns=[*names, "patient", "analyte", "infusion", "day"])
+    frame = as_frame(rows, [*names, "patient", "analyte", "infusion", "day"])
     columns = _parameters(*_pad(curves), blq) if curves else {name: [] for name in _PARAMETERS}
     for name in _PARAMETERS:
         frame[name] = np.asarray(columns[name])[: len(curves)]
@@ -275,8 +274,6 @@ def pp_domain(table: pd.DataFrame) -> pd.DataFrame:
     P0D to P28D. FOLDX, DBLTIME and TABOVE are not CDISC terms and need a place in the study's own
     codelist.
     """
-    import pandas as pd
-
     units = table.attrs.get("units")
     if units is None:
         raise CarpkError(
@@ -284,10 +281,10 @@ def pp_domain(table: pd.DataFrame) -> pd.DataFrame:
             '`.attrs["units"]` again from it (merging and concatenating tables drops it).'
         )
     rows = []
-    for _, row in table.iterrows():
+    absent = table.isna()
+    for i, row in enumerate(table.to_dict("records")):
         for name, (_, code, test, begin, end) in _PARAMETERS.items():
-            missing = pd.isna(row[name]) or (name == "LAMZNPT" and row[name] == 0)
-            if missing:
+            if absent[name].iloc[i] or (name == "LAMZNPT" and row[name] == 0):
                 continue
             rows.append(
                 {
@@ -305,6 +302,6 @@ def pp_domain(table: pd.DataFrame) -> pd.DataFrame:
                 }
             )
     names = ["USUBJID", "PPSEQ", "PPGRPID", "PPCAT", "PPTESTCD", "PPTEST", "PPORRES", "PPORRESU"]
-    long = pd.DataFrame(rows, columns=[*names, "PPSTRESN", "PPSTINT", "PPENTINT", "PPANMETH"])
+    long = as_frame(rows, [*names, "PPSTRESN", "PPSTINT", "PPENTINT", "PPANMETH"])
     long["PPSEQ"] = long.groupby("USUBJID").cumcount() + 1
     return long

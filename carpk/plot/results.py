@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from carpk._options import Interval, options
-from carpk.evidence import span
+from carpk.evidence.effects import span
 from carpk.plot.style import BLUE, GREY, INK, RED, SPARE, WIDEST
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from carpk._tables import as_frame
 from carpk._types import Arrays
 from carpk.dosing.regimen import Regimen
 from carpk.errors import ModelError
@@ -83,11 +84,9 @@ class Solution:
 
     def table(self) -> pd.DataFrame:
         """One row per time: outputs, then states."""
-        import pandas as pd
-
         states = {n: np.asarray(getattr(self.states, n)) for n in self.states.names()}
         outputs = {f"{k} [{self.units[k]}]": np.asarray(v) for k, v in self.outputs.items()}
-        return pd.DataFrame({**outputs, **states}, index=pd.Index(self.time, name="time"))
+        return as_frame({**outputs, **states}, labels=("time", self.time.tolist()))
 
     def __repr__(self) -> str:
         head = f"Solution: {self.steps} steps, {self.route} route"

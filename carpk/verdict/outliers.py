@@ -23,12 +23,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 import scipy.stats
 from jax import Array
 from jax.scipy.special import log_ndtr
@@ -40,6 +39,9 @@ from carpk.population.bound import BoundPopulation
 from carpk.population.population import COHORT_INDEX
 from carpk.population.random_effects import COHORT, PATIENT, covariate_effect_name, eta_name
 from carpk.verdict.words import DOUBTED_EXCHANGE, Labelled, Outlier
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOTED = 0.003  # p below which an outlier is reported
 TIED = 3  # times that the lowest value must repeat, and as many times any other value's repeats
@@ -181,7 +183,7 @@ def _columns(bound: BoundPopulation, effects: Mapping[str, np.ndarray]) -> Found
             values, y = table[column][known], eta[known]
             if len(y) < FEWEST or np.ptp(y) == 0:
                 continue
-            numbers = pd.api.types.is_numeric_dtype(values)
+            numbers = values.dtype.kind in "biuf"
             tested = _of_numbers(values.to_numpy(float), y) if numbers else _of_words(values, y)
             if tested is not None:
                 p, away, ends = tested

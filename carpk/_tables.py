@@ -1,0 +1,43 @@
+"""Tables for users: the place where results become data frames, and pandas is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Rows = Iterable[Mapping[str, object]] | Iterable[Sequence[object]]
+Columns = Mapping[Any, Any]  # name -> values
+
+
+def as_frame(
+    data: Rows | Columns,
+    columns: Sequence[str] | None = None,
+    *,
+    index: str | Sequence[str] | None = None,
+    labels: tuple[str | None, Sequence[object]] | None = None,
+) -> pd.DataFrame:
+    """A data frame of rows or of columns.
+
+    Args:
+        data: rows, each a mapping or a sequence; or a mapping, name -> values of the column.
+        columns: their names and order; what a row lacks is missing.
+        index: the columns that label the rows.
+        labels: in their place, the name of the labels and one label per row.
+    """
+    import pandas as pd
+
+    rows = data if isinstance(data, Mapping) else list(data)
+    made = pd.DataFrame(rows, columns=columns)  # type: ignore[arg-type]  # the stubs say dict
+    if labels is not None:
+        made.index = pd.Index(labels[1], name=labels[0])
+    return made if index is None else made.set_index([index] if isinstance(index, str) else index)
+
+
+def stacked(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of the same columns below each other."""
+    import pandas as pd
+
+    return pd.concat(list(tables), ignore_index=True)
