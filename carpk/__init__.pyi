@@ -33,11 +33,11 @@ from .inference.fit import fit as fit
 from .inference.loading import load_fit as load_fit
 from .inference.repetition import rerun as rerun
 from .inference.result import Fit as Fit
-from .library.models import list_models as list_models
 from .library.models import load_model as load_model
 from .library.studies import list_studies as list_studies
 from .library.studies import load_study as load_study
 from .library.study import Study as Study
+from .library.titles import list_models as list_models
 from .params import Params as Params
 from .params import Scalar as Scalar
 from .params import covariate as covariate

@@ -51,12 +51,20 @@ def models(
     source: Annotated[
         bool, typer.Option("--source", help="The text of its file, to copy and change.")
     ] = False,
+    long: Annotated[
+        bool, typer.Option("--long", help="List outputs, states and options, too.")
+    ] = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="The list as models/README.md.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the structural models, or show one with its equations, parameters and citation."""
+    if name is None and not (long or markdown or as_json):
+        from carpk.library.titles import titles
+
+        typer.echo(titles())
+        return
     from carpk.library import catalogue
 
     if name is None:

@@ -233,7 +233,7 @@ def build(patient: Literal["upn1", "upn3"] = "upn1") -> ck.ODEModel:
 
     dose = ck.Regimen.cells([0, 1, 2], [share * DOSES[patient] for share in SPLIT])
 
-    def curves(p: Params) -> ck.Solution:
+    def curves(p: Params) -> "ck.Solution":
         return ck.solve(model, dose, FIGURE_DAYS, p)
 
     def peak_of_memory(p: Params) -> float:

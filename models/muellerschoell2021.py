@@ -207,7 +207,9 @@ PAPER = ck.Regimen.cells(0, 2e8)  # 0.1 cells/µL of each phenotype
 MONTH = np.linspace(0, 28, 281)
 
 
-def median_in_class(low: int, figure: Callable[[ck.Solution], float]) -> Callable[[Params], float]:
+def median_in_class(
+    low: int, figure: Callable[["ck.Solution"], float]
+) -> Callable[[Params], float]:
     """f(params): the median over the patients of a class of `figure(solution)`, on `MONTH`."""
 
     def f(params: Params) -> float:
@@ -221,11 +223,11 @@ def median_in_class(low: int, figure: Callable[[ck.Solution], float]) -> Callabl
     return f
 
 
-def cmax(solution: ck.Solution) -> float:
+def cmax(solution: "ck.Solution") -> float:
     return float(solution["car_t"].max())
 
 
-def tmax(solution: ck.Solution) -> float:
+def tmax(solution: "ck.Solution") -> float:
     return float(MONTH[solution["car_t"].argmax()])
 
 

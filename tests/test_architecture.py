@@ -185,3 +185,23 @@ def test_importing_carpk_loads_next_to_nothing():
     names = loaded("import carpk")
     assert [name for name in names if name.startswith("carpk")] == ["carpk"]
     assert len(names) < 60, names
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["models", "--help"]])
+def test_the_shell_loads_no_more_than_it_shows(arguments):
+    run = f"""
+import io, contextlib
+sys.argv = ['carpk', *{arguments}]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    from carpk.cli import main
+    main()
+"""
+    names = loaded(run)
+    heavy = {"equinox", "diffrax", "numpyro", "arviz", "xarray", "pandas", "scipy", "matplotlib"}
+    assert not heavy & {name.partition(".")[0] for name in names}
+
+
+def test_loading_the_models_of_the_library_loads_no_solver():
+    names = loaded("import carpk as ck; [ck.load_model(n) for n in ck.list_models()]")
+    assert "carpk.models.niche" in names
+    assert not {"diffrax", "numpyro", "pandas", "carpk.solver"} & set(names)

@@ -40,9 +40,11 @@ def shell(monkeypatch, capsys):
 def test_models_lists_every_model_with_its_unit():
     result = run("models")
     assert result.exit_code == 0
-    heads = [line for line in result.stdout.splitlines() if not line.startswith(" ")]
-    assert [line.split(":")[0] for line in heads] == ck.list_models()
-    assert "transgene [copies/µg]" in result.stdout
+    heads = result.stdout.partition("\n\n")[0].splitlines()
+    assert heads == [f"{name}: {ck.load_model(name).about}" for name in ck.list_models()]
+    long = run("models", "--long").stdout
+    assert [x.split(":")[0] for x in long.splitlines() if x[0] != " "] == ck.list_models()
+    assert "transgene [copies/µg]" in long
     listed = json.loads(run("models", "--json").stdout)
     units = {name: row["outputs"] for name, row in listed.items()}
     assert units == {n: dict(ck.load_model(n).units) for n in ck.list_models()}

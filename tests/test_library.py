@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from carpk.errors import DatasetError, ModelError, RegimenError
-from carpk.library.models import list_models, load_model
+from carpk.library.models import load_model
 from carpk.library.studies import list_studies, load_study
+from carpk.library.titles import list_models
 
 ROOT = Path(__file__).parents[1]
 

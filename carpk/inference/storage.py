@@ -23,8 +23,9 @@ from carpk.assay.residual import Residual
 from carpk.dataset import Dataset
 from carpk.inference.encoding import Codec, Json, Unreadable, Untrusted
 from carpk.library.again import changes_of
-from carpk.library.models import list_models, load_model, model_of_files
+from carpk.library.models import load_model, model_of_files
 from carpk.library.texts import SBML, digest_of
+from carpk.library.titles import list_models
 from carpk.params import Params
 from carpk.population.population import Population
 from carpk.structural import ClosedForm, DoseEffect, ODEModel

@@ -1,6 +1,6 @@
 """The library of models on paper: a list, a page for each, and `models/README.md`.
 
-carpk models                     the list
+carpk models --long              the list, with outputs, states and options
 carpk models kimmel2021          equations, citation, parameters, dosing, figures held to
 carpk models --markdown          models/README.md
 """
@@ -13,7 +13,8 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypedDict
 
-from carpk.library.models import list_models, load_model, options_of
+from carpk.library.models import load_model, options_of
+from carpk.library.titles import list_models
 from carpk.structural import ClosedForm, ODEModel
 
 if TYPE_CHECKING:

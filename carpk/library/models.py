@@ -10,7 +10,6 @@ import importlib.machinery
 import inspect
 import linecache
 import os
-import pkgutil
 import sys
 import traceback
 import types
@@ -21,16 +20,10 @@ from pathlib import Path
 
 import jax
 
-import carpk.models
 from carpk.errors import ModelError, nearest_of
 from carpk.library.texts import SBML, Origin, digest_of, files_of, installed_from
+from carpk.library.titles import list_models
 from carpk.structural import ClosedForm, ODEModel
-
-
-def list_models() -> list[str]:
-    """Names of the models in the library, for `load_model`."""
-    found = (m.name for m in pkgutil.iter_modules(carpk.models.__path__) if not m.ispkg)
-    return sorted(name for name in set(found) if not name.startswith("_"))
 
 
 def load_model(name_or_path: str | os.PathLike[str], **options: object) -> ClosedForm | ODEModel:
