@@ -33,7 +33,7 @@ from carpk.dataset.cohort_summaries import METRICS, WITH_ENDS, likelihoods_of
 from carpk.inference.nuts import prior_draws
 from carpk.population.bound import FLOOR, BoundPopulation
 from carpk.population.replicates import simulated_values, with_summaries
-from carpk.population.summaries import (
+from carpk.summaries import (
     CohortSummary,
     margin_of,
     mean_peak_day_scores,
@@ -65,7 +65,7 @@ With a right likelihood all {numbers} rows together hold between {low:.1f} and {
 that: too narrow.** {wide} are above: too wide, on the safe side. All metrics but Tmax and counts
 share their margins; what differs is the distribution of the quantity.
 
-Where the likelihood is approximate (`carpk/population/summaries.py` says how):
+Where the likelihood is approximate (`carpk/summaries.py` says how):
 
 - quantiles that lie between two patients (type 7) vary less than the beta distribution with their
   rank: too wide for few patients;

@@ -17,7 +17,7 @@ FLOORS = (  # a room imports from floors below its own only
     ("errors", "models", "_arviz", "_compile", "_late", "_tables", "_types"),
     ("params", "dosing", "nca", "assay", "_files", "_options"),
     ("structural", "dataset"),
-    ("solver", "sbml"),
+    ("solver", "sbml", "summaries"),
     ("library", "population"),
     ("verdict", "exposures"),
     ("inference", "information"),

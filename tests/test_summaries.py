@@ -9,9 +9,9 @@ import pytest
 import scipy.stats
 
 import carpk as ck
+from carpk import summaries as s
 from carpk.assay.residual import Combined, LogNormal
 from carpk.dataset.cohort_summaries import likelihoods_of, proportion_bounds
-from carpk.population import summaries as s
 from carpk.population.replicates import with_summaries
 
 NAN = math.nan

@@ -25,7 +25,7 @@ from carpk.population.replicates import (
     reported_values,
     with_cohorts,
 )
-from carpk.population.summaries import CohortSummary
+from carpk.summaries import CohortSummary
 
 if TYPE_CHECKING:
     import pandas as pd

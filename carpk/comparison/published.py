@@ -16,7 +16,7 @@ from carpk.dataset import Dataset
 from carpk.dataset.cohort_summaries import CONFIDENCE, COUNTED
 from carpk.errors import CarpkError, DatasetError
 from carpk.library.study import Study
-from carpk.population.summaries import CohortSummary, end_ranks, sample_log_sd, sample_sd
+from carpk.summaries import CohortSummary, end_ranks, sample_log_sd, sample_sd
 
 DRAWS = 4000  # of a published summary
 NUMBERS = ("statistic", "value", "low", "high", "interval", "spread", "n", "lloq", "use")

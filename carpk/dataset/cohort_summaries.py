@@ -73,7 +73,7 @@ LIKELIHOODS = {
     "proportion": ("",),
     "percentage": ("",),
 }
-"""Statistic -> intervals that a fit can use with it (`carpk.population.summaries`). CV% is the
+"""Statistic -> intervals that a fit can use with it (`carpk.summaries`). CV% is the
 geometric CV beside a geometric mean, and SD over mean otherwise; GSD is the geometric SD, a
 factor."""
 

@@ -15,7 +15,7 @@ import numpyro.distributions as dist
 from jax import Array
 
 from carpk._types import Arrays, Numbers
-from carpk.population.summaries import Distribution, log1mexp, log_order_statistics, ranks
+from carpk.summaries import Distribution, log1mexp, log_order_statistics, ranks
 
 
 class ReportedResult(NamedTuple):

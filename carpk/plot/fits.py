@@ -22,8 +22,8 @@ from carpk.inference.starts import PRIOR_DRAWS
 from carpk.plot.style import BLUE, GREY, INK, LONG, RED, from_scale, time_axis, to_scale
 from carpk.population.bound import BoundPopulation
 from carpk.population.parameters import PopulationParameter
-from carpk.population.summaries import CohortSummary, sample_log_sd
 from carpk.structural import ClosedForm
+from carpk.summaries import CohortSummary, sample_log_sd
 from carpk.verdict.modes import SAME_MODE
 
 if TYPE_CHECKING:

@@ -37,8 +37,8 @@ from carpk.population.random_effects import (
     RandomEffects,
     eta_name,
 )
-from carpk.population.summaries import CohortLikelihood, CohortSummary, needed_for_ranges
 from carpk.structural import ClosedForm
+from carpk.summaries import CohortLikelihood, CohortSummary, needed_for_ranges
 
 FLOOR = 1e-30  # predictions below this, in any unit, are taken as this: their logs stay finite
 PEAK_BY = 60.0  # day; peaks of published cohorts are looked for until then

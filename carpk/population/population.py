@@ -117,8 +117,6 @@ class Population:
     rtol: float = 1e-4
 
     def __post_init__(self) -> None:
-        known = self.model.params.info()
-        levels = self.variability_levels
         if isinstance(self.priors, str):
             if self.priors != PUBLISHED:
                 raise ModelError(
@@ -126,62 +124,76 @@ class Population:
                     f"or {PUBLISHED!r}."
                 )
             object.__setattr__(self, "priors", self.published_priors())
-        names: Sequence[str]
-        for where, names in {
-            "varies": list(levels),
+        self._check_names()
+        self._check_levels()
+        self._check_correlated()
+        self._check_fixed()
+        self._check_covariates()
+        self._check_endpoints()
+        self._check_priors()
+        if self.virtual_patients & (self.virtual_patients - 1) or self.virtual_patients < 16:
+            raise ModelError(
+                f"Population: virtual_patients is {self.virtual_patients}, but must be a power of "
+                "two, at least 16."
+            )
+
+    def _check_names(self) -> None:
+        known, levels = self.model.params.info(), list(self.variability_levels)
+        places: dict[str, Sequence[str]] = {
+            "varies": levels,
             "covariates": list(self.covariates),
             "fixed": list(self.fixed),
             "correlated": list(self.correlated),
-        }.items():
-            for name in names:
-                if name not in known:
-                    raise ModelError(
-                        f"Population: {name!r} in `{where}` is not a parameter of "
-                        f"{self.model.name!r}; known are {', '.join(known)}."
-                    )
-        for name, kinds in levels.items():
+        }
+        for where, name in ((where, name) for where, names in places.items() for name in names):
+            if name not in known:
+                raise ModelError(
+                    f"Population: {name!r} in `{where}` is not a parameter of "
+                    f"{self.model.name!r}; known are {', '.join(known)}."
+                )
+        of_parameters = (c for covariates in self.covariates.values() for c in covariates)
+        places = {"varies": levels, "covariates": [*self.covariates, *of_parameters]}
+        for where, name in ((where, name) for where, names in places.items() for name in names):
+            if name in self.model.params.covariates():
+                raise ModelError(
+                    f"Population: {name!r} in `{where}` is a covariate in the equations of "
+                    f"{self.model.name!r}; leave it out: the data's column {name!r} is used. "
+                    "One value for everybody goes into `fixed`."
+                )
+
+    def _check_levels(self) -> None:
+        behind = self.model.behind_inputs if isinstance(self.model, ODEModel) else ()
+        for name, kinds in self.variability_levels.items():
             bad = [k for k in kinds if k not in LEVELS]
             if bad or not kinds:
                 raise ModelError(
                     f"Population: {name!r} varies by {bad[0] if bad else 'nothing'!r}, but the "
                     'levels are "cohort", "patient" and "infusion".'
                 )
-            if (
-                INFUSION in kinds
-                and isinstance(self.model, ODEModel)
-                and name in self.model.behind_inputs
-            ):
+            if INFUSION in kinds and name in behind:
                 raise ModelError(
                     f"Population: {name!r} cannot vary by infusion in {self.model.name!r}: the "
                     "disposition of its inputs depends on it. Let it vary by patient."
                 )
-        for where, names in {
-            "varies": list(levels),
-            "covariates": [*self.covariates, *(c for cs in self.covariates.values() for c in cs)],
-        }.items():
-            for name in names:
-                if name in self.model.params.covariates():
-                    raise ModelError(
-                        f"Population: {name!r} in `{where}` is a covariate in the equations of "
-                        f"{self.model.name!r}; leave it out: the data's column {name!r} is used. "
-                        "One value for everybody goes into `fixed`."
-                    )
-        alone = [name for name in self.correlated if PATIENT not in levels.get(name, ())]
-        if (
-            alone
-            or len(set(self.correlated)) == 1
-            or len(set(self.correlated)) < len(list(self.correlated))
-        ):
+
+    def _check_correlated(self) -> None:
+        names, levels = list(self.correlated), self.variability_levels
+        alone = [name for name in names if PATIENT not in levels.get(name, ())]
+        if alone or len(names) == 1 or len(set(names)) < len(names):
             what = f"{alone[0]!r} does not vary by patient" if alone else "they are not"
             raise ModelError(
                 "Population: `correlated` must name two or more different parameters that vary by "
                 f"patient, but {what}."
             )
+
+    def _check_fixed(self) -> None:
         for name in self.fixed:
-            if name in levels or name in self.covariates:
+            if name in self.variability_levels or name in self.covariates:
                 raise ModelError(
                     f"Population: {name!r} is fixed, so it can neither vary nor have covariates."
                 )
+
+    def _check_covariates(self) -> None:
         for name, columns in self.covariates.items():
             if isinstance(columns, str):
                 raise ModelError(
@@ -194,6 +206,8 @@ class Population:
                         f"Population: the effect of {covariate!r} on {name!r} must be one of "
                         f"{', '.join(map(repr, FORMS))}, but is {form!r}."
                     )
+
+    def _check_endpoints(self) -> None:
         for output in self.outputs_of.values():
             self.model.require(output)
         several = set(self.outputs_of.values()) if len(self.outputs_of) > 1 else set()
@@ -203,20 +217,17 @@ class Population:
                 f"{', '.join(self.residual) or 'nothing'}, but must be given for each of several "
                 f"endpoints named in `analytes`: {', '.join(sorted(several)) or 'there are none'}."
             )
-        if self.virtual_patients & (self.virtual_patients - 1) or self.virtual_patients < 16:
-            raise ModelError(
-                f"Population: virtual_patients is {self.virtual_patients}, but must be a power of "
-                "two, at least 16."
-            )
+
+    def _check_priors(self) -> None:
         every = self._defaults({})
         made = [p.name for p in every if p.kind != Kind.TYPICAL]
-        refuse_reserved(self.model.name, known, made)
-        known_priors = [p.name for p in every]
+        refuse_reserved(self.model.name, self.model.params.info(), made)
+        known = [p.name for p in every]
         for name, prior in self.priors.items():
-            if name not in known_priors:
+            if name not in known:
                 raise ModelError(
                     f"Population: there is no parameter for the prior {name!r}; "
-                    f"{nearest_of(name, known_priors)}"
+                    f"{nearest_of(name, known)}"
                 )
             if not isinstance(prior, dist.Distribution):
                 raise ModelError(

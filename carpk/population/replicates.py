@@ -23,7 +23,7 @@ from carpk.params import Params
 from carpk.population.bound import FLOOR, BoundPopulation
 from carpk.population.predict import chosen
 from carpk.population.random_effects import COHORT, eta_name, omega_name
-from carpk.population.summaries import CohortLikelihood, CohortSummary, end_ranks, t_quantile
+from carpk.summaries import CohortLikelihood, CohortSummary, end_ranks, t_quantile
 
 Statistic: TypeAlias = Callable[[np.ndarray], float | np.floating]  # of patients' values
 

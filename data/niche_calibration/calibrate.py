@@ -33,15 +33,15 @@ import carpk as ck
 from carpk import _files
 from carpk._arviz import pareto_smoothed
 from carpk.models import _niche_parts as parts
-from carpk.population.summaries import (
+from carpk.solver.events import Schedule
+from carpk.solver.solve import Solver
+from carpk.summaries import (
     CohortLikelihood,
     CohortSummary,
     Quantity,
     quantiles,
     virtual_normals,
 )
-from carpk.solver.events import Schedule
-from carpk.solver.solve import Solver
 
 HERE = Path(__file__).parent
 MODELS = HERE.parents[1] / "models"
