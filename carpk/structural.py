@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from carpk._late import late
 from carpk._tables import as_frame
-from carpk._types import Numbers
+from carpk._types import Arrays, Numbers
 from carpk.dosing.disposition import Disposition
 from carpk.dosing.regimen import Regimen
 from carpk.errors import ModelError
@@ -232,10 +232,10 @@ class ClosedForm(StructuralModel):
     def level(
         self,
         output: str,
-        t: Float[Array, " time"],
+        t: Float[Arrays, " time"],
         params: Params,
-        infusion_time: Float[Array, " infusion"] | float = 0.0,
-        amount: Float[Array, " infusion"] | None = None,
+        infusion_time: Float[Arrays, " infusion"] | float = 0.0,
+        amount: Float[Arrays, " infusion"] | None = None,
         *,
         smooth: bool = False,
     ) -> Float[Array, " time"]:

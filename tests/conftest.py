@@ -11,6 +11,7 @@ if jax.__version_info__[:2] == (0, 10):  # compiles a quarter faster, and runs s
 import matplotlib as mpl
 import numpy as np
 import pytest
+import shapes  # noqa: F401  checks the shapes of arrays in what is imported from here on
 import xarray as xr
 
 import carpk as ck  # switches JAX to float64 before any test makes an array

@@ -206,13 +206,13 @@ class Combined(Proportional):
 
 def log_likelihood(
     residual: Residual,
-    y: Float[Arrays, "*n"],
-    f: Float[Arrays, "*n"],
+    y: Float[Arrays, "*#n"],
+    f: Float[Arrays, "*#n"],
     theta: Theta,
     censored: Numbers,
-    lloq: Float[Arrays, "*n"],
-    limit: Float[Arrays, "*n"] | None = None,
-) -> Float[Array, "*n"]:
+    lloq: Float[Arrays, "*#n"],
+    limit: Float[Arrays, "*#n"] | None = None,
+) -> Float[Array, "*#n"]:
     """ln likelihood of each measurement, censored or not.
 
     Args:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from carpk._types import Arrays
 from carpk.errors import ModelError
 
 # one number per exponential, each a scalar or an array of lanes
@@ -98,7 +99,7 @@ class Disposition(eqx.Module):
 
     def concentration(
         self,
-        t: Float[Array, " time"],
+        t: Float[Arrays, " time"],
         time: ArrayLike,
         amount: ArrayLike,
         duration: ArrayLike = 0.0,

@@ -364,7 +364,7 @@ class BoundPopulation:
 
     # -- likelihood ---------------------------------------------------------------------------
 
-    def summary_log_likelihoods(self, theta: Values) -> dict[str, Float[Array, " term"]]:
+    def summary_log_likelihoods(self, theta: Values) -> dict[str, Float[Array, " _term"]]:
         """Cohort -> ln likelihood of each summary, and last of their dependence."""
         return {
             cohort: likelihood.log_likelihoods(
