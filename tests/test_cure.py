@@ -6,10 +6,11 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 import xarray as xr
 
 from carpk.inference.checkpoints import Blocks
-from carpk.inference.cure import cured, differences
+from carpk.inference.cure import cured, differences, distances
 from carpk.inference.nuts import ChainDraws, LogDensityTarget, Nuts
 
 DRAWS, CHAINS = 250, 4
@@ -199,6 +200,22 @@ def funnel(blocks=None, rounds=2):
         progress=False,
         blocks=blocks,
     )
+
+
+@pytest.mark.slow
+def test_good_runs_are_told_apart_no_more_often_than_chance_has_it():
+    """Quantiles of slow chains, whose Monte Carlo errors are rough: taken as exact, more often."""
+    rng = np.random.default_rng(1)
+
+    def run():
+        z = rng.standard_normal((1000, 4, 150))
+        for t in range(1, 1000):
+            z[t] = 0.9 * z[t - 1] + np.sqrt(1 - 0.9**2) * z[t]
+        x = np.where(np.arange(150) % 2, np.exp(z), np.sign(z) * np.abs(z) ** 1.5)
+        return xr.Dataset({"x": (("draw", "chain", "quantity"), x)})
+
+    far = np.array([list(distances(run(), run())[0].values()) for _ in range(10)]) > 3.3
+    assert far.sum() <= 4 * 2 * scipy.stats.norm.sf(3.3) * far.size
 
 
 def test_divergences_of_a_funnel_are_met_with_smaller_steps():

@@ -250,20 +250,28 @@ def differences(*runs: xr.Dataset) -> list[str]:
 def distances(*runs: xr.Dataset) -> tuple[dict[str, float], float]:
     """Differences of two runs, quantity -> Monte Carlo errors; and the largest by chance.
 
-    Means and the quantiles of `PROBABILITIES` are compared, over all quantities at one level.
+    Means and the quantiles of `PROBABILITIES` are compared, over all quantities at one level. The
+    Monte Carlo error of a quantile p is an estimate from the draws that lie about one error from
+    it, some 2 sqrt(ESS p (1 - p)) of them. So a difference of quantiles over its error follows
+    Student's t, not the normal distribution; it is given as the normal score of the same tail.
     """
     axes = ("chain", "draw")
     mcse: Callable[..., xr.Dataset | xr.DataTree] = az.mcse
+    ess: Callable[..., xr.Dataset | xr.DataTree] = az.ess
     z: dict[str, float] = {}
     for p in (None, *PROBABILITIES):
         how = {"method": "mean"} if p is None else {"method": "quantile", "prob": p}
         with np.errstate(invalid="ignore"):  # the diagonal of a correlation is 1 in every draw
             value = [by_element(x.mean(axes) if p is None else x.quantile(p, axes)) for x in runs]
             error = [by_element(mcse(x, **how)) for x in runs]
+            effective = [] if p is None else [by_element(ess(x, **how)) for x in runs]
         for name in value[0]:
             away = abs(value[0][name] - value[1][name])
-            both = math.hypot(error[0][name], error[1][name])
-            z[name] = max(z.get(name, 0.0), _ratio(away, both))
+            ratio = _ratio(away, math.hypot(error[0][name], error[1][name]))
+            if p is not None and 0 < ratio < math.inf:
+                df = sum(math.sqrt(each[name] * p * (1 - p)) for each in effective)
+                ratio = float(scipy.stats.norm.isf(scipy.stats.t.sf(ratio, df)))
+            z[name] = max(z.get(name, 0.0), ratio)
     return z, float(scipy.stats.norm.isf(FALSE_ALARM / 2 / ((1 + len(PROBABILITIES)) * len(z))))
 
 
