@@ -7,7 +7,7 @@ equations. Both have `Params`, `States` and outputs with units.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -232,7 +232,7 @@ class ClosedForm(StructuralModel):
     def level(
         self,
         output: str,
-        t: Float[Arrays, " time"],
+        t: Float[Arrays, " time"] | Sequence[float],
         params: Params,
         infusion_time: Float[Arrays, " infusion"] | float = 0.0,
         amount: Float[Arrays, " infusion"] | None = None,

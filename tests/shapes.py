@@ -64,16 +64,21 @@ def resolved(written, module):
 
 
 def conforms(value, hint):
+    """Whether arrays have the shapes of a hint; the rest of the hint is not asked."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
+    if is_array(hint):
         return isinstance(value, hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(conforms(value, part) for part in parts)
+    if origin in (typing.Union, types.UnionType) and any(map(is_array, parts)):
+        return any(isinstance(value, typing.get_origin(part) or part) for part in parts)
     if origin is tuple and isinstance(value, tuple) and Ellipsis not in parts:
         return all(map(conforms, value, parts))
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(conforms(x, parts[1]) for x in value.values())
-    return isinstance(value, hint) if hint in (type(None), float, int) else True
+    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        return all(conforms(x, parts[1]) for x in value.values())
+    return True
+
+
+def is_array(hint):
+    return isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray)
 
 
 def shape(value):

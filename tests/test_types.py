@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import shapes
 
-from carpk import nca, summaries
+from carpk import nca
 from carpk.assay.residual import LogNormal, log_likelihood
+from carpk.dosing.disposition import Disposition
 
 ROOT = Path(__file__).parents[1]
 SHARE = 0.03
-ONES = jnp.ones((4, 3))
+DRUG = Disposition(clearance=1.0, volume=1.0)
 
 
 def of_log_normal(y, f):
@@ -73,7 +74,8 @@ def test_every_file_with_shapes_is_checked_at_run_time():
         (lambda: of_log_normal(jnp.ones(3), jnp.ones(1)), None),
         (lambda: of_log_normal(jnp.ones(3), jnp.ones(2)), "parameter 'f'"),
         (lambda: jax.jit(of_log_normal)(jnp.ones((2, 3)), jnp.ones((3, 2))), "parameter 'f'"),
-        (lambda: summaries.auc(summaries.Curves(np.arange(3.0), ONES, jnp.ones((4, 2))), 2), "y"),
+        (lambda: DRUG.concentration(np.ones((2, 2)), 0.0, 1.0), "parameter 't'"),
+        (lambda: DRUG.concentration([0.0, 1.0], 0.0, 1.0), None),
     ],
 )
 def test_wrong_shapes_are_refused_in_tests(call, told):

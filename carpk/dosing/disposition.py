@@ -11,6 +11,7 @@ An `ODEModel` names such drugs in `inputs`; its vector field then sees their con
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -99,7 +100,7 @@ class Disposition(eqx.Module):
 
     def concentration(
         self,
-        t: Float[Arrays, " time"],
+        t: Float[Arrays, " time"] | Sequence[float],
         time: ArrayLike,
         amount: ArrayLike,
         duration: ArrayLike = 0.0,
