@@ -4,7 +4,7 @@ import functools
 import inspect
 
 import carpk as ck
-from carpk.inference import importance
+from carpk.inference import importance, nuts
 
 PAGES = {"draws": 20, "tune": 20, "chains": 2, "max_draws": 20, "patients": 4}
 PAGES |= {"simulations": 20, "points": 32, "starts": 1, "target_accept": 0.6}
@@ -43,3 +43,6 @@ def everywhere(caps, replace=setattr):
                 replace(module, name, small(function, caps))
     replace(importance, "ROUNDS", importance.ROUNDS[:1])
     replace(importance, "PASSES", 1)
+    if caps is PAGES:  # too few steps to find a good size: paths would be long
+        shallow = functools.partialmethod(nuts.Nuts.__init__, max_treedepth=3)
+        replace(nuts.Nuts, "__init__", shallow)
