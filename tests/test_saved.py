@@ -528,6 +528,13 @@ class TestWithoutAModel:
             with pytest.raises(ck.FitError, match="without its population model"):
                 call()
 
+    def test_its_text_names_the_interval_that_its_table_has(self, gone):
+        _, fit, back = gone
+        assert "eti90_low" in back.summary()
+        with ck.options(interval_prob=0.8):
+            assert "90 % equal-tailed" in repr(back)
+            assert "80 % equal-tailed" in repr(fit)
+
     def test_a_population_or_a_model_may_be_given(self, gone, own_fit):
         path, fit, _ = gone
         with warnings.catch_warnings():

@@ -130,8 +130,9 @@ class Fit:
         how = {"map": "the mode alone"}.get(s["method"], how)
         how = f"{s['method']}, {how}, seed {s['seed']}"
         what = f"Fit of {self.model_name!r} to {self.data.name} ({how})"
-        text = self.summary().to_string(float_format="{:.3g}".format, na_rep="")
-        shown = f"median and {options.interval} equal-tailed interval"
+        table = self.summary()
+        text = table.to_string(float_format="{:.3g}".format, na_rep="")
+        shown = f"median and {table.attrs['interval']} interval"
         return f"{self.verdict}\n{what}; {shown}:\n{text}"
 
 

@@ -54,7 +54,7 @@ EncodedFit = TypedDict(
         "verdict": Json,
         "parameters": list[str],
         "summary": EncodedTable,
-        "interval": float,
+        "interval": str,
         "random_effects": EncodedTable,
         "draws_sha256": str,
     },
