@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Rows = Iterable[Mapping[str, object]] | Iterable[Sequence[object]]
+Rows = Sequence[Mapping[str, object]] | Sequence[Sequence[object]]
 Columns = Mapping[Any, Any]  # name -> values
 
 
@@ -16,7 +16,7 @@ def as_frame(
     data: Rows | Columns,
     columns: Sequence[str] | None = None,
     *,
-    index: str | Sequence[str] | None = None,
+    index: str | list[str] | None = None,
     labels: tuple[str | None, Sequence[object]] | None = None,
 ) -> pd.DataFrame:
     """A data frame of rows or of columns.
@@ -29,15 +29,7 @@ def as_frame(
     """
     import pandas as pd
 
-    rows = data if isinstance(data, Mapping) else list(data)
-    made = pd.DataFrame(rows, columns=columns)  # type: ignore[arg-type]  # the stubs say dict
+    made = pd.DataFrame(data, columns=columns)  # type: ignore[arg-type]  # the stubs say dict
     if labels is not None:
         made.index = pd.Index(labels[1], name=labels[0])
-    return made if index is None else made.set_index([index] if isinstance(index, str) else index)
-
-
-def stacked(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Tables of the same columns below each other."""
-    import pandas as pd
-
-    return pd.concat(list(tables), ignore_index=True)
+    return made if index is None else made.set_index(index)

@@ -68,9 +68,8 @@ def models(
     from carpk.library import catalogue
 
     if name is None:
-        listed = catalogue.listing()
         if as_json:
-            typer.echo(json.dumps(listed))
+            typer.echo(json.dumps(catalogue.listing()))
         elif markdown:
             _echo_file(catalogue.markdown())
         else:

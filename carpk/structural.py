@@ -23,6 +23,7 @@ from carpk._types import Arrays, Numbers
 from carpk.dosing.disposition import Disposition
 from carpk.dosing.regimen import Regimen
 from carpk.errors import ModelError
+from carpk.models import first_line
 from carpk.params import Params
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class StructuralModel:
     @property
     def about(self) -> str:
         """First line of the model file."""
-        return self.doc.strip().split("\n\n")[0].replace("\n", " ")
+        return first_line(self.doc)
 
     def describe(self) -> pd.DataFrame:
         """The parameters: symbol, value, unit, about, iiv, scale, source."""

@@ -21,7 +21,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from carpk._tables import as_frame, stacked
+from carpk._tables import as_frame
 from carpk.dosing import body
 from carpk.errors import RegimenError
 
@@ -143,10 +143,10 @@ def presets() -> pd.DataFrame:
     """
     rows = []
     for name, preset in PRESETS.items():
-        courses = Regimen.lymphodepletion(name).courses()
-        courses.insert(0, "preset", name)
-        rows.append(courses.assign(source=preset.source, assumed=preset.assumed))
-    return stacked(rows)
+        about = {"source": preset.source, "assumed": preset.assumed}
+        courses = Regimen.lymphodepletion(name).courses().to_dict("records")
+        rows += [{"preset": name, **row, **about} for row in courses]
+    return as_frame(rows)
 
 
 class Bolus(eqx.Module):

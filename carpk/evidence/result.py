@@ -168,9 +168,10 @@ class Evidence:
             np.asarray(p.log_prob(self.draws[name])).reshape(len(self.draws[name]), -1).sum(1)
             for name, p in self.model.priors.items()
         )
-        named = {name: lymphodepletion_effects(self.draws)[key] for key, name in EFFECTS.items()}
+        every = lymphodepletion_effects(self.draws)
+        effects = {EFFECTS[key]: x for key, x in every.items()}
         log_likelihood = self.draws["log_likelihood"]
-        return power_scaling(named, np.asarray(log_prior), log_likelihood, alphas=WIDE)
+        return power_scaling(effects, np.asarray(log_prior), log_likelihood, alphas=WIDE)
 
     @property
     def sentence(self) -> str:

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import carpk.models
+from carpk.models import first_line
 
 
 def list_models() -> list[str]:
@@ -30,8 +31,3 @@ def titles() -> str:
         f"{text[0].partition(':')[0]}` shows one."
     )
     return "\n".join([*text, "", *textwrap.wrap(hint, 100)])
-
-
-def first_line(doc: str) -> str:
-    """First sentence or line of a model's text, whole where it is broken in the file."""
-    return doc.strip().split("\n\n")[0].replace("\n", " ")

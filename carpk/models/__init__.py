@@ -9,3 +9,8 @@ from pathlib import Path
 _checkout = Path(__file__).parents[2] / "models"
 if not (Path(__file__).parent / "piecewise.py").exists() and _checkout.is_dir():
     __path__.append(str(_checkout))
+
+
+def first_line(doc: str) -> str:
+    """What a model is: the first paragraph of its text, on one line."""
+    return doc.strip().split("\n\n")[0].replace("\n", " ")

@@ -13,3 +13,5 @@ from models import hu2024_nivolumab as hu2024_nivolumab
 from models import kimmel2021 as kimmel2021
 from models import langenhorst2019 as langenhorst2019
 from models import piecewise as piecewise
+
+def first_line(doc: str) -> str: ...
