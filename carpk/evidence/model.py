@@ -147,7 +147,8 @@ class Model(NamedTuple):
             )
             for name, prior in {**self.priors, **standard}.items()
         }
-        each = self.log_likelihoods(theta, facts)
+        # NumPyro looks at a model outside of `jit` first: compiled as one, not operation by operation
+        each = jax.jit(lambda *given: self.log_likelihoods(*given))(theta, facts)
         total = numpyro.deterministic("log_likelihood", jnp.sum(facts["weight"] * each))
         numpyro.factor("facts", total)
 

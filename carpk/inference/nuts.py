@@ -90,6 +90,7 @@ def from_numpyro(
         model_args=data,
         dynamic_args=True,
         init_strategy=init_to_median(num_samples=25),
+        validate_grad=False,
     )
     return LogDensityTarget(
         info.potential_fn(*data), info.postprocess_fn(*data), info.param_info.z, tuple(dense)
