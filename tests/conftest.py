@@ -25,6 +25,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and later files fin
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
     jax.config.update("jax_compilation_cache_dir", COMPILED.name)
 
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"  # to processes that tests start
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 POSTERIOR = {  # parameter of the population -> its value in draw 0; 2 % more in each draw

@@ -493,15 +493,15 @@ class TestMethods:
 
 @pytest.mark.slow
 def test_many_patients_do_not_add_up_what_is_not_normal_in_each():
-    """Peaks between two sampling days: by Laplace alone fb is most of an SD off."""
-    data = peaking(100)
+    """Peaks between two sampling days: by Laplace alone fb is half of an SD off."""
+    data = peaking(80)
     population = ck.Population(PIECEWISE.model, varies=["cmax", "tmax", "t_alpha", "fb"])
     ours = ck.fit(population, data, method="laplace", progress=False)
-    how = {"draws": 500, "tune": 300, "chains": 2, "starts": 1, "progress": False}
+    how = {"draws": 400, "tune": 250, "chains": 2, "starts": 1, "progress": False}
     nuts = ck.fit(population, data, **how)
     assert ours.ok
     assert nuts.ok
-    assert ours.settings["importance"]["moved"] > 0.5
+    assert ours.settings["importance"]["moved"] > 0.4
     for name in ours.bound.priors:
         forward = ours.bound.parameters[name].transform.forward
         mine, theirs = (forward(each.posterior[name].values) for each in (ours, nuts))

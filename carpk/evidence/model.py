@@ -147,7 +147,7 @@ class Model(NamedTuple):
             )
             for name, prior in {**self.priors, **standard}.items()
         }
-        # NumPyro looks at a model outside of `jit` first: compiled as one, not operation by operation
+        # NumPyro first runs a model outside of `jit`, which would compile each operation alone
         each = jax.jit(lambda *given: self.log_likelihoods(*given))(theta, facts)
         total = numpyro.deterministic("log_likelihood", jnp.sum(facts["weight"] * each))
         numpyro.factor("facts", total)

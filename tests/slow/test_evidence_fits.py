@@ -23,7 +23,7 @@ def test_responses_alone_hardly_move_the_effects():
 
 
 def test_the_published_facts_are_sampled_well_and_a_narrower_prior_narrows():
-    every = evidence.fit(seed=1, progress=False)
+    every = evidence.fit(draws=500, tune=500, max_draws=500, seed=1, progress=False)
     assert every.ok, every.verdict
     narrow = evidence.fit(priors=evidence.SUGGESTED, **QUICK).summary()
     doubled = ("Cy, added to Flu", "above_2_fold")
