@@ -497,7 +497,7 @@ def test_many_patients_do_not_add_up_what_is_not_normal_in_each():
     data = peaking(80)
     population = ck.Population(PIECEWISE.model, varies=["cmax", "tmax", "t_alpha", "fb"])
     ours = ck.fit(population, data, method="laplace", progress=False)
-    how = {"draws": 400, "tune": 250, "chains": 2, "starts": 1, "progress": False}
+    how = {"draws": 350, "tune": 200, "chains": 2, "starts": 1, "progress": False}
     nuts = ck.fit(population, data, **how)
     assert ours.ok
     assert nuts.ok

@@ -223,11 +223,12 @@ class TestDesign:
 
 
 FELT = {  # options -> what is given, and outputs and states that feel them, all above 0
-    "two, immunity, exhaustion": (
-        {"products": "two", "immunity": "on", "exhaustion": "on"},
-        "second product",
-        ("car_t_1", "car_t_2", "antigen_1", "tumor", "immunity"),
+    "immunity, exhaustion": (
+        {"immunity": "on", "exhaustion": "on"},
+        FLU_CY,
+        ("car_t", "immunity"),
     ),
+    "two": ({"products": "two"}, "second product", ("car_t_1", "car_t_2", "antigen_1", "tumor")),
     "pembrolizumab, cure": (
         {"exhaustion": "pembrolizumab", "cure": "on"},
         FLU_CY + PEMBROLIZUMAB,
@@ -243,7 +244,7 @@ FELT = {  # options -> what is given, and outputs and states that feel them, all
 
 @pytest.mark.parametrize(
     ("name", "case"),
-    [*(("niche", case) for case in FELT), ("niche_full", "two, immunity, exhaustion")],
+    list(zip(("niche_full", "niche_full", "niche", "niche"), FELT, strict=True)),
 )
 def test_gradients_are_those_of_central_differences(name, case):
     """Of the sum of these ln and that of the transgene, with respect to every parameter."""
