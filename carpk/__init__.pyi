@@ -1,5 +1,6 @@
 from . import assay as assay
 from . import checks as checks
+from . import disposition as disposition
 from . import dosing as dosing
 from . import evidence as evidence
 from . import nca as nca

@@ -67,7 +67,8 @@ class States(eqx.Module):
             }
             for field in dataclasses.fields(cls)
         ]
-        return as_frame(rows, index="symbol")
+        columns = ["symbol", "initial", "unit", "about", "integrated_as"]
+        return as_frame(rows, columns, index="symbol")
 
     @classmethod
     def check(cls) -> None:
@@ -308,12 +309,27 @@ class Target:
             cells or mg to the compartment's unit belongs here. 1 where left out.
         lag: f(p), days between giving and arriving (ALAG); none where left out.
         unit: of the amounts given: "cells" or "mg".
+        duration: f(p), days over which a `Bolus` enters at a constant rate (D, zero-order
+            absorption); at once where left out. An `Infusion` keeps its own duration.
     """
 
     compartment: str
     bioavailability: Callable[..., Numbers] | None = None
     lag: Callable[..., Numbers] | None = None
     unit: str = "cells"
+    duration: Callable[..., Numbers] | None = None
+
+    @property
+    def functions(self) -> dict[str, Callable[..., Numbers]]:
+        """What of it depends on the parameters."""
+        names = ("bioavailability", "lag", "duration")
+        every = {name: getattr(self, name) for name in names}
+        return {name: f for name, f in every.items() if f is not None}
+
+
+def _still(t: Numbers, y: States, p: Params, c: Mapping[str, Numbers]) -> States:
+    """The vector field of a model without states."""
+    return y
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -332,11 +348,14 @@ class ODEModel(StructuralModel):
             its own name. A `Target` with a lag is also how something changes in the equations on a
             day that depends on parameters: a state that is filled then.
         inputs: name -> f(p), a `Disposition`: drugs that are eliminated linearly. They are solved
-            in closed form and given to the vector field as c["name"].
+            in closed form and given to the vector field as c["name"]. The depot of one that has an
+            absorption is the compartment "name_depot".
+
+    A model of inputs alone has no states and no vector field: it is solved in closed form.
     """
 
-    states: type[States]
-    vector_field: Callable[..., States]
+    states: type[States] = States
+    vector_field: Callable[..., States] = _still
     initial: Callable[..., States] | None = None
     targets: Mapping[str, Target | tuple[Target, ...]] = dataclasses.field(default_factory=dict)
     inputs: Mapping[str, Callable[..., Disposition]] = dataclasses.field(default_factory=dict)
@@ -356,10 +375,21 @@ class ODEModel(StructuralModel):
                     f"not a compartment; known are {', '.join(self.compartments)}."
                 )
 
-    @property
+    @cached_property
     def compartments(self) -> tuple[str, ...]:
-        """Everything that can be dosed: the states, then the inputs."""
-        return (*self.states.names(), *self.inputs)
+        """Everything that can be dosed: the states, then the inputs, then their depots."""
+        return (*self.states.names(), *self.inputs, *self.depots)
+
+    @cached_property
+    def depots(self) -> dict[str, str]:
+        """Depot -> its input."""
+        params = self.params()
+        every = {f"{name}_depot": (name, f(params)) for name, f in self.inputs.items()}
+        return {
+            depot: name
+            for depot, (name, given) in every.items()
+            if isinstance(given, Disposition) and given.absorption is not None
+        }
 
     def into(self, product: str) -> tuple[Target, ...]:
         """Targets of a product; empty if it is not named in `targets`."""
@@ -436,8 +466,8 @@ class ODEModel(StructuralModel):
                     f"gives {type(given).__name__}."
                 )
         for product, target in self.every_target():
-            for what, g in (("bioavailability", target.bioavailability), ("lag", target.lag)):
-                shape = () if g is None else jnp.shape(g(params))
+            for what, g in target.functions.items():
+                shape = jnp.shape(g(params))
                 if shape != ():
                     raise ModelError(
                         f"Model {self.name!r}: the {what} of {product!r} must be a number, but has "

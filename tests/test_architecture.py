@@ -19,7 +19,7 @@ FLOORS = (  # a room imports from floors below its own only
     ("structural", "dataset"),
     ("solver", "sbml", "summaries"),
     ("library", "population"),
-    ("verdict", "exposures"),
+    ("verdict", "exposures", "disposition"),
     ("inference", "information"),
     ("simulation", "checks"),
     ("comparison", "evidence"),

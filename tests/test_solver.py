@@ -96,7 +96,7 @@ def test_every_route_has_the_exact_outputs_and_gradients(name, route):
 
 def with_even_steps(schedule, n):
     """A solver with n equal steps in every segment."""
-    line = None if schedule.structure.lagged else schedule.fixed()
+    line = None if schedule.structure.moves else schedule.fixed()
     boundaries = (
         1 + schedule.times.shape[1] + 2 * schedule.events.time.shape[1]
         if line is None
@@ -380,7 +380,7 @@ def solved(route, late, after):
     """All laws at once, as patients of one plan; with late doses it is another kind of schedule."""
     laws = {**LAWS, **LATE} if late else LAWS
     schedule = Schedule.of(PAIR, [ck.Regimen(tuple(e)) for e, _ in laws.values()], T, after=after)
-    assert schedule.structure.lagged == late
+    assert schedule.structure.moves == late
     outputs = prepared(schedule, route)(each(PAIR.params(), schedule.patients))
     return {name: (outputs["a"][i], outputs["b"][i]) for i, name in enumerate(laws)}
 
@@ -518,7 +518,7 @@ def test_any_regimen_is_solved_as_by_another_integrator(data, late):
     events = data.draw(st.lists(event_of(products), min_size=1, max_size=6))
     regimen = ck.Regimen(tuple(events))
     schedule = Schedule.of(ANY, [ck.Regimen(tuple(most)), regimen], SEEN)
-    assert schedule.structure.lagged == late
+    assert schedule.structure.moves == late
     exact = event_by_event(regimen)
     for ready in (Solver.adaptive(schedule), with_even_steps(schedule, 40)):
         outputs = ready(each(AnyParams(), 2))

@@ -11,10 +11,12 @@ An `ODEModel` names such drugs in `inputs`; its vector field then sees their con
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -27,29 +29,139 @@ Exponentials = tuple[Array | float, ...]
 
 
 class Modes(NamedTuple):
-    """A linear system as uncoupled exponentials: a_i' = -rate_i a_i + weight_i (amount in)'.
+    """A linear system as exponentials that a depot may feed.
 
-    The concentration is the sum of the amplitudes a_i.
+        a_i' = -rate_i a_i + weight_i (amount into the central compartment + absorption d)'
+        d'   = -absorption d + (amount into the depot)'
+
+    The concentration is the sum of the a_i. Amplitudes are these numbers: the a_i, and then d where
+    there is a depot.
 
     Attributes:
         rate: per day, positive.
         weight: concentration per unit of amount; the sum is 1 / central volume.
+        absorption: rate of the depot [1/day]; None where there is no depot.
     """
 
     rate: Exponentials
     weight: Exponentials
+    absorption: Array | float | None = None
+
+    def nothing(self) -> Exponentials:
+        """Amplitudes of an empty body."""
+        return (jnp.zeros(()),) * (len(self.rate) + (self.absorption is not None))
+
+    def concentration(self, amplitude: Exponentials) -> Array:
+        """The concentration that amplitudes make."""
+        return jnp.asarray(sum(amplitude[: len(self.rate)]))
 
     def after(
-        self, amplitude: Exponentials, inflow: Array | float | None, dt: Array | float
+        self,
+        amplitude: Exponentials,
+        inflow: Array | float | None,
+        dt: Array | float,
+        into_depot: Array | float | None = None,
     ) -> Exponentials:
-        """The amplitudes `dt` days later, with `inflow` [amount/day] all the while, or None."""
-        decayed = [a * jnp.exp(-k * dt) for a, k in zip(amplitude, self.rate, strict=True)]
-        if inflow is None:
-            return tuple(decayed)
-        return tuple(
-            a - inflow * w * jnp.expm1(-k * dt) / k
-            for a, k, w in zip(decayed, self.rate, self.weight, strict=True)
+        """The amplitudes `dt` days later, with inflows [amount/day] all the while, or None."""
+        modes = []
+        for a, k, w in zip(amplitude, self.rate, self.weight, strict=False):
+            a = a * jnp.exp(-k * dt)
+            if inflow is not None:
+                a = a - inflow * w * jnp.expm1(-k * dt) / k
+            modes.append(a)
+        if self.absorption is None:
+            return tuple(modes)
+
+        def of_depot(k: Array) -> Array:  # what a depot's rate k leaves of it, and of its inflow
+            left = amplitude[-1] * jnp.exp(-k * dt)
+            return left if into_depot is None else left - into_depot * jnp.expm1(-k * dt) / k
+
+        for i, (k, w) in enumerate(zip(self.rate, self.weight, strict=True)):
+            modes[i] = modes[i] - w * self.absorption * _divided(of_depot, k, self.absorption)
+        return (*modes, of_depot(jnp.asarray(self.absorption)))
+
+    def response(self, course: Course, depot: bool) -> Exponentials:
+        """Amplitudes per unit of amount after a course of doses into one compartment."""
+        if not depot:
+            return (
+                *(w * course.of(k) for k, w in zip(self.rate, self.weight, strict=True)),
+                *(() if self.absorption is None else (jnp.zeros(()),)),
+            )
+        assert self.absorption is not None
+        ka = self.absorption
+        return (
+            *(
+                -w * ka * _divided(course.of, k, ka)
+                for k, w in zip(self.rate, self.weight, strict=True)
+            ),
+            course.of(ka),
         )
+
+
+class Course(NamedTuple):
+    """A dose, or a dose and all those that went before it at steady state.
+
+    Attributes:
+        since: days since the (last) dose, at least 0.
+        duration: of its infusion [day]; 0 for a bolus; None where all are boluses.
+        interval: days between doses at steady state, 0 for an infusion that has run for ever at one
+            unit a day and ended `since` days ago, negative for a single dose; None where all are
+            single doses.
+    """
+
+    since: Array | float
+    duration: Array | float | None = None
+    interval: Array | float | None = None
+
+    def of(self, k: Array | float) -> Array:
+        """What is left of one unit that is lost with rate k [1/day]."""
+        single = self._single(k)
+        if self.interval is None:
+            return single
+        many = self.interval > 0
+        interval = jnp.where(many, self.interval, 1.0)
+        repeated = jnp.where(many, self._repeated(k, interval), jnp.exp(-k * self.since) / k)
+        return jnp.where(jnp.asarray(self.interval) >= 0, repeated, single)
+
+    def _single(self, k: Array | float) -> Array:
+        bolus = jnp.exp(-k * self.since)
+        if self.duration is None:
+            return bolus
+        short = jnp.asarray(self.duration) <= 0
+        length = jnp.where(short, 1.0, self.duration)
+        running = jnp.minimum(self.since, length)
+        infused = -jnp.expm1(-k * running) / (k * length)
+        return jnp.where(short, bolus, infused * jnp.exp(-k * (self.since - running)))
+
+    def _repeated(self, k: Array | float, interval: Array) -> Array:
+        """The sum over doses `since`, `since` + `interval`, ... days ago."""
+        lost = -jnp.expm1(-k * interval)
+        bolus = jnp.exp(-k * self.since) / lost
+        if self.duration is None:
+            return bolus
+        short = jnp.asarray(self.duration) <= 0
+        length = jnp.where(short, 1.0, self.duration)
+        running = jnp.maximum(jnp.ceil((length - self.since) / interval), 0.0)  # infusions
+        running = jax.lax.stop_gradient(running)
+        all_of = -jnp.expm1(-k * length) / (k * length)
+        ended = all_of * jnp.exp(-k * (self.since + running * interval - length)) / lost
+        so_far = (running + jnp.expm1(-k * running * interval) * bolus) / (k * length)
+        return jnp.where(short, bolus, ended + jnp.where(running > 0, so_far, 0.0))
+
+
+NEAR = 1e-3  # of each other: rates between which a difference is the integral of a derivative
+NODES = (0.5 - 0.5 / math.sqrt(3), 0.5 + 0.5 / math.sqrt(3))  # of Gauss's rule with two
+
+
+def _divided(f: Callable[[Array], Array], a: Array | float, b: Array | float) -> Array:
+    """(f(b) - f(a)) / (b - a), also where both are equal or nearly so: the mean of f' then."""
+    a, b = jnp.asarray(a, float), jnp.asarray(b, float)
+    gap = b - a
+    near = jnp.abs(gap) < NEAR * (a + b)
+    at = [a + node * gap for node in NODES]
+    slope = sum(jax.jvp(f, (x,), (jnp.ones_like(x),))[1] for x in at) / len(NODES)
+    far = (f(b) - f(a)) / jnp.where(near, 1.0, gap)
+    return jnp.where(near, slope, far)
 
 
 class Disposition(eqx.Module):
@@ -59,11 +171,14 @@ class Disposition(eqx.Module):
         clearance: of the central compartment [L/day].
         volume: of the central compartment [L].
         peripheral: (intercompartmental clearance [L/day], volume [L]) of each peripheral one.
+        absorption: rate at which a depot empties into the central compartment [1/day]; None where
+            there is none.
     """
 
     clearance: Array | float
     volume: Array | float
     peripheral: tuple[tuple[Array | float, Array | float], ...] = ()
+    absorption: Array | float | None = None
 
     def __post_init__(self) -> None:
         if len(self.peripheral) > 2 or any(len(pair) != 2 for pair in self.peripheral):
@@ -77,14 +192,15 @@ class Disposition(eqx.Module):
         v = self.volume
         k10 = self.clearance / v
         if not self.peripheral:
-            return Modes((k10,), (1 / v,))
+            return Modes((k10,), (1 / v,), self.absorption)
         (q2, v2), *more = self.peripheral
         k12, k21 = q2 / v, q2 / v2
         if not more:
             gap = jnp.sqrt((k10 + k12 - k21) ** 2 + 4 * k12 * k21)
             fast = (k10 + k12 + k21 + gap) / 2
             slow = k10 * k21 / fast
-            return Modes((fast, slow), ((fast - k21) / gap / v, (k21 - slow) / gap / v))
+            weights = ((fast - k21) / gap / v, (k21 - slow) / gap / v)
+            return Modes((fast, slow), weights, self.absorption)
         ((q3, v3),) = more
         k13, k31 = q3 / v, q3 / v3
         rates = _roots(
@@ -92,11 +208,11 @@ class Disposition(eqx.Module):
             k10 * (k21 + k31) + k21 * k31 + k13 * k21 + k12 * k31,
             k10 * k21 * k31,
         )
-        weights = []
+        each = []
         for i, rate in enumerate(rates):
             one, other = (rates[j] for j in range(3) if j != i)
-            weights.append((k21 - rate) * (k31 - rate) / ((one - rate) * (other - rate)) / v)
-        return Modes(rates, tuple(weights))
+            each.append((k21 - rate) * (k31 - rate) / ((one - rate) * (other - rate)) / v)
+        return Modes(rates, tuple(each), self.absorption)
 
     def concentration(
         self,
@@ -104,6 +220,9 @@ class Disposition(eqx.Module):
         time: ArrayLike,
         amount: ArrayLike,
         duration: ArrayLike = 0.0,
+        *,
+        depot: bool = False,
+        interval: ArrayLike = -1.0,
     ) -> Float[Array, " time"]:
         """Concentration in the central compartment [unit of amount / L], shape (time,).
 
@@ -113,23 +232,20 @@ class Disposition(eqx.Module):
             time: day of each dose, shape (dose,) or a number.
             amount: of each dose, or one number for all.
             duration: of each infusion [day]; 0 is a bolus.
+            depot: whether doses go into the depot.
+            interval: days between the doses of a steady state that the dose continues (SS and II);
+                negative for a dose by itself.
         """
         modes = self.modes()
         start = jnp.atleast_1d(jnp.asarray(time, float))
-        amount = jnp.broadcast_to(jnp.asarray(amount, float), start.shape)
-        duration = jnp.broadcast_to(jnp.asarray(duration, float), start.shape)
+        amount, duration, interval = (
+            jnp.broadcast_to(jnp.asarray(x, float), start.shape)
+            for x in (amount, duration, interval)
+        )
         since = jnp.asarray(t, float)[:, None] - start
         given = since >= 0
-        since = jnp.where(given, since, 0.0)
-        short = duration <= 0
-        length = jnp.where(short, 1.0, duration)
-        level: Array | float = 0.0
-        for rate, weight in zip(modes.rate, modes.weight, strict=True):
-            bolus = jnp.exp(-rate * since)
-            running = jnp.minimum(since, length)
-            infused = -jnp.expm1(-rate * running) / (rate * length)
-            infused = infused * jnp.exp(-rate * (since - running))
-            level = level + weight * jnp.where(short, bolus, infused)
+        course = Course(jnp.where(given, since, 0.0), duration, interval)
+        level = modes.concentration(modes.response(course, depot))
         return jnp.sum(jnp.where(given, amount * level, 0.0), axis=1)
 
 

@@ -1,4 +1,5 @@
 from models import _body as _body
+from models import _compartments as _compartments
 from models import _niche_antigens as _niche_antigens
 from models import _niche_cure as _niche_cure
 from models import _niche_exhaustion as _niche_exhaustion

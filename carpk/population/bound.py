@@ -74,6 +74,13 @@ class BoundPopulation:
         data = data.in_units({a: population.model.units[o] for a, o in endpoints.items()})
         observed = [a for a in endpoints if a in set(data.observations["analyte"])]
         individual = data.arrays(observed) if observed else None
+        if isinstance(population.model, ClosedForm) and len(data.doses) and data.infusions.empty:
+            drugs = ", ".join(dict.fromkeys(data.doses["product"]))
+            raise FitError(
+                f"{data.name} has doses of {drugs}, and no cells: {population.model.name!r} is the "
+                "response to infusions of cells, and would not see them. For the level of a drug "
+                "take ck.disposition.one_compartment(...), or a model of its own as an ODEModel."
+            )
         summaries = cohort_summaries(data, endpoints)
         published = {summary.output for rows in summaries.values() for summary in rows}
         for analyte in endpoints:

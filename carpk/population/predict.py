@@ -136,6 +136,6 @@ def solved(
     schedule = Schedule.of(model, regimens, days, labels=labels)
     for width in SHRINK:
         solver = Solver.prepare(schedule, reference(width), rtol=rtol)
-        if solver.mesh is not None:
+        if solver.mesh is not None or solver.exact:
             break
     return ODEPredictor(solver, outputs, place, which)

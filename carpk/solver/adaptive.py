@@ -79,6 +79,10 @@ class Adaptive:
             flows = here.inflow(line.rate[k])
             begin = line.time[k]
             end = jnp.where(code == OK, line.time[k + 1], begin)  # no steps on nan
+            if not content.u:
+                amplitude = here.propagate(content.amplitude, flows, end - begin)
+                content = Content((), amplitude)
+                return (content, code, steps), content
 
             def slope(t: Numbers, u: Array, _: None) -> Array:
                 c = here.concentrations(content.amplitude, flows, jnp.subtract(t, begin))

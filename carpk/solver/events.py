@@ -19,7 +19,7 @@ events in the order in which the regimen gives them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple, TypeAlias
 
@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from carpk._types import Arrays, Numbers
@@ -103,14 +104,28 @@ class Structure:
     after: bool
 
     @property
-    def lagged(self) -> bool:
-        """Any dose has a lag time."""
-        return any(target.lag is not None for target in self.targets)
+    def moves(self) -> bool:
+        """Any dose arrives or ends on a day that depends on parameters."""
+        return any(x.lag is not None or x.duration is not None for x in self.targets)
 
     @property
     def into(self) -> tuple[int, ...]:
         """Compartment of each target."""
         return tuple(self.model.compartments.index(t.compartment) for t in self.targets)
+
+    def course(self, events: Events, params: Params | None) -> tuple[Array, Array]:
+        """Lag time and duration of each dose (K,), by the occasion in which it is given."""
+        late, duration = jnp.zeros_like(events.time), jnp.asarray(events.duration)
+        occasion = jax.lax.cummax(jnp.asarray(events.occasion))
+        dose = (events.kind == BOLUS) | (events.kind == INFUSION)
+        for g, target in enumerate(self.targets):
+            mine = dose & (events.aim == g)
+            if target.lag is not None:
+                late = jnp.where(mine, _by_occasion(target.lag, params, occasion), late)
+            if target.duration is not None:
+                long = _by_occasion(target.duration, params, occasion)
+                duration = jnp.where(mine & (events.kind == BOLUS), long, duration)
+        return late, duration
 
     def timeline(self, patient: Patient, params: Params | None = None) -> Timeline:
         """Timeline of one patient, with the lag times of the patient's parameters.
@@ -120,14 +135,7 @@ class Structure:
         """
         events, times, start = patient
         size = len(self.model.compartments)
-        late = jnp.zeros_like(events.time)
-        for g, target in enumerate(self.targets):
-            if target.lag is not None:
-                assert params is not None
-                given = jax.lax.cummax(jnp.asarray(events.occasion))
-                lag = jax.vmap(lambda k, f=target.lag: f(params.during(k)))(given)
-                dose = (events.kind == BOLUS) | (events.kind == INFUSION)
-                late = jnp.where(dose & (events.aim == g), lag, late)
+        late, duration = self.course(events, params)
         arrives = events.time + late
         resets = jnp.where(events.kind == RESET, events.time, jnp.inf)
         order = jnp.arange(events.time.shape[0])
@@ -138,8 +146,8 @@ class Structure:
         reset = jnp.min(jnp.where(ends, resets, jnp.inf), axis=1)
         cancelled = arrives >= jnp.where(late > 0, reset, jnp.inf)
         amount = jnp.where(cancelled, 0.0, events.amount)
-        stop = jnp.minimum(arrives + events.duration, reset)
-        infusion = events.kind == INFUSION
+        stop = jnp.minimum(arrives + duration, reset)
+        infusion = (events.kind == INFUSION) | ((events.kind == BOLUS) & (duration > 0))
         # boundaries: observations, the start, events, ends of infusions; in this order at one time
         far = jnp.max(jnp.where(jnp.isnan(times), start, times))
         seen = jnp.where(jnp.isnan(times), far, times)
@@ -169,9 +177,9 @@ class Structure:
         put = jnp.where(is_put[:, None] & column, events.amount[:, None], 0.0)
         back = jnp.where(is_reset[:, None], 1.0, jnp.zeros((1, size)))
         goes = jax.nn.one_hot(events.aim, len(self.targets))
-        bolus = (events.kind == BOLUS) & active
+        bolus = (events.kind == BOLUS) & ~infusion & active
         dose = jnp.where(bolus, amount, 0.0)[:, None] * goes
-        length = jnp.where(infusion, events.duration, 1.0)
+        length = jnp.where(infusion, duration, 1.0)
         speed = jnp.where(infusion & active, amount / length, 0.0)
         running = (time[:, None] >= arrives) & (time[:, None] < stop)
         begun = (where <= jnp.arange(rows)[:, None]) & active
@@ -246,7 +254,9 @@ class Schedule:
         whole = kind.astype(int), aim.astype(int), occasion.astype(int)
         events = Events(whole[0], time, amount, duration, *whole[1:])
         infused = [
-            bool(np.any((events.kind == INFUSION) & (events.aim == g))) for g in range(len(targets))
+            target.duration is not None
+            or bool(np.any((events.kind == INFUSION) & (events.aim == g)))
+            for g, target in enumerate(targets)
         ]
         structure = Structure(model, tuple(targets), tuple(infused), after)
         return cls(structure, events, times, np.array(first))
@@ -282,6 +292,14 @@ class Schedule:
         return Timeline(
             *(np.stack(x) for x in zip(*(_padded(m, length) for m in merged), strict=True))
         )
+
+
+def _by_occasion(
+    f: Callable[..., Numbers], params: Params | None, occasion: Array
+) -> Float[Array, " event"]:
+    """What a patient's parameters in each of these occasions give."""
+    assert params is not None
+    return jax.vmap(lambda k: jnp.asarray(f(params.during(k)), float))(occasion)
 
 
 def _within(x: Arrays, low: Arrays, high: Arrays) -> Array:
@@ -401,7 +419,7 @@ def _rows(model: ODEModel, event: Event, targets: list[Target], who: str) -> lis
     if event.compartment not in model.states.names():
         raise RegimenError(
             f"{who}{type(event).__name__} on day {event.time:g}: {event.compartment!r} is not a "
-            f"state of {model.name!r}; it has {', '.join(model.states.names())}."
+            f"state of {model.name!r}; it has {', '.join(model.states.names()) or 'none'}."
         )
     index = model.compartments.index(event.compartment)
     return [[KINDS[type(event)], event.time, event.amount, 0.0, index]]

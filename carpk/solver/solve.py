@@ -35,6 +35,7 @@ from carpk.solver import mesh
 from carpk.solver.adaptive import ATOL, RTOL, STIFF, Adaptive
 from carpk.solver.events import Patient, Schedule, Structure, Timeline
 from carpk.solver.march import Steps, march
+from carpk.solver.superposed import Superposition
 from carpk.solver.system import OK, REASONS, Solved
 from carpk.structural import ODEModel, States
 
@@ -200,8 +201,8 @@ def check_params(model: ODEModel, params: Params) -> None:
     if any(isinstance(value, jax.core.Tracer) for _, value in params.items()):
         return
     for product, target in model.every_target():
-        for what, f in (("bioavailability", target.bioavailability), ("lag", target.lag)):
-            if f is not None and np.any(np.asarray(f(params)) < 0):
+        for what, f in target.functions.items():
+            if np.any(np.asarray(f(params)) < 0):
                 raise ModelError(
                     f"Model {model.name!r}: the {what} of {product!r} is {np.min(f(params)):g}, "
                     "but must be at least 0; look at the parameters it is made of."
@@ -222,14 +223,14 @@ class Solver:
             same.
         line: their timelines, where no dose lags.
         mesh: the steps; None on the adaptive route.
-        settings: of the adaptive route.
+        settings: of the adaptive route, or the closed form of a model without states.
         why: why the adaptive route was taken; "" where it was asked for.
     """
 
     schedule: Schedule
     line: Timeline | None
     mesh: mesh.Mesh | None
-    settings: Adaptive
+    settings: Adaptive | Superposition
     why: str = ""
 
     @classmethod
@@ -238,9 +239,7 @@ class Solver:
     ) -> Solver:
         """On the adaptive route."""
         settings = _adaptive(method, rtol, atol)
-        return cls(
-            schedule, None if schedule.structure.lagged else schedule.fixed(), None, settings
-        )
+        return cls(schedule, None if schedule.structure.moves else schedule.fixed(), None, settings)
 
     def adaptively(self, method: str = "auto", rtol: float = RTOL, atol: float = ATOL) -> Solver:
         """A copy on the adaptive route."""
@@ -264,7 +263,9 @@ class Solver:
             rtol, share: see `mesh.choose`.
         """
         schedule.structure.model.check()
-        line = None if schedule.structure.lagged else schedule.fixed()
+        if not schedule.structure.model.states.names() and route != "adaptive":
+            return cls(schedule, None, None, Superposition())
+        line = None if schedule.structure.moves else schedule.fixed()
         stiff = Adaptive("kvaerno5", 1e-7, ATOL)
         if route == "adaptive":
             return cls(schedule, line, None, stiff)
@@ -272,6 +273,11 @@ class Solver:
         if isinstance(chosen, mesh.Mesh):
             return cls(schedule, line, chosen, stiff)
         return cls(schedule, line, None, stiff, chosen)
+
+    @property
+    def exact(self) -> bool:
+        """It is a closed form."""
+        return isinstance(self.settings, Superposition)
 
     @property
     def method(self) -> str:
@@ -282,6 +288,8 @@ class Solver:
         """The route, and how it came to be."""
         if self.mesh is not None:
             return f"mesh ({self.mesh!r})"
+        if self.exact:
+            return "closed form (a sum over doses)"
         return f"adaptive ({self.settings.method}" + (f": {self.why})" if self.why else ")")
 
     def __call__(self, params: Params) -> dict[str, Array]:
@@ -421,7 +429,7 @@ def _in_blocks(solver: Solver, params: Params) -> tuple[dict[str, np.ndarray], n
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _run(
     structure: Structure,
-    settings: Adaptive,
+    settings: Adaptive | Superposition,
     error_limit: float | None,
     line: Timeline | None,
     steps: Steps[Arrays] | None,

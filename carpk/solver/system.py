@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ REASONS = {
     TOO_COARSE: "the mesh is too coarse for these parameters",
 }
 
+T = TypeVar("T")
 Solved: TypeAlias = tuple[States, dict[str, Array], Array, Array]  # outputs, code, steps
 Flows: TypeAlias = tuple[Array | None, ...]  # per compartment; None where nothing ever runs
 
@@ -114,8 +115,7 @@ class System:
 
     def begin(self) -> Content:
         """The compartments at the start."""
-        amplitude = tuple(tuple(jnp.zeros(()) for _ in m.rate) for m in self.modes)
-        return Content(self.scaled(self.initial), amplitude)
+        return Content(self.scaled(self.initial), tuple(m.nothing() for m in self.modes))
 
     def scaled(self, y: Sequence[Array]) -> tuple[Array, ...]:
         """The scale of integration from the natural one."""
@@ -158,16 +158,22 @@ class System:
 
     def input_concentrations(self, amplitude: Sequence[Exponentials]) -> dict[str, Numbers]:
         """Concentration of each input that has these amplitudes."""
-        return {k: sum(a) for k, a in zip(self.structure.model.inputs, amplitude, strict=True)}
+        each = zip(self.structure.model.inputs, self.modes, amplitude, strict=True)
+        return {name: m.concentration(a) for name, m, a in each}
+
+    def into(self, every: Sequence[T]) -> list[tuple[T, T | None]]:
+        """What goes into each input, directly and by its depot, of what compartments get."""
+        model = self.structure.model
+        names = dict(zip(model.compartments, every, strict=True))
+        depots = {name: names[depot] for depot, name in model.depots.items()}
+        return [(names[name], depots.get(name)) for name in model.inputs]
 
     def propagate(
         self, amplitude: Sequence[Exponentials], flows: Flows, dt: Array | float
     ) -> tuple[Exponentials, ...]:
         """The amplitudes of each input `dt` days later."""
-        drugs = flows[len(self.initial) :]
-        return tuple(
-            m.after(a, flow, dt) for m, a, flow in zip(self.modes, amplitude, drugs, strict=True)
-        )
+        drugs = zip(self.modes, amplitude, self.into(flows), strict=True)
+        return tuple(m.after(a, flow, dt, late) for m, a, (flow, late) in drugs)
 
     def slope(self, t: Numbers, u: Sequence[Array], c: Values, flows: Flows) -> tuple[Array, ...]:
         """Derivatives on the scale of integration."""
@@ -202,16 +208,15 @@ class System:
             jnp.where(same, old, new)
             for same, old, new in zip(still, content.u, self.scaled(states), strict=True)
         ]
-        first = len(states)
+        size = range(len(self.structure.model.compartments))
+        acts = [(keep[i], put[i] + gain[i]) for i in size]
         drugs = []
-        for j, (m, amplitude) in enumerate(zip(self.modes, content.amplitude, strict=True)):
-            c = first + j
-            drugs.append(
-                tuple(
-                    keep[c] * a + w * (put[c] + gain[c])
-                    for a, w in zip(amplitude, m.weight, strict=True)
-                )
-            )
+        for m, amplitude, (own, depot) in zip(
+            self.modes, content.amplitude, self.into(acts), strict=True
+        ):
+            modes = zip(amplitude, m.weight, strict=False)
+            new = [own[0] * a + w * own[1] for a, w in modes]
+            drugs.append((*new, *([] if depot is None else [depot[0] * amplitude[-1] + depot[1]])))
         return Content(tuple(u), tuple(drugs))
 
     def outputs(self, t: Numbers, content: Content) -> tuple[States, dict[str, Array]]:

@@ -1,0 +1,109 @@
+"""Linear compartments: what `one_compartment`, `two_compartment` and `three_compartment` share.
+
+Absorption from the place of the dose into the central compartment:
+
+    none                  the dose is in the central compartment, at once or by infusion
+    first_order           from a depot, with rate ka
+    zero_order            at a constant rate over Tk0 days
+    sequential            at a constant rate over Tk0 days into a depot, and from there with rate ka
+    parallel              a share Fr from a depot with rate ka, the rest at a constant rate over Tk0
+
+Doses of the product are absorbed; those of "<product>_iv" are in the central compartment at once,
+or over an infusion's own duration, whole and without a lag.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import carpk as ck
+
+Absorption = Literal["none", "first_order", "zero_order", "sequential", "parallel"]
+Switch = Literal["off", "on"]
+
+OWN = "assumed: the order of a small molecule's; give your own as priors"
+ABSORBED: Mapping[str, tuple[str, ...]] = {
+    "none": (),
+    "first_order": ("ka",),
+    "zero_order": ("Tk0",),
+    "sequential": ("ka", "Tk0"),
+    "parallel": ("ka", "Tk0", "Fr"),
+}
+PER_MG_L = {"mg/L": 1.0, "µg/mL": 1.0, "ng/mL": 1e3, "µg/L": 1e3}  # unit -> how many are 1 mg/L
+FIELDS = {
+    "ka": lambda: ck.param(24.0, "1/day", "rate of absorption", OWN),
+    "Tk0": lambda: ck.param(0.1, "day", "duration of the absorption of order zero", OWN),
+    "Fr": lambda: ck.param(0.5, "1", "share absorbed from the depot", OWN, (0, 1)),
+    "Tlag": lambda: ck.param(0.02, "day", "lag time", OWN),
+    "F": lambda: ck.param(0.7, "1", "bioavailability", OWN, (0, 1)),
+}
+
+
+def params_of(
+    own: type[ck.Params], absorption: str, lag: str, bioavailability: str
+) -> type[ck.Params]:
+    """The parameters of a disposition and those of its absorption."""
+    more = [*ABSORBED[absorption], *["Tlag"] * (lag == "on"), *["F"] * (bioavailability == "on")]
+    fields: dict[str, object] = {name: FIELDS[name]() for name in more}
+    fields |= {"__annotations__": dict.fromkeys(more, ck.Scalar), "__module__": own.__module__}
+    return type("Params", (own,), fields)
+
+
+def targets_of(absorption: str, params: type[ck.Params]) -> ck.Target | tuple[ck.Target, ...]:
+    """Where a dose goes."""
+    known = params.info()
+    lag = (lambda p: p.Tlag) if "Tlag" in known else None
+    share = (lambda p: p.F) if "F" in known else None
+    depot, central = "central_depot", "central"
+    if absorption == "parallel":
+        whole: Callable[..., ck.Scalar] = share or (lambda p: 1.0)
+        return (
+            ck.Target(depot, lambda p: p.Fr * whole(p), lag, "mg"),
+            ck.Target(central, lambda p: (1 - p.Fr) * whole(p), lag, "mg", lambda p: p.Tk0),
+        )
+    long = (lambda p: p.Tk0) if "Tk0" in known else None
+    return ck.Target(depot if "ka" in known else central, share, lag, "mg", long)
+
+
+def compartments(
+    name: str,
+    own: type[ck.Params],
+    disposition: Callable[..., ck.Disposition],
+    *,
+    absorption: str,
+    lag: str,
+    bioavailability: str,
+    output: str,
+    unit: str,
+    product: str,
+) -> ck.ODEModel:
+    """A model of linear compartments; arguments as those of the models' `build`."""
+    if unit not in PER_MG_L:
+        raise ck.ModelError(
+            f"{name}: the unit of {output!r} must be one of {', '.join(PER_MG_L)} (amounts are in "
+            f"mg, volumes in L), but is {unit!r}."
+        )
+    per_mg_l = PER_MG_L[unit]
+    params = params_of(own, absorption, lag, bioavailability)
+
+    def drug(p: ck.Params) -> ck.Disposition:
+        plain = disposition(p)
+        rate = getattr(p, "ka", None)
+        return ck.Disposition(plain.clearance, plain.volume, plain.peripheral, rate)
+
+    return ck.ODEModel(
+        name=name,
+        product=product,
+        params=params,
+        inputs={"central": drug},
+        targets={
+            product: targets_of(absorption, params),
+            f"{product}_iv": ck.Target("central", unit="mg"),
+        },
+        outputs={output: lambda t, y, p, c: per_mg_l * c["central"]},
+        units={output: unit},
+        regimens={
+            "100 mg daily for 60 days": ck.Regimen(
+                (ck.Bolus(0.0, 100.0, product, "mg", addl=59, ii=1.0),)
+            )
+        },
+    )
