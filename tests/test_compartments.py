@@ -39,7 +39,9 @@ def exact(p, count, absorption, regimen=REGIMEN, days=DAYS):
     matrix = np.zeros((size, size), np.result_type(*p.values()))
     matrix[:-1, :-1] = body
     matrix[-1, -1], matrix[0, -1] = -p.get("ka", 0.0), p.get("ka", 0.0)
-    central, depot = np.eye(size)[0], np.eye(size)[-1]
+    # turned, since SciPy's expm loses half of its digits in triangular matrices with equal rates
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(size, size)))[0]
+    matrix, central, depot = turn @ matrix @ turn.T, turn[:, 0], turn[:, -1]
     share, lag, long = p.get("F", 1.0), p.get("Tlag", 0.0), p.get("Tk0", 0.0)
     total = np.zeros(len(days), matrix.dtype)
     for i, event in enumerate(regimen.events):
@@ -60,7 +62,7 @@ def exact(p, count, absorption, regimen=REGIMEN, days=DAYS):
             ]
         later = [r for j, r in enumerate(regimen.events[i:]) if isinstance(r, ck.Reset)]
         until = later[0].time if later else np.inf
-        level = linear(matrix, doses, days)[:, 0] / volume
+        level = (linear(matrix, doses, days) @ turn)[:, 0] / volume
         total = total + np.where(days <= until, level, 0.0)
     return total
 
@@ -83,6 +85,7 @@ class Area(ck.States):
     auc: ck.Scalar = ck.state("mg day/L", "area under the curve")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absorption", ABSORPTIONS)
 def test_as_an_input_of_differential_equations_a_drug_is_the_same(absorption):
     alone = model_of("two", absorption, lag=True)
@@ -98,31 +101,29 @@ def test_as_an_input_of_differential_equations_a_drug_is_the_same(absorption):
 
 
 @pytest.mark.parametrize("absorption", ["first_order", "sequential"])
-@pytest.mark.parametrize("apart", [0.0, 1e-9, 1e-5, -9.9e-5, 1.1e-4, 1e-2])
 @pytest.mark.parametrize("count", COUNTS)
-def test_rates_that_are_equal_or_nearly_so_leave_no_hole(count, apart, absorption):
+def test_rates_that_are_equal_or_nearly_so_leave_no_hole(count, absorption):
     """ka at, and beside, each rate of the disposition: level, and derivative in ka."""
-    model = model_of(count, absorption)
-    typical = model.params()
-    for rate in model.inputs["central"](typical).modes().rate:
-        p = dict(typical.items()) | {"ka": float(rate) * (1 + apart)}
+    model, once, days = model_of(count, absorption), ck.Regimen(REGIMEN.events[:1]), DAYS[1:]
+    drug, typical = model.inputs["central"], dict(model.params().items())
+    own = drug(model.params()).modes().rate
+    apart = np.array([0.0, 1e-9, 1e-5, -9.9e-4, 1.1e-3, 2.1e-3, 1e-2])
+    near = np.concatenate([float(rate) * (1 + apart) for rate in own])
 
-        def level(ka, p=p):
-            values = model.params(**(p | {"ka": ka}))
-            return ck.solve(model, REGIMEN, DAYS[3:], values, route="mesh")["conc"]
+    def level(ka):
+        values = drug(model.params(**typical | {"ka": ka}))
+        return values.concentration(days, 0.0, 100.0, typical.get("Tk0", 0.0), depot=True)
 
-        right = exact(p, count, absorption)[3:].real
-        np.testing.assert_allclose(level(p["ka"]), right, rtol=1e-8)
-        drug = model.inputs["central"]
-
-        def once(ka, p=p, drug=drug):
-            values = drug(model.params(**(p | {"ka": ka})))
-            return values.concentration(DAYS[3:5], 0.0, 100.0, p.get("Tk0", 0.0), depot=True)
-
-        slope = jax.jacfwd(once)(p["ka"])
-        only = ck.Regimen(REGIMEN.events[:1])
-        moved = exact(p | {"ka": p["ka"] + 1e-30j}, count, absorption, only, DAYS[3:5])
-        np.testing.assert_allclose(slope, moved.imag / 1e-30, rtol=1e-6, atol=1e-9)
+    levels, slopes = jax.jit(jax.vmap(lambda ka: jax.jvp(level, (ka,), (1.0,))))(near)
+    for ka, found, slope in zip(near, levels, slopes, strict=True):
+        step = 1e-5 * ka
+        down, right, up = (
+            exact(typical | {"ka": x}, count, absorption, once, days)
+            for x in (ka - step, ka, ka + step)
+        )
+        np.testing.assert_allclose(found, right, rtol=1e-8, err_msg=f"ka = {ka}")
+        change = (up - down) / (2 * step)
+        np.testing.assert_allclose(slope, change, rtol=1e-6, atol=1e-8 * np.abs(change).max())
 
 
 @pytest.mark.parametrize("duration", [0.0, 0.3, 1.3])
