@@ -310,13 +310,66 @@ def test_all_rows_of_one_trouble_are_counted():
     assert "The same holds for 2 more rows: 1, 2." in message
 
 
-def test_host_levels_may_precede_treatment_but_cells_and_unknown_analytes_may_not():
-    table = observations(analyte="alc", unit="cells/µL", time=[-20, 1, 1, 2])
+@pytest.mark.parametrize(
+    "analyte", ["alc", "wbc", "anc", "t_cells", "b_cells", "platelets", "crp", "ferritin", "tumor"]
+)
+def test_what_a_patient_has_before_treatment_may_be_measured_then(analyte):
+    unit = "cells/µL" if analyte == "alc" else "mL"
+    table = observations(analyte=analyte, unit=unit, time=[-20, 1, 1, 2])
     assert dataset(observations=table).observations["time"].min() == -20
-    table = observations(analyte="ferritin", unit="µg/L", time=[-20, 1, 1, 2])
-    assert "precedes the patient's first dose" in refusal(observations=table)
-    table = observations(analyte="ferritin", unit="µg/L", time=[-4, 1, 1, 2])
-    assert len(dataset(observations=table).observations) == 4
+
+
+def test_car_t_cells_and_drugs_may_not_precede_what_is_given():
+    table = observations(analyte="car_t", unit="cells/µL", time=[-1, 1, 1, 2])
+    assert "precedes the patient's first cell infusion" in refusal(observations=table)
+    table = observations(analyte="fludarabine", unit="mg/L", time=[-20, 1, 1, 2])
+    given = pd.concat([doses(), DRUG], ignore_index=True)
+    assert "precedes the patient's first dose" in refusal(observations=table, doses=given)
+
+
+DRUG = pd.DataFrame(
+    {"patient": ["P1"], "time": -5.0, "product": "fludarabine", "amount": 50.0, "unit": "mg"}
+).assign(duration=0.02)
+
+
+@pytest.mark.parametrize(
+    ("written", "product"),
+    [
+        *((x, "fludarabine") for x in ("Fludarabine", "FLUDARABINE PHOSPHATE", "Fludara", "flu")),
+        *((x, "cyclophosphamide") for x in ("Cyclophosphamide", "Cytoxan", "CY", "Endoxan")),
+        *((x, "car_t") for x in ("CAR-T", "CAR T cells", "car_t")),
+        *((x, x) for x in ("Bendamustine", "tocilizumab")),
+    ],
+)
+def test_a_drug_is_the_same_in_any_case_and_by_its_trade_name(written, product):
+    given = pd.concat([doses(), DRUG.assign(product=written)], ignore_index=True)
+    data = dataset(doses=given)
+    assert data.doses["product"].tolist()[-1] == product
+    assert any(f"kept as {product!r}" in note for note in data.notes) == (written != product)
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [
+        *((u, 1e3) for u in ("K/µL", "k/uL", "Thou/uL", "10^3/µL", "10³/µL", "1e3/uL", "10*3/ul")),
+        *((u, 1e3) for u in ("G/L", "10^9/L", "x10^9/L", "x10E9/L", "10*9/L", "10**9 cells/L")),
+        *((u, 1e3) for u in ("1e9/L", "10⁹/L", "×10⁹/L")),
+        *((u, 1.0) for u in ("/µL", "cells/mm^3", "cells/mm³", "/cumm", "10^6 cells/L", "1e6/L")),
+        *((u, 1e-3) for u in ("cells/mL", "/mL")),
+    ],
+)
+def test_counts_are_read_as_laboratories_write_them(unit, factor):
+    assert units.measured(unit) == ("cells/µL", pytest.approx(factor, rel=1e-12))
+
+
+@pytest.mark.parametrize("unit", ["g/L", "mg/L", "U/L", "10/x", "copies/L", "kg/L", "%", "mmol/L"])
+def test_what_is_no_count_is_not_read_as_one(unit):
+    assert units.measured(unit) is None
+
+
+def test_volumes_of_tumors_are_in_millilitres():
+    for unit, factor in {"mm3": 1e-3, "mm³": 1e-3, "mm^3": 1e-3, "cm3": 1.0, "cc": 1.0}.items():
+        assert units.measured(unit) == ("mL", factor)
 
 
 def test_exact_repetitions_of_an_observation_warn_and_replicates_do_not():

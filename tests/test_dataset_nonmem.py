@@ -529,3 +529,26 @@ def test_covariates_of_cohorts_are_written_for_each_patient_and_statistics_are_n
     assert back.covariate("cohort").tolist() == ["flu"]
     with pytest.warns(CarpkWarning), pytest.raises(DatasetError, match="no folder"):
         data.to_nonmem(tmp_path / "nowhere" / "x.csv")
+
+
+def test_subjects_called_by_letters_are_not_taken_for_comments(table):
+    rows = "".join(f"{p},0,1e8,.,1\n{p},7,.,100,0\n" for p in "ABCD")
+    path = table("ID,TIME,AMT,DV,EVID\n" + rows)
+    with pytest.raises(DatasetError, match=r"row 6: .*subject's label.*ignore=None"):
+        read(path)
+    assert read(path, ignore=None).patients["patient"].tolist() == list("ABCD")
+
+
+def test_a_column_left_out_by_itself_is_read_where_it_is_asked_for(table):
+    path = table("ID,TIME,AMT,DV,EVID,OCC\n1,0,1e8,.,1,1\n1,7,.,50,0,1\n")
+    assert "OCC" not in read(path).patients
+    assert read(path, covariates=["OCC"]).patients["OCC"].tolist() == [1.0]
+    varies = table("ID,TIME,AMT,DV,EVID,OCC\n1,0,1e8,.,1,1\n1,7,.,50,0,2\n")
+    with pytest.raises(DatasetError, match="`occ` changes from 1 to 2 within the patient"):
+        read(varies, covariates=["occ"])
+
+
+def test_a_weight_with_a_decimal_comma_is_no_category(table):
+    path = table('ID,TIME,AMT,DV,EVID,WT\n1,0,1e8,.,1,"72,5"\n1,7,.,50,0,"72,5"\n')
+    with pytest.raises(DatasetError, match=r"'72,5' is not a number.*\(72\.5\)"):
+        read(path)

@@ -91,23 +91,22 @@ def _skip_comments(
         start = record[0][:1]
         return start.isalpha() if ignore == "@" else start.upper() == ignore.upper() != ""
 
-    # A bare flag is always a comment. "C01" is one where subjects are numbered, but a subject
-    # where all labels start so; where both readings are possible the user has to say.
-    flags = [i for i, record in records if len(record[0]) == 1 and starts(record)]
-    longer = [i for i, record in records if len(record[0]) > 1 and starts(record)]
+    # "C" or "C01" is a comment where subjects are numbered, but a subject where all labels are
+    # words; where both readings are possible the user has to say.
+    flagged = [i for i, record in records if starts(record)]
+    longer = [i for i, record in records if starts(record) and len(record[0]) > 1]
     others = [record for _, record in records if not starts(record)]
-    if longer and ignore != "@":
-        numbered = others and all(number_of(r[0]) is not None for r in others)
-        if not others:
-            longer = []
-        elif not numbered:
-            raise DatasetError(
-                f"{place}, row {longer[0]}: the line starts with {ignore!r}, which marks comments, "
-                "but could also be a subject's label, as other labels are words too. Pass "
-                "ignore=None to read all lines, ignore='@' to skip every line that starts with a "
-                "letter, or mark comments with '#'."
-            )
-    skipped = set(flags + longer)
+    numbered = all(number_of(r[0]) is not None for r in others)
+    if ignore != "@" and not others and longer:
+        flagged = [i for i in flagged if i not in longer]
+    elif ignore != "@" and flagged and not numbered:
+        raise DatasetError(
+            f"{place}, row {flagged[0]}: the line starts with {ignore!r}, which marks comments, "
+            "but could also be a subject's label, as other labels are words too. Pass "
+            "ignore=None to read all lines, ignore='@' to skip every line that starts with a "
+            "letter, or mark comments with '#'."
+        )
+    skipped = set(flagged)
     kept = [(i, record) for i, record in records if i not in skipped]
     if not kept:
         raise DatasetError(

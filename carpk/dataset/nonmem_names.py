@@ -269,6 +269,10 @@ def read_patients(
         if isinstance(wanted, str):
             wanted = [wanted]
         given = dict(wanted) if isinstance(wanted, Mapping) else dict.fromkeys(wanted, "constant")
+        asked = [c for c in derived if c.lower() in {str(key).lower() for key in given}]
+        table = table.with_columns(**{c.lower(): table.columns[c] for c in asked})
+        derived = [c for c in derived if c not in asked]
+        found += [c.lower() for c in asked]
         rules = {}
         for key, rule in given.items():
             if str(key).lower() not in found:

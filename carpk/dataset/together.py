@@ -13,8 +13,6 @@ from carpk.errors import CarpkWarning
 
 CELLULAR = ("car_t", "transgene")
 """Analytes that cannot exist before the first cell infusion."""
-HOST = ("alc", "il6", "il15", "tumor")
-"""Analytes that exist before any treatment, so that observations may precede it."""
 
 
 def settle_time_zero(
@@ -115,11 +113,11 @@ def _check_after_doses(doses: pd.DataFrame, observations: pd.DataFrame, table: T
             rows=np.flatnonzero(cellular & uninfused),
             column="patient",
         )
-    host = observations["analyte"].isin(HOST).to_numpy(dtype=bool)
+    drug = observations["analyte"].isin(set(doses["product"])).to_numpy(dtype=bool)  # its level
     time = observations["time"].to_numpy(dtype=float)
     for what, given, rows_of in (
         ("first cell infusion", cells, cellular),
-        ("first dose", doses, ~cellular & ~host),
+        ("first dose", doses, drug & ~cellular),
     ):
         start = given.groupby("patient")["time"].min()
         begin = observations["patient"].map(start).to_numpy(dtype=float)

@@ -18,18 +18,6 @@ KNOWN_ANALYTES = {
 
 # Spelling (lower case, without blanks) -> carpk's unit and the factor that leads to it.
 _MEASURED = {
-    "cells/ul": ("cells/µL", 1.0),
-    "cells/mcl": ("cells/µL", 1.0),
-    "cells/mm3": ("cells/µL", 1.0),
-    "cells/ml": ("cells/µL", 1e-3),
-    "cells/l": ("cells/µL", 1e-6),
-    "1e9/l": ("cells/µL", 1e3),
-    "10^9/l": ("cells/µL", 1e3),
-    "x10^9/l": ("cells/µL", 1e3),
-    "1e9cells/l": ("cells/µL", 1e3),
-    "10^9cells/l": ("cells/µL", 1e3),
-    "1e6/l": ("cells/µL", 1.0),
-    "10^6/l": ("cells/µL", 1.0),
     "copies/ug": ("copies/µg", 1.0),
     "copies/mcg": ("copies/µg", 1.0),
     "copies/ng": ("copies/µg", 1e3),
@@ -38,7 +26,17 @@ _MEASURED = {
     "ng/ml": ("pg/mL", 1e3),
     "ml": ("mL", 1.0),
     "cm3": ("mL", 1.0),
+    "cm^3": ("mL", 1.0),
+    "cc": ("mL", 1.0),
+    "mm3": ("mL", 1e-3),
+    "mm^3": ("mL", 1e-3),
 }
+# Counts per volume, as laboratories write them: K/µL, Thou/uL, x10E9/L, 10*9/L, /mm^3, G/L
+_COUNT = re.compile(
+    r"(?:(?P<word>k|thou|thousand)|(?:x?10(?:\^|\*\*?|e)?|1e)(?P<power>\d{1,2}))?(?:cells)?"
+    r"/(?P<volume>ul|mcl|mm\^?3|cumm|ml|l)"
+)
+_PER_MICROLITRE = {"ml": 1e-3, "l": 1e-6}
 _TIMES = {"day": 1.0, "hour": 1 / 24, "week": 7.0}
 _TIME_SPELLINGS = {
     **{word: "day" for word in ("day", "days", "d")},
@@ -62,8 +60,13 @@ def spelling(unit: str) -> str:
 
 
 def measured(unit: str) -> tuple[str, float] | None:
-    """carpk's unit and the factor that leads to it, or None where the table holds no such unit."""
-    return _MEASURED.get(spelling(unit))
+    """carpk's unit and the factor that leads to it, or None where no such unit is known."""
+    plain = "1e9/l" if unit.strip() == "G/L" else spelling(unit)  # g/L are grams
+    count = _COUNT.fullmatch(plain)
+    if count is None:
+        return _MEASURED.get(plain)
+    number = 1e3 if count["word"] else 10.0 ** int(count["power"] or 0)
+    return "cells/µL", number * _PER_MICROLITRE.get(count["volume"], 1.0)
 
 
 def between(unit: str, other: str) -> float | None:

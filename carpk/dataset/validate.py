@@ -142,7 +142,7 @@ def covariate(table: Table, column: str, notes: list[str]) -> pd.Series:
         return pd.Series(table.numbers(column, required=False))
     odd = [i for i in there if i not in set(plain)]
     slips = [i for i in odd if re.fullmatch(r"[+-]?\d+,\d+|[<>≤≥].*|[+-]?inf(inity)?", labels[i])]
-    if column not in ("cohort", "patient") and plain and slips:
+    if column not in ("cohort", "patient") and slips and (plain or len(slips) == len(there)):
         table.numbers(column, required=False)  # refuses '12,5' and '<50' with their remedy
     if column != "cohort" and plain and odd:
         notes.append(
@@ -159,7 +159,7 @@ def read_doses(table: Table, settings: Settings) -> pd.DataFrame:
         if len(table):
             settings.notes.append(f"{table.label}: no column `duration`; all doses are boluses.")
     table.require(DOSES, DOSES)
-    patients, products = table.texts("patient"), table.texts("product")
+    patients, products = table.texts("patient"), _products(table, settings.notes)
     times = _days(table, "time", settings)
     amounts = table.numbers("amount")
     durations = _days(table, "duration", settings, advice="Write 0 for a bolus.")
@@ -209,6 +209,25 @@ def read_doses(table: Table, settings: Settings) -> pd.DataFrame:
             "duration": durations,
         }
     )
+
+
+PRODUCTS = {  # as records name them -> as models do
+    **dict.fromkeys(("fludarabine", "fludarabine phosphate", "flu", "fludara"), "fludarabine"),
+    **dict.fromkeys(
+        ("cyclophosphamide", "cy", "ctx", "cytoxan", "endoxan", "neosar"), "cyclophosphamide"
+    ),
+    **dict.fromkeys(("car_t", "car-t", "car t", "cart", "car-t cells", "car t cells"), "car_t"),
+}
+
+
+def _products(table: Table, notes: list[str]) -> list[str]:
+    """Products by the names that models know, whatever their case; others as they are."""
+    given = table.texts("product")
+    known = [PRODUCTS.get(" ".join(name.lower().split()), name) for name in given]
+    for (old, new), n in Counter(zip(given, known, strict=True)).items():
+        if old != new:
+            notes.append(f"{table.label}: {count(n, 'dose')} of {old!r} kept as {new!r}.")
+    return known
 
 
 def _warn_of_cell_numbers(
