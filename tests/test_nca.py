@@ -546,23 +546,24 @@ def test_the_table_has_a_row_per_patient_and_infusion():
 
 def test_the_table_is_what_the_functions_say():
     row = nca.table(dataset()).iloc[0]
-    terminal = nca.lambda_z(T, C, 50.0)
+    t, c = np.append(T, 42.0), np.append(C, 500.0)  # the trough of the second infusion
+    terminal = nca.lambda_z(t, c, 50.0)
     expected = {
-        "CMAX": nca.cmax(T, C),
-        "TMAX": nca.tmax(T, C),
-        "CLST": nca.clast(T, C, 50.0),
-        "TLST": nca.tlast(T, C, 50.0),
-        "AUCLST": nca.auc_last(T, C, 50.0),
-        "AUC0_28D": nca.auc_to(28, lloq=50)(T, C),
+        "CMAX": nca.cmax(t, c),
+        "TMAX": nca.tmax(t, c),
+        "CLST": nca.clast(t, c, 50.0),
+        "TLST": nca.tlast(t, c, 50.0),
+        "AUCLST": nca.auc_last(t, c, 50.0),
+        "AUC0_28D": nca.auc_to(28, lloq=50)(t, c),
         "LAMZ": terminal.lambda_z,
         "LAMZHL": terminal.half_life,
         "LAMZNPT": terminal.points,
         "LAMZLL": terminal.start,
         "LAMZUL": terminal.stop,
         "R2ADJ": terminal.r2_adjusted,
-        "FOLDX": nca.fold_expansion(T, C, 50.0),
-        "DBLTIME": nca.doubling_time(T, C, 50.0),
-        "TABOVE": nca.time_above(T, nca.apply_blq(C, 50.0), 50.0),
+        "FOLDX": nca.fold_expansion(t, c, 50.0),
+        "DBLTIME": nca.doubling_time(t, c, 50.0),
+        "TABOVE": nca.time_above(t, nca.apply_blq(c, 50.0), 50.0),
     }
     assert [*row.index[4:-2]] == [*expected]
     for name, value in expected.items():
@@ -571,11 +572,58 @@ def test_the_table_is_what_the_functions_say():
 
 def test_days_count_from_the_infusion_up_to_the_next():
     table = nca.table(dataset()).set_index(["patient", "infusion"])
-    assert table.loc[("A", 1), "TLST"] == 28
+    assert table.loc[("A", 1), ["TLST", "CLST"]].tolist() == [42, 500]  # taken before the second
     assert table.loc[("A", 2), "TMAX"] == 10
     assert table.loc[("A", 2), "CMAX"] == 9000
     assert table.loc[("A", 2), "TLST"] == 42
     assert np.isfinite(table.loc[("A", 2), "AUC0_28D"])
+
+
+def curve_after(*given, samples=((1, 5.0), (7, 100.0), (14, 50.0), (28, 20.0), (35, 300.0))):
+    """A data set of one patient, given bags of cells on these days."""
+    seen = pd.DataFrame(samples, columns=["time", "value"])
+    seen = seen.assign(patient="p", analyte="car_t", unit="cells/µL", lloq=1.0, censored=0)
+    doses = pd.DataFrame({"patient": "p", "time": given, "product": "car_t", "unit": "cells"})
+    return types.SimpleNamespace(observations=seen, doses=doses.assign(amount=1e8))
+
+
+def month():
+    """AUC0-28d of `curve_after`, written out: two rises, two declines."""
+
+    def fall(high, low, days):
+        return (high - low) / np.log(high / low) * days
+
+    return 5 / 2 + 105 / 2 * 6 + fall(100, 50, 7) + fall(50, 20, 14)
+
+
+@pytest.mark.parametrize("away", [0.0, 4e-15, -4e-15])
+def test_the_trough_before_the_next_infusion_closes_the_interval(away):
+    """Also where rounding moves one of the two."""
+    first, second = nca.table(curve_after(0.0, 28.0 + away)).to_dict("records")
+    assert first["AUC0_28D"] == pytest.approx(month(), rel=1e-12)
+    assert (first["TLST"], first["CLST"]) == (28.0, 20.0)
+    assert (second["TMAX"], second["CMAX"]) == (pytest.approx(7.0), 300.0)
+    assert second["AUCLST"] == pytest.approx((20 + 300) / 2 * 7, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("bags", "within", "rows"),
+    [
+        ((0.0, 0.04), 1.0, 1),
+        ((0.0, 0.04, 0.9), 1.0, 1),
+        ((0.0, 0.5), 0.2, 2),
+        ((0.0, 1.0), 1.0, 2),
+        ((0.0, 0.0), 0.0, 1),
+        ((0.0, 0.04, 28.0, 28.02), 1.0, 2),
+        ((0.0, 0.7, 1.4), 1.0, 2),  # counted from the first bag of each
+    ],
+)
+def test_bags_within_a_day_are_one_infusion(bags, within, rows):
+    table = nca.table(curve_after(*bags), bags_within=within)
+    assert len(table) == rows
+    assert table["day"].iloc[0] == 0.0
+    if bags in ((0.0, 0.04), (0.0, 0.04, 28.0, 28.02)):
+        assert table["AUC0_28D"].iloc[0] == pytest.approx(month(), rel=1e-12)
 
 
 def test_a_late_first_sample_starts_from_the_level_before_the_infusion():

@@ -32,6 +32,8 @@ class Tables(Protocol):
     def doses(self) -> pd.DataFrame: ...
 
 
+SAME = 1e-9  # days between times that are one, but for rounding
+
 # Column -> (unit, with {c} for the level's; CDISC PPTESTCD; PPTEST; start and end of an interval).
 # FOLDX, DBLTIME and TABOVE are carpk's own: CDISC has no code for them.
 _PARAMETERS: dict[str, tuple[str, str, str, str, str]] = {
@@ -94,13 +96,15 @@ def table(
     by: str | Sequence[str] | None = None,
     *,
     blq: BLQ | None = None,
+    bags_within: float = 1.0,
 ) -> pd.DataFrame:
     """NCA of a data set: one row per patient and cell infusion, columns named as in CDISC PKPARMCD.
 
-    Days count from the infusion, up to (not including) the next one. Areas and TABOVE start at the
-    infusion: where the first sample is later, the concentration there is the patient's last one
-    before the infusion, or 0 if there is none. AUC0_28D is missing where observations stop, or the
-    next infusion comes, before day 28. CMAX is 0 and TMAX missing where all concentrations are BLQ.
+    Bags that begin within `bags_within` days of the first are one infusion. Days count from its
+    beginning up to the next infusion. A sample at the time of an infusion was taken before it: it
+    closes the interval of the infusion before. Areas and TABOVE start at the infusion, with the
+    patient's last concentration before it, or 0 if there is none. AUC0_28D is missing where
+    observations stop, or the next infusion comes, before day 28. CMAX is 0 and TMAX missing where all concentrations are BLQ.
     TABOVE counts from the highest LLOQ of the row's observations and is missing where none is
     known.
 
@@ -111,7 +115,7 @@ def table(
     blq = BLQ() if blq is None else blq
     names = [by] if isinstance(by, str) else list(by or ())
     observations, analyte, unit = _observations(dataset, analyte)
-    infusions = _infusions(dataset, observations)
+    infusions = _infusions(dataset, observations, bags_within)
     rows, curves = [], []
     for patient, starts in infusions.items():
         own = observations[observations["patient"] == patient].sort_values("time")
@@ -178,12 +182,14 @@ def _observations(dataset: Tables, analyte: str | None) -> tuple[pd.DataFrame, s
     return found, str(analyte), str(units[0]) if units else ""
 
 
-def _infusions(dataset: Tables, observations: pd.DataFrame) -> dict[Hashable, list[float]]:
-    """Days of each observed patient's cell infusions (same-day bags are one infusion)."""
+def _infusions(
+    dataset: Tables, observations: pd.DataFrame, bags_within: float
+) -> dict[Hashable, list[float]]:
+    """Days of each observed patient's cell infusions: of the first bag of each."""
     doses = dataset.doses
     cells = doses[doses["unit"].astype(str).str.startswith("cells")]
     days = {
-        patient: sorted(set(group["time"].astype(float)))
+        patient: _first_bags(sorted(group["time"].astype(float)), bags_within)
         for patient, group in cells.groupby("patient", sort=False)
     }
     patients = list(dict.fromkeys(observations["patient"]))
@@ -197,6 +203,14 @@ def _infusions(dataset: Tables, observations: pd.DataFrame) -> dict[Hashable, li
             stacklevel=3,
         )
     return {patient: days[patient] for patient in patients if patient in days}
+
+
+def _first_bags(days: Sequence[float], within: float) -> list[float]:
+    firsts: list[float] = []
+    for day in days:
+        if not firsts or day - firsts[-1] >= max(within, SAME):
+            firsts.append(day)
+    return firsts
 
 
 def _label(dataset: Tables, name: str, patient: Hashable, start: float) -> object:
@@ -228,14 +242,14 @@ def _window(
     own: pd.DataFrame, start: float, stop: float, patient: Hashable
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
     """Times since the infusion, concentrations, LLOQs, the highest LLOQ, the value before."""
-    during = own[(own["time"] >= start) & (own["time"] < stop)]
+    during = own[(own["time"] > start + SAME) & (own["time"] <= stop + SAME)]
     repeated = during.loc[during["time"].duplicated(), "time"]
     if not repeated.empty:
         raise CarpkError(
             f"Patient {patient!r} has more than one observation on day {repeated.iloc[0]:g}. "
             f"Average replicates first."
         )
-    before = own[own["time"] < start]
+    before = own[own["time"] <= start + SAME]
     initial = 0.0
     if not before.empty:
         concentration, lloq = before["value"].iloc[-1], before["lloq"].iloc[-1]
