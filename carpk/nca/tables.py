@@ -104,9 +104,9 @@ def table(
     beginning up to the next infusion. A sample at the time of an infusion was taken before it: it
     closes the interval of the infusion before. Areas and TABOVE start at the infusion, with the
     patient's last concentration before it, or 0 if there is none. AUC0_28D is missing where
-    observations stop, or the next infusion comes, before day 28. CMAX is 0 and TMAX missing where all concentrations are BLQ.
-    TABOVE counts from the highest LLOQ of the row's observations and is missing where none is
-    known.
+    observations stop, or the next infusion comes, before day 28. CMAX is 0 and TMAX missing where
+    all concentrations are BLQ. TABOVE counts from the highest LLOQ of the row's observations and is
+    missing where none is known.
 
     `analyte` may be left out if there is only one. `by` adds columns of the data set's doses (such
     as "product"), patients (such as "cohort") or observations, and sorts the rows by them. Units
