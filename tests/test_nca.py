@@ -626,6 +626,12 @@ def test_bags_within_a_day_are_one_infusion(bags, within, rows):
         assert table["AUC0_28D"].iloc[0] == pytest.approx(month(), rel=1e-12)
 
 
+def test_an_infusion_of_several_bags_is_labelled_by_all_of_them():
+    data = curve_after(0.0, 0.04)
+    data.doses["product"] = ["x19", "x22"]
+    assert nca.table(data, by="product")["product"].tolist() == ["x19 + x22"]
+
+
 def test_a_late_first_sample_starts_from_the_level_before_the_infusion():
     data = dataset()
     data.observations = data.observations[data.observations["time"] != 42]

@@ -121,7 +121,7 @@ def table(
         own = observations[observations["patient"] == patient].sort_values("time")
         for k, start in enumerate(starts):
             stop = starts[k + 1] if k + 1 < len(starts) else np.inf
-            labels = {name: _label(dataset, name, patient, start) for name in names}
+            labels = {name: _label(dataset, name, patient, start, bags_within) for name in names}
             rows.append(
                 {**labels, "patient": patient, "analyte": analyte, "infusion": k + 1, "day": start}
             )
@@ -213,11 +213,15 @@ def _first_bags(days: Sequence[float], within: float) -> list[float]:
     return firsts
 
 
-def _label(dataset: Tables, name: str, patient: Hashable, start: float) -> object:
+def _label(
+    dataset: Tables, name: str, patient: Hashable, start: float, bags_within: float
+) -> object:
     """Value of the data set's column `name` for one infusion of one patient."""
     doses = dataset.doses
     if name in doses:
-        given = (doses["patient"] == patient) & (doses["time"] == start)
+        since = doses["time"].astype(float) - start
+        bags = (since >= 0) & (since < max(bags_within, SAME))
+        given = (doses["patient"] == patient) & bags
         cells = doses["unit"].astype(str).str.startswith("cells")
         values = list(dict.fromkeys(doses.loc[given & cells, name]))
         return values[0] if len(values) == 1 else " + ".join(map(str, values))
