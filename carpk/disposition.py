@@ -8,14 +8,13 @@ another model is a `Disposition` in its `inputs`.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from carpk.library.models import load_model
+from carpk.models import _compartments
 from carpk.structural import ODEModel
 
 __all__ = ["one_compartment", "three_compartment", "two_compartment"]
 
-Absorption = Literal["none", "first_order", "zero_order", "sequential", "parallel"]
+Absorption = _compartments.Absorption
 
 
 def one_compartment(

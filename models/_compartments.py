@@ -12,6 +12,7 @@ Doses of the product are absorbed; those of "<product>_iv" are in the central co
 or over an infusion's own duration, whole and without a lag.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -64,46 +65,44 @@ def targets_of(absorption: str, params: type[ck.Params]) -> ck.Target | tuple[ck
     return ck.Target(depot if "ka" in known else central, share, lag, "mg", long)
 
 
-def compartments(
-    name: str,
-    own: type[ck.Params],
-    disposition: Callable[..., ck.Disposition],
-    *,
-    absorption: str,
-    lag: str,
-    bioavailability: str,
-    output: str,
-    unit: str,
-    product: str,
-) -> ck.ODEModel:
-    """A model of linear compartments; arguments as those of the models' `build`."""
-    if unit not in PER_MG_L:
-        raise ck.ModelError(
-            f"{name}: the unit of {output!r} must be one of {', '.join(PER_MG_L)} (amounts are in "
-            f"mg, volumes in L), but is {unit!r}."
-        )
-    per_mg_l = PER_MG_L[unit]
-    params = params_of(own, absorption, lag, bioavailability)
+def builder(
+    name: str, own: type[ck.Params], disposition: Callable[..., ck.Disposition]
+) -> Callable[..., ck.ODEModel]:
+    """The `build` of a model with this disposition and these parameters of it."""
 
-    def drug(p: ck.Params) -> ck.Disposition:
-        plain = disposition(p)
-        rate = getattr(p, "ka", None)
-        return ck.Disposition(plain.clearance, plain.volume, plain.peripheral, rate)
-
-    return ck.ODEModel(
-        name=name,
-        product=product,
-        params=params,
-        inputs={"central": drug},
-        targets={
-            product: targets_of(absorption, params),
-            f"{product}_iv": ck.Target("central", unit="mg"),
-        },
-        outputs={output: lambda t, y, p, c: per_mg_l * c["central"]},
-        units={output: unit},
-        regimens={
-            "100 mg daily for 60 days": ck.Regimen(
-                (ck.Bolus(0.0, 100.0, product, "mg", addl=59, ii=1.0),)
+    def build(
+        absorption: Absorption = "none",
+        lag: Switch = "off",
+        bioavailability: Switch = "off",
+        output: str = "conc",
+        unit: str = "mg/L",
+        product: str = "drug",
+    ) -> ck.ODEModel:
+        """The model with an absorption, and with names and unit of the assay and of the product."""
+        if unit not in PER_MG_L:
+            raise ck.ModelError(
+                f"{name}: the unit of {output!r} must be one of {', '.join(PER_MG_L)} (amounts are "
+                f"in mg, volumes in L), but is {unit!r}."
             )
-        },
-    )
+        per_mg_l = PER_MG_L[unit]
+        params = params_of(own, absorption, lag, bioavailability)
+        daily = ck.Bolus(0.0, 100.0, product, "mg", addl=59, ii=1.0)
+        return ck.ODEModel(
+            name=name,
+            product=product,
+            params=params,
+            inputs={
+                "central": lambda p: dataclasses.replace(
+                    disposition(p), absorption=getattr(p, "ka", None)
+                )
+            },
+            targets={
+                product: targets_of(absorption, params),
+                f"{product}_iv": ck.Target("central", unit="mg"),
+            },
+            outputs={output: lambda t, y, p, c: per_mg_l * c["central"]},
+            units={output: unit},
+            regimens={"100 mg daily for 60 days": ck.Regimen((daily,))},
+        )
+
+    return build

@@ -26,26 +26,5 @@ def disposition(p: Params) -> ck.Disposition:
     return ck.Disposition(p.CL, p.V)
 
 
-def build(
-    absorption: shared.Absorption = "none",
-    lag: shared.Switch = "off",
-    bioavailability: shared.Switch = "off",
-    output: str = "conc",
-    unit: str = "mg/L",
-    product: str = "drug",
-) -> ck.ODEModel:
-    """The model with an absorption, and with names and unit of the assay and of the product."""
-    return shared.compartments(
-        "one_compartment",
-        Params,
-        disposition,
-        absorption=absorption,
-        lag=lag,
-        bioavailability=bioavailability,
-        output=output,
-        unit=unit,
-        product=product,
-    )
-
-
+build = shared.builder("one_compartment", Params, disposition)
 model = build()

@@ -28,26 +28,5 @@ def disposition(p: Params) -> ck.Disposition:
     return ck.Disposition(p.CL, p.V1, ((p.Q, p.V2),))
 
 
-def build(
-    absorption: shared.Absorption = "none",
-    lag: shared.Switch = "off",
-    bioavailability: shared.Switch = "off",
-    output: str = "conc",
-    unit: str = "mg/L",
-    product: str = "drug",
-) -> ck.ODEModel:
-    """The model with an absorption, and with names and unit of the assay and of the product."""
-    return shared.compartments(
-        "two_compartment",
-        Params,
-        disposition,
-        absorption=absorption,
-        lag=lag,
-        bioavailability=bioavailability,
-        output=output,
-        unit=unit,
-        product=product,
-    )
-
-
+build = shared.builder("two_compartment", Params, disposition)
 model = build()

@@ -23,7 +23,6 @@ MODULES = [
     "carpk.population.bound",
     "carpk.population.predict",
     "carpk.population.random_effects",
-    "carpk.solver.events",
     "carpk.structural",
     "carpk.summaries",
 ]

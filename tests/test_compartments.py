@@ -60,8 +60,8 @@ def exact(p, count, absorption, regimen=REGIMEN, days=DAYS):
                 (at, amount * p["Fr"] * depot, 0.0),
                 (at, amount * (1 - p["Fr"]) * central, long),
             ]
-        later = [r for j, r in enumerate(regimen.events[i:]) if isinstance(r, ck.Reset)]
-        until = later[0].time if later else np.inf
+        later = (x.time for x in regimen.events[i:] if isinstance(x, ck.Reset))
+        until = next(later, np.inf)
         level = (linear(matrix, doses, days) @ turn)[:, 0] / volume
         total = total + np.where(days <= until, level, 0.0)
     return total

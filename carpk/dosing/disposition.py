@@ -80,22 +80,14 @@ class Modes(NamedTuple):
             modes[i] = modes[i] - w * self.absorption * _divided(of_depot, k, self.absorption)
         return (*modes, of_depot(jnp.asarray(self.absorption)))
 
-    def response(self, course: Course, depot: bool) -> Exponentials:
-        """Amplitudes per unit of amount after a course of doses into one compartment."""
+    def response(self, course: Course, depot: bool) -> Array:
+        """Concentration per unit of amount after a course of doses into one compartment."""
+        each = zip(self.rate, self.weight, strict=True)
         if not depot:
-            return (
-                *(w * course.of(k) for k, w in zip(self.rate, self.weight, strict=True)),
-                *(() if self.absorption is None else (jnp.zeros(()),)),
-            )
+            return jnp.asarray(sum(w * course.of(k) for k, w in each))
         assert self.absorption is not None
         ka = self.absorption
-        return (
-            *(
-                -w * ka * _divided(course.of, k, ka)
-                for k, w in zip(self.rate, self.weight, strict=True)
-            ),
-            course.of(ka),
-        )
+        return jnp.asarray(sum(-w * ka * _divided(course.of, k, ka) for k, w in each))
 
 
 class Course(NamedTuple):
@@ -222,7 +214,7 @@ class Disposition(eqx.Module):
         duration: ArrayLike = 0.0,
         *,
         depot: bool = False,
-        interval: ArrayLike = -1.0,
+        interval: ArrayLike | None = None,
     ) -> Float[Array, " time"]:
         """Concentration in the central compartment [unit of amount / L], shape (time,).
 
@@ -234,18 +226,19 @@ class Disposition(eqx.Module):
             duration: of each infusion [day]; 0 is a bolus.
             depot: whether doses go into the depot.
             interval: days between the doses of a steady state that the dose continues (SS and II);
-                negative for a dose by itself.
+                negative for a dose by itself; None where all are.
         """
         modes = self.modes()
         start = jnp.atleast_1d(jnp.asarray(time, float))
-        amount, duration, interval = (
-            jnp.broadcast_to(jnp.asarray(x, float), start.shape)
-            for x in (amount, duration, interval)
+        amount, duration = (
+            jnp.broadcast_to(jnp.asarray(x, float), start.shape) for x in (amount, duration)
         )
+        if interval is not None:
+            interval = jnp.broadcast_to(jnp.asarray(interval, float), start.shape)
         since = jnp.asarray(t, float)[:, None] - start
         given = since >= 0
         course = Course(jnp.where(given, since, 0.0), duration, interval)
-        level = modes.concentration(modes.response(course, depot))
+        level = modes.response(course, depot)
         return jnp.sum(jnp.where(given, amount * level, 0.0), axis=1)
 
 

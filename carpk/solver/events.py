@@ -27,7 +27,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from carpk._types import Arrays, Numbers
@@ -66,6 +65,17 @@ class Events(NamedTuple):
     duration: Arrays
     aim: Arrays  # number of the target for doses, of the compartment for the others
     occasion: Arrays  # that a cell infusion begins, counted from 0; 0 for other events
+
+    @property
+    def dose(self) -> Arrays:
+        """Which are doses."""
+        return (self.kind == BOLUS) | (self.kind == INFUSION)
+
+    def by_occasion(self, f: Callable[..., Numbers], params: Params | None) -> Array:
+        """What a patient's parameters give in the occasion of each event, (K,)."""
+        assert params is not None
+        occasion = jax.lax.cummax(jnp.asarray(self.occasion))
+        return jax.vmap(lambda k: jnp.asarray(f(params.during(k)), float))(occasion)
 
 
 Patient: TypeAlias = tuple[Events, Arrays, Arrays]  # and observation times, and the start
@@ -116,14 +126,12 @@ class Structure:
     def course(self, events: Events, params: Params | None) -> tuple[Array, Array]:
         """Lag time and duration of each dose (K,), by the occasion in which it is given."""
         late, duration = jnp.zeros_like(events.time), jnp.asarray(events.duration)
-        occasion = jax.lax.cummax(jnp.asarray(events.occasion))
-        dose = (events.kind == BOLUS) | (events.kind == INFUSION)
         for g, target in enumerate(self.targets):
-            mine = dose & (events.aim == g)
+            mine = events.dose & (events.aim == g)
             if target.lag is not None:
-                late = jnp.where(mine, _by_occasion(target.lag, params, occasion), late)
+                late = jnp.where(mine, events.by_occasion(target.lag, params), late)
             if target.duration is not None:
-                long = _by_occasion(target.duration, params, occasion)
+                long = events.by_occasion(target.duration, params)
                 duration = jnp.where(mine & (events.kind == BOLUS), long, duration)
         return late, duration
 
@@ -292,14 +300,6 @@ class Schedule:
         return Timeline(
             *(np.stack(x) for x in zip(*(_padded(m, length) for m in merged), strict=True))
         )
-
-
-def _by_occasion(
-    f: Callable[..., Numbers], params: Params | None, occasion: Array
-) -> Float[Array, " event"]:
-    """What a patient's parameters in each of these occasions give."""
-    assert params is not None
-    return jax.vmap(lambda k: jnp.asarray(f(params.during(k)), float))(occasion)
 
 
 def _within(x: Arrays, low: Arrays, high: Arrays) -> Array:

@@ -12,8 +12,6 @@ from carpk._types import Arrays
 from carpk.dosing.disposition import Course
 from carpk.params import Params
 from carpk.solver.events import (
-    BOLUS,
-    INFUSION,
     RESET,
     Events,
     Patient,
@@ -39,28 +37,17 @@ class Superposition:
         late, duration = structure.course(events, params)
         arrives = events.time + late
         given = _given(structure, events, jnp.asarray(arrives), days)
-        levels = _levels(
-            structure,
-            events,
-            params,
-            jnp.where(given, days[:, None] - arrives, 0.0),
-            given,
-            duration,
-        )
+        since = jnp.where(given, days[:, None] - arrives, 0.0)
+        system = System.of(structure, params)
+        levels = _levels(system, events, since, given, duration)
         occasion = jnp.max(jnp.where(given, events.occasion, 0), axis=1)
-        system, model = System.of(structure, params), structure.model
-
-        def outputs(t: Array, k: Array, c: dict[str, Array]) -> dict[str, Array]:
-            here = system.during(k)
-            return {
-                name: jnp.asarray(f(t, model.states(), here.params, c), float)
-                for name, f in model.outputs.items()
-            }
-
-        found = jax.vmap(outputs)(days, occasion, levels)
+        none = structure.model.states()
+        found = jax.vmap(lambda t, k, c: system.during(k).outputs_of(t, none, c))(
+            days, occasion, levels
+        )
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in found.values()]))
         code = jnp.where(finite, OK, NOT_FINITE)
-        return model.states(), found, code, jnp.asarray(0)
+        return none, found, code, jnp.asarray(0)
 
 
 def _given(structure: Structure, events: Events, arrives: Array, days: Array) -> Array:
@@ -70,35 +57,26 @@ def _given(structure: Structure, events: Events, arrives: Array, days: Array) ->
         since = days[:, None] - time
         return since >= 0 if structure.after else since > 0
 
-    dose = (events.kind == BOLUS) | (events.kind == INFUSION)
     order = jnp.arange(events.time.shape[0])
     reset = by(events.time) & (events.kind == RESET)  # (T, resets)
     taken = jnp.any(reset[:, None, :] & (order > order[:, None]), axis=2)
-    return by(arrives) & dose & ~taken
+    return by(arrives) & events.dose & ~taken
 
 
 def _levels(
-    structure: Structure,
-    events: Events,
-    params: Params,
-    since: Array,
-    given: Array,
-    duration: Array,
+    system: System, events: Events, since: Array, given: Array, duration: Array
 ) -> dict[str, Array]:
     """Concentration of each input, (T,)."""
-    model = structure.model
+    structure, model = system.structure, system.structure.model
     levels = {name: jnp.zeros(since.shape[0]) for name in model.inputs}
-    modes = {name: f(params.during(0)).modes() for name, f in model.inputs.items()}
-    occasion = jax.lax.cummax(jnp.asarray(events.occasion))
+    modes = dict(zip(model.inputs, system.modes, strict=True))
     for g, target in enumerate(structure.targets):
         name = model.depots.get(target.compartment, target.compartment)
         amount = jnp.asarray(events.amount)
         if target.bioavailability is not None:
-            share = target.bioavailability
-            amount = amount * jax.vmap(lambda k, f=share: f(params.during(k)))(occasion)
+            amount = amount * events.by_occasion(target.bioavailability, system.every)
         course = Course(since, duration if structure.infused[g] else None)
-        depot = target.compartment in model.depots
-        response = modes[name].concentration(modes[name].response(course, depot))
+        response = modes[name].response(course, target.compartment in model.depots)
         mine = given & (events.aim == g)
         levels[name] = levels[name] + jnp.sum(jnp.where(mine, amount * response, 0.0), axis=1)
     return levels

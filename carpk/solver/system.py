@@ -221,14 +221,15 @@ class System:
 
     def outputs(self, t: Numbers, content: Content) -> tuple[States, dict[str, Array]]:
         """States and outputs of compartments that hold this."""
-        model = self.structure.model
-        states = model.states(*self.natural(content.u))
-        more = self.extra(self.input_concentrations(content.amplitude))
-        values = {
-            k: jnp.asarray(f(t, states, self.params, *more), float)
-            for k, f in model.outputs.items()
+        states = self.structure.model.states(*self.natural(content.u))
+        return states, self.outputs_of(t, states, self.input_concentrations(content.amplitude))
+
+    def outputs_of(self, t: Numbers, states: States, c: Values) -> dict[str, Array]:
+        """Outputs of these states and concentrations."""
+        return {
+            k: jnp.asarray(f(t, states, self.params, *self.extra(c)), float)
+            for k, f in self.structure.model.outputs.items()
         }
-        return states, values
 
 
 def placed(
