@@ -241,11 +241,11 @@ def _level(
     """Concentration in the typical patient on a day [mg/L], shape (patient,)."""
     (target,) = model.into("fludarabine")
     time = jnp.array([float(d.time) for d in doses])
-    duration = jnp.array([float(d.duration) for d in doses])
+    duration = jnp.array([float(d.days) for d in doses])
 
     def one(p: Params, amount: Array) -> Array:
-        assert target.bioavailability is not None
-        arrives = target.bioavailability(p) * amount
+        assert target.scale is not None
+        arrives = target.scale(p) * amount
         drug = model.inputs[target.compartment](p)
         return drug.concentration(jnp.array([day]), time, arrives, duration)[0]
 

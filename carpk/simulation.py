@@ -160,6 +160,7 @@ def simulate(
     draws: int | None = None,
     covariates: Mapping[str, ArrayLike] | None = None,
     measured: bool = False,
+    after: bool = False,
     seed: int = 0,
 ) -> Simulation:
     """Simulate a regimen.
@@ -179,6 +180,7 @@ def simulate(
             the reference where left out. A latent class that is left out is drawn, with its
             published share, wherever there are virtual patients.
         measured: add the assay's residual error to the outputs that were fitted (fits only).
+        after: whether a day on which something is given is that just after it, not before.
         seed: same seed, same patients.
     """
     t = np.asarray(days, float)
@@ -192,7 +194,7 @@ def simulate(
         source, regimen, patients=patients, draws=draws, covariates=covariates, seed=seed
     )
     size = np.shape(next(iter(params.items()))[1])
-    (block,) = simulate_in_blocks(model, regimen, t, params, size[0])
+    (block,) = simulate_in_blocks(model, regimen, t, params, size[0], after)
     for reason, count in block.failures.items():
         warnings.warn(
             f"simulate: {count} of {size[0] * size[1]} patients have no solution and are nan: "
@@ -465,16 +467,22 @@ class Block(NamedTuple):
 
 
 def simulate_in_blocks(
-    model: ClosedForm | ODEModel, regimen: Regimen, t: np.ndarray, params: Params, draws: int
+    model: ClosedForm | ODEModel,
+    regimen: Regimen,
+    t: np.ndarray,
+    params: Params,
+    draws: int,
+    after: bool,
 ) -> Iterator[Block]:
     """Outputs of virtual patients, `draws` draws at a time, so that memory stays bounded.
 
     Args:
         params: leaves (draw, patient, infusion).
         draws: a divisor of the number of draws.
+        after: as in `simulate`.
     """
     size = np.shape(next(iter(params.items()))[1])
-    every = _closed(model, regimen, t) if isinstance(model, ClosedForm) else None
+    every = _closed(model, regimen, t, after) if isinstance(model, ClosedForm) else None
     first = min([float(t[0]), *(float(e.time) for e in regimen.events)])
     solver: Solver | None = None
     for begin in range(0, size[0], draws):
@@ -485,7 +493,7 @@ def simulate_in_blocks(
         shape = (draws * size[1], *(size[2:] if size[2] > 1 else ()))
         flat = jax.tree.map(lambda x, shape=shape: jnp.reshape(x, shape), some)
         result = (
-            solve_many(model, regimen, t, flat, start=first)
+            solve_many(model, regimen, t, flat, start=first, after=after)
             if solver is None
             else solve_all(solver, flat)
         )
@@ -494,14 +502,14 @@ def simulate_in_blocks(
         yield Block(outputs, result.failures, solver.describe())
 
 
-def _closed(model: ClosedForm, regimen: Regimen, t: np.ndarray) -> Wrapped:
+def _closed(model: ClosedForm, regimen: Regimen, t: np.ndarray, after: bool) -> Wrapped:
     """From parameters (draw, patient, infusion) to outputs, output -> (draw, patient, time)."""
     start = jnp.array([e.time for e in regimen.infusions])
     amount = jnp.array([e.amount for e in regimen.infusions])
     grid = jnp.asarray(t)
 
     def one(p: Params, output: str) -> Array:
-        return model.level(output, grid, p, start, amount)
+        return model.level(output, grid, p, start, amount, after=after)
 
     def every(p: Params) -> dict[str, Array]:
         return {k: jax.lax.map(jax.vmap(partial(one, output=k)), p) for k in model.units}

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 AXES = ("chain", "draw", "patient", "time", "infusion", "cohort")  # of results
 
+SAME = 1e-9  # day; times that differ by less are one: hours in days are not exact
+
 Curve = Callable[..., Float[Array, " time"]]  # f(t, p)
 
 
@@ -240,6 +242,7 @@ class ClosedForm(StructuralModel):
         amount: Float[Arrays, " infusion"] | None = None,
         *,
         smooth: bool = False,
+        after: Arrays | bool = False,
     ) -> Float[Array, " time"]:
         """An output after any number of infusions [the output's unit].
 
@@ -250,9 +253,11 @@ class ClosedForm(StructuralModel):
             infusion_time: days; an infusion at infinity never happens.
             amount: cells; needed only with a dose effect.
             smooth: use the rounded-off outputs.
+            after: whether a level at the time of an infusion is that just after it, not before; one
+                answer, or shape (time,).
 
         Returns:
-            Shape (time,); 0 before the first infusion.
+            Shape (time,); 0 up to the first infusion.
         """
         self.require(output)
         curve = (self.smooth if smooth and self.smooth else self.outputs)[output]
@@ -262,9 +267,9 @@ class ClosedForm(StructuralModel):
         if self.dose_effect is not None:
             each = self._scale_with_dose(each, amount)
         since = t[None, :] - start[:, None]
-        after = since >= 0
-        values = jax.vmap(curve)(jnp.where(after, since, 0.0), each)
-        return jnp.sum(jnp.where(after, values, 0.0), axis=0)
+        given = (since > SAME) | ((since >= -SAME) & after)
+        values = jax.vmap(curve)(jnp.where(given, jnp.maximum(since, 0.0), 0.0), each)
+        return jnp.sum(jnp.where(given, values, 0.0), axis=0)
 
     def with_dose_effect(
         self, exponent: float, reference: float, parameter: str = "cmax"
@@ -305,12 +310,16 @@ class Target:
 
     Attributes:
         compartment: a state, or one of the model's `inputs`.
-        bioavailability: f(p), content of the compartment per unit given (F): the conversion from
-            cells or mg to the compartment's unit belongs here. 1 where left out.
+        bioavailability: f(p), share of the amount that arrives (F). 1 where left out.
         lag: f(p), days between giving and arriving (ALAG); none where left out.
         unit: of the amounts given: "cells" or "mg".
         duration: f(p), days over which a `Bolus` enters at a constant rate (D, zero-order
-            absorption); at once where left out. An `Infusion` keeps its own duration.
+            absorption); at once where left out. An `Infusion` keeps its own duration, unless it
+            says that the model gives it.
+        rate: f(p), amount per day at which it enters (R), in place of `duration`.
+        scale: f(p), content of the compartment per unit that arrives: the conversion from cells or
+            mg to the compartment's unit. 1 where left out. Where the rate of an infusion is given,
+            bioavailability changes its duration, and scale the content.
     """
 
     compartment: str
@@ -318,11 +327,20 @@ class Target:
     lag: Callable[..., Numbers] | None = None
     unit: str = "cells"
     duration: Callable[..., Numbers] | None = None
+    rate: Callable[..., Numbers] | None = None
+    scale: Callable[..., Numbers] | None = None
+
+    def __post_init__(self) -> None:
+        if self.duration is not None and self.rate is not None:
+            raise ModelError(
+                f"Target({self.compartment!r}) has a duration and a rate, but one gives the other; "
+                "leave one out."
+            )
 
     @property
     def functions(self) -> dict[str, Callable[..., Numbers]]:
         """What of it depends on the parameters."""
-        names = ("bioavailability", "lag", "duration")
+        names = ("bioavailability", "lag", "duration", "rate", "scale")
         every = {name: getattr(self, name) for name in names}
         return {name: f for name, f in every.items() if f is not None}
 
@@ -344,9 +362,9 @@ class ODEModel(StructuralModel):
         outputs: name -> f(t, y, p) or f(t, y, p, c), a number.
         initial: f(p), the `States` before anything is given; their defaults where left out.
         targets: product -> `Target`, or several of them, each of which gets the whole amount times
-            its own bioavailability; a product that is not named goes into the state or the input of
-            its own name. A `Target` with a lag is also how something changes in the equations on a
-            day that depends on parameters: a state that is filled then.
+            its own scale and bioavailability; a product that is not named goes into the state or
+            the input of its own name. A `Target` with a lag is also how something changes in the
+            equations on a day that depends on parameters: a state that is filled then.
         inputs: name -> f(p), a `Disposition`: drugs that are eliminated linearly. They are solved
             in closed form and given to the vector field as c["name"]. The depot of one that has an
             absorption is the compartment "name_depot".

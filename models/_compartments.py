@@ -58,11 +58,18 @@ def targets_of(absorption: str, params: type[ck.Params]) -> ck.Target | tuple[ck
     if absorption == "parallel":
         whole: Callable[..., ck.Scalar] = share or (lambda p: 1.0)
         return (
-            ck.Target(depot, lambda p: p.Fr * whole(p), lag, "mg"),
-            ck.Target(central, lambda p: (1 - p.Fr) * whole(p), lag, "mg", lambda p: p.Tk0),
+            ck.Target(depot, bioavailability=lambda p: p.Fr * whole(p), lag=lag, unit="mg"),
+            ck.Target(
+                central,
+                bioavailability=lambda p: (1 - p.Fr) * whole(p),
+                lag=lag,
+                unit="mg",
+                duration=lambda p: p.Tk0,
+            ),
         )
     long = (lambda p: p.Tk0) if "Tk0" in known else None
-    return ck.Target(depot if "ka" in known else central, share, lag, "mg", long)
+    compartment = depot if "ka" in known else central
+    return ck.Target(compartment, bioavailability=share, lag=lag, unit="mg", duration=long)
 
 
 def builder(

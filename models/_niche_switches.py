@@ -382,10 +382,10 @@ def assemble(form: Form, params: type[parts.Common], on: Switches) -> ck.ODEMode
     """The model of this form with these typical values and switches."""
     states = compartments(form, on)
     outputs, units = seen(form, on)
-    into = ck.Target("P", lambda p: 1 / (form.volume(p) * body.UL_PER_L))
+    into = ck.Target("P", scale=lambda p: 1 / (form.volume(p) * body.UL_PER_L))
     targets: dict[str, ck.Target | tuple[ck.Target, ...]] = {
         "car_t": into,
-        "fludarabine": ck.Target("flu", lambda p: parts.F_ARA_A, unit="mg"),
+        "fludarabine": ck.Target("flu", scale=lambda p: parts.F_ARA_A, unit="mg"),
         "cyclophosphamide": ck.Target(form.cyclophosphamide, unit="mg"),
     }
     inputs: dict[str, Callable[..., ck.Disposition]] = {"flu": parts.fludarabine, **form.inputs}
@@ -402,7 +402,7 @@ def assemble(form: Form, params: type[parts.Common], on: Switches) -> ck.ODEMode
     if on.graft == "on":
         targets["graft"] = (
             dataclasses.replace(into, compartment="Nd"),
-            ck.Target("D", lambda p: p.D0 / graft.CELLS),
+            ck.Target("D", scale=lambda p: p.D0 / graft.CELLS),
         )
         regimens["Flu/Cy 30/500, graft on day 30"] = flu_cy + graft.REGIMEN
     return ck.ODEModel(

@@ -182,7 +182,7 @@ def build(cells: Literal["hdlm2", "raji", "raji_ido", "raji_ido_1mt"] = "hdlm2")
         params=Limited if hodgkin else variants.revised(Params, CELLS[cells]),
         states=States,
         vector_field=limited if hodgkin else unlimited,
-        targets={"car_t": ck.Target("C", lambda p: 1 / MILLION), "tumor": ck.Target("T")},
+        targets={"car_t": ck.Target("C", scale=lambda p: 1 / MILLION), "tumor": ck.Target("T")},
         outputs={
             # not below 0, around which what has died away is uncertain by 1e-6 cells
             "car_t_body": lambda t, y, p: MILLION * jnp.maximum(y.C + y.M, 0.0),

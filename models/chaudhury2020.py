@@ -226,8 +226,11 @@ def build(form: Form = "first_order") -> ck.ODEModel:
 
 
 PAPER = ck.Regimen.cells(0, 10 * LITERS * body.UL_PER_L)  # 10 cells/µL
-BLOOD = ck.Target("CE", per_cell)
-PHASES = (ck.Target("given", per_cell), ck.Target("done", per_cell, lag=lambda p: p.Tmax))
+BLOOD = ck.Target("CE", scale=per_cell)
+PHASES = (
+    ck.Target("given", scale=per_cell),
+    ck.Target("done", scale=per_cell, lag=lambda p: p.Tmax),
+)
 FORMS: dict[Form, tuple[type[Common], Callable[..., States]]] = {
     "first_order": (FirstOrder, first_order),
     "lotka_volterra": (LotkaVolterra, lotka_volterra),

@@ -268,7 +268,7 @@ def build(patient: Literal["upn1", "upn3"] = "upn1") -> ck.ODEModel:
         states=States,
         vector_field=vector_field,
         initial=lambda p: States(B=p.B0, IL6=p.b6, IL10=p.b10, IFN=p.bG),
-        targets={"car_t": ck.Target("Ep", lambda p: 1 / CELLS)},
+        targets={"car_t": ck.Target("Ep", scale=lambda p: 1 / CELLS)},
         outputs={
             "car_t": lambda t, y, p: CELLS * (y.Ep + y.Mp) / (body.UL_PER_L * p.Vb),
             "car_t_blood": lambda t, y, p: y.Ep + y.Mp,

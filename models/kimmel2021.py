@@ -263,7 +263,7 @@ def build(
         states=states,
         vector_field=vector_field_with_cure if cure else vector_field,
         initial=lambda p: states(N=p.N0, C=0.0, B=p.B0),
-        targets={"car_t": ck.Target("C", lambda p: per_ul / body.CELLS_PER_UL)},
+        targets={"car_t": ck.Target("C", scale=lambda p: per_ul / body.CELLS_PER_UL)},
         outputs=outputs,
         units=units,
         one_cell={"tumor": 1 / body.CELLS_PER_ML},

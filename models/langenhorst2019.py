@@ -154,7 +154,7 @@ model = ck.ODEModel(
     states=States,
     vector_field=vector_field,
     inputs={"flu": fludarabine},
-    targets={"fludarabine": ck.Target("flu", lambda p: F_ARA_A, unit="mg")},
+    targets={"fludarabine": ck.Target("flu", scale=lambda p: F_ARA_A, unit="mg")},
     outputs={"flu": lambda t, y, p, c: c["flu"], "flu_auc": lambda t, y, p, c: y.auc},
     units={"flu": "mg/L", "flu_auc": "mg h/L"},
     regimens={  # mg/m² times 1.8 m², assumed for the reference patient of 70 kg

@@ -242,10 +242,10 @@ model = ck.ODEModel(
     targets={
         "car_t": (
             *(
-                ck.Target(s, lambda p: QUARTER / body.CELLS_PER_UL)
+                ck.Target(s, scale=lambda p: QUARTER / body.CELLS_PER_UL)
                 for s in ("TN", "TCM", "TEM", "TEff")
             ),
-            ck.Target("infused", lambda p: 1 / body.CELLS_PER_UL),
+            ck.Target("infused", scale=lambda p: 1 / body.CELLS_PER_UL),
         )
     },
     outputs={

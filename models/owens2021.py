@@ -233,8 +233,8 @@ def build(
         initial=lambda p: States(T=p.T0, E=p.E0, C=0.0),
         inputs={"M": lambda p: ck.Disposition(p.gamma, 1.0)},
         targets={
-            "car_t": ck.Target("C", lambda p: p.F),
-            "chemotherapy": ck.Target("M", lambda p: p.pulse_width, unit="mg"),
+            "car_t": ck.Target("C", bioavailability=lambda p: p.F),
+            "chemotherapy": ck.Target("M", scale=lambda p: p.pulse_width, unit="mg"),
         },
         outputs={
             "car_t_body": lambda t, y, p, c: y.C,

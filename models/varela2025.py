@@ -150,7 +150,7 @@ def build(product: Literal["axi-cel", "tisa-cel"] = "axi-cel") -> ck.ODEModel:
         states=langenhorst2019.States,
         vector_field=langenhorst2019.vector_field,
         inputs={"flu": fludarabine},
-        targets={"fludarabine": ck.Target("flu", lambda p: F_ARA_A, unit="mg")},
+        targets={"fludarabine": ck.Target("flu", scale=lambda p: F_ARA_A, unit="mg")},
         outputs={"flu": lambda t, y, p, c: c["flu"], "flu_auc": lambda t, y, p, c: y.auc},
         units={"flu": "mg/L", "flu_auc": "mg h/L"},
         correlation={("fCL", "V1"): 0.9},

@@ -206,7 +206,11 @@ ONE = ck.ODEModel(
     vector_field=lambda t, y, p: Central(-p.clearance / p.volume * y.amount),
     outputs={"level": lambda t, y, p: y.amount / p.volume},
     units={"level": "mg/L"},
-    targets={"drug": ck.Target("amount", lambda p: p.share, lambda p: p.lag, "mg")},
+    targets={
+        "drug": ck.Target(
+            "amount", bioavailability=lambda p: p.share, lag=lambda p: p.lag, unit="mg"
+        )
+    },
 )
 ONE_REGIMEN = ck.Regimen(
     (

@@ -265,7 +265,7 @@ class TestOutcomes:
 
     def test_areas_and_levels_are_those_of_the_curve(self):
         result = compare(TOY, ARMS, [ck.nca.auc_to(28), "auc0_28d", "level_20d"], patients=2)
-        sim = ck.simulate(TOY, ONE, np.linspace(0, 28, 2801), patients=2)
+        sim = ck.simulate(TOY, ONE, np.linspace(0, 28, 2801), patients=2, after=True)
         area = [float(ck.nca.auc(sim["time"].values, c)) for c in sim["car_t"].values[0]]
         np.testing.assert_allclose(result.data["auc_to_28"].sel(arm="less")[0], area, rtol=0.02)
         np.testing.assert_array_equal(result.data["auc_to_28"], result.data["auc0_28d"])
@@ -345,7 +345,7 @@ GROWTH = ck.ODEModel(
     params=Growth,
     states=Cells,
     vector_field=lambda t, y, p: Cells(C=-p.r * y.C, B=y.B * (0.05 - 0.04 * y.C)),
-    targets={"car_t": ck.Target("C", lambda p: 1e-7)},
+    targets={"car_t": ck.Target("C", scale=lambda p: 1e-7)},
     outputs={
         "car_t": lambda t, y, p: y.C,
         "tumor": lambda t, y, p: y.B,

@@ -48,7 +48,7 @@ def exact(p, count, absorption, regimen=REGIMEN, days=DAYS):
         if isinstance(event, ck.Reset):
             continue
         if event.product == "drug_iv":
-            doses = [(event.time, event.amount * central, event.duration)]
+            doses = [(event.time, event.amount * central, event.days)]
         else:
             amount, at = event.amount * share, event.time + lag
             doses = {
@@ -133,14 +133,14 @@ def test_steady_state_is_the_sum_over_all_doses_before(depot, duration):
     drug = ck.Disposition(9.0, 4.0, ((6.0, 3.0),), 7.3)
     t = np.array([0.0, 0.1, 0.29, 0.5, 0.8, 2.0, 7.0])
     times = -0.5 * np.arange(400)
-    right = drug.concentration(t, times, 10.0, duration, depot=depot)
-    found = drug.concentration(t, 0.0, 10.0, duration, depot=depot, interval=0.5)
+    right = drug.concentration(t, times, 10.0, duration, depot=depot, after=True)
+    found = drug.concentration(t, 0.0, 10.0, duration, depot=depot, interval=0.5, after=True)
     np.testing.assert_allclose(found, right, rtol=1e-10)
 
 
 def test_an_infusion_that_ran_for_ever_was_at_its_rate_over_clearance():
     drug = ck.Disposition(9.0, 4.0, ((6.0, 3.0),))
-    found = drug.concentration(np.array([0.0]), 0.0, 5.0, interval=0.0)  # 5 mg/day
+    found = drug.concentration(np.array([0.0]), 0.0, 5.0, interval=0.0, after=True)  # 5 mg/day
     assert float(found[0]) == pytest.approx(5.0 / 9.0, rel=1e-12)
 
 

@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import carpk as ck
 from carpk.dataset import Dataset, cohort_summaries, load_dataset, units
+from carpk.dosing.regimen import Infusion, Reset
 from carpk.errors import CarpkWarning, DatasetError
 
 FOLDER = Path(__file__).parent / "reference" / "dataset" / "simulated"
@@ -192,7 +194,6 @@ def test_a_bad_observation_is_refused_with_row_column_patient_and_advice(case):
 
 BAD_DOSES = {
     "negative amount": ("amount", -1e6, ["amount must be positive", "-1e+06"]),
-    "no amount": ("amount", None, ["number is missing"]),
     "word": ("amount", "1e8 cells", ["is not a number"]),
     "negative duration": ("duration", -1, ["zero or positive", "bolus"]),
     "missing duration": ("duration", None, ["Write 0 for a bolus"]),
@@ -209,6 +210,150 @@ def test_a_bad_dose_is_refused_with_row_column_patient_and_advice(case):
     message = refusal(doses=at(doses(), 2, column, entry))
     for part in ("doses, row 2", f"column `{column}`", "patient 'P2'", *expected):
         assert part in message
+
+
+def test_doses_say_further_what_event_records_say_and_keep_only_that():
+    given = doses(
+        unit=["mg", "cells", "cells"],
+        rate=[60.0, None, None],
+        duration=[0, 0, 0],
+        ii=[0.5, None, None],
+        addl=[2, None, None],
+        ss=[2, None, None],
+        evid=[4, None, 3],
+        compartment=["Y", "", ""],
+    )
+    data = dataset(doses=given, observations=observations(patient=["P1"] * 4))
+    assert [*data.doses] == [*doses(), "rate", "ss", "ii", "evid", "compartment"]
+    assert data.doses["time"].tolist() == [-5.0, -4.5, -4.0, 0.0, 0.0]
+    assert data.doses["duration"].tolist() == [0.5, 0.5, 0.5, 0.0, 0.0]
+    first, second = data.regimens()
+    infusion = Infusion(
+        -5.0, 30.0, product="fludarabine", unit="mg", compartment="Y", rate=60.0, ss=2, ii=0.5
+    )
+    assert first.events[:2] == (Reset(-5.0), infusion)
+    assert [e.ss for e in first.doses] == [2, 0, 0, 0]
+    assert second.events == (Reset(0.0),)
+    hours = dataset(
+        doses=doses(time=[-120.0, 0.0, 0.0], rate=[60.0, 0, 0], duration=[0, 0, 0]),
+        time_unit="hour",
+    )
+    assert hours.doses["rate"].tolist()[0] == 60.0 * 24
+
+
+BAD_RECORDS = {
+    "ss": ({"ss": 3}, "ss must be 0, 1 or 2, but is 3"),
+    "no ii": ({"ss": 1, "unit": "mg"}, "needs ii, the time between doses"),
+    "cells": ({"ss": 1, "ii": 1.0}, "cells multiply"),
+    "evid": ({"evid": 2}, "evid must be 1 (dose), 3 (reset) or 4 (both), but is 2"),
+    "rate and duration": ({"rate": 5.0, "duration": 0.1}, "has a rate (5) and a duration"),
+    "rate": ({"rate": -3.0}, "rate is -3, but must be positive, or -1 or -2"),
+    "addl alone": ({"addl": 2}, "2 additional doses need ii"),
+    "addl half": ({"addl": 0.5, "ii": 1.0}, "whole number from 0 to 100000, but is 0.5"),
+    "addl for ever": ({"addl": 1e12, "ii": 1.0}, "whole number from 0 to 100000, but is 1e+12"),
+    "negative ii": ({"addl": 2, "ii": -1.0}, "ii is negative (-1)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RECORDS)
+def test_a_bad_record_of_a_dose_is_refused_with_row_column_and_advice(case):
+    entries, words = BAD_RECORDS[case]
+    usual = {"duration": 0.0, "unit": "cells"}
+    columns = {k: [usual.get(k, np.nan)] * 2 + [v] for k, v in entries.items()}
+    columns["unit"] = ["mg/m2", "cells", entries.get("unit", "cells")]
+    message = refusal(doses=doses(**columns))
+    assert words in message
+    assert "doses, row 2, column `" in message
+    assert "patient 'P2'" in message
+
+
+def test_a_sample_at_the_time_of_a_dose_is_before_it_unless_it_was_recorded_after():
+    """Of cells at their first infusion there are none before it, which is said."""
+    day_0 = {"time": [0.0, 14.0, 0.0, 180.0]}
+    with pytest.warns(CarpkWarning, match=r"taken before it.*\(2 rows like this\).*`record`"):
+        untold = dataset(observations=observations(**day_0))
+    assert untold.arrays("transgene").follows.tolist() == [[-1, -1], [-1, -1]]
+    with pytest.warns(CarpkWarning, match=r"patient 'P2'.*\(1 row like this\)"):
+        told = dataset(
+            doses=doses(record=[1, 2, 2]), observations=observations(record=[3, 4, 1, 3], **day_0)
+        )
+    assert told.arrays("transgene").follows.tolist() == [[1, 0], [0, 0]]
+    assert told.arrays("transgene").follows_cells.tolist() == [[1, 0], [0, 0]]
+    later = dataset(doses=doses(record=[1, 2, 2]), observations=observations(record=[3, 4, 3, 4]))
+    assert "record" not in later.doses
+
+
+def test_an_amount_that_is_not_known_is_refused_where_it_is_needed_and_not_before():
+    data = dataset(doses=doses(amount=[30.0, None, 1e8]), patients=patients(bsa=[1.8, 1.9]))
+    assert "the amount of 1 dose is not known" in "".join(data.notes)
+    assert ck.nca.table(data, "transgene").CMAX.tolist() == [2e4, 5e4]
+    curve = ck.load_model("piecewise", output="transgene", unit="copies/µg", cmax=2e4)
+    ck.Population(curve, varies=["cmax"]).bind(data)
+    needed = "patient 'P1'.* of car_t on day 0 is not known"
+    with pytest.raises(DatasetError, match=needed):
+        data.regimens()
+    with pytest.raises(ck.FitError, match=r"'cmax' follows the dose.*'P1'.*day 0 is not known"):
+        ck.Population(curve.with_dose_effect(0.3, 1e8), varies=["cmax"]).bind(data)
+    with pytest.raises(DatasetError, match=r"'P1' .* NONMEM table needs it"):
+        data.to_nonmem("unused.csv")
+
+
+def test_none_is_a_category_among_words_and_missing_among_numbers():
+    told = dataset(patients=patients(ld=["None", "Flu"], age=["None", 45]))
+    assert told.covariate("ld").tolist() == ["None", "Flu"]
+    assert "'None' of `ld` is a category like its others (1 row)" in "".join(told.notes)
+    assert np.isnan(told.patients["age"][0])
+    absent = dataset(patients=patients(ld=[None, "Flu"]))
+    assert absent.patients["ld"].tolist() == [None, "Flu"]
+
+
+def percent(unit, count="cd3", tube="cells/µL", **more):
+    return pd.DataFrame(
+        {
+            "patient": ["P1", "P2", "P1", "P2"],
+            "time": [7.0, 7.0, 7.0, 7.0],
+            "analyte": ["car_t", "car_t", count, count],
+            "value": [0.5, 40.0, 90.0, 1.2],
+            "unit": [unit, unit, tube, tube if count == "cd3" else "10^3/µL"],
+            "lloq": [0.1, 0.1, None, None],
+            "censored": [0] * 4,
+            **more,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("unit", "count", "right"),
+    [
+        ("% of CD3", "cd3", [0.45, 0.48]),
+        ("%CD3+", "cd3", [0.45, 0.48]),
+        ("percent of T cells", "t_cells", [0.45, 480.0]),
+        ("% lymphocytes", "alc", [0.45, 480.0]),
+        ("% of leukocytes", "wbc", [0.45, 480.0]),
+    ],
+)
+def test_percent_of_cells_is_turned_into_cells_by_their_count(unit, count, right):
+    data = dataset(observations=percent(unit, count))
+    rows = data.observations[data.observations["analyte"] == "car_t"]
+    assert rows["value"].tolist() == pytest.approx(right)
+    assert rows["lloq"].tolist() == pytest.approx(
+        [0.1 * r / v for r, v in zip(right, (0.5, 40.0), strict=True)]
+    )
+    assert data.units["car_t"] == "cells/µL"
+    assert "of the same tube" in "".join(data.notes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (percent("%"), "row 0.*percent of what.*% of CD3"),
+        (percent("% of CD3", time=[7.0, 7.0, 7.0, 8.0]), "row 1.*no count of these cells.*`cd3`"),
+        (percent("% of CD3", tube="mL"), "row 2.*'mL', not in cells"),
+    ],
+)
+def test_percent_without_a_count_is_refused(rows, words):
+    with pytest.raises(DatasetError, match=words):
+        dataset(observations=rows)
 
 
 BAD_SUMMARIES = {

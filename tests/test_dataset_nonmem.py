@@ -261,15 +261,16 @@ def test_columns_that_follow_from_others_are_left_out_with_a_note(table):
 # ---- refusals ---------------------------------------------------------------------------------
 
 BAD = {
-    "EVID 3": (columns(EVID=["1", "3", "0"]), 3, "EVID", "not read from tables"),
-    "EVID 4": (columns(EVID=["4", "0", "0"]), 2, "EVID", "patient of its own"),
+    "EVID 3": (columns(EVID=["3", "2", "0"]), 2, "AMT", "no dose"),
     "EVID 7": (columns(EVID=["1", "7", "0"]), 3, "EVID", "must be 0 (observation)"),
     "no EVID": (columns(EVID=["1", ".", "0"]), 3, "EVID", "EVID is missing"),
-    "SS": (columns(SS=["1", "0", "0"]), 2, "SS", "steady state"),
-    "RATE -1": (columns(RATE=["-1", "0", "0"]), 2, "RATE", "modelled rate"),
-    "RATE -2": (columns(RATE=["-2", "0", "0"]), 2, "RATE", "column DUR"),
-    "RATE -5": (columns(RATE=["-5", "0", "0"]), 2, "RATE", "RATE is negative"),
-    "ADDL": (columns(ADDL=["2", "0", "0"]), 2, "ADDL", "needs an interval II > 0"),
+    "SS of cells": (columns(SS=["1", "0", "0"], II=["1", "0", "0"]), 2, "SS", "cells multiply"),
+    "SS without II": (columns(SS=["1", "0", "0"]), 2, "SS", "needs ii"),
+    "SS 3": (columns(SS=["3", "0", "0"]), 2, "SS", "0, 1 or 2"),
+    "SS on observation": (columns(SS=["0", "1", "0"]), 3, "SS", "no dose"),
+    "RATE -5": (columns(RATE=["-5", "0", "0"]), 2, "RATE", "must be positive"),
+    "ADDL": (columns(ADDL=["2", "0", "0"]), 2, "ADDL", "need ii"),
+    "too many": (columns(ADDL=["1e12", "0", "0"], II=["1", "0", "0"]), 2, "ADDL", "0 to 100000"),
     "ADDL half": (columns(ADDL=["1.5", "0", "0"]), 2, "ADDL", "whole number"),
     "RATE and DUR": (
         columns(RATE=["1e8", ".", "."], DUR=["3", ".", "."]), 2, "DUR", "Keep one of RATE and DUR"
@@ -552,3 +553,32 @@ def test_a_weight_with_a_decimal_comma_is_no_category(table):
     path = table('ID,TIME,AMT,DV,EVID,WT\n1,0,1e8,.,1,"72,5"\n1,7,.,50,0,"72,5"\n')
     with pytest.raises(DatasetError, match=r"'72,5' is not a number.*\(72\.5\)"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "of"), [("LNDV", np.log), ("ldv", np.log), ("LOG10DV", np.log10)]
+)
+def test_logarithms_become_levels_where_there_is_no_dv(table, column, of):
+    text = f"ID,TIME,{column},AMT,EVID\n1,0,.,1e8,1\n1,7,{of(20000.0)},.,0\n"
+    data = read(table(text), analytes="transgene", units={"transgene": "copies/µg"})
+    assert data.observations["value"].tolist() == pytest.approx([20000.0])
+    assert f"the logarithms in {column}" in "".join(data.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ID,TIME,LNDV,AMT\n1,0,.,1e8\n1,7,20000,.\n", "row 3, column `LNDV`.*that of no level"),
+        ("ID,TIME,LOGDV,AMT\n1,0,.,1e8\n1,7,4.3,.\n", "base that is not told.*LOG10DV"),
+    ],
+)
+def test_what_may_not_be_logarithms_is_refused(table, text, words):
+    with pytest.raises(DatasetError, match=words):
+        read(table(text))
+
+
+def test_logarithms_beside_levels_are_left_out(table):
+    text = "ID,TIME,DV,LNDV,AMT,EVID\n1,0,.,.,1e8,1\n1,7,20,3,.,0\n1,9,30,3.4,.,0\n"
+    data = read(table(text))
+    assert data.observations["value"].tolist() == [20, 30]
+    assert "columns left out: `LNDV`" in "".join(data.notes)

@@ -73,10 +73,11 @@ def test_gradients_are_those_of_the_compartments(drug):
 
 
 def test_there_is_nothing_before_the_first_dose_and_all_of_it_just_after():
-    """At a dose's own time the level just after it is given; an infusion has just begun."""
+    """At a dose's own time the level just before or after it is given; an infusion has begun."""
     drug = disposition(*DRUGS["three"])
     t = np.array([0.99999, 1.0, 2.0])
-    bolus, infusion = (drug.concentration(t, 1.0, 8.0, d) for d in (0.0, 0.5))
+    assert drug.concentration(t, 1.0, 8.0)[:2].tolist() == [0.0, 0.0]
+    bolus, infusion = (drug.concentration(t, 1.0, 8.0, d, after=True) for d in (0.0, 0.5))
     assert bolus[:2].tolist() == [0.0, pytest.approx(8.0 / 4.0, rel=1e-12)]
     assert infusion[:2].tolist() == [0.0, 0.0]
     assert infusion[2] > bolus[2] > 0

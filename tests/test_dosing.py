@@ -156,6 +156,10 @@ def test_an_arm_prints_bendamustine(tmp_path):
     assert "  cyclophosphamide 60 mg/kg on day -6" in repr(arms["mixed"])
 
 
+def drug(**more):
+    return ck.Infusion(0.0, 9.0, product="drug", **more)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -167,6 +171,14 @@ def test_an_arm_prints_bendamustine(tmp_path):
         (lambda: ck.Regimen.lymphodepletion(flu=[(-5, 30, "lb")]), "known are 'm2', 'kg'"),
         (lambda: ck.Regimen((ck.Infusion(0.0, 1.0, 0.0),)), "longer than 0 days.* is a Bolus"),
         (lambda: ck.Regimen((ck.Infusion(0.0, 1.0, math.nan),)), "longer than 0 days"),
+        (lambda: ck.Regimen((drug(),)), "a duration .* or a rate .* one of the two"),
+        (lambda: ck.Regimen((drug(duration=1.0, rate=3.0),)), "one of the two"),
+        (lambda: ck.Regimen((drug(rate=-3.0),)), "rate -3.0, but .* above 0 .* or -1 or -2"),
+        (lambda: ck.Regimen((drug(rate=3.0, ss=3),)), "ss must be 0, 1 or 2, but is 3"),
+        (lambda: ck.Regimen((drug(rate=3.0, ss=1),)), "give it, or amount 0 and a rate"),
+        (lambda: ck.Regimen((ck.Bolus(0.0, 9.0, "drug", "mg", ss=2),)), "ii, .* must be above 0"),
+        (lambda: ck.Regimen((ck.Bolus(0.0, 1e8, ss=1, ii=1.0),)), "cells multiply"),
+        (lambda: ck.Regimen((ck.Bolus(0.0, 1e8, addl=10**12, ii=1.0),)), "not written out"),
         (lambda: ck.Regimen.cells(amount=-1e8), r"amount -100000000.0, but .* above 0"),
         (lambda: ck.Regimen.cells(amount=0), "must be above 0"),
         (lambda: ck.Regimen.cells(amount=math.inf), "must be above 0"),
@@ -303,3 +315,20 @@ def test_the_table_has_a_row_per_event_and_prints():
     assert "1e+08" in repr(regimen)
     assert repr(ck.Regimen()) == "Regimen()"
     assert list(ck.Regimen().describe().columns) == list(table.columns)
+
+
+def test_a_steady_state_is_that_of_the_first_dose_and_is_shown():
+    dose = ck.Bolus(0.0, 9.0, "drug", "mg", addl=2, ii=0.5, ss=1)
+    regimen = ck.Regimen((dose, ck.Infusion(3.0, 0.0, product="drug", rate=7.0, ss=2)))
+    assert [(e.ss, e.ii) for e in regimen.events] == [(1, 0.5), (0, 0.0), (0, 0.0), (2, 0.0)]
+    assert [*regimen.describe()][-3:] == ["ss", "ii", "rate"]
+    assert regimen.describe()["rate"].iloc[-1] == 7.0
+    assert (regimen + ck.Regimen()).describe().equals(regimen.describe())
+
+
+def test_the_rate_of_an_infusion_is_per_body_size_where_its_amount_is():
+    per = ck.Regimen((ck.Infusion(0.0, 9.0, product="drug", rate=7.0, per="m2"),))
+    (event,) = per.resolve(bsa=1.5).events
+    assert (event.amount, event.rate, event.days) == (13.5, 10.5, 9 / 7)
+    modelled = ck.Regimen((ck.Infusion(0.0, 9.0, product="drug", rate=-1, per="m2"),))
+    assert modelled.resolve(bsa=1.5).events[0].rate == -1

@@ -33,7 +33,7 @@ MODEL = ck.ODEModel(
     params=Params,
     states=States,
     vector_field=lambda t, y, p: States(C=p.grow * y.C, H=-p.kill * y.D * y.H, D=-2.0 * y.D),
-    targets={"car_t": ck.Target("C", lambda p: 1e-6), "drug": ck.Target("D", unit="mg")},
+    targets={"car_t": ck.Target("C", scale=lambda p: 1e-6), "drug": ck.Target("D", unit="mg")},
     outputs={"cells": lambda t, y, p: y.C, "host": lambda t, y, p: y.H},
     units={"cells": "cells/µL", "host": "cells/µL"},
 )

@@ -33,7 +33,7 @@ MODEL = ck.ODEModel(
     vector_field=lambda t, y, p, c: States(p.rho * y.cells, -c["drug"] * y.tumor),
     outputs={"level": lambda t, y, p, c: y.cells},
     units={"level": "cells/µL"},
-    targets={"car_t": ck.Target("cells", lambda p: 1e-8)},
+    targets={"car_t": ck.Target("cells", scale=lambda p: 1e-8)},
     inputs={"drug": lambda p: ck.Disposition(p.clearance, 4.0)},
 )
 CELLS = ck.Regimen.cells(0.0)
@@ -196,7 +196,7 @@ def test_messages_name_the_patient():
 def test_the_start_is_the_first_event_or_observation_of_each_patient():
     regimens = [CELLS, CELLS.shift(-3.0), ck.Regimen()]
     schedule = Schedule.of(MODEL, regimens, [[-1.0, 4.0], [2.0, np.nan], [5.0, 6.0]])
-    assert schedule.start.tolist() == [-1.0, -3.0, 5.0]
+    assert schedule.rows.start.tolist() == [-1.0, -3.0, 5.0]
 
 
 def test_doses_of_a_product_go_where_the_model_says_or_where_the_dose_says():
@@ -214,7 +214,7 @@ def test_doses_of_a_product_go_where_the_model_says_or_where_the_dose_says():
         "tumor",
         "drug",
     ]
-    assert schedule.events.aim.tolist() == [[0, 1, 2, 2]]
+    assert schedule.rows.events.aim.tolist() == [[0, 1, 2, 2]]
     assert schedule.structure.infused == (False, False, True)
 
 

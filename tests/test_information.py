@@ -31,7 +31,7 @@ LINE = ck.ClosedForm(
     outputs={"y": lambda t, p: jnp.exp(p.a + p.b * t)},
     units={"y": "cells/µL"},
 )
-DAYS = np.array([0.0, 1.0, 3.0, 7.0, 12.0])
+DAYS = np.array([0.25, 1.0, 3.0, 7.0, 12.0])
 
 
 def matrix_of(mean, variance, point, step=1e-5):
@@ -332,7 +332,7 @@ def test_fixing_what_is_advised_leaves_nothing_to_advise():
 def test_posterior_is_prior_and_information_added():
     priors = {"a": dist.Normal(2.0, 0.3), "sigma": dist.HalfNormal(1.0)}
     population = ck.Population(LINE, fixed={"b": -0.1}, priors=priors)
-    table = identifiability(population, PlannedArm(2, {"y": [0, 1]})).table
+    table = identifiability(population, PlannedArm(2, {"y": [1, 2]})).table
     sigma = scipy.stats.halfnorm.median()
     assert table.loc["sigma", "value"] == pytest.approx(sigma, rel=1e-4)
     assert table.loc["sigma", "prior_sd"] == pytest.approx(np.pi / 8**0.5, rel=5e-3)  # of ln |Z|
@@ -346,7 +346,7 @@ def test_a_prior_without_quantiles_is_drawn_from():
         "a": dist.TransformedDistribution(dist.Gamma(4.0, 2.0), dist.transforms.ExpTransform())
     }
     population = ck.Population(LINE, fixed={"b": -0.1}, priors=priors)
-    table = identifiability(population, PlannedArm(2, {"y": [0, 1]}), at={"a": 2.0}).table
+    table = identifiability(population, PlannedArm(2, {"y": [1, 2]}), at={"a": 2.0}).table
     assert table.loc["a", "value"] == 2.0
 
 
@@ -425,7 +425,7 @@ def test_differential_equations_tell_what_their_solution_tells():
         params=P,
         states=S,
         vector_field=lambda t, y, p: S(-p.k * y.c),
-        targets={"car_t": ck.Target("c", lambda p: p.c0 / 1e8)},
+        targets={"car_t": ck.Target("c", scale=lambda p: p.c0 / 1e8)},
         outputs={"y": lambda t, y, p: y.c, "half": lambda t, y, p: y.c / 2},
         units={"y": "cells/µL", "half": "cells/µL"},
     )
@@ -449,7 +449,7 @@ class TestSamplingTimes:
 
     @pytest.mark.parametrize("focus", [(), ("b",), ("omega_a", "sigma")])
     def test_the_chosen_days_are_the_best_of_all(self, focus):
-        days = [0, 2, 3, 8, 20]
+        days = [1, 2, 3, 8, 20]
         chosen = sampling_times(self.population, self.arms, {"y": days}, add=3, focus=focus)
 
         def value(some):
@@ -469,7 +469,7 @@ class TestSamplingTimes:
         assert exchanged("abc", 2, value) == ["b", "c"]
 
     def test_what_it_reports_is_what_the_design_tells(self):
-        chosen = sampling_times(self.population, self.arms, {"y": range(21)}, add=2, focus=["b"])
+        chosen = sampling_times(self.population, self.arms, {"y": range(1, 21)}, add=2, focus=["b"])
         again = identifiability(self.population, chosen.arms)
         assert chosen.after.information == pytest.approx(again.information)
         without = identifiability(self.population, self.arms)

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import math
 import pickle
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -194,9 +195,10 @@ class TestEveryClosedForm:
         patients = random_patients(model, 200)
         for output in model.outputs:
             for smooth in (False, True):
-                typical = model.level(output, YEAR, model.params(), smooth=smooth)
+                level = partial(model.level, output, YEAR, smooth=smooth, after=True)
+                typical = level(model.params())
                 assert (np.asarray(typical) > 0).all()
-                levels = jax.vmap(lambda p: model.level(output, YEAR, p, smooth=smooth))(patients)  # noqa: B023
+                levels = jax.vmap(level)(patients)
                 assert np.isfinite(levels).all()
                 assert (np.asarray(levels) >= 0).all()
 
@@ -266,13 +268,16 @@ class TestEveryODEModel:
     def test_stays_finite_and_never_negative_over_a_year_and_responds_to_a_dose(self, name):
         model = ck.load_model(name)
         solver = Solver.adaptive(Schedule.of(model, [pattern(model)], YEAR[::8], start=-10.0))
-        schedule = dataclasses.replace(solver.schedule, events=without(solver.schedule.events))
+        schedule = dataclasses.replace(
+            solver.schedule,
+            rows=solver.schedule.rows._replace(events=without(solver.schedule.rows.events)),
+        )
         untouched = Solver(
             schedule, schedule.fixed() if solver.line else None, None, solver.settings
         )
         params = jax.tree.map(lambda x: jnp.full(1, x), model.params())
-        _, outputs, code, _ = solver.run(params)
-        _, without_doses, _, _ = untouched.run(params)
+        _, outputs, code, *_ = solver.run(params)
+        _, without_doses, *_ = untouched.run(params)
         assert REASONS[int(code[0])] == ""
         change = 0.0
         for output, levels in outputs.items():
@@ -350,8 +355,8 @@ def test_piecewise_takes_name_unit_and_peak_of_the_assay():
     assert dict(model.units) == {"transgene": "copies/µg"}
     assert dict(plain.units) == {"car_t": "cells/µL"}
     assert model.params.info()["cmax"].unit == "copies/µg"
-    ratio = model.level("transgene", YEAR, model.params()) / plain.level(
-        "car_t", YEAR, plain.params()
+    ratio = model.level("transgene", YEAR, model.params(), after=True) / plain.level(
+        "car_t", YEAR, plain.params(), after=True
     )
     np.testing.assert_allclose(ratio, 24_000 / 50, rtol=1e-12)
 
@@ -394,7 +399,7 @@ class TestComedicationInStein:
 
     @pytest.mark.parametrize("tau", [9.3, 12.0, math.inf])
     def test_a_drug_from_the_peak_on_has_no_effect(self, tau):
-        exact = ck.load_model("stein2019").level("transgene", YEAR, self.P)
+        exact = ck.load_model("stein2019").level("transgene", YEAR, self.P, after=True)
         np.testing.assert_allclose(self.level(YEAR, tocilizumab=tau), exact, rtol=1e-12)
 
     def test_before_the_first_dose_nothing_changes(self):
@@ -421,7 +426,7 @@ def test_ogasawara_waits_for_its_lag():
     model = ck.load_model("ogasawara2021")
     p = model.params()
     start = p.cmax * 2 ** (-(p.tmax - p.lag) / p.t_double)
-    level = model.level("transgene", np.array([0.0, 3.0, p.lag + 2 * p.t_double]), p)
+    level = model.level("transgene", np.array([0.0, 3.0, p.lag + 2 * p.t_double]), p, after=True)
     np.testing.assert_allclose(level, [start, start, 4 * start], rtol=1e-12)
 
 

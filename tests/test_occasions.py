@@ -88,7 +88,7 @@ def patients(*each):
 def solver(route, after=False):
     """Of two patients, the second with two infusions only."""
     twice = ck.Regimen(tuple(e for e in REGIMEN.events if e.product == "drug" or e.time < 20))
-    schedule = Schedule.of(MODEL, [REGIMEN, twice], DAYS, after=after)
+    schedule = Schedule.of(MODEL, [REGIMEN, twice], DAYS, follows=99 if after else 0)
     if route != "mesh":
         return Solver.adaptive(schedule, route)
     reference = jax.tree.map(lambda x: x[None], patients(EACH, EACH))

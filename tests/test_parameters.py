@@ -146,7 +146,7 @@ def test_an_output_named_as_a_parameter_is_kept_apart_from_it(tmp_path):
         units={"tumor": "mL"},
     )
     days = np.array([0.0, 5.0, 10.0])
-    sim = ck.simulate(model, ck.Regimen.cells(), days)
+    sim = ck.simulate(model, ck.Regimen.cells(), days, after=True)
     assert sim["tumor"].values[0, 0] == pytest.approx(7 * np.exp(-0.2 * days))
     assert sim.parameters["tumor"].values.item() == pytest.approx(7.0)
     assert sim.outputs == ["tumor"]

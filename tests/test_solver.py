@@ -70,7 +70,7 @@ FAST_MESH = [("chain", "mesh"), ("logistic", "mesh"), ("gompertz", "mesh")]
 @pytest.mark.parametrize(("name", "route"), pairs(ADAPTIVE, *FAST))
 def test_adaptive_methods_follow_the_exact_solution(name, route):
     system = SYSTEMS[name]
-    _, outputs, code, _ = prepared(plan_of(system), route).run(each(system.model.params()))
+    _, outputs, code, *_ = prepared(plan_of(system), route).run(each(system.model.params()))
     assert REASONS[int(code[0])] == ""
     check_outputs(outputs, system)
 
@@ -98,7 +98,7 @@ def with_even_steps(schedule, n):
     """A solver with n equal steps in every segment."""
     line = None if schedule.structure.moves else schedule.fixed()
     boundaries = (
-        1 + schedule.times.shape[1] + 2 * schedule.events.time.shape[1]
+        1 + schedule.rows.times.shape[1] + 2 * schedule.rows.events.time.shape[1]
         if line is None
         else line.time.shape[1]
     )
@@ -210,7 +210,7 @@ PAIR = ck.ODEModel(
     vector_field=lambda t, y, p: PairStates(-p.k * y.a, -p.q * y.b),
     outputs={"a": lambda t, y, p: y.a, "b": lambda t, y, p: y.b},
     units={"a": "cells/µL", "b": "cells/µL"},
-    targets={"late": ck.Target("a", lambda p: p.share, lambda p: p.lag)},
+    targets={"late": ck.Target("a", bioavailability=lambda p: p.share, lag=lambda p: p.lag)},
 )
 
 
@@ -379,7 +379,9 @@ LATE = {
 def solved(route, late, after):
     """All laws at once, as patients of one plan; with late doses it is another kind of schedule."""
     laws = {**LAWS, **LATE} if late else LAWS
-    schedule = Schedule.of(PAIR, [ck.Regimen(tuple(e)) for e, _ in laws.values()], T, after=after)
+    schedule = Schedule.of(
+        PAIR, [ck.Regimen(tuple(e)) for e, _ in laws.values()], T, follows=99 if after else 0
+    )
     assert schedule.structure.moves == late
     outputs = prepared(schedule, route)(each(PAIR.params(), schedule.patients))
     return {name: (outputs["a"][i], outputs["b"][i]) for i, name in enumerate(laws)}
@@ -436,7 +438,7 @@ ANY = ck.ODEModel(
     vector_field=lambda t, y, p: AnyStates(*slopes(y.drug, y.cells, y.tumor)),
     outputs={k: lambda t, y, p, k=k: getattr(y, k) for k in AnyStates.names()},
     units={"drug": "mg", "cells": "cells/µL", "tumor": "cells/µL"},
-    targets={"late": ck.Target("drug", lambda p: 0.8, lambda p: p.lag, "mg")},
+    targets={"late": ck.Target("drug", lambda p: 0.8, lag=lambda p: p.lag, unit="mg")},
 )
 SEEN = np.array([0.0, 1.0, 2.5, 4.0, 7.0])
 PRODUCTS = {"drug": "mg", "cells": "cells", "tumor": "cells", "late": "mg"}
@@ -463,9 +465,7 @@ def event_by_event(regimen):
     initial, names = np.array([0.5, 1.0, 40.0]), AnyStates.names()
     at = [e.time + 0.35 * (getattr(e, "product", "") == "late") for e in regimen.events]
     agenda = sorted(zip(at, range(len(at)), regimen.events, strict=True), key=lambda x: x[:2])
-    ends = [
-        x + e.duration for x, e in zip(at, regimen.events, strict=True) if hasattr(e, "duration")
-    ]
+    ends = [x + e.days for x, e in zip(at, regimen.events, strict=True) if hasattr(e, "days")]
     y, running, seen = initial.copy(), {}, []  # running: event number -> (end, rate per state)
     now, cancelled = min([0.0, *(e.time for e in regimen.events)]), set()
     for day in sorted({*SEEN, *at, *ends}):
@@ -502,7 +502,7 @@ def event_by_event(regimen):
                 if isinstance(event, ck.Bolus):
                     y = y + entering
                 else:
-                    running[i] = (day + event.duration, entering / event.duration)
+                    running[i] = (day + event.days, entering / event.days)
     return np.array(seen)
 
 
@@ -532,7 +532,7 @@ def test_any_regimen_is_solved_as_by_another_integrator(data, late):
 def test_patients_with_other_schedules_are_as_if_alone():
     """On a mesh of their own they have other steps, so they agree to its tolerance only."""
     name = "infusions into one compartment overlap"
-    schedule = Schedule.of(PAIR, [ck.Regimen(tuple(LAWS[name][0]))], T, after=True)
+    schedule = Schedule.of(PAIR, [ck.Regimen(tuple(LAWS[name][0]))], T, follows=99)
     alone = prepared(schedule, "mesh")(each(PAIR.params()))
     together = solved("mesh", False, True)[name]
     np.testing.assert_allclose(alone["a"][0], together[0], rtol=1e-6)
@@ -602,7 +602,7 @@ def pursuit(k, t):
 def test_what_cannot_be_solved_is_nan_with_a_reason_and_leaves_others_alone():
     solving = prepared(Schedule.of(TROUBLE, [ck.Regimen()], DAYS), "tsit5")
     params = jax.tree.map(lambda *x: jnp.stack([*map(jnp.asarray, x)]), STIFF, FINE, BLOWS)
-    _, outputs, code, _ = solving.run(params)
+    _, outputs, code, *_ = solving.run(params)
     assert code.tolist() == [TOO_MANY_STEPS, OK, TOO_MANY_STEPS]
     stiff, fine, blows = np.asarray(outputs["y"])
     np.testing.assert_allclose(fine, pursuit(1.0, DAYS), rtol=1e-7, atol=1e-12)
@@ -613,7 +613,7 @@ def test_what_cannot_be_solved_is_nan_with_a_reason_and_leaves_others_alone():
 def test_on_the_mesh_what_blows_up_is_nan_with_a_reason_and_leaves_others_alone():
     solving = prepared(Schedule.of(TROUBLE, [ck.Regimen()], DAYS), "mesh")
     params = jax.tree.map(lambda *x: jnp.stack([*map(jnp.asarray, x)]), BLOWS, FINE)
-    _, outputs, code, _ = solving.run(params)
+    _, outputs, code, *_ = solving.run(params)
     assert code.tolist() == [NOT_FINITE, OK]
     assert np.isnan(outputs["y"][0, 2])
     np.testing.assert_allclose(outputs["y"][1], pursuit(1.0, DAYS), rtol=1e-6, atol=1e-12)

@@ -34,7 +34,7 @@ def stein_ode(t, p):
 
 def test_the_closed_form_is_the_solution_of_the_differential_equations():
     effector, memory = stein_ode(DAYS, TYPICAL)
-    level = STEIN.level("transgene", DAYS, TYPICAL)
+    level = STEIN.level("transgene", DAYS, TYPICAL, after=True)
     np.testing.assert_allclose(level, effector + memory, rtol=1e-7)
     states = STEIN.states(jnp.asarray(DAYS), TYPICAL)
     np.testing.assert_allclose(states.effector, effector, rtol=1e-7, atol=1e-6)
@@ -51,7 +51,7 @@ def test_states_add_up_to_the_output(name):
     p = model.params()
     states = model.states(jnp.asarray(DAYS), p)
     total = sum(jax.tree.leaves(states))
-    np.testing.assert_allclose(total, model.level(output, DAYS, p), rtol=1e-12)
+    np.testing.assert_allclose(total, model.level(output, DAYS, p, after=True), rtol=1e-12)
 
 
 def test_distribution_before_the_lag_follows_kdist():
@@ -86,21 +86,22 @@ PEAKS = np.array([24_000.0, 6_000.0, 900.0])
 @pytest.mark.parametrize("smooth", [False, True])
 def test_infusions_superpose_each_with_its_own_peak(smooth):
     p = TYPICAL.replace(cmax=jnp.asarray(PEAKS))
-    together = STEIN.level("transgene", DAYS, p, STARTS, smooth=smooth)
+    together = STEIN.level("transgene", DAYS, p, STARTS, smooth=smooth, after=True)
     curve = (STEIN.smooth if smooth else STEIN.outputs)["transgene"]
     apart = sum(
         np.where(s <= DAYS, curve(jnp.asarray(np.abs(DAYS - s)), TYPICAL.replace(cmax=c)), 0.0)
         for s, c in zip(STARTS, PEAKS, strict=True)
     )
     np.testing.assert_allclose(together, apart, rtol=1e-12)
-    one_way = STEIN.level("transgene", DAYS[::-1], p, STARTS, smooth=smooth)
+    one_way = STEIN.level("transgene", DAYS[::-1], p, STARTS, smooth=smooth, after=True)
     np.testing.assert_array_equal(one_way[::-1], together)
 
 
 @pytest.mark.parametrize("smooth", [False, True])
 def test_nothing_is_there_before_the_first_infusion(smooth):
-    t = np.array([-7.0, -1e-9, 0.0, 1.0])
-    level = np.asarray(STEIN.level("transgene", t, TYPICAL, 0.0, smooth=smooth))
+    t = np.array([-7.0, -1e-6, 0.0, 1.0])
+    assert (np.asarray(STEIN.level("transgene", t, TYPICAL, 0.0, smooth=smooth))[:3] == 0).all()
+    level = np.asarray(STEIN.level("transgene", t, TYPICAL, 0.0, smooth=smooth, after=True))
     assert (level[:2] == 0).all()
     assert level[2] == pytest.approx(24_000 / 3_900, rel=0.01)
 

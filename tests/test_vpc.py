@@ -481,3 +481,22 @@ class TestRefusals:
         truth = {k: v for k, v in TRUTH.items() if not k.endswith(("_c0", "_arm"))}
         with pytest.raises(ck.FitError, match="no parameter varies between patients"):
             ck.checks.shrinkage(known(data, bare, truth))
+
+
+def test_samples_before_the_first_dose_do_not_move_corrected_percentiles():
+    """They have no prediction by which to correct them, and are left out."""
+    data = trial(patients=12)
+    first = data.observations.drop_duplicates("patient").assign(time=0.0, value=4.0, censored=1)
+    rows = pd.concat([first, data.observations], ignore_index=True)
+    early = known(dataclasses.replace(data, observations=rows))
+    checked = [
+        ck.checks.vpc(fit, corrected=True, bins=[0, 2, 20], replicates=50)
+        for fit in (early, known(data))
+    ]
+    result, alone = checked
+    assert (result.left_out, alone.left_out) == (12, 0)
+    observed, right = (x.table[x.table["statistic"] != "below LLOQ"] for x in checked)
+    assert observed["observed"].tolist() == right["observed"].tolist()
+    assert len(result.points) == len(alone.points)
+    assert "12 observations with a prediction of 0, as before the first dose" in repr(result)
+    assert ck.checks.vpc(early, bins=[0, 2, 20], replicates=50).left_out == 0

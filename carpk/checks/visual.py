@@ -34,6 +34,7 @@ ALIKE = 0.01  # times that differ by 1 % are taken as one by automatic bins
 GRID = 400  # distinct times that automatic bins tell apart
 STRATA = 12
 TOLERANCE = 1e-9
+NOTHING = 1e-15  # of the largest prediction: smaller ones are none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,7 @@ class VPC:
         edges: of the bins [day]; each includes its lower edge.
         lloq: the limit of quantification where all observations have the same, else NaN.
         replicates, failed: replicated data sets; those left out as they were not finite.
+        left_out: samples without a prediction that could correct them, as before the first dose.
         source: "posterior" or "prior".
         data: name of the data set.
         interval: `options.interval_prob` when it was made.
@@ -70,6 +72,7 @@ class VPC:
     lloq: float
     replicates: int
     failed: int
+    left_out: int
     source: str
     data: str
     interval: Interval
@@ -97,6 +100,11 @@ class VPC:
         lines = [head]
         if self.failed:
             lines.append(f"  {self.failed} draws without finite concentrations are left out.")
+        if self.left_out:
+            lines.append(
+                f"  {self.left_out} observations with a prediction of 0, as before the first dose, "
+                "cannot be corrected and are left out."
+            )
         t = self.table
         told = t[~((t["low"] == t["high"]) & (t["observed"] == t["low"]))]  # could have differed
         for words, own in (
@@ -134,7 +142,8 @@ def vpc(
     moved on the log scale by the median of ln PRED in its bin and stratum less its own ln PRED, so
     that doses, covariates and days that differ within a bin do not widen it. PRED is the
     concentration with all random effects 0 at the patient's covariates and doses and the median of
-    the posterior; the same for data and replicates. Limits of quantification are moved with their
+    the posterior; the same for data and replicates. Samples before the first dose have none, and
+    are left out. Limits of quantification are moved with their
     concentration: each BLQ is known to lie below its own corrected limit, and its share of the
     distribution goes to what is lower.
 
@@ -167,12 +176,15 @@ def vpc(
     below = seen.censored == 1
     value = np.where(seen.censored == -1, np.inf, np.where(below, seen.lloq, seen.value))
     shift = np.zeros(len(value))
-    log_pred = np.log(seen.population_prediction(middle(theta))) if corrected else shift
+    log_pred, known = shift, np.ones(len(value), bool)
+    if corrected:
+        pred = seen.population_prediction(middle(theta))
+        log_pred, known = np.log(pred), pred > NOTHING * pred.max()
     stratum, which = strata[seen.patient], np.searchsorted(edges[1:-1], seen.time, side="right")
     rows: list[dict[str, str | float]] = []
     for s, name in enumerate(names):
         for b in range(len(edges) - 1):
-            here = (stratum == s) & (which == b)
+            here = (stratum == s) & (which == b) & known
             if not here.any():
                 continue
             shift[here] = np.median(log_pred[here]) - log_pred[here]
@@ -203,7 +215,7 @@ def vpc(
             "value": np.where(np.isfinite(value), value, seen.value) * np.exp(shift),
             "below": below,
         }
-    )
+    )[known]
     limits = np.unique(seen.lloq)
     return VPC(
         table=as_frame(rows),
@@ -216,6 +228,7 @@ def vpc(
         lloq=float(limits[0]) if len(limits) == 1 and seen.limited.all() else float("nan"),
         replicates=len(y),
         failed=failed,
+        left_out=int((~known).sum()),
         source="prior" if isinstance(fit, BoundPopulation) else "posterior",
         data=bound.data.name,
         interval=interval,

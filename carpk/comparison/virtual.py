@@ -86,7 +86,7 @@ def simulated(
         each: list[np.ndarray] = []
         failures[name] = {}
         gone = dict.fromkeys((o for o in (output, "tumor") if o in model.one_cell), 0)
-        for part in simulate_in_blocks(model, spec.regimen, grid, params, block):
+        for part in simulate_in_blocks(model, spec.regimen, grid, params, block, True):
             outputs = {k: np.asarray(v) for k, v in part.outputs.items()}
             parts.append(measure(outputs))
             each.append(np.stack(quantiles(outputs[output], interval.with_median), axis=1))

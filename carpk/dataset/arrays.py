@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from carpk.dataset.doses import UNTOLD
 from carpk.dataset.tables import listing, nearest
-from carpk.dosing.regimen import Bolus, Dose, Infusion, Regimen
 from carpk.errors import CarpkWarning, DatasetError
 
 NEVER = 1e-30
@@ -34,6 +34,9 @@ class IndividualArrays:
             T).
         censored: 0 observed, 1 below the LLOQ, -1 above `value`, (P, T).
         analyte: index into `analytes`, (P, T).
+        follows: events at the time of the observation that were recorded before it; -1 where the
+            order is not known, (P, T).
+        follows_cells: the same of cell infusions, (P, T).
         mask: True where there is an observation, (P, T).
         infusion_time, infusion_amount, infusion_mask: cell infusions, (P, K).
         infusion_unit: unit of the amounts; 'mixed' where patients differ in it.
@@ -47,6 +50,8 @@ class IndividualArrays:
     limit: np.ndarray
     censored: np.ndarray
     analyte: np.ndarray
+    follows: np.ndarray
+    follows_cells: np.ndarray
     mask: np.ndarray
     infusion_time: np.ndarray
     infusion_amount: np.ndarray
@@ -110,6 +115,8 @@ def padded(
         limit=filled(np.where(limit > 0, limit, np.nan), np.nan),
         censored=filled(seen["censored"], 0, int),
         analyte=filled([index[a] for a in seen["analyte"]], 0, int),
+        follows=filled(seen["follows"], UNTOLD, int),
+        follows_cells=filled(seen["follows_cells"], UNTOLD, int),
         mask=filled(True, False, bool),
         infusion_time=infused(given["time"], 0.0),
         infusion_amount=infused(given["amount"], 0.0),
@@ -127,27 +134,3 @@ def _places(
     place = owners.groupby(owners).cumcount().to_numpy(dtype=int)
     width = int(place.max()) + 1 if place.size else 1
     return row, place, (len(patients), width)
-
-
-def given(name: str, patients: pd.DataFrame, doses: pd.DataFrame) -> list[Regimen]:
-    """The regimen of each patient, absolute amounts."""
-    regimens = []
-    for patient in patients.to_dict("records"):
-        events: list[Dose] = []
-        for dose in doses[doses["patient"] == patient["patient"]].to_dict("records"):
-            unit, _, per = str(dose["unit"]).partition("/")
-            size = {"kg": "weight", "m2": "bsa"}.get(per)
-            if size is not None and not patient.get(size, np.nan) > 0:
-                raise DatasetError(
-                    f"Dataset {name!r}, patient {patient['patient']!r}: the dose of "
-                    f"{dose['product']} on day {dose['time']:g} is per {per}, so the patient's "
-                    f"{size!r} is needed; add it as a column of the patients."
-                )
-            amount = dose["amount"] * (1.0 if size is None else patient[size])
-            kind = {"product": dose["product"], "unit": unit}
-            if dose["duration"] > 0:
-                events.append(Infusion(dose["time"], amount, dose["duration"], **kind))
-            else:
-                events.append(Bolus(dose["time"], amount, **kind))
-        regimens.append(Regimen(tuple(events)))
-    return regimens

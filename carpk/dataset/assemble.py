@@ -7,7 +7,8 @@ from typing import Any, TypedDict
 import numpy as np
 import pandas as pd
 
-from carpk.dataset import cohort_summaries, tables, together, validate
+from carpk.dataset import cohort_summaries, percent, tables, together, validate
+from carpk.dataset import doses as dosing
 from carpk.dataset.tables import Table, count, nearest
 from carpk.dataset.validate import Settings
 from carpk.errors import DatasetError
@@ -71,7 +72,7 @@ def assemble(
             f"Dataset {name!r}: there are neither observations nor summaries. Pass observations= "
             "(with doses=) for individual data, summaries= for published summaries, or both."
         )
-    doses_table = read.get("doses") or _empty("doses", validate.DOSES, name)
+    doses_table = read.get("doses") or _empty("doses", dosing.REQUIRED, name)
     seen_table = read.get("observations") or _empty("observations", validate.OBSERVATIONS, name)
     summaries_table = read.get("summaries") or _empty("summaries", cohort_summaries.COLUMNS, name)
     named = [
@@ -82,7 +83,8 @@ def assemble(
     if lenient:
         _drop_unused_settings(settings, named)
     settings.reject_unknown_analytes(named)
-    doses = validate.read_doses(doses_table, settings)
+    doses = dosing.read_doses(doses_table, settings)
+    seen_table = percent.to_counts(seen_table, settings)
     observations = validate.read_observations(seen_table, settings)
     summaries = cohort_summaries.read_summaries(summaries_table, settings)
     if "patients" in read:
@@ -104,6 +106,7 @@ def assemble(
     cohorts = validate.read_cohorts(cohorts_table, notes)
     known = {"doses": doses_table, "observations": seen_table}
     doses, observations = together.settle_time_zero(doses, observations, doses_table, settings)
+    doses, observations = together.with_order(doses, observations)
     together.check_together(patients, doses, observations, known, notes)
     levels = dict(zip(observations["analyte"], observations["unit"], strict=True))
     cohort_summaries.check_units(summaries_table, summaries, levels)

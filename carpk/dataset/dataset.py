@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from carpk import _files
-from carpk.dataset import cohort_summaries, nonmem, nonmem_file, tables, units, validate
-from carpk.dataset.arrays import IndividualArrays, given, padded
+from carpk.dataset import cohort_summaries, nonmem, nonmem_file, tables, units
+from carpk.dataset.arrays import IndividualArrays, padded
 from carpk.dataset.assemble import assemble, settings_of
+from carpk.dataset.doses import REQUIRED, follows, regimens
 from carpk.dataset.folder import (
     FILES,
     check_unexpected_files,
@@ -37,7 +38,9 @@ class Dataset:
     Attributes:
         name: shown in messages.
         patients: patient and covariates, among them perhaps `cohort`.
-        doses: patient, time [day], product, amount, unit, duration [day; 0 is a bolus].
+        doses: patient, time [day], product, amount, unit, duration [day; 0 is a bolus]; and, where
+            any dose says it, rate [amount/day; -1 and -2 are given by the model], ss, ii [day],
+            evid, compartment, record.
         observations: patient, time [day], analyte, value, unit, lloq, censored (0 observed; 1 the
             level is below `lloq`, which is also the value; -1 it is above the value) and limit
             (lower bound of a censored observation, NaN where there is none).
@@ -78,13 +81,16 @@ class Dataset:
 
         Args:
             patients: column patient, and covariates; taken from the other tables if left out.
-            doses: columns patient, time, product, amount, unit and perhaps duration.
+            doses: columns patient, time, product, amount, unit and perhaps duration; further, as in
+                NONMEM, rate, ss, ii, addl, evid (3 is a reset, 4 one and a dose), compartment.
             observations: columns patient, time, analyte, value, unit, lloq, censored and perhaps
-                limit.
+                limit. A sample at the time of a dose was taken before it, unless both tables have a
+                column `record`, numbers in the order of which a patient's events were recorded.
             summaries: columns of a study's `facts.csv`; times are days.
             cohorts: column cohort, and covariates.
             sampling: nominal sampling days of the study behind the summaries.
-            time_unit: 'day', 'hour' or 'week': of times and durations of doses and observations.
+            time_unit: 'day', 'hour' or 'week': of times, durations, rates and intervals of doses
+                and of times of observations.
             lloq: a number, or one per analyte, in the unit of the data; used where a row has none.
             units: unit per analyte, used where a row has none.
             time_zero: 'first cell infusion': times already count from it, which is checked; 'first
@@ -138,7 +144,7 @@ class Dataset:
         if "observations" in read and "doses" not in read:
             raise DatasetError(
                 f"Dataset {name!r}: {folder} holds observations.csv, but no doses.csv. Add it, "
-                f"with columns {listing(validate.DOSES)}."
+                f"with columns {listing(REQUIRED)}."
             )
         sampling = about.get("sampling")
         if isinstance(sampling, Mapping):
@@ -324,19 +330,24 @@ class Dataset:
         """Observations of these analytes, and the cell infusions, padded to one shape."""
         wanted = [analytes] if isinstance(analytes, str) else list(analytes)
         people = self.patients["patient"].tolist()
-        return padded(self.name, people, self.analytes, self.observations, self.infusions, wanted)
+        seen = self.observations.assign(
+            follows=follows(self.observations, self.doses),
+            follows_cells=follows(self.observations, self.infusions),
+        )
+        return padded(self.name, people, self.analytes, seen, self.infusions, wanted)
 
     def regimens(self) -> list[Regimen]:
         """Regimen of each patient, in the data set's order, in absolute amounts.
 
         Doses per m² or kg are multiplied by the covariates `bsa` [m²] and `weight` [kg].
         """
-        return given(self.name, self.patients, self.doses)
+        return regimens(self.name, self.patients, self.doses)
 
     def to_nonmem(self, path: str | Path) -> nonmem_file.Written:
         """Write the individual data as a NONMEM table with upper-case columns.
 
-        At equal times observations come before doses. What the numbers in DVID and CMT stand for
+        At equal times observations come before doses, unless it is known that they do not. What
+        the numbers in DVID and CMT stand for
         is returned, as arguments of `from_nonmem`, and written beside the table
         (`data.info.json`). Covariates of cohorts become columns. NONMEM itself reads numbers only:
         recode subjects and covariates that are words before running it.

@@ -7,6 +7,7 @@ import pandas as pd
 
 from carpk.dataset import tables
 from carpk.dataset.assemble import Fields, sampling_days
+from carpk.dataset.doses import OPTIONAL
 from carpk.dataset.folder import provenance
 from carpk.dataset.tables import count
 from carpk.errors import DatasetError
@@ -41,10 +42,17 @@ def joined(
                     "assays two names."
                 )
     notes = [f"{part.name}: {note}" for part in parts for note in part.notes]
-    merged = {
-        what: _stack([getattr(part, what) for part in parts], parts, what, notes)
+    doses = list(dict.fromkeys(column for part in parts for column in part.doses))
+    usual = {column: value for column, value in OPTIONAL.items() if column in doses}
+    frames = {
+        what: [getattr(part, what) for part in parts]
         for what in ("patients", "doses", "observations", "summaries", "cohorts")
     }
+    frames["doses"] = [
+        frame.assign(**{c: value for c, value in usual.items() if c not in frame})
+        for frame in frames["doses"]
+    ]
+    merged = {what: _stack(each, parts, what, notes) for what, each in frames.items()}
     return dict(
         name=title,
         patients=merged["patients"],

@@ -1,13 +1,14 @@
 """NONMEM, Monolix and rxode2 tables: one row per event, split into carpk's tables.
 
 Column names are read in any case. Rows keep the order of the file; at equal times nothing is
-rearranged. What the solvers do not support is refused by name.
+rearranged, and a sample that stands after a dose of its time sees it.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from carpk.dataset.doses import DOSE, RESET, RESET_AND_DOSE, SAME
 from carpk.dataset.nonmem_names import (
     DATES,
     EVENTS,
@@ -21,6 +22,7 @@ from carpk.dataset.nonmem_names import (
 from carpk.dataset.tables import Table, count, text_of
 from carpk.dataset.validate import Settings
 
+DOSES = (DOSE, RESET_AND_DOSE)
 _WORDS = ("ID", "CMT", "ADM", "DVID", "DVU", "DOSEU")
 
 
@@ -42,7 +44,7 @@ def read_events(
     times = table.numbers("TIME")
     _check_order(table, ids, times)
     evid = _event_types(table, numbers, notes)
-    _refuse_unsupported(table, numbers, evid)
+    _refuse_stray(table, numbers, evid)
     doses = _doses(table, numbers, times, evid, arguments, settings)
     observations = _observations(table, numbers, times, evid, arguments, settings)
     patients = read_patients(table, ids, arguments.covariates, notes)
@@ -62,7 +64,7 @@ def _check_order(table: Table, ids: list[str], times: np.ndarray) -> None:
     closed: set[str] = set()
     for i in range(1, len(ids)):
         if ids[i] == ids[i - 1]:
-            if times[i] < times[i - 1]:
+            if times[i] < times[i - 1] - SAME:
                 table.fail(
                     f"TIME goes back from {times[i - 1]:g} to {times[i]:g}",
                     "Sort the rows of each ID by TIME.",
@@ -84,7 +86,7 @@ def _event_types(table: Table, numbers: Mapping[str, np.ndarray], notes: list[st
     """EVID of every row, inferred from AMT where the table has none."""
     amount = _get(numbers, "AMT", len(table))
     if "EVID" not in numbers:
-        evid = np.where(amount > 0, 1, 0)
+        evid = np.where((amount > 0) | _endless(table, numbers), 1, 0)
         if "AMT" in numbers and (amount < 0).any():
             table.fail(
                 "AMT is negative",
@@ -105,24 +107,19 @@ def _event_types(table: Table, numbers: Mapping[str, np.ndarray], notes: list[st
 
     refuse(np.isnan(evid), "EVID is missing", "Write 0 (observation) or 1 (dose).")
     refuse(
-        np.isin(evid, (3, 4)),
-        "EVID 3 and 4 (resets) are not read from tables",
-        "Give each course as a patient of its own (another ID), or remove the reset; in a "
-        "simulation ck.Reset does it.",
-    )
-    refuse(
-        ~np.isin(evid, (0, 1, 2)),
-        "EVID must be 0 (observation), 1 (dose) or 2 (other event)",
+        ~np.isin(evid, range(5)),
+        "EVID must be 0 (observation), 1 (dose), 2 (other event), 3 (reset) or 4 (reset and dose)",
         "Correct the entry.",
     )
+    given = np.isin(evid, DOSES)
     refuse(
-        (evid == 1) & (amount <= 0),
+        given & (amount <= 0) & ~_endless(table, numbers),
         "a dose (EVID 1) needs AMT > 0",
         "Give the amount, or remove the row of a dose not given.",
         "AMT",
     )
     refuse(
-        (evid != 1) & (amount != 0),
+        ~given & (amount != 0),
         "AMT is given on a row that is no dose",
         "Set EVID to 1 if it is one, else AMT to 0 or '.'.",
         "AMT",
@@ -130,42 +127,20 @@ def _event_types(table: Table, numbers: Mapping[str, np.ndarray], notes: list[st
     return evid.astype(int)
 
 
-def _refuse_unsupported(table: Table, numbers: Mapping[str, np.ndarray], evid: np.ndarray) -> None:
+def _endless(table: Table, numbers: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Infusions that have run for ever: at steady state, with a rate and no amount."""
     rows = len(table)
-    ss, rate = _get(numbers, "SS", rows), _get(numbers, "RATE", rows)
-    addl, ii = _get(numbers, "ADDL", rows), _get(numbers, "II", rows)
-    dose = evid == 1
-    for column, bad, problem, advice in (
-        (
-            "SS",
-            ss != 0,
-            "steady state (SS) does not exist for cells that multiply",
-            "List the doses that were given and set SS to 0.",
-        ),
-        (
-            "RATE",
-            np.isin(rate, (-1, -2)),
-            "RATE -1 and -2 (modelled rate or duration) are not supported",
-            "Give the rate (AMT per time) or the duration in a column DUR.",
-        ),
-        ("RATE", rate < 0, "RATE is negative", "Give AMT per time, or 0 for a bolus."),
-        (
-            "ADDL",
-            (addl < 0) | (addl != np.floor(addl)),
-            "ADDL must be a whole number from 0",
-            "Give the number of additional doses.",
-        ),
-        (
-            "ADDL",
-            dose & (addl > 0) & (ii <= 0),
-            "ADDL needs an interval II > 0",
-            "Give II, the time between doses, or list the doses one by one.",
-        ),
-        ("II", ii < 0, "II is negative", "Give the time between doses."),
-    ):
-        if bad.any():
-            table.fail(problem, advice, rows=np.flatnonzero(bad), column=column)
-    for column in ("RATE", "DUR", "ADDL", "II"):
+    steady = np.isin(_get(numbers, "SS", rows), (1, 2)) & (_get(numbers, "II", rows) == 0)
+    rate = _get(numbers, "RATE", rows)
+    endless: np.ndarray = steady & ((rate > 0) | (rate == -1))
+    endless &= _get(numbers, "AMT", rows) == 0
+    return endless
+
+
+def _refuse_stray(table: Table, numbers: Mapping[str, np.ndarray], evid: np.ndarray) -> None:
+    """Refuse columns of doses on other rows, and values on rows that are no observations."""
+    rows, dose = len(table), np.isin(evid, DOSES)
+    for column in ("RATE", "DUR", "ADDL", "II", "SS"):
         stray = ~dose & (_get(numbers, column, rows) != 0)
         if stray.any():
             table.fail(
@@ -194,63 +169,50 @@ def _doses(
     arguments: Arguments,
     settings: Settings,
 ) -> Table:
-    """Doses with a product, unit and duration each; ADDL is expanded."""
-    rows, notes = np.flatnonzero(evid == 1), settings.notes
-    amount, rate = _get(numbers, "AMT", len(table)), _get(numbers, "RATE", len(table))
-    duration = np.zeros(len(table))
-    timed = rate > 0
-    duration[timed] = amount[timed] / rate[timed]
-    if "DUR" in numbers:
-        given = _get(numbers, "DUR", len(table))
-        clash = timed & (given != 0) & ~np.isclose(given, duration, rtol=1e-3)
-        if clash.any():
-            i = np.flatnonzero(clash)[0]
-            table.fail(
-                f"DUR is {given[i]:g}, but AMT/RATE is {duration[i]:g}",
-                "Keep one of RATE and DUR.",
-                rows=np.flatnonzero(clash),
-                column="DUR",
-            )
-        duration = np.where(timed, duration, given)
-    products, units = dose_products(table, rows, arguments, settings)
-    addl, ii = _get(numbers, "ADDL", len(table)), _get(numbers, "II", len(table))
-    index, when = [], []
-    for j, i in enumerate(rows):
-        for k in range(int(addl[i]) + 1):
-            index.append(j)
-            when.append(times[i] + k * ii[i])
-    expanded = len(index) - len(rows)
-    if expanded:
-        notes.append(
-            f"{table.label}: {count(expanded, 'dose')} given by ADDL and II "
-            f"({count(int((addl[rows] > 0).sum()), 'row')}) were written out."
+    """Doses and resets, in the words of carpk's own table."""
+    size, notes = len(table), settings.notes
+    rows = np.flatnonzero(np.isin(evid, (*DOSES, RESET)))
+    places, given = rows.tolist(), np.isin(evid[rows], DOSES)
+    amount, rate = _get(numbers, "AMT", size), _get(numbers, "RATE", size)
+    duration = _get(numbers, "DUR", size)
+    timed = (rate > 0) & (amount > 0)
+    clash = timed & (duration != 0)
+    clash[clash] = ~np.isclose(duration[clash], (amount / np.where(timed, rate, 1.0))[clash], 1e-3)
+    if clash.any():
+        i = np.flatnonzero(clash)[0]
+        table.fail(
+            f"DUR is {duration[i]:g}, but AMT/RATE is {amount[i] / rate[i]:g}",
+            "Keep one of RATE and DUR.",
+            rows=np.flatnonzero(clash),
+            column="DUR",
         )
-    idle = int(((ii[rows] > 0) & (addl[rows] == 0)).sum())
-    if idle:
-        notes.append(f"{table.label}: II without ADDL had no effect ({count(idle, 'row')}).")
+    rate = np.where(timed & (duration > 0), 0.0, rate)
+    products, units = dose_products(table, rows[given], arguments, settings)
     if "MDV" in numbers and "DV" in numbers:
-        silent = int((_get(numbers, "DV", len(table))[evid != 0] != 0).sum())
+        silent = int((_get(numbers, "DV", size)[evid != 0] != 0).sum())
         if silent:
             notes.append(
                 f"{table.label}: DV of {count(silent, 'row')} with MDV 1 that are no observations "
                 "was not used."
             )
-    chosen = [int(rows[j]) for j in index]
-    ids = table.columns["patient"]
-    return Table(
-        table.label,
-        {
-            "patient": [ids[i] for i in chosen],
-            "time": when,
-            "product": [products[j] for j in index],
-            "amount": [amount[i] for i in chosen],
-            "unit": [units[j] for j in index],
-            "duration": [duration[i] for i in chosen],
-        },
-        [table.rows[i] for i in chosen],
-        table.name,
-        SHOWN,
-    )
+    if resets := int((evid >= RESET).sum()):
+        notes.append(f"{table.label}: {count(resets, 'reset')} (EVID 3 or 4).")
+    named = iter(zip(products, units, strict=True))
+    both = [next(named) if dose else ("", "") for dose in given]
+    columns: dict[str, Sequence[object]] = {
+        "patient": [table.columns["patient"][i] for i in places],
+        "time": times[rows].tolist(),
+        "product": [product for product, _ in both],
+        "amount": amount[rows].tolist(),
+        "unit": [unit for _, unit in both],
+        "duration": duration[rows].tolist(),
+        "rate": rate[rows].tolist(),
+        "evid": evid[rows].tolist(),
+        "record": places,
+    }
+    for column in ("SS", "II", "ADDL"):
+        columns[column.lower()] = _get(numbers, column, size)[rows].tolist()
+    return Table(table.label, columns, [table.rows[i] for i in places], table.name, SHOWN)
 
 
 def _observations(
@@ -341,5 +303,6 @@ def _observations(
         "lloq": lloq[keep].tolist(),
         "censored": censored[keep].tolist(),
         "limit": limit[keep].tolist(),
+        "record": keep.tolist(),
     }
     return Table(table.label, columns, [table.rows[i] for i in keep.tolist()], table.name, SHOWN)

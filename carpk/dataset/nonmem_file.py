@@ -5,16 +5,24 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
 
 from carpk.dataset import units as unit_table
-from carpk.dataset.nonmem_names import ALIASES, DATES, DERIVED, EVENTS, Arguments
+from carpk.dataset.doses import DOSE, RESET, SAME
+from carpk.dataset.nonmem_names import (
+    ALIASES,
+    DATES,
+    DERIVED,
+    EVENTS,
+    LOGARITHMS,
+    Arguments,
+)
 from carpk.dataset.tables import (
     MISSING,
     Table,
@@ -26,6 +34,8 @@ from carpk.dataset.tables import (
     text_of,
 )
 from carpk.errors import DatasetError
+
+LARGEST_LOG = 50.0  # of a level
 
 
 def read_lines(path: Path, ignore: str | None, name: str, notes: list[str]) -> Table:
@@ -66,7 +76,30 @@ def read_lines(path: Path, ignore: str | None, name: str, notes: list[str]) -> T
             )
     names = _column_names(header, f"{place}, row {first}")
     columns = {key: [record[j] for _, record in records] for j, key in enumerate(names)}
-    return Table(path.name, columns, [i for i, _ in records], name)
+    table = Table(path.name, columns, [i for i, _ in records], name)
+    return table if "DV" in table else _from_logarithms(table, header, notes)
+
+
+def _from_logarithms(table: Table, header: Sequence[str], notes: list[str]) -> Table:
+    """With DV from the column that holds its logarithms."""
+    column = next(c for c in LOGARITHMS if c in table)
+    logs = table.numbers(column, required=False)
+    high = np.flatnonzero(logs > LARGEST_LOG)
+    if high.size:
+        table.fail(
+            f"{column} holds logarithms, but {logs[high[0]]:g} is that of no level",
+            "Name the column DV if it holds levels.",
+            rows=high,
+            column=column,
+        )
+    levels = [None if np.isnan(x) else float(LOGARITHMS[column](x)) for x in logs]
+    shown = next(h for h in header if h.strip().upper() == column)
+    notes.append(
+        f"{table.label}: there is no DV; the logarithms in {shown} (base "
+        f"{10 if '10' in column else 'e'}) were turned into levels. Limits (LLOQ, LIMIT) are read "
+        "as levels."
+    )
+    return table.with_columns(DV=levels)
 
 
 def _split(line: str, separator: str | None) -> list[str]:
@@ -129,7 +162,12 @@ def _column_names(header: Sequence[str], place: str) -> list[str]:
             same = [h for h, n in zip(header, names, strict=True) if n == name]
             raise DatasetError(f"{place}: {listing(same)} mean the same column. Keep one of them.")
     for required in ("ID", "TIME", "DV"):
-        if required not in names:
+        if required == "DV" and "DV" not in names and "LOGDV" in names:
+            raise DatasetError(
+                f"{place}: there is no DV, but LOGDV, logarithms to a base that is not told. Name "
+                "it LNDV (base e) or LOG10DV (base 10)."
+            )
+        if required not in names and not (required == "DV" and set(names) & set(LOGARITHMS)):
             close = nearest(required, [h for h in header if h.upper() not in EVENTS])
             hint = f"Rename `{close}` to {required}" if close else f"Add {required}"
             raise DatasetError(
@@ -185,8 +223,9 @@ def event_table(
     units: Mapping[str, str],
 ) -> tuple[str, Written]:
     """The text of an event table, and the arguments that read it back."""
-    given = dict.fromkeys(zip(doses["product"], doses["unit"], strict=True))
-    products = {pair: i for i, pair in enumerate(given, start=1)}
+    drugs = doses if "evid" not in doses else doses[doses["evid"] != RESET]
+    pairs = dict.fromkeys(zip(drugs["product"], drugs["unit"], strict=True))
+    products = {pair: i for i, pair in enumerate(pairs, start=1)}
     endpoints = {a: i for i, a in enumerate(dict.fromkeys(observations["analyte"]), start=1)}
     names = {c: c.upper() for c in patients.columns if c != "patient"}
     for column, upper in names.items():
@@ -195,32 +234,64 @@ def event_table(
             raise DatasetError(
                 f"Covariate `{column}` would be written as {upper}, which is taken. Rename it."
             )
-    events: dict[str, list[tuple[float, int, dict[str, object]]]] = {
+    if doses["amount"].isna().any():
+        lacks = doses[doses["amount"].isna()].iloc[0]
+        raise DatasetError(
+            f"The amount of {lacks['product']} that patient {lacks['patient']!r} was given on day "
+            f"{lacks['time']:g} is not known, and a NONMEM table needs it. Give it, or leave the "
+            "patient out."
+        )
+    events: dict[str, list[tuple[tuple[float, ...], dict[str, object]]]] = {
         p: [] for p in patients["patient"]
     }
+
+    def place(row: Mapping[Hashable, Any], otherwise: int) -> tuple[float, ...]:
+        """Time and order; observations before doses where the order of recording is not known."""
+        record = row.get("record", np.nan)
+        time = round(row["time"] / SAME) * SAME  # times that count as one are told apart by order
+        return time, otherwise if np.isnan(record) else record, otherwise, row["time"]
+
     for row in observations.to_dict("records"):
         number = endpoints[row["analyte"]]
         event = {
-            **{"EVID": 0, "MDV": 0, "AMT": ".", "RATE": ".", "DV": row["value"], "DVID": number},
+            **{
+                "TIME": row["time"],
+                "EVID": 0,
+                "MDV": 0,
+                "AMT": ".",
+                "RATE": ".",
+                "DV": row["value"],
+                "DVID": number,
+            },
             **{"CMT": len(products) + number, "CENS": row["censored"]},
             **{"LIMIT": row["limit"], "LLOQ": row["lloq"]},
         }
-        events[row["patient"]].append((row["time"], 0, event))
+        events[row["patient"]].append((place(row, 0), event))
     quiet = {"DV": ".", "DVID": ".", "CENS": 0, "LIMIT": ".", "LLOQ": "."}
     for row in doses.to_dict("records"):
-        rate = row["amount"] / row["duration"] if row["duration"] > 0 else 0
-        number = products[row["product"], row["unit"]]
-        event = {"EVID": 1, "MDV": 1, "AMT": row["amount"], "RATE": rate, "CMT": number, **quiet}
-        events[row["patient"]].append((row["time"], 1, event))
+        evid, rate = int(row.get("evid", DOSE)), float(row.get("rate", np.nan))
+        if np.isnan(rate):
+            rate = row["amount"] / row["duration"] if row["duration"] > 0 else 0
+        given = 0 if evid == RESET else products[row["product"], row["unit"]]
+        event = {"EVID": evid, "MDV": 1, "AMT": row["amount"], "RATE": rate, "CMT": given, **quiet}
+        event["TIME"] = row["time"]
+        steady = {"SS": int(row.get("ss", 0)), "II": row.get("ii", 0.0)}
+        lasts = row["duration"] if np.isnan(row.get("rate", np.nan)) else 0.0
+        events[row["patient"]].append((place(row, 1), {**event, **steady, "DUR": lasts}))
+    more = [name for name in ("SS", "II") if name.lower() in doses]
+    if any(event.get("DUR", 0) for mine in events.values() for _, event in mine):
+        more.append("DUR")  # which holds whatever the bioavailability; of RATE alone the rate does
     order = [*("ID", "TIME", "DV", "AMT", "EVID", "MDV", "CMT", "RATE", "DVID", "CENS"), "LIMIT"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*order, "LLOQ", *names.values()])
+    writer.writerow([*order, "LLOQ", *more, *names.values()])
     for person in patients.to_dict("records"):
         label = person["patient"]
-        other = {"EVID": 2, "MDV": 1, "AMT": ".", "RATE": ".", "CMT": ".", **quiet}
-        for time, _, event in sorted(events[label] or [(0.0, 2, other)], key=lambda e: e[:2]):
-            cells = [label, time, *(event[c] for c in order[2:]), event["LLOQ"]]
+        other = {"TIME": 0.0, "EVID": 2, "MDV": 1, "AMT": ".", "RATE": ".", "CMT": ".", **quiet}
+        mine = events[label] or [((0.0,), other)]
+        for _, event in sorted(mine, key=lambda e: e[0]):
+            cells = [label, *(event[c] for c in order[1:]), event["LLOQ"]]
+            cells += [event.get(c, ".") for c in more]
             writer.writerow([_cell(c) for c in [*cells, *(person[c] for c in names)]])
     cell_rows = [i for (_, unit), i in products.items() if unit in unit_table.CELL_UNITS]
     arguments: Written = {

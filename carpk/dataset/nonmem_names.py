@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import numpy as np
+from scipy.special import exp10
 
 from carpk.dataset import units as unit_table
 from carpk.dataset.tables import Table, count, listing, nearest, number_of, text_of
@@ -16,7 +17,9 @@ EVENTS = [
     *("ID", "TIME", "DV", "AMT", "EVID", "CMT", "ADM", "RATE", "DUR", "ADDL", "II", "SS"),
     *("MDV", "CENS", "LIMIT", "LLOQ", "BLQ", "DVID", "DVU", "DOSEU"),
 ]
-DERIVED = ("OCC", "NTIME", "TAD", "C")
+LOGARITHMS = {"LNDV": np.exp, "LDV": np.exp, "LOG10DV": exp10, "L10DV": exp10}
+"""Columns with logarithms of levels, which are read where there is no DV -> what undoes them."""
+DERIVED = ("OCC", "NTIME", "TAD", "C", *LOGARITHMS, "LOGDV")
 """Columns that are computed from the others, or hold comments; left out with a note."""
 DATES = ("DATE", "DAT1", "DAT2", "DAT3")
 SHOWN = {
@@ -25,6 +28,11 @@ SHOWN = {
     "value": "DV",
     "amount": "AMT",
     "duration": "DUR",
+    "rate": "RATE",
+    "ss": "SS",
+    "ii": "II",
+    "addl": "ADDL",
+    "evid": "EVID",
     "censored": "CENS",
     "lloq": "LLOQ",
     "limit": "LIMIT",
@@ -309,7 +317,7 @@ def _one_value_each(
     entries, chosen = table.columns[column], []
     gaps = varied = 0
     for start, end in spans:
-        there = [i for i in range(start, end) if text_of(entries[i])]
+        there = [i for i in range(start, end) if text_of(entries[i]) or str(entries[i]) == "None"]
         gaps += bool(there) and len(there) < end - start
         other = [i for i in there if key_of(entries[i]) != key_of(entries[there[0]])]
         if other and rule == "constant":

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from carpk.dataset import units
+from carpk.dataset.doses import SAME, follows
 from carpk.dataset.tables import Table, count, nearest, some
 from carpk.dataset.validate import TIME_ZERO, Settings
 from carpk.errors import CarpkWarning
@@ -62,6 +63,21 @@ def _range(values: np.ndarray) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
+def with_order(
+    doses: pd.DataFrame, observations: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables, with the order of recording where it matters.
+
+    That is where a sample was recorded after a dose of its time, and, since a sample without order
+    sees the steady state that a dose begins with, where any dose is at steady state.
+    """
+    told = follows(observations, doses)
+    if (told > 0).any() or ("ss" in doses and (told == 0).any()):
+        return doses, observations
+    doses, observations = (x.drop(columns="record", errors="ignore") for x in (doses, observations))
+    return doses, observations
+
+
 def check_together(
     patients: pd.DataFrame,
     doses: pd.DataFrame,
@@ -90,6 +106,31 @@ def check_together(
     if silent:
         notes.append(f"{count(len(silent), 'patient')} without observations: {some(silent)}.")
     _warn_of_duplicates(observations, tables["observations"])
+    _warn_of_cells_before_infusion(doses, observations, tables["observations"])
+
+
+def _warn_of_cells_before_infusion(
+    doses: pd.DataFrame, observations: pd.DataFrame, table: Table
+) -> None:
+    """Levels that no model explains: measured at the first infusion of cells, taken before it."""
+    cells = doses[doses["unit"].isin(units.CELL_UNITS)]
+    first = cells.groupby("patient")["time"].min()
+    at = observations["patient"].map(first).to_numpy(dtype=float)
+    here = np.abs(observations["time"].to_numpy(dtype=float) - at) < SAME
+    here &= observations["analyte"].isin(CELLULAR).to_numpy(dtype=bool)
+    here &= (observations["censored"] != 1).to_numpy(dtype=bool)
+    rows = np.flatnonzero(here & (follows(observations, cells) <= 0))
+    if rows.size:
+        i = int(rows[0])
+        warnings.warn(
+            f"{table.where(i)}: a level of {observations['value'].iloc[i]:g} at the time of the "
+            "first infusion of cells, but a sample at the time of a dose is taken before it, when "
+            f"there are none ({count(rows.size, 'row')} like this). Give the time of the sample, "
+            "such as 0.02 days; or the order of recording, in a column `record` of doses and "
+            "observations; or remove the row.",
+            CarpkWarning,
+            stacklevel=5,
+        )
 
 
 def _check_after_doses(doses: pd.DataFrame, observations: pd.DataFrame, table: Table) -> None:

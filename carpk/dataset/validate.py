@@ -1,7 +1,6 @@
 """Validation of patients, doses and observations; errors name their row and a remedy."""
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from carpk.dataset import units
-from carpk.dataset.tables import Table, count, listing, nearest, text_of, words
-from carpk.errors import CarpkWarning, DatasetError
+from carpk.dataset.tables import Table, count, listing, nearest, number_of, text_of, words
+from carpk.errors import DatasetError
 
-DOSES = ["patient", "time", "product", "amount", "unit", "duration"]
 OBSERVATIONS = ["patient", "time", "analyte", "value", "unit", "lloq", "censored", "limit"]
+MAY_SAY = ["record"]  # further columns of observations
 
 TIME_ZERO = {
     "first cell infusion": "check",
@@ -22,7 +21,6 @@ TIME_ZERO = {
     "first dose": "shift",
 }
 LONGEST = 40 * 365.25  # days
-FEWEST_CELLS, MOST_CELLS = 1e3, 1e13
 
 
 @dataclass
@@ -62,6 +60,18 @@ class Settings:
                     f"to positive numbers, but {key!r} is {limit!r}. Give it in the unit of the "
                     "data, such as lloq={'transgene': 50}."
                 )
+
+    @property
+    def time(self) -> tuple[str, float]:
+        """Unit of time, and days in it."""
+        known = units.time(self.time_unit)
+        assert known is not None
+        return known
+
+    @property
+    def per_day(self) -> float:
+        """Days in the unit of time."""
+        return self.time[1]
 
     def lloq_of(self, analyte: str, analytes: Sequence[str]) -> float:
         """The LLOQ given for `analyte`, in the unit of the data; NaN if none was given."""
@@ -135,6 +145,15 @@ def covariate(table: Table, column: str, notes: list[str]) -> pd.Series:
     if entries and all(isinstance(entry, bool | np.bool_) for entry in entries):
         notes.append(f"{table.label}: `{column}` holds True and False and is kept as 1 and 0.")
     labels = [text_of(entry) for entry in entries]
+    none = [i for i, entry in enumerate(entries) if str(entry).strip().lower() == "none"]
+    none = [i for i in none if isinstance(entries[i], str)]
+    if none and any(word and number_of(word) is None for word in labels):
+        for i in none:  # a level of a category, such as no lymphodepletion
+            labels[i] = str(entries[i]).strip()
+        notes.append(
+            f"{table.label}: {labels[none[0]]!r} of `{column}` is a category like its others "
+            f"({count(len(none), 'row')}); leave the entry empty where it is missing."
+        )
     there = [i for i, word in enumerate(labels) if word]
     plain = [i for i in there if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", labels[i])]
     plain += [i for i in there if isinstance(entries[i], bool | np.bool_)]
@@ -152,108 +171,12 @@ def covariate(table: Table, column: str, notes: list[str]) -> pd.Series:
     return words([word or None for word in labels])
 
 
-def read_doses(table: Table, settings: Settings) -> pd.DataFrame:
-    """Doses in days and carpk's units, in the order given."""
-    if "duration" not in table:
-        table = table.with_columns(duration=[0.0] * len(table))
-        if len(table):
-            settings.notes.append(f"{table.label}: no column `duration`; all doses are boluses.")
-    table.require(DOSES, DOSES)
-    patients, products = table.texts("patient"), _products(table, settings.notes)
-    times = _days(table, "time", settings)
-    amounts = table.numbers("amount")
-    durations = _days(table, "duration", settings, advice="Write 0 for a bolus.")
-    for column, values, remedy in (
-        ("amount", amounts, "Give what was infused, or remove the row of a dose not given."),
-        ("duration", durations, "Write 0 for a bolus, else the length of the infusion."),
-    ):
-        low = values <= 0 if column == "amount" else values < 0
-        if low.any():
-            sign = "positive" if column == "amount" else "zero or positive"
-            first = int(np.flatnonzero(low)[0])
-            table.fail(
-                f"{column} must be {sign}, but is {values[first]:g}",
-                remedy,
-                rows=np.flatnonzero(low),
-                column=column,
-            )
-    names, factors = [], np.ones(len(table))
-    changed: Counter[tuple[str, str]] = Counter()
-    for i, unit in enumerate(table.texts("unit")):
-        found = units.dose(unit)
-        if found is None:
-            table.fail(
-                f"dose unit {unit!r} is unknown; known are {listing(units.DOSE_UNITS)}",
-                "Convert the amount to one of these.",
-                rows=[i],
-                column="unit",
-            )
-        names.append(found[0])
-        factors[i] = found[1]
-        if found[0] != unit:
-            changed[unit, found[0]] += 1
-    for (old, new), times_changed in changed.items():
-        settings.notes.append(
-            f"{table.label}: {count(times_changed, 'dose')} in {old} kept in {new}."
-        )
-    amounts = amounts * factors
-    cells = np.array([name in units.CELL_UNITS for name in names], dtype=bool)
-    _warn_of_cell_numbers(table, amounts, names, cells)
-    return pd.DataFrame(
-        {
-            "patient": words(patients),
-            "time": times,
-            "product": words(products),
-            "amount": amounts,
-            "unit": words(names),
-            "duration": durations,
-        }
-    )
-
-
-PRODUCTS = {  # as records name them -> as models do
-    **dict.fromkeys(("fludarabine", "fludarabine phosphate", "flu", "fludara"), "fludarabine"),
-    **dict.fromkeys(
-        ("cyclophosphamide", "cy", "ctx", "cytoxan", "endoxan", "neosar"), "cyclophosphamide"
-    ),
-    **dict.fromkeys(("car_t", "car-t", "car t", "cart", "car-t cells", "car t cells"), "car_t"),
-}
-
-
-def _products(table: Table, notes: list[str]) -> list[str]:
-    """Products by the names that models know, whatever their case; others as they are."""
-    given = table.texts("product")
-    known = [PRODUCTS.get(" ".join(name.lower().split()), name) for name in given]
-    for (old, new), n in Counter(zip(given, known, strict=True)).items():
-        if old != new:
-            notes.append(f"{table.label}: {count(n, 'dose')} of {old!r} kept as {new!r}.")
-    return known
-
-
-def _warn_of_cell_numbers(
-    table: Table, amounts: np.ndarray, names: list[str], cells: np.ndarray
-) -> None:
-    few = np.flatnonzero(cells & (amounts < FEWEST_CELLS))
-    many = np.flatnonzero(cells & (amounts > MOST_CELLS))
-    for odd, size, hint in (
-        (few, "few", "If amounts are in millions of cells, write the unit as '1e6 cells'."),
-        (many, "many", "If amounts were multiplied by 1e6 twice, correct them."),
-    ):
-        if odd.size:
-            i = odd[0]
-            warnings.warn(
-                f"{table.where(i, 'amount')}: {amounts[i]:g} {names[i]} are very {size} "
-                f"({count(odd.size, 'dose')} like this). {hint}",
-                CarpkWarning,
-                stacklevel=4,
-            )
-
-
-def _days(table: Table, column: str, settings: Settings, *, advice: str = "") -> np.ndarray:
-    known = units.time(settings.time_unit)
-    assert known is not None
-    unit, factor = known
-    days = table.numbers(column, advice=advice)
+def days_of(
+    table: Table, column: str, settings: Settings, *, advice: str = "", required: bool = True
+) -> np.ndarray:
+    """Times or durations of a column in days."""
+    unit, factor = settings.time
+    days = table.numbers(column, advice=advice, required=required)
     days = days * factor if factor >= 1 else days / round(1 / factor)
     far = np.flatnonzero(np.abs(days) > LONGEST)
     if far.size:
@@ -280,9 +203,10 @@ def read_observations(table: Table, settings: Settings) -> pd.DataFrame:
         table = table.with_columns(censored=[0] * len(table))
         if len(table):
             notes.append(f"{table.label}: no column `censored`; no value counts as censored.")
-    table.require([c for c in OBSERVATIONS if c not in ("unit", "lloq", "limit")], OBSERVATIONS)
+    required = [c for c in OBSERVATIONS if c not in ("unit", "lloq", "limit")]
+    table.require(required, [*OBSERVATIONS, *MAY_SAY])
     patients, analytes = table.texts("patient"), table.texts("analyte")
-    times = _days(table, "time", settings)
+    times = days_of(table, "time", settings)
     censored = table.numbers("censored", advice="Write 0 for an observed value.")
     odd = np.flatnonzero(~np.isin(censored, (-1, 0, 1)))
     if odd.size:
@@ -302,18 +226,19 @@ def read_observations(table: Table, settings: Settings) -> pd.DataFrame:
     limit = table.numbers("limit", required=False)
     values = _check_values(table, values, lloq, limit, censored, notes)
     names, factors = measured_units(table, analytes, table.texts("unit", required=False), settings)
-    return pd.DataFrame(
-        {
-            "patient": words(patients),
-            "time": times,
-            "analyte": words(analytes),
-            "value": values * factors,
-            "unit": words(names),
-            "lloq": lloq * factors,
-            "censored": censored.astype(np.int64),
-            "limit": limit * factors,
-        }
-    )
+    columns = {
+        "patient": words(patients),
+        "time": times,
+        "analyte": words(analytes),
+        "value": values * factors,
+        "unit": words(names),
+        "lloq": lloq * factors,
+        "censored": censored.astype(np.int64),
+        "limit": limit * factors,
+    }
+    if "record" in table:
+        columns["record"] = table.numbers("record", required=False)
+    return pd.DataFrame(columns)
 
 
 def _fill_lloq(table: Table, analytes: list[str], settings: Settings) -> np.ndarray:

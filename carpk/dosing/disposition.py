@@ -80,14 +80,20 @@ class Modes(NamedTuple):
             modes[i] = modes[i] - w * self.absorption * _divided(of_depot, k, self.absorption)
         return (*modes, of_depot(jnp.asarray(self.absorption)))
 
-    def response(self, course: Course, depot: bool) -> Array:
-        """Concentration per unit of amount after a course of doses into one compartment."""
+    def amplitudes(self, course: Course, depot: bool) -> Exponentials:
+        """Amplitudes per unit of amount after a course of doses into one compartment."""
         each = zip(self.rate, self.weight, strict=True)
         if not depot:
-            return jnp.asarray(sum(w * course.of(k) for k, w in each))
+            modes = tuple(w * course.of(k) for k, w in each)
+            return modes if self.absorption is None else (*modes, jnp.zeros_like(modes[0]))
         assert self.absorption is not None
         ka = self.absorption
-        return jnp.asarray(sum(-w * ka * _divided(course.of, k, ka) for k, w in each))
+        modes = tuple(-w * ka * _divided(course.of, k, ka) for k, w in each)
+        return (*modes, course.of(ka))
+
+    def response(self, course: Course, depot: bool) -> Array:
+        """Concentration per unit of amount after a course of doses into one compartment."""
+        return self.concentration(self.amplitudes(course, depot))
 
 
 class Course(NamedTuple):
@@ -215,18 +221,19 @@ class Disposition(eqx.Module):
         *,
         depot: bool = False,
         interval: ArrayLike | None = None,
+        after: bool = False,
     ) -> Float[Array, " time"]:
         """Concentration in the central compartment [unit of amount / L], shape (time,).
 
         Args:
-            t: days, in any order; before the first dose it is 0, and at a dose's time it is the
-                level just after it.
+            t: days, in any order; up to the first dose it is 0.
             time: day of each dose, shape (dose,) or a number.
             amount: of each dose, or one number for all.
             duration: of each infusion [day]; 0 is a bolus.
             depot: whether doses go into the depot.
             interval: days between the doses of a steady state that the dose continues (SS and II);
                 negative for a dose by itself; None where all are.
+            after: whether the level at the time of a dose is that just after it, not before.
         """
         modes = self.modes()
         start = jnp.atleast_1d(jnp.asarray(time, float))
@@ -236,7 +243,7 @@ class Disposition(eqx.Module):
         if interval is not None:
             interval = jnp.broadcast_to(jnp.asarray(interval, float), start.shape)
         since = jnp.asarray(t, float)[:, None] - start
-        given = since >= 0
+        given = since >= 0 if after else since > 0
         course = Course(jnp.where(given, since, 0.0), duration, interval)
         level = modes.response(course, depot)
         return jnp.sum(jnp.where(given, amount * level, 0.0), axis=1)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PER = ("", "m2", "kg")
 CELLS, DRUG = "cells", "mg"
+MODELLED_RATE, MODELLED_DURATION = -1, -2  # codes of RATE in NONMEM
+MOST_DOSES = 100_000  # that ADDL may stand for
 
 HOST_T_CELLS = "N"  # the state of normal T cells in `kimmel2021`, `niche` and `niche_full`
 
@@ -161,7 +163,9 @@ class Bolus(eqx.Module):
         compartment: state that receives it; where left out, what the structural model says of the
             product, or else the state of the product's name.
         addl: further doses like it (ADDL), which a `Regimen` writes out.
-        ii: days between them (II).
+        ii: days between them, and between those before it at steady state (II).
+        ss: 1 at steady state: in place of all that was there comes what doses every `ii` days have
+            left since ever; 2 adds that to what is there (SS). Not for cells, which multiply.
     """
 
     time: float
@@ -172,24 +176,54 @@ class Bolus(eqx.Module):
     compartment: str = eqx.field(default="", static=True)
     addl: int = eqx.field(default=0, static=True)
     ii: float = eqx.field(default=0.0, static=True)
+    ss: int = eqx.field(default=0, static=True)
 
     @property
-    def duration(self) -> float:
+    def days(self) -> float:
+        """How long it takes, without bioavailability."""
         return 0.0
 
 
 class Infusion(eqx.Module):
-    """An amount that enters at a constant rate over `duration` days; fields as in `Bolus`."""
+    """An amount that enters at a constant rate; fields as in `Bolus`, and one of these two.
+
+    Attributes:
+        duration: days. The bioavailability F then makes the rate F amount / duration.
+        rate: amount per day (RATE), whatever F is, which makes the duration F amount / rate; or
+            MODELLED_RATE or MODELLED_DURATION (-1, -2), which a `Target` of the model then gives.
+
+    With `ss` 1 or 2, amount 0, a rate and no `ii` it has run for ever and ends at `time`.
+    """
 
     time: float
     amount: float
-    duration: float
+    duration: float | None = None
     product: str = eqx.field(default="car_t", static=True)
     unit: str = eqx.field(default=DRUG, static=True)
     per: str = eqx.field(default="", static=True)
     compartment: str = eqx.field(default="", static=True)
     addl: int = eqx.field(default=0, static=True)
     ii: float = eqx.field(default=0.0, static=True)
+    ss: int = eqx.field(default=0, static=True)
+    rate: float | None = None
+
+    @property
+    def modelled(self) -> bool:
+        """The model gives the rate or the duration."""
+        return self.rate in (MODELLED_RATE, MODELLED_DURATION)
+
+    @property
+    def endless(self) -> bool:
+        """It has run for ever, and ends at `time`."""
+        return bool(self.ss) and not self.ii
+
+    @property
+    def days(self) -> float:
+        """How long it takes, without bioavailability; NaN where the model gives it."""
+        if self.rate is None:
+            assert self.duration is not None
+            return self.duration
+        return math.nan if self.modelled else self.amount / self.rate
 
 
 class Reset(eqx.Module):
@@ -377,24 +411,35 @@ class Regimen(eqx.Module):
                         f"The dose of {event.product} on day {event.time:g} is per {event.per}; "
                         f"give the patient's {words} as resolve({argument}=...)."
                     )
-                event = eqx.tree_at(lambda e: e.amount, event, event.amount * factor)
-                event = _with_static(event, per="")
+                more = {"amount": event.amount * factor}
+                if isinstance(event, Infusion) and event.rate is not None and not event.modelled:
+                    more["rate"] = event.rate * factor
+                event = _with_static(event, per="", **more)
             events.append(event)
         return Regimen(tuple(events))
 
     def describe(self) -> pd.DataFrame:
-        """One row per event: time [day], product, amount, unit, duration [day]."""
+        """One row per event: time [day], product, amount, unit, duration [day].
+
+        Where there are doses at steady state also ss and ii [day], and where one has run for ever,
+        or the model gives its rate or duration, also rate.
+        """
         rows = []
         for e in self.events:
             if isinstance(e, Dose):
                 unit = f"{e.unit}/{e.per}" if e.per else e.unit
-                rows.append((e.time, e.product, e.amount, unit, e.duration))
+                rate = e.rate if isinstance(e, Infusion) and (e.modelled or e.endless) else None
+                rows.append((e.time, e.product, e.amount, unit, e.days, e.ss, e.ii, rate))
             elif isinstance(e, Reset):
-                rows.append((e.time, "reset of every compartment", math.nan, "", 0.0))
+                rows.append((e.time, "reset of every compartment", math.nan, "", 0.0, 0, 0.0, None))
             else:
                 what = f"{type(e).__name__.lower()} {e.compartment}"
-                rows.append((e.time, what, e.amount, "", 0.0))
-        return as_frame(rows, ["time", "product", "amount", "unit", "duration"])
+                rows.append((e.time, what, e.amount, "", 0.0, 0, 0.0, None))
+        columns = ["time", "product", "amount", "unit", "duration", "ss", "ii", "rate"]
+        table = as_frame(rows, columns)
+        unused = [] if any(row[5] for row in rows) else ["ss", "ii"]
+        unused += [] if any(row[7] is not None for row in rows) else ["rate"]
+        return table.drop(columns=unused)
 
     def courses(self) -> pd.DataFrame:
         """One row per product and amount: product, amount, unit, days ("-5, -4, -3")."""
@@ -437,9 +482,10 @@ def _written_out(event: Event) -> Iterable[Event]:
     """The event, and its additional doses as events of their own."""
     if not isinstance(event, Dose) or not event.addl:
         return (event,)
-    plain = _with_static(event, addl=0, ii=0.0)
-    times = [event.time + k * event.ii for k in range(event.addl + 1)]
-    return tuple(_with_static(plain, time=t) for t in times)
+    first = _with_static(event, addl=0, ii=event.ii if event.ss else 0.0)
+    plain = _with_static(event, addl=0, ii=0.0, ss=0)
+    times = [event.time + k * event.ii for k in range(1, event.addl + 1)]
+    return (first, *(_with_static(plain, time=t) for t in times))
 
 
 def _check(event: Event) -> None:
@@ -449,35 +495,85 @@ def _check(event: Event) -> None:
     what = f"The dose of {event.product} on day {event.time}"
     if not (isinstance(event.addl, int) and event.addl >= 0):
         raise RegimenError(f"{what}: addl must be a whole number from 0, but is {event.addl}.")
+    if event.addl > MOST_DOSES:
+        raise RegimenError(
+            f"{what} has {event.addl} additional doses; more than {MOST_DOSES} are not written out."
+        )
     if event.addl and not 0 < event.ii < math.inf:
         raise RegimenError(
             f"{what} has {event.addl} additional doses, so ii, the days between them, must be "
             f"above 0, but it is {event.ii}."
         )
-    if event.ii and not event.addl:
+    _check_steady_state(event, what)
+    if event.ii and not event.addl and not event.ss:
         raise RegimenError(
             f"{what} has ii = {event.ii}, the days between additional doses, but no addl; say how "
             "many there are."
         )
-    if any(_traced(x) for x in (event.time, event.amount, event.duration)):
+    given = {"time": event.time, "amount": event.amount}
+    if isinstance(event, Infusion):
+        more = {"duration": event.duration, "rate": event.rate}
+        given |= {name: value for name, value in more.items() if value is not None}
+    if any(_traced(x) for x in given.values()):
         return  # the values are checked where they are made
-    for name in ("time", "amount", "duration"):
-        value = getattr(event, name)
+    for name, value in given.items():
         if np.ndim(value) or not np.issubdtype(np.asarray(value).dtype, np.number):
             raise RegimenError(f"{what}: {name} must be a number, but is {value!r}.")
     if not math.isfinite(event.time):
         raise RegimenError(f"{what}: the day must be a finite number.")
-    if not (math.isfinite(event.amount) and event.amount > 0):
+    endless = isinstance(event, Infusion) and event.endless
+    if not endless and not (math.isfinite(event.amount) and event.amount > 0):
         raise RegimenError(f"{what} has amount {event.amount}, but an amount must be above 0.")
-    if isinstance(event, Infusion) and not event.duration > 0:
-        raise RegimenError(
-            f"{what} is an infusion of {event.duration} days; an infusion must last longer than 0 "
-            "days, and a dose that is there at once is a Bolus."
-        )
+    if isinstance(event, Infusion):
+        _check_speed(event, what)
     if event.per not in PER:
         raise RegimenError(f"{what} is per {event.per!r}; known are 'm2', 'kg' and '' (absolute).")
     if event.unit not in (CELLS, DRUG):
         raise RegimenError(f"{what} has unit {event.unit!r}; known are 'cells' and 'mg'.")
+
+
+def _check_steady_state(event: Dose, what: str) -> None:
+    if event.ss not in (0, 1, 2):
+        raise RegimenError(f"{what}: ss must be 0, 1 or 2, but is {event.ss!r}.")
+    if not event.ss:
+        return
+    if event.unit == CELLS:
+        raise RegimenError(
+            f"{what} has ss = {event.ss}, but cells multiply and have no steady state of doses; "
+            "list the infusions that were given."
+        )
+    endless = isinstance(event, Infusion) and not event.ii
+    if isinstance(event, Infusion) and endless and (event.rate is None or event.amount):
+        raise RegimenError(
+            f"{what} is at steady state and has no ii, the days between doses; give it, or amount "
+            "0 and a rate for an infusion that has run for ever."
+        )
+    if not endless and not 0 < event.ii < math.inf:
+        raise RegimenError(
+            f"{what} is at steady state, so ii, the days between doses, must be above 0, but it is "
+            f"{event.ii}."
+        )
+
+
+def _check_speed(event: Infusion, what: str) -> None:
+    """Refuse an infusion of no duration, or of two."""
+    if (event.duration is None) == (event.rate is None):
+        raise RegimenError(
+            f"{what} is an infusion, which has a duration [day] or a rate [amount/day], one of the "
+            "two."
+        )
+    if event.duration is not None and not 0 < event.duration < math.inf:
+        raise RegimenError(
+            f"{what} is an infusion of {event.duration} days; an infusion must last longer than 0 "
+            "days, and a dose that is there at once is a Bolus."
+        )
+    if event.rate is not None and not (0 < event.rate < math.inf or event.modelled):
+        raise RegimenError(
+            f"{what} has rate {event.rate}, but a rate must be above 0 [amount/day], or -1 or -2 "
+            "where the model gives the rate or the duration."
+        )
+    if event.endless and event.rate == MODELLED_DURATION:
+        raise RegimenError(f"{what} has run for ever, so that the model cannot give its duration.")
 
 
 def _check_state_event(event: Reset | Replace | Multiply) -> None:

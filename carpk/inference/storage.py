@@ -118,7 +118,7 @@ def _equations(model: ClosedForm | ODEModel) -> str:
         more = repr((list(model.outputs), model.dose_effect))
     else:
         targets = model.every_target()
-        shares = [f for _, x in targets for f in (x.bioavailability, x.lag) if f is not None]
+        shares = [f for _, x in targets for f in x.functions.values()]
 
         def everything(t: Array, y: Values, p: Params, c: Values) -> object:
             given = (t, y, p, c) if model.inputs else (t, y, p)

@@ -37,6 +37,7 @@ from carpk.population.random_effects import (
     RandomEffects,
     eta_name,
 )
+from carpk.solver.events import UNTOLD
 from carpk.structural import ClosedForm
 from carpk.summaries import CohortLikelihood, CohortSummary, needed_for_ranges
 
@@ -80,6 +81,14 @@ class BoundPopulation:
                 f"{data.name} has doses of {drugs}, and no cells: {population.model.name!r} is the "
                 "response to infusions of cells, and would not see them. For the level of a drug "
                 "take ck.disposition.one_compartment(...), or a model of its own as an ODEModel."
+            )
+        effect = getattr(population.model, "dose_effect", None)
+        if effect is not None and data.infusions["amount"].isna().any():
+            lacks = data.infusions[data.infusions["amount"].isna()].iloc[0]
+            raise FitError(
+                f"{data.name}: {effect.parameter!r} follows the dose, but the amount of "
+                f"{lacks['product']} that patient {lacks['patient']!r} was given on day "
+                f"{lacks['time']:g} is not known. Give it, or leave the patient out."
             )
         summaries = cohort_summaries(data, endpoints)
         published = {summary.output for rows in summaries.values() for summary in rows}
@@ -176,14 +185,15 @@ class BoundPopulation:
         """Predictions of individual patients, at their observations or of `output` at `days`."""
         a, model = self.individual, self.population.model
         outputs: tuple[str, ...] = (output or self.output,)
-        which = None
+        which, follows, after = None, UNTOLD, None
         if days is None:
             outputs, which = tuple(self.endpoints[name] for name in a.analytes), a.analyte
+            follows, after = a.follows, a.follows_cells > 0
         if isinstance(model, ClosedForm):
             start = jnp.where(a.infusion_mask, a.infusion_time, jnp.inf)
             days = a.time if days is None else days
             return ClosedFormPredictor(
-                model, outputs, days, start, a.infusion_amount, smooth, which
+                model, outputs, days, start, a.infusion_amount, smooth, which, after
             )
         days = np.where(a.mask, a.time, np.nan) if days is None else days
         regimens = self.data.regimens()
@@ -201,6 +211,7 @@ class BoundPopulation:
             rtol=self.population.rtol,
             labels=self.patients,
             which=which,
+            follows=follows,
         )
 
     def cohort_predictor(

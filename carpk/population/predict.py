@@ -19,7 +19,7 @@ from jaxtyping import Float
 from carpk._types import Arrays
 from carpk.dosing.regimen import Regimen
 from carpk.params import Params
-from carpk.solver.events import Schedule
+from carpk.solver.events import UNTOLD, Schedule
 from carpk.solver.solve import Solver
 from carpk.structural import ClosedForm, ODEModel
 
@@ -36,6 +36,7 @@ class ClosedFormPredictor:
         amount: (P, K) cells.
         smooth: use the rounded-off outputs.
         which: of several outputs, the one of each prediction, (P, T).
+        after: whether a day that is that of an infusion comes after it, (P, T).
     """
 
     model: ClosedForm
@@ -45,6 +46,7 @@ class ClosedFormPredictor:
     amount: Float[Arrays, "patient infusion"] | None = None
     smooth: bool = False
     which: np.ndarray | None = None
+    after: np.ndarray | None = None
 
     def __call__(self, params: Params) -> Float[Array, "patient time"]:
         """Predictions (P, T) of parameters with leaves (P,) or (P, K)."""
@@ -53,16 +55,22 @@ class ClosedFormPredictor:
         given = None if self.infusion_time is None else 0
 
         def one(
-            output: str, t: Array, p: Params, start: Arrays | None, amount: Arrays | None
+            output: str,
+            t: Array,
+            after: Array | bool,
+            p: Params,
+            start: Arrays | None,
+            amount: Arrays | None,
         ) -> Array:
             since = 0.0 if start is None else jnp.asarray(start)
             given = None if amount is None else jnp.asarray(amount)
-            return self.model.level(output, t, p, since, given, smooth=self.smooth)
+            return self.model.level(output, t, p, since, given, smooth=self.smooth, after=after)
 
-        axes = (axis, 0, given, given)
+        after = False if self.after is None else jnp.asarray(self.after)
+        axes = (axis, None if self.after is None else 0, 0, given, given)
         predictions = [
             jax.vmap(partial(one, output), in_axes=axes)(
-                days, params, self.infusion_time, self.amount
+                days, after, params, self.infusion_time, self.amount
             )
             for output in self.outputs
         ]
@@ -118,6 +126,7 @@ def solved(
     rtol: float,
     labels: Sequence[str] | None = None,
     which: np.ndarray | None = None,
+    follows: np.ndarray | int = UNTOLD,
 ) -> ODEPredictor:
     """A predictor for an ODE model; its mesh is chosen for reference patients.
 
@@ -129,11 +138,12 @@ def solved(
         rtol: largest relative error of the predictions.
         labels: how messages name the patients.
         which: of several outputs, the one of each prediction, (P, T).
+        follows: of the events at the time of each day, how many were recorded before it, (P, T).
     """
     days, place = np.asarray(days, float), None
     if days.ndim == 1:
         days, place = np.unique(days, return_inverse=True)
-    schedule = Schedule.of(model, regimens, days, labels=labels)
+    schedule = Schedule.of(model, regimens, days, follows=follows, labels=labels)
     for width in SHRINK:
         solver = Solver.prepare(schedule, reference(width), rtol=rtol)
         if solver.mesh is not None or solver.exact:

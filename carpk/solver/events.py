@@ -12,13 +12,18 @@ Parameters may differ from occasion to occasion. The k-th lasts from the k-th ce
 the next one, and the first from the start; one begins at a boundary, so that no step of a solver
 has the parameters of two.
 
-Order at one time: observations first (they see the value before a dose, as in NONMEM), then the
-events in the order in which the regimen gives them.
+Order at one time: doses that arrive late, then observations (they see the value before a dose) and
+events in the order in which the regimen gives them. An observation that was recorded after some of
+the events of its time comes after them, as in NONMEM.
+
+A dose at steady state is a row that says so (STEADY), the dose itself, and those before it that
+still run or wait. What all the others left is found by `steady`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple, TypeAlias
@@ -32,6 +37,7 @@ from numpy.typing import ArrayLike
 from carpk._types import Arrays, Numbers
 from carpk.dosing.regimen import (
     CELLS,
+    MODELLED_RATE,
     Bolus,
     Dose,
     Event,
@@ -43,17 +49,15 @@ from carpk.dosing.regimen import (
 )
 from carpk.errors import RegimenError
 from carpk.params import Params
-from carpk.structural import ODEModel, Target
+from carpk.structural import SAME, ODEModel, Target
 
-NOTHING, BOLUS, INFUSION, RESET, REPLACE, MULTIPLY = range(6)
+NOTHING, BOLUS, INFUSION, PACED, ENDLESS, RESET, REPLACE, MULTIPLY, STEADY = range(9)
+DOSES = (BOLUS, INFUSION, PACED, ENDLESS)
 SIZE = {"m2": "BSA", "kg": "WT"}  # covariates of the equations that doses may be given per
-KINDS: dict[type, int] = {
-    Bolus: BOLUS,
-    Infusion: INFUSION,
-    Reset: RESET,
-    Replace: REPLACE,
-    Multiply: MULTIPLY,
-}
+KINDS: dict[type, int] = {Reset: RESET, Replace: REPLACE, Multiply: MULTIPLY}
+UNTOLD = -1  # number of events before an observation where nothing was recorded about it
+BEFORE = -0.5  # place of an observation before all events
+FIRST, ARRIVING = -3.0, -2.0  # what comes before the events and observations of a time
 
 
 class Events(NamedTuple):
@@ -61,15 +65,18 @@ class Events(NamedTuple):
 
     kind: Arrays
     time: Arrays
-    amount: Arrays
-    duration: Arrays
+    amount: Arrays  # of doses; the rate of ENDLESS ones; of STEADY, the share of before that stays
+    duration: Arrays  # of PACED doses, whose rate is given, before bioavailability
     aim: Arrays  # number of the target for doses, of the compartment for the others
     occasion: Arrays  # that a cell infusion begins, counted from 0; 0 for other events
+    interval: Arrays  # between doses at steady state, 0 for ENDLESS; -1 where there is none
+    course: Arrays  # number of the steady state that a row belongs to, counted from 1; 0 for none
+    earlier: Arrays  # days before `time` on which a dose of a steady state was given
 
     @property
     def dose(self) -> Arrays:
         """Which are doses."""
-        return (self.kind == BOLUS) | (self.kind == INFUSION)
+        return jnp.isin(self.kind, jnp.array(DOSES))
 
     def by_occasion(self, f: Callable[..., Numbers], params: Params | None) -> Array:
         """What a patient's parameters give in the occasion of each event, (K,)."""
@@ -78,7 +85,13 @@ class Events(NamedTuple):
         return jax.vmap(lambda k: jnp.asarray(f(params.during(k)), float))(occasion)
 
 
-Patient: TypeAlias = tuple[Events, Arrays, Arrays]  # and observation times, and the start
+class Patient(NamedTuple):
+    """What a schedule holds of one patient, or of P with a leading axis."""
+
+    events: Events
+    times: Arrays  # (T,), ascending; NaN where padded
+    order: Arrays  # (T,), place of each observation among the events, which are 0, 1, 2, ...
+    start: Arrays  # ()
 
 
 class Timeline(NamedTuple):
@@ -93,6 +106,7 @@ class Timeline(NamedTuple):
     put: Arrays  # (B, C)
     dose: Arrays  # (B, G), amounts as given
     rate: Arrays  # (B, G), amount per day as given, in the segment that begins here
+    steady: Arrays  # (B,), number of the steady state that begins here; 0 for none
     at: Arrays  # (T,), the boundary at which each observation is made
     occasion: Arrays  # (B,), counted from 0, in the segment that begins here
 
@@ -105,18 +119,23 @@ class Structure:
         model: the structural model.
         targets: what the doses go into.
         infused: per target, whether any dose is an infusion.
-        after: whether an observation at the time of an event sees what is there after it.
+        paced: per target, whether the rate of any dose is given.
+        courses: largest number of steady states of a patient.
+        abreast: largest number of targets of a dose at steady state.
     """
 
     model: ODEModel
     targets: tuple[Target, ...]
     infused: tuple[bool, ...]
-    after: bool
+    paced: tuple[bool, ...]
+    courses: int
+    abreast: int
 
     @property
     def moves(self) -> bool:
         """Any dose arrives or ends on a day that depends on parameters."""
-        return any(x.lag is not None or x.duration is not None for x in self.targets)
+        each = zip(self.targets, self.paced, strict=True)
+        return any(moving(target) or (paced and target.bioavailability) for target, paced in each)
 
     @property
     def into(self) -> tuple[int, ...]:
@@ -124,73 +143,94 @@ class Structure:
         return tuple(self.model.compartments.index(t.compartment) for t in self.targets)
 
     def course(self, events: Events, params: Params | None) -> tuple[Array, Array]:
-        """Lag time and duration of each dose (K,), by the occasion in which it is given."""
-        late, duration = jnp.zeros_like(events.time), jnp.asarray(events.duration)
+        """Days from `time` to arrival, and duration, of each dose (K,).
+
+        By the occasion in which it is given.
+        """
+        late, duration = -jnp.asarray(events.earlier), jnp.asarray(events.duration)
         for g, target in enumerate(self.targets):
             mine = events.dose & (events.aim == g)
+            modelled = mine & (events.kind == BOLUS)
+            of = partial(events.by_occasion, params=params)
             if target.lag is not None:
-                late = jnp.where(mine, events.by_occasion(target.lag, params), late)
+                late = late + jnp.where(mine & (events.kind != ENDLESS), of(target.lag), 0.0)
             if target.duration is not None:
-                long = events.by_occasion(target.duration, params)
-                duration = jnp.where(mine & (events.kind == BOLUS), long, duration)
+                duration = jnp.where(modelled, of(target.duration), duration)
+            if target.bioavailability is None or (target.rate is None and not self.paced[g]):
+                share: Array | float = 1.0
+            else:
+                share = of(target.bioavailability)
+            if target.rate is not None:
+                duration = jnp.where(modelled, share * events.amount / of(target.rate), duration)
+            if self.paced[g]:
+                duration = jnp.where(mine & (events.kind == PACED), share * duration, duration)
         return late, duration
 
     def timeline(self, patient: Patient, params: Params | None = None) -> Timeline:
         """Timeline of one patient, with the lag times of the patient's parameters.
 
-        The lag of a dose is that of the occasion in which it is given. Works on traced arrays:
-        `patient` is the patient's (events, times, start).
+        The lag of a dose is that of the occasion in which it is given. Works on traced arrays.
         """
-        events, times, start = patient
-        size = len(self.model.compartments)
+        events, times, order, start = patient
+        size, count = len(self.model.compartments), events.time.shape[0]
         late, duration = self.course(events, params)
         arrives = events.time + late
-        resets = jnp.where(events.kind == RESET, events.time, jnp.inf)
-        order = jnp.arange(events.time.shape[0])
+        if self.moves:
+            arrives = _snapped(arrives, times, late > 0)
+        wipes = (events.kind == RESET) | ((events.kind == STEADY) & (events.amount == 0))
+        resets = jnp.where(wipes, events.time, jnp.inf)
+        number = jnp.arange(count)
         # a reset after a dose was given, in time or in the order at one time
         ends = (resets > events.time[:, None]) | (
-            (resets == events.time[:, None]) & (order > order[:, None])
+            (resets == events.time[:, None]) & (number > number[:, None])
         )
         reset = jnp.min(jnp.where(ends, resets, jnp.inf), axis=1)
-        cancelled = arrives >= jnp.where(late > 0, reset, jnp.inf)
-        amount = jnp.where(cancelled, 0.0, events.amount)
+        over = arrives < jnp.where(events.earlier > 0, events.time, -jnp.inf)  # in a steady state
+        cancelled = over | (arrives >= jnp.where(late > 0, reset, jnp.inf))
+        infusion = jnp.isin(events.kind, jnp.array((INFUSION, PACED)))
+        infusion |= (events.kind == BOLUS) & (duration > 0)
+        begins = jnp.where(over, events.time, arrives)
         stop = jnp.minimum(arrives + duration, reset)
-        infusion = (events.kind == INFUSION) | ((events.kind == BOLUS) & (duration > 0))
-        # boundaries: observations, the start, events, ends of infusions; in this order at one time
+        stop = jnp.where(over, jnp.maximum(stop, begins), stop)
+        # boundaries: the start, events, ends of infusions, observations
         far = jnp.max(jnp.where(jnp.isnan(times), start, times))
-        seen = jnp.where(jnp.isnan(times), far, times)
         nothing = events.kind == NOTHING
-        happens = _within(jnp.where(nothing, start, arrives), start, far)
+        happens = _within(jnp.where(nothing, start, begins), start, far)
         ended = _within(jnp.where(infusion, stop, start), start, far)
-        beyond = arrives > far  # doses after the last observation are not seen
-        groups = [jnp.reshape(start, (1,)), happens, ended]
-        groups = [*groups, seen] if self.after else [groups[0], seen, *groups[1:]]
-        every = jnp.concatenate(groups)
-        rank = jnp.argsort(every, stable=True)
+        seen = jnp.where(jnp.isnan(times), far, times)
+        every = jnp.concatenate([jnp.reshape(start, (1,)), happens, ended, seen])
+        key = jnp.concatenate(
+            [
+                jnp.full(1, FIRST),
+                jnp.where((late > 0) & ~nothing, ARRIVING, number),
+                jnp.full(count, ARRIVING),
+                order,
+            ]
+        )
+        rank = jnp.lexsort((key, every))
         time = every[rank]
         place = jnp.argsort(rank, stable=True)
-        offset = 1 if not self.after else 1 + 2 * events.time.shape[0]
-        at = place[offset : offset + times.shape[0]]
-        first = 1 if self.after else 1 + times.shape[0]
-        where = place[first : first + events.time.shape[0]]
+        where, at = place[1 : 1 + count], place[1 + 2 * count :]
         rows = time.shape[0]
-        active = ~nothing & ~beyond
+        active = ~nothing & (begins <= far)  # doses after the last observation are not seen
         column = jax.nn.one_hot(events.aim, size) > 0
-        is_reset = (events.kind == RESET) & active
         is_put = (events.kind == REPLACE) & active
         is_scale = (events.kind == MULTIPLY) & active
-        wiped = is_reset[:, None] | (is_put[:, None] & column)
+        wiped = (wipes & active)[:, None] | (is_put[:, None] & column)
         scaled = is_scale[:, None] & column
         keep = jnp.where(wiped, 0.0, jnp.where(scaled, events.amount[:, None], 1.0))
         put = jnp.where(is_put[:, None] & column, events.amount[:, None], 0.0)
+        is_reset = (events.kind == RESET) & active
         back = jnp.where(is_reset[:, None], 1.0, jnp.zeros((1, size)))
         goes = jax.nn.one_hot(events.aim, len(self.targets))
-        bolus = (events.kind == BOLUS) & ~infusion & active
-        dose = jnp.where(bolus, amount, 0.0)[:, None] * goes
+        bolus = (events.kind == BOLUS) & ~infusion & active & ~cancelled
+        dose = jnp.where(bolus, events.amount, 0.0)[:, None] * goes
         length = jnp.where(infusion, duration, 1.0)
-        speed = jnp.where(infusion & active, amount / length, 0.0)
-        running = (time[:, None] >= arrives) & (time[:, None] < stop)
+        flows = infusion & active & (over | ~cancelled)
+        speed = jnp.where(flows, events.amount / length, 0.0)
+        running = (time[:, None] >= begins) & (time[:, None] < stop)
         begun = (where <= jnp.arange(rows)[:, None]) & active
+        steady = jnp.where((events.kind == STEADY) & active, events.course, 0)
         return Timeline(
             time=time,
             keep=jnp.ones((rows, size)).at[where].set(keep),
@@ -198,9 +238,22 @@ class Structure:
             put=jnp.zeros((rows, size)).at[where].set(put),
             dose=jnp.zeros((rows, len(self.targets))).at[where].set(dose),
             rate=(running * speed) @ goes,
+            steady=jnp.zeros(rows, int).at[where].set(steady),
             at=at,
             occasion=jnp.max(jnp.where(begun, events.occasion, 0), axis=1),
         )
+
+
+def moving(target: Target) -> bool:
+    """Its doses arrive or end on a day that depends on parameters."""
+    return any(f is not None for f in (target.lag, target.duration, target.rate))
+
+
+def _snapped(arrives: Arrays, times: Arrays, late: Array) -> Array:
+    """Arrivals, those within `SAME` of an observation moved to its time."""
+    gap = jax.lax.stop_gradient(jnp.where(jnp.isnan(times), jnp.inf, times) - arrives[:, None])
+    nearest = jnp.take_along_axis(gap, jnp.argmin(jnp.abs(gap), axis=1)[:, None], axis=1)[:, 0]
+    return jnp.asarray(arrives) + jnp.where(late & (jnp.abs(nearest) < SAME), nearest, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,15 +262,12 @@ class Schedule:
 
     Attributes:
         structure: model, targets and conventions.
-        events: arrays (P, K).
-        times: observation times (P, T) [day]; NaN where padded.
-        start: day on which the integration starts, (P,).
+        rows: events (P, K), observation times (P, T) [day], their order among the events, and the
+            day on which the integration starts (P,).
     """
 
     structure: Structure
-    events: Events
-    times: np.ndarray
-    start: np.ndarray
+    rows: Patient
 
     @classmethod
     def of(
@@ -227,7 +277,7 @@ class Schedule:
         times: ArrayLike,
         *,
         start: ArrayLike | None = None,
-        after: bool = False,
+        follows: ArrayLike = UNTOLD,
         labels: Sequence[str] | None = None,
     ) -> Schedule:
         """Check regimens and observation times, and turn them into arrays.
@@ -237,6 +287,8 @@ class Schedule:
             times: shape (T,) for everybody, or (P, T) with NaN where a patient has fewer.
             start: first day, one number or one per patient; each patient's first event or
                 observation if left out.
+            follows: of the events at the time of an observation, how many were recorded before it;
+                one number, or shape (P, T); UNTOLD where the order is not known.
             labels: how messages name the patients.
         """
         times = np.asarray(times, float)
@@ -244,45 +296,50 @@ class Schedule:
             check_times(times)
         if times.ndim == 1:
             times = np.broadcast_to(times, (len(regimens), times.size))
+        times, follows = np.array(times), np.broadcast_to(follows, times.shape)
+        order = np.full(times.shape, BEFORE)
         names = list(labels) if labels is not None else [""] * len(regimens)
         starts = np.broadcast_to(np.asarray(np.nan if start is None else start), len(regimens))
         targets: list[Target] = []
         rows, first = [], []
-        for regimen, t, name, begin in zip(regimens, times, names, starts, strict=True):
+        for i, (regimen, name, begin) in enumerate(zip(regimens, names, starts, strict=True)):
             who = f"Patient {name!r}: " if name else ""
-            check_times(t, who)
-            rows.append(_table(model, regimen, targets, who))
-            first.append(_start(begin, t, regimen, who))
-        width = max([1, *(len(row) for row in rows)])
-        table = np.zeros((len(rows), width, 6))
-        for i, row in enumerate(rows):
-            if row:
-                table[i, : len(row)] = row
-        kind, time, amount, duration, aim, occasion = np.moveaxis(table, -1, 0)
-        whole = kind.astype(int), aim.astype(int), occasion.astype(int)
-        events = Events(whole[0], time, amount, duration, *whole[1:])
-        infused = [
-            target.duration is not None
-            or bool(np.any((events.kind == INFUSION) & (events.aim == g)))
-            for g, target in enumerate(targets)
-        ]
-        structure = Structure(model, tuple(targets), tuple(infused), after)
-        return cls(structure, events, times, np.array(first))
+            if len(regimens) == 1 or not np.isnan(times[i]).all():  # some are never observed
+                check_times(times[i], who)
+            own, of = _table(model, regimen, targets, who)
+            rows.append(own)
+            times[i], order[i] = _ordered(times[i], regimen, follows[i], of)
+            first.append(_start(begin, times[i], regimen, who))
+        width = max([1, *(len(own) for own in rows)])
+        table = np.stack([np.array([*own, *[NONE] * (width - len(own))]) for own in rows])
+        events = Events(*np.moveaxis(table, -1, 0))
+        whole = ("kind", "aim", "occasion", "course")
+        events = events._replace(**{name: getattr(events, name).astype(int) for name in whole})
+
+        def any_of(kinds: Sequence[int]) -> list[bool]:
+            mine = (events.aim == g for g in range(len(targets)))
+            return [bool(np.any(np.isin(events.kind, kinds) & here)) for here in mine]
+
+        enters = [x.duration is not None or x.rate is not None for x in targets]
+        structure = Structure(
+            model,
+            tuple(targets),
+            infused=tuple(np.logical_or(any_of((INFUSION, PACED)), enters).tolist()),
+            paced=tuple(any_of((PACED,))),
+            courses=int(events.course.max()),
+            abreast=_abreast(events),
+        )
+        return cls(structure, Patient(events, times, order, np.array(first)))
 
     @property
     def patients(self) -> int:
         """Number of patients."""
-        return len(self.start)
+        return len(self.rows.start)
 
     @property
     def occasions(self) -> int:
         """Largest number of occasions of a patient."""
-        return 1 + int(self.events.occasion.max())
-
-    @property
-    def rows(self) -> tuple[Events, np.ndarray, np.ndarray]:
-        """Input of `timeline`, of all patients at once: leading axis P."""
-        return self.events, self.times, self.start
+        return 1 + int(self.rows.events.occasion.max())
 
     def fixed(self) -> Timeline:
         """Timelines of all patients where no dose lags, with simultaneous boundaries merged.
@@ -313,8 +370,11 @@ def _timelines(structure: Structure, rows: Patient) -> Timeline:
 
 
 def _merged(line: Timeline, into: Sequence[int]) -> Timeline:
-    """A timeline with one boundary per time: affine maps of one time composed."""
-    first = np.flatnonzero(np.diff(line.time, prepend=-np.inf) > 0)
+    """A timeline with one boundary per time: affine maps of one time composed.
+
+    Several where an observation was made between them, or where a steady state is acted upon.
+    """
+    first = _leaders(line)
     group = np.searchsorted(first, np.arange(len(line.time)), side="right") - 1
     last = np.append(first[1:], len(line.time)) - 1
     keep, reset, put, dose = (np.array(x[first]) for x in line[1:5])
@@ -333,9 +393,26 @@ def _merged(line: Timeline, into: Sequence[int]) -> Timeline:
         put,
         dose,
         line.rate[last],
+        np.maximum.reduceat(line.steady, first),
         group[line.at],
         line.occasion[last],
     )
+
+
+def _leaders(line: Timeline) -> np.ndarray:
+    """The boundaries of a timeline that begin a new one when it is merged."""
+    acts = np.any(line.keep != 1, axis=1) | np.any(line.put != 0, axis=1)
+    acts |= np.any(line.dose != 0, axis=1) | (np.asarray(line.steady) > 0)
+    acts |= np.diff(line.occasion, prepend=0) > 0
+    seen = np.isin(np.arange(len(line.time)), line.at)
+    changes = np.any(line.keep != 1, axis=1) | (np.asarray(line.steady) > 0)
+    leaders, acted, steady = [], False, False
+    for i, new in enumerate(np.diff(line.time, prepend=-np.inf) > 0):
+        if new or (seen[i] and acted) or (changes[i] and steady):
+            leaders.append(i)
+            acted = steady = False
+        acted, steady = bool(acted or acts[i]), bool(steady or line.steady[i] > 0)
+    return np.array(leaders)
 
 
 def _padded(line: Timeline, length: int) -> Timeline:
@@ -352,6 +429,7 @@ def _padded(line: Timeline, length: int) -> Timeline:
         put=longer(line.put, 0.0),
         dose=longer(line.dose, 0.0),
         rate=longer(line.rate, 0.0),
+        steady=longer(line.steady, 0).astype(int),
         at=line.at,
         occasion=longer(line.occasion, line.occasion[-1]),
     )
@@ -380,10 +458,11 @@ def check_times(t: np.ndarray, who: str = "") -> None:
 def _start(begin: float, t: np.ndarray, regimen: Regimen, who: str) -> float:
     """The first day of the integration."""
     the = f"{who}the" if who else "The"
-    first_seen = float(np.nanmin(t))
+    first_seen = float(np.min(t, where=~np.isnan(t), initial=np.inf))
     first_event = min([float(e.time) for e in regimen.events], default=np.inf)
     if np.isnan(begin):
-        return min(first_seen, first_event)
+        first = min(first_seen, first_event)
+        return first if np.isfinite(first) else 0.0
     if not np.isfinite(begin):
         raise RegimenError(f"{the} start is {begin}, but must be a day.")
     if first_seen < begin:
@@ -399,30 +478,163 @@ def _start(begin: float, t: np.ndarray, regimen: Regimen, who: str) -> float:
     return float(begin)
 
 
-def _table(model: ODEModel, regimen: Regimen, targets: list[Target], who: str) -> list[list[float]]:
-    """The rows of all events, each with the occasion that it begins; new targets join the list."""
-    rows, begun = [], 0
-    for event in regimen.events:
-        cells = isinstance(event, Dose) and event.unit == CELLS
-        rows += [[*row, begun * cells] for row in _rows(model, event, targets, who)]
-        begun += cells
+def _abreast(events: Events) -> int:
+    """Largest number of targets of a dose at steady state."""
+    mine = np.asarray(events.dose & (events.earlier == 0)) & (np.asarray(events.course) > 0)
+    counts = [
+        np.bincount(row[here]).max()
+        for row, here in zip(events.course, mine, strict=True)
+        if here.any()
+    ]
+    return int(max(counts, default=0))
+
+
+def _ordered(
+    times: np.ndarray, regimen: Regimen, follows: np.ndarray, of: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Observation times, and places among the rows of the events that `of` numbers.
+
+    A time within `SAME` of an event is that of the event. An observation that follows UNTOLD of
+    the events comes before them, but sees the steady state that a dose begins with.
+    """
+    order = np.full(times.shape, BEFORE)
+    if not regimen.events:
+        return times, order
+    steady = [isinstance(e, Dose) and e.ss > 0 for e in regimen.events]
+    when = np.array([float(e.time) for e in regimen.events])
+    gap = np.abs(times[:, None] - when)
+    near = gap < SAME  # (T, events)
+    nearest = when[np.argmin(np.where(np.isnan(gap), np.inf, gap), axis=1)]
+    times = np.where(near.any(axis=1), nearest, times)
+    for j in np.flatnonzero(near.any(axis=1) & (follows != 0)):
+        here = np.flatnonzero(near[j])
+        if follows[j] != UNTOLD:
+            order[j] = np.flatnonzero(np.asarray(of) == here[: int(follows[j])][-1])[-1] + 0.5
+        elif steady[here[0]]:
+            begun = [e for k, e in enumerate(here) if all(steady[x] for x in here[: k + 1])]
+            order[j] = np.flatnonzero(np.asarray(of) == here[0])[0] + len(begun) - 0.5
+    return times, order
+
+
+Row: TypeAlias = tuple[float, ...]  # the fields of `Events`
+NONE: Row = (NOTHING, 0.0, 0.0, 0.0, 0, 0, -1.0, 0, 0.0)
+
+
+def _row(kind: int, time: float, amount: float, aim: int, **more: float) -> Row:
+    fields = dict(zip(Events._fields, NONE, strict=True))
+    fields |= {"kind": kind, "time": time, "amount": amount, "aim": aim, **more}
+    return tuple(float(x) for x in fields.values())
+
+
+def _table(
+    model: ODEModel, regimen: Regimen, targets: list[Target], who: str
+) -> tuple[list[Row], list[int]]:
+    """The rows of all events, and the event of each; new targets join the list."""
+    rows: list[Row] = []
+    of: list[int] = []
+    begun = courses = 0
+    last: Event | None = None
+    for number, event in enumerate(regimen.events):
+        if isinstance(event, Dose):
+            cells = event.unit == CELLS
+            courses += event.ss > 0
+            here = _doses(model, event, targets, who, courses, begun * cells)
+            begun += cells
+        else:
+            here = [_state_event(model, event, who)]
+        if isinstance(event, Dose) and event.ss == 2 and _steady_at(last, event.time):
+            # what two of one time begin with stands together, before the doses of both
+            place = max(i for i, row in enumerate(rows) if row[0] == STEADY) + 1
+            rows.insert(place, here.pop(0))
+            of.insert(place, number)
+        rows += here
+        of += [number] * len(here)
+        last = event
+    return rows, of
+
+
+def _steady_at(event: Event | None, time: float) -> bool:
+    return isinstance(event, Dose) and event.ss > 0 and abs(event.time - time) < SAME
+
+
+def _doses(
+    model: ODEModel, event: Dose, targets: list[Target], who: str, course: int, occasion: int
+) -> list[Row]:
+    """The rows of a dose, at least one per target; the first ones are those of steady state."""
+    rows, found = [], _targets(model, event, who)
+    if event.ss:
+        stays = 0.0 if event.ss == 1 else 1.0
+        rows.append(_row(STEADY, event.time, stays, 0, interval=event.ii, course=course))
+    for target in found:
+        kind, amount, duration = _speed(model, event, target, who)
+        more = {"duration": duration, "occasion": occasion}
+        if event.ss:
+            more |= {"interval": event.ii, "course": course}
+        row = partial(_row, kind, event.time, amount, _index(target, targets), **more)
+        earlier = _running(model, event, target, duration) if event.ss and event.ii else 0
+        rows += [row(earlier=k * event.ii) for k in range(earlier, -1, -1)]
     return rows
 
 
-def _rows(model: ODEModel, event: Event, targets: list[Target], who: str) -> list[list[float]]:
-    """kind, time, amount, duration and index, a row per target; new targets join the list."""
-    if isinstance(event, Dose):
-        dose = [KINDS[type(event)], event.time, event.amount, event.duration]
-        return [[*dose, _index(target, targets)] for target in _targets(model, event, who)]
+def _speed(model: ODEModel, event: Dose, target: Target, who: str) -> tuple[int, float, float]:
+    """Kind, amount and duration (of PACED doses before bioavailability) of a dose."""
+    if isinstance(event, Bolus):
+        return BOLUS, event.amount, 0.0
+    if event.modelled:
+        name = "rate" if event.rate == MODELLED_RATE else "duration"
+        if getattr(target, name) is None:
+            raise RegimenError(
+                f"{who}the dose of {event.product} on day {event.time:g} has rate {event.rate}: "
+                f"the model must give its {name}, as ck.Target({target.compartment!r}, "
+                f"{name}=lambda p: ...)."
+            )
+        return (ENDLESS if event.endless else BOLUS), event.amount, 0.0
+    if event.endless:
+        assert event.rate is not None
+        return ENDLESS, event.rate, 0.0
+    if event.rate is not None:
+        _refuse_conversion(model, event, target, who)
+    return (INFUSION if event.rate is None else PACED), event.amount, event.days
+
+
+def _refuse_conversion(model: ODEModel, event: Infusion, target: Target, who: str) -> None:
+    """Where a rate is given, the bioavailability makes the duration and cannot convert units."""
+    if target.bioavailability is None:
+        return
+    share = float(target.bioavailability(model.params()))
+    if not 0.01 <= share <= 100:
+        raise RegimenError(
+            f"{who}the dose of {event.product} on day {event.time:g} has a rate, so that its "
+            f"duration is bioavailability times amount over rate; but the bioavailability is "
+            f"{share:g}. If that converts units, make it the `scale` of the ck.Target; or give the "
+            "duration in place of the rate."
+        )
+
+
+def _running(model: ODEModel, event: Dose, target: Target, duration: float) -> int:
+    """How many doses before one at steady state may still run or wait when it is given."""
+    params = model.params()
+    typical = dict(target.functions)
+    lasts = [float(typical[x](params)) for x in ("lag", "duration") if x in typical]
+    if target.bioavailability is not None and isinstance(event, Infusion) and event.rate:
+        lasts.append(duration)
+    if "rate" in typical:
+        lasts.append(event.amount / float(typical["rate"](params)))
+    # what depends on parameters may be longer than it is in the typical patient
+    reach = duration + 2 * sum(lasts)
+    return max(0, math.ceil(reach / event.ii - 1e-9) - (not lasts)) if reach else 0
+
+
+def _state_event(model: ODEModel, event: Reset | Replace | Multiply, who: str) -> Row:
     if isinstance(event, Reset):
-        return [[RESET, event.time, 0.0, 0.0, 0]]
+        return _row(RESET, event.time, 0.0, 0)
     if event.compartment not in model.states.names():
         raise RegimenError(
             f"{who}{type(event).__name__} on day {event.time:g}: {event.compartment!r} is not a "
             f"state of {model.name!r}; it has {', '.join(model.states.names()) or 'none'}."
         )
     index = model.compartments.index(event.compartment)
-    return [[KINDS[type(event)], event.time, event.amount, 0.0, index]]
+    return _row(KINDS[type(event)], event.time, event.amount, index)
 
 
 def _index(target: Target, targets: list[Target]) -> int:
@@ -464,9 +676,13 @@ def _targets(model: ODEModel, event: Dose, who: str) -> list[Target]:
 def _per(target: Target, size: str) -> Target:
     """The target of doses that are given per this covariate; the same one every time."""
 
-    def bioavailability(p: Params) -> Numbers:
-        plain = 1.0 if target.bioavailability is None else target.bioavailability(p)
+    def scale(p: Params) -> Numbers:
         value: Numbers = getattr(p, size)
-        return plain * value
+        return value if target.scale is None else target.scale(p) * value
 
-    return dataclasses.replace(target, bioavailability=bioavailability)
+    def rate(p: Params) -> Numbers:
+        value: Numbers = getattr(p, size)
+        assert target.rate is not None
+        return target.rate(p) / value
+
+    return dataclasses.replace(target, scale=scale, rate=target.rate and rate)

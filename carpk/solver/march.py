@@ -14,6 +14,7 @@ from jax import Array
 
 from carpk._types import Arrays
 from carpk.params import Params
+from carpk.solver import steady
 from carpk.solver.events import Patient, Structure, Timeline
 from carpk.solver.system import (
     BEYOND,
@@ -37,10 +38,11 @@ B_ERROR = tuple(float(x) for x in TABLEAU.b_error)
 C = (0.0, *(float(x) for x in TABLEAU.c))
 ORDER = 5
 
+PERIOD_STEPS = 64  # in each segment of a period at steady state
 SIDE_BY_SIDE = 4096  # steps times patients; with more, `_walk` leaves the cache
 
 T = TypeVar("T")
-Move: TypeAlias = tuple[Array, Array]  # when a step begins, and how long it is
+Move: TypeAlias = tuple[Array, Array, Content | None]  # begin and length; what steady states put
 Where: TypeAlias = tuple[Arrays, Arrays, Arrays, Arrays]  # segment, first, any_first, rates
 Saved: TypeAlias = tuple[Params, Move, Timeline, Where, Content]  # for reverse mode
 
@@ -78,14 +80,19 @@ def march(
     params: Params,
     patient: Patient,
 ) -> Solved:
-    """States, outputs, code and number of steps of one patient, one of `lanes` under vmap.
+    """States, outputs, code, steps and residual of one patient, one of `lanes` under vmap.
 
     With a `error_limit`, a patient for whom the estimated error of any step exceeds it is reported
     as TOO_COARSE; that costs a seventh stage in every step, and is not for derivatives.
     """
     system, line = placed(structure, line, params, patient)
+    puts, residual = steady.begun(structure, params, patient, METHOD)
     begins, lengths = line.time[steps.segment], jnp.diff(line.time)[steps.segment]
-    moves = (jnp.add(begins, steps.offset * lengths), jnp.multiply(steps.width, lengths))
+    moves = (
+        jnp.add(begins, steps.offset * lengths),
+        jnp.multiply(steps.width, lengths),
+        steady.at(puts, line, steps.segment),
+    )
     where = (steps.segment, steps.first, steps.any_first, line.rate[steps.segment])
     unseen = line._replace(at=None)  # type: ignore[arg-type]  # steps do not look at it
     given = (structure, params, moves, unseen, where, system.begin())
@@ -101,7 +108,8 @@ def march(
     states, outputs = observed(system, line, at)
     code = jnp.where(worst > (np.inf if error_limit is None else error_limit), TOO_COARSE, OK)
     code = jnp.where(finite, code, NOT_FINITE)
-    return states, outputs, code, jnp.asarray(steps.segment.shape[0])
+    states, outputs, code = steady.judged(states, outputs, code, residual)
+    return states, outputs, code, jnp.asarray(steps.segment.shape[0]), residual
 
 
 def _step(
@@ -113,19 +121,24 @@ def _step(
     where: Where,
 ) -> Content:
     """Content after one step: the events at its start, then the equations."""
-    system, content = _after_events(structure, line, params, content, where)
-    time, h = move
+    system, content = _after_events(structure, line, params, content, move, where)
+    time, h, _ = move
     return runge_kutta(system, time, h, content, system.inflow(where[-1]))[0]
 
 
 def _after_events(
-    structure: Structure, line: Timeline, params: Params, content: Content, where: Where
+    structure: Structure,
+    line: Timeline,
+    params: Params,
+    content: Content,
+    move: Move,
+    where: Where,
 ) -> tuple[System, Content]:
     k, first, any_first, _ = where
     system = System.of(structure, params, line.occasion[k])
     content = jax.lax.cond(
         any_first,
-        lambda c: jax.tree.map(partial(jnp.where, first), system.act(line, k, c), c),
+        lambda c: jax.tree.map(partial(jnp.where, first), system.act(line, k, c, move[2]), c),
         lambda c: c,
         content,
     )
@@ -146,8 +159,8 @@ def _walk_with_error(
         carry: tuple[Content, tuple[Array, ...], Array], x: tuple[Move, Where]
     ) -> tuple[tuple[Content, tuple[Array, ...], Array], Content]:
         content, peak, worst = carry
-        (time, h), where = x
-        system, content = _after_events(structure, line, params, content, where)
+        (time, h, _), where = x
+        system, content = _after_events(structure, line, params, content, x[0], where)
         flows = system.inflow(where[-1])
         new, error = runge_kutta(system, time, h, content, flows, errors=True)
         peak, size = relative_error(structure, content, new, error, peak)
@@ -260,6 +273,25 @@ def _walk_backward(
 
 
 _walk.defvjp(_walk_forward, _walk_backward)
+
+
+def _walk_period(system: System, line: Timeline, content: Content) -> Content:
+    """The content at the end of a timeline, by `PERIOD_STEPS` steps in each segment."""
+
+    def segment(content: Content, k: Array) -> tuple[Content, None]:
+        content, flows = system.act(line, k, content), system.inflow(line.rate[k])
+        h = (line.time[k + 1] - line.time[k]) / PERIOD_STEPS
+
+        def step(content: Content, i: Array) -> tuple[Content, None]:
+            return runge_kutta(system, line.time[k] + i * h, h, content, flows)[0], None
+
+        return jax.lax.scan(step, content, jnp.arange(PERIOD_STEPS))[0], None
+
+    end: Content = jax.lax.scan(segment, content, jnp.arange(line.time.shape[0] - 1))[0]
+    return end
+
+
+METHOD = steady.Method(_walk_period, jax.jacfwd)
 
 
 def runge_kutta(

@@ -21,8 +21,9 @@ from jax import Array
 
 from carpk._types import Arrays
 from carpk.params import Params
+from carpk.solver import steady
 from carpk.solver.events import Patient, Schedule, Structure, Timeline
-from carpk.solver.march import ORDER, Steps, relative_error, runge_kutta
+from carpk.solver.march import METHOD, ORDER, Steps, relative_error, runge_kutta
 from carpk.solver.system import BEYOND, Content, System, observed, placed
 
 MAX_STEPS = 1500  # a mesh with more costs more than it saves: the adaptive route is taken
@@ -155,17 +156,19 @@ class _Trial:
         typical = jax.tree.map(lambda x: x[0], reference)
         lines = _late(schedule.structure, typical, schedule.rows) if line is None else line
         self.lengths = np.diff(np.asarray(lines.time), axis=1)
+        self.last = np.asarray(lines.at).max(axis=1)  # boundary at which anything is observed
         self.boundaries = self.lengths.shape[1] + 1
         self.at: Content
 
     def first_layout(self) -> list[Layout]:
         """Steps of at most `START_STEP`, four in each segment."""
         layouts = []
-        for lengths in self.lengths:
+        for lengths, last in zip(self.lengths, self.last, strict=True):
             counts = np.maximum(np.ceil(lengths / START_STEP), 4).astype(int)
             if self.line is not None:
-                counts[lengths <= 0] = 0  # these only fill up the timeline
-                counts[0] = max(counts[0], 1)
+                unseen = np.arange(len(counts)) >= max(last, 1)
+                counts[lengths <= 0] = 1
+                counts[unseen & (lengths <= 0)] = 0  # these only fill up the timeline
             budget = MAX_STEPS - len(counts)
             counts = np.where(
                 counts > 0, np.maximum(1, counts * min(1.0, budget / counts.sum())), 0
@@ -263,6 +266,7 @@ def _run_one(
 ) -> tuple[dict[str, Array], Array, Content]:
     """Outputs and local errors of one patient on the first `size` steps."""
     system, line = placed(structure, line, params, patient)
+    puts, _ = steady.begun(structure, params, patient, METHOD)
     begin = system.begin()
     at = jax.tree.map(lambda x: jnp.repeat(x[None], line.time.shape[0], axis=0), begin)
 
@@ -270,7 +274,7 @@ def _run_one(
         content, at, peak, local = carry
         k = steps.segment[i]
         here = system.during(line.occasion[k])
-        acted = here.act(line, k, content)
+        acted = here.act(line, k, content, steady.at(puts, line, k))
         content = jax.tree.map(partial(jnp.where, steps.first[i]), acted, content)
         length = line.time[k + 1] - line.time[k]
         time = jnp.add(line.time[k], steps.offset[i] * length)
@@ -308,6 +312,7 @@ def _jacobians_one(
 ) -> Array:
     """Jacobians of the equations after each boundary and before the next, (B - 1, 2, S, S)."""
     system, line = placed(structure, line, params, patient)
+    puts, _ = steady.begun(structure, params, patient, METHOD)
 
     def one(here: System, k: Array, where: Array, content: Content) -> Array:
         flows = here.inflow(line.rate[k])
@@ -322,7 +327,8 @@ def _jacobians_one(
     def both(k: Array) -> Array:
         here = system.during(line.occasion[k])
         begin, end = (jax.tree.map(lambda x, i=i: x[i], at) for i in (k, k + 1))
-        return jnp.stack([one(here, k, k, here.act(line, k, begin)), one(here, k, k + 1, end)])
+        acted = here.act(line, k, begin, steady.at(puts, line, k))
+        return jnp.stack([one(here, k, k, acted), one(here, k, k + 1, end)])
 
     return jax.vmap(both)(jnp.arange(line.time.shape[0] - 1))
 

@@ -14,6 +14,7 @@ A solution that fails is nan with a reason, never an exception.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ from carpk.errors import ModelError
 from carpk.params import Params
 from carpk.solver import mesh
 from carpk.solver.adaptive import ATOL, RTOL, STIFF, Adaptive
-from carpk.solver.events import Patient, Schedule, Structure, Timeline
+from carpk.solver.events import UNTOLD, Patient, Schedule, Structure, Timeline
 from carpk.solver.march import Steps, march
 from carpk.solver.superposed import Superposition
 from carpk.solver.system import OK, REASONS, Solved
@@ -62,6 +63,8 @@ class Solution:
         reason: why the solution is nan; "" where it is not.
         steps: how many the integrator took.
         route: "adaptive" or "mesh", and how it was chosen.
+        residual: of the doses at steady state, how far any state was from it in the last step of
+            Newton's method, relative to it; NaN where there are no such doses.
         extinct: output -> first of these days on which less than one cell of it is left, where the
             model says what one cell is. Its return after that is not a relapse.
     """
@@ -73,6 +76,7 @@ class Solution:
     reason: str
     steps: int
     route: str
+    residual: float = math.nan
     extinct: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, output: str) -> Array:
@@ -91,6 +95,8 @@ class Solution:
 
     def __repr__(self) -> str:
         head = f"Solution: {self.steps} steps, {self.route} route"
+        if not math.isnan(self.residual):
+            head += f", steady state to {self.residual:.1e}"
         if self.reason:
             head += f"; FAILED: {self.reason}"
         for output, day in self.extinct.items():
@@ -144,18 +150,18 @@ def solve(
                 "numbers; carpk.simulate takes many patients."
             )
     days = np.asarray(days, float)
-    schedule = Schedule.of(model, [regimen], days, start=start, after=after)
+    schedule = _schedule(model, regimen, days, start, after)
     each = jax.tree.map(lambda x: jnp.asarray(x, float)[None], params)
     if route == "mesh":
         reference = jax.tree.map(lambda x: x[None], each)
         solver = Solver.prepare(schedule, reference, rtol=1e-4 if rtol is None else rtol, share=1.0)
     else:
         solver = Solver.adaptive(schedule, method, RTOL if rtol is None else rtol, atol)
-    states, outputs, code, steps = solver.run(each)
+    states, outputs, code, steps, residual = solver.run(each)
     if route == "adaptive" and method == "auto" and int(code[0]) != OK:
         stiff = solver.adaptively("kvaerno5", RTOL if rtol is None else rtol, atol)
         solver = dataclasses.replace(stiff, why=f"tsit5 failed, {REASONS[int(code[0])]}")
-        states, outputs, code, steps = solver.run(each)
+        states, outputs, code, steps, residual = solver.run(each)
     first = partial(jax.tree.map, lambda x: x[0])
     return Solution(
         time=days,
@@ -164,6 +170,7 @@ def solve(
         units=model.units,
         reason=REASONS[int(code[0])],
         steps=int(steps[0]),
+        residual=float(residual[0]) if schedule.structure.courses else math.nan,
         route=solver.describe(),
         extinct={
             name: float(days[when])
@@ -171,6 +178,13 @@ def solve(
             if (when := first_below(np.asarray(outputs[name])[0], one)) < len(days)
         },
     )
+
+
+def _schedule(
+    model: ODEModel, regimen: Regimen, days: np.ndarray, start: float | None, after: bool
+) -> Schedule:
+    follows = len(regimen.events) if after else UNTOLD
+    return Schedule.of(model, [regimen], days, start=start, follows=follows)
 
 
 def first_below(values: np.ndarray, one: float) -> np.ndarray:
@@ -355,6 +369,7 @@ def solve_many(
     route: str = "auto",
     rtol: float = 1e-4,
     start: float | None = None,
+    after: bool = False,
 ) -> Patients:
     """Solve the equations of many patients who are given the same.
 
@@ -373,7 +388,7 @@ def solve_many(
     if route not in ROUTES:
         raise ModelError(f"solve_many: the route must be one of {ROUTES}, but is {route!r}.")
     check_params(model, params)
-    schedule = Schedule.of(model, [regimen], np.asarray(days, float), start=start)
+    schedule = _schedule(model, regimen, np.asarray(days, float), start, after)
     shape = np.broadcast_shapes((1,), *(np.shape(x) for x in jax.tree.leaves(params)))
     params = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, float), shape), params)
     sample = np.linspace(0, shape[0] - 1, min(shape[0], SAMPLE)).astype(int)
@@ -415,7 +430,7 @@ def _in_blocks(solver: Solver, params: Params) -> tuple[dict[str, np.ndarray], n
     def one(first: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         index = np.minimum(np.arange(first, first + block), size - 1)
         some = jax.tree.map(lambda x: x[index], params)
-        _, outputs, code, _ = solver.run(some, error_limit=error_limit)
+        _, outputs, code, *_ = solver.run(some, error_limit=error_limit)
         done: tuple[dict[str, np.ndarray], np.ndarray]
         done = jax.tree.map(np.asarray, (outputs, code))
         return done
@@ -438,7 +453,7 @@ def _run(
 ) -> Solved:
     """States, outputs, codes and steps of all patients, `CHUNK` of them side by side."""
     size = jax.tree.leaves(params)[0].shape[0]
-    shared = patients[2].shape[0] == 1 and size > 1
+    shared = patients.start.shape[0] == 1 and size > 1
 
     def all_of(
         params: Params, line: Timeline | None, steps: Steps[Arrays] | None, patients: Patient

@@ -12,13 +12,16 @@ from carpk._types import Arrays
 from carpk.dosing.disposition import Course
 from carpk.params import Params
 from carpk.solver.events import (
+    ENDLESS,
     RESET,
+    STEADY,
     Events,
     Patient,
     Structure,
     Timeline,
 )
 from carpk.solver.system import NOT_FINITE, OK, Solved, System
+from carpk.structural import SAME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +33,14 @@ class Superposition:
     def solve(
         self, structure: Structure, line: Timeline | None, params: Params, patient: Patient
     ) -> Solved:
-        """States (none), outputs, code and number of steps of one patient; works under vmap."""
-        events, times, start = patient
+        """States (none), outputs, code, steps and residual of one patient; works under vmap."""
+        events, times, order, start = patient
         far = jnp.max(jnp.where(jnp.isnan(times), start, times))
         days = jnp.where(jnp.isnan(times), far, times)
         late, duration = structure.course(events, params)
-        arrives = events.time + late
-        given = _given(structure, events, jnp.asarray(arrives), days)
-        since = jnp.where(given, days[:, None] - arrives, 0.0)
+        given, back = _given(events, late, days, jnp.asarray(order))
+        since = days[:, None] - events.time - late + back * events.interval
+        since = jnp.where(given, jnp.maximum(since, 0.0), 0.0)
         system = System.of(structure, params)
         levels = _levels(system, events, since, given, duration)
         occasion = jnp.max(jnp.where(given, events.occasion, 0), axis=1)
@@ -47,20 +50,35 @@ class Superposition:
         )
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in found.values()]))
         code = jnp.where(finite, OK, NOT_FINITE)
-        return none, found, code, jnp.asarray(0)
+        return none, found, code, jnp.asarray(0), jnp.zeros(())
 
 
-def _given(structure: Structure, events: Events, arrives: Array, days: Array) -> Array:
-    """Whether a dose has arrived by each day and no reset has taken it away since, (T, K)."""
+def _given(events: Events, late: Array, days: Array, order: Array) -> tuple[Array, Array]:
+    """Whether a dose counts on each day, and how many doses before it are the last to have arrived.
 
-    def by(time: Arrays) -> Array:
+    (T, K). A dose counts when it has arrived and is not reset since; one at steady state from its
+    record on, for what the doses before it left.
+    """
+    number = jnp.arange(events.time.shape[0])
+
+    def by(time: Arrays, first: Arrays | bool, width: float = 0.0) -> Array:
         since = days[:, None] - time
-        return since >= 0 if structure.after else since > 0
+        return (since > width) | ((since >= -width) & first)
 
-    order = jnp.arange(events.time.shape[0])
-    reset = by(events.time) & (events.kind == RESET)  # (T, resets)
-    taken = jnp.any(reset[:, None, :] & (order > order[:, None]), axis=2)
-    return by(arrives) & events.dose & ~taken
+    follows = order[:, None] > number
+    wipes = (events.kind == RESET) | ((events.kind == STEADY) & (events.amount == 0))
+    wiped = by(events.time, follows) & wipes  # (T, resets)
+    taken = jnp.any(wiped[:, None, :] & (number > number[:, None]), axis=2)
+    arrives = events.time + late
+    arrived = jnp.where(late > 0, by(arrives, True, SAME), by(events.time, follows))
+    steady = jnp.asarray(events.interval) >= 0
+    record = jnp.argmax(jnp.asarray(events.course) == events.course[:, None], axis=1)
+    begun = by(events.time, order[:, None] > record)
+    counts = jnp.where(steady, begun, arrived) & events.dose & (events.earlier == 0) & ~taken
+    interval = jnp.asarray(jnp.where(events.interval > 0, events.interval, jnp.inf))
+    back = jnp.ceil(jnp.maximum(arrives - days[:, None], 0.0) / interval)
+    back = jnp.where((events.interval > 0) & ~arrived, jnp.maximum(back, 1.0), 0.0)
+    return counts, jax.lax.stop_gradient(back)
 
 
 def _levels(
@@ -73,9 +91,20 @@ def _levels(
     for g, target in enumerate(structure.targets):
         name = model.depots.get(target.compartment, target.compartment)
         amount = jnp.asarray(events.amount)
+        endless = events.kind == ENDLESS  # their amount is a rate
+        if target.rate is not None:
+            rate = events.by_occasion(target.rate, system.every)
+            amount = jnp.where(endless & (amount == 0), rate, amount)
         if target.bioavailability is not None:
-            amount = amount * events.by_occasion(target.bioavailability, system.every)
-        course = Course(since, duration if structure.infused[g] else None)
+            share = events.by_occasion(target.bioavailability, system.every)
+            amount = amount * jnp.where(endless, 1.0, share)
+        if target.scale is not None:
+            amount = amount * events.by_occasion(target.scale, system.every)
+        course = Course(
+            since,
+            duration if structure.infused[g] else None,
+            jnp.asarray(events.interval) if structure.courses else None,
+        )
         response = modes[name].response(course, target.compartment in model.depots)
         mine = given & (events.aim == g)
         levels[name] = levels[name] + jnp.sum(jnp.where(mine, amount * response, 0.0), axis=1)

@@ -12,6 +12,7 @@ nan with a reason, never an exception.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -29,7 +30,7 @@ FLOOR = 1e-30  # in any unit; a state integrated as its log is never below it wh
 LOWEST = -690.0  # a log below it is read as this: its exponential would be 0, and divides
 BEYOND = 1e-12  # of its largest value: below, no relative accuracy is asked
 
-OK, TOO_MANY_STEPS, NOT_FINITE, TOO_COARSE = range(4)
+OK, TOO_MANY_STEPS, NOT_FINITE, TOO_COARSE, UNSTEADY = range(5)
 REASONS = {
     OK: "",
     TOO_MANY_STEPS: "the solver used up its steps: the equations are stiff for an explicit "
@@ -37,10 +38,13 @@ REASONS = {
     NOT_FINITE: "a state is not finite: it grows without bound, or the vector field divides by "
     "zero or takes the log of a negative number there",
     TOO_COARSE: "the mesh is too coarse for these parameters",
+    UNSTEADY: "there is no steady state of these doses (SS), or none was found: more is given than "
+    "is eliminated, or something grows by itself; give the doses one by one",
 }
 
 T = TypeVar("T")
-Solved: TypeAlias = tuple[States, dict[str, Array], Array, Array]  # outputs, code, steps
+Solved: TypeAlias = tuple[States, dict[str, Array], Array, Array, Array]
+# states, outputs, code, steps and the residual of the steady states
 Flows: TypeAlias = tuple[Array | None, ...]  # per compartment; None where nothing ever runs
 
 
@@ -80,7 +84,8 @@ class System:
         every: parameters, leaves () or (occasion,).
         params: those of this occasion, scalars.
         initial: the states at the start, natural scale.
-        share: bioavailability per target, of the doses that arrive in this occasion.
+        share: per target, what of a unit given arrives in this occasion: bioavailability times
+            scale.
         modes: exponentials per input.
     """
 
@@ -102,7 +107,7 @@ class System:
             params=params,
             initial=tuple(jnp.asarray(getattr(start, s), float) for s in model.states.names()),
             share=tuple(
-                one if t.bioavailability is None else jnp.asarray(t.bioavailability(params), float)
+                one * math.prod(f(params) for f in (t.bioavailability, t.scale) if f is not None)
                 for t in structure.targets
             ),
             modes=tuple(f(first).modes() for f in model.inputs.values()),
@@ -192,12 +197,20 @@ class System:
         """The concentrations as an argument, for a model that takes them."""
         return (c,) if self.structure.model.inputs else ()
 
-    def act(self, line: Timeline, k: Arrays | int, content: Content) -> Content:
-        """The compartments after what happens at boundary `k`."""
+    def act(
+        self, line: Timeline, k: Arrays | int, content: Content, steady: Content | None = None
+    ) -> Content:
+        """The compartments after what happens at boundary `k`.
+
+        `steady` is what a steady state that begins there adds: states on their natural scale, and
+        amplitudes; None where none ever begins.
+        """
         keep, reset, put, dose = (x[k] for x in line[1:5])
         gain: list[Numbers] = [0.0] * len(self.structure.model.compartments)
         for g, c in enumerate(self.structure.into):
             gain[c] = gain[c] + self.share[g] * dose[g]
+        for i, x in enumerate(() if steady is None else steady.u):
+            gain[i] = gain[i] + x
         states = [
             keep[i] * x + reset[i] * start + put[i] + gain[i]
             for i, (x, start) in enumerate(zip(self.natural(content.u), self.initial, strict=True))
@@ -217,6 +230,8 @@ class System:
             modes = zip(amplitude, m.weight, strict=False)
             new = [own[0] * a + w * own[1] for a, w in modes]
             drugs.append((*new, *([] if depot is None else [depot[0] * amplitude[-1] + depot[1]])))
+        if steady is not None:
+            drugs = jax.tree.map(jnp.add, drugs, list(steady.amplitude))
         return Content(tuple(u), tuple(drugs))
 
     def outputs(self, t: Numbers, content: Content) -> tuple[States, dict[str, Array]]:
@@ -245,17 +260,12 @@ def observed(
 ) -> tuple[States, dict[str, Array]]:
     """States and outputs at the observations, from the content before each boundary.
 
-    Outputs have the parameters of the occasion that ends there, or of the one that begins there
-    where observations see what is there after it.
+    Outputs have the parameters of the occasion that ends there.
     """
     ended = jnp.concatenate([jnp.zeros(1, int), line.occasion[:-1]])
-    occasion = line.occasion if system.structure.after else ended
 
     def one(k: Arrays, content: Content) -> tuple[States, dict[str, Array]]:
-        here = system.during(occasion[k])
-        if system.structure.after:
-            content = here.act(line, k, content)
-        return here.outputs(line.time[k], content)
+        return system.during(ended[k]).outputs(line.time[k], content)
 
     return jax.vmap(one)(line.at, jax.tree.map(lambda x: x[line.at], at_boundary))
 

@@ -71,7 +71,7 @@ class TestPhases:
         for model in (FIRST, PREY, EC50):
             into = model.into("car_t")[0]
             assert into.compartment == "CE"
-            assert into.bioavailability(model.params()) * dose.amount == pytest.approx(10, 1e-12)
+            assert into.scale(model.params()) * dose.amount == pytest.approx(10, 1e-12)
 
     def test_no_step_straddles_the_end_of_expansion(self):
         """CE is exponential in each phase: any step is exact, unless it sees both phases."""

@@ -53,7 +53,7 @@ class TestDoses:
     def test_are_of_the_phosphate_of_which_0_781_is_f_ara_a(self, solutions):
         """285.2 / 365.2; what arrives is what is eliminated."""
         target = MODEL.targets["fludarabine"]
-        assert target.bioavailability(MODEL.params()) == pytest.approx(285.2 / 365.2, rel=1e-3)
+        assert target.scale(MODEL.params()) == pytest.approx(285.2 / 365.2, rel=1e-3)
         eliminated = solutions["adult"]["flu_auc"][-1] * (3.2 + 0.78 * 7.2)
         assert eliminated == pytest.approx(0.781 * 4 * 72, rel=1e-5)
 

@@ -119,7 +119,7 @@ class TestUnits:
     def test_the_dose_is_a_number_of_cells_in_the_body(self):
         (target,) = NONE.into("car_t")
         assert target.compartment == "C"
-        assert target.bioavailability is None
+        assert target.scale is None
         assert PAPER.doses[0].amount == 1e7
 
     def test_blood_is_the_body_over_an_apparent_volume(self, solved):

@@ -58,7 +58,7 @@ def test_the_mesh_agrees_with_scipy_over_a_year():
 def test_the_dose_of_the_paper_is_a_tenth_of_a_cell_per_µl_of_each_phenotype():
     """Section 3.1.4."""
     (dose,) = DOSE.doses
-    given = {t.compartment: t.bioavailability(MODEL.params()) for t in MODEL.into("car_t")}
+    given = {t.compartment: t.scale(MODEL.params()) for t in MODEL.into("car_t")}
     levels = {state: dose.amount * share for state, share in given.items()}
     assert levels == pytest.approx(
         {"TN": 0.1, "TCM": 0.1, "TEM": 0.1, "TEff": 0.1, "infused": 0.4}, rel=1e-12

@@ -57,7 +57,7 @@ def solve_each(model, cases, days):
     schedule = Schedule.of(model, regimens, days, start=-10.0)
     each = [jax.tree.map(jnp.asarray, model.params(**values)) for values in changes]
     params = jax.tree.map(lambda *x: jnp.stack(x).astype(float), *each)
-    states, outputs, code, _ = Solver.adaptive(schedule, "tsit5", rtol=1e-9).run(params)
+    states, outputs, code, *_ = Solver.adaptive(schedule, "tsit5", rtol=1e-9).run(params)
     assert not np.any(code)
 
     def one(i):
@@ -281,8 +281,8 @@ class TestDoses:
 
     def test_of_cells_spread_into_a_volume_linear_in_weight(self):
         (target,) = MODEL.into("car_t")
-        assert DOSE * target.bioavailability(MODEL.params()) == pytest.approx(ML)
-        assert DOSE * target.bioavailability(MODEL.params(WT=25.0)) == pytest.approx(2 * ML)
+        assert DOSE * target.scale(MODEL.params()) == pytest.approx(ML)
+        assert DOSE * target.scale(MODEL.params(WT=25.0)) == pytest.approx(2 * ML)
 
     def test_given_as_infusions_change_the_peak_by_less_than_1_percent(self, runs):
         at_once, _ = peak(runs["heme: Flu/Cy 30/500"], DAYS)

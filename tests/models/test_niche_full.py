@@ -79,9 +79,9 @@ class TestEquations:
     def test_share_doses_and_drugs_with_the_smaller_form(self):
         p = MODEL.params(WT=25.0)
         (cells,), (flu,), (cy,) = (MODEL.into(product) for product in MODEL.targets)
-        assert float(cells.bioavailability(p)) == pytest.approx(1 / (500 * 25 / 70 * 1e6))
-        assert (flu.compartment, float(flu.bioavailability(p))) == ("flu", 0.781)
-        assert (cy.compartment, cy.bioavailability) == ("Y", None)
+        assert float(cells.scale(p)) == pytest.approx(1 / (500 * 25 / 70 * 1e6))
+        assert (flu.compartment, float(flu.scale(p))) == ("flu", 0.781)
+        assert (cy.compartment, cy.scale) == ("Y", None)
         assert MODEL.inputs["flu"] is parts.fludarabine
         assert dict(MODEL.regimens) == parts.REGIMENS
 

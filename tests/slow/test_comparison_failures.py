@@ -25,7 +25,7 @@ MODEL = ck.ODEModel(
     params=Params,
     states=States,
     vector_field=lambda t, y, p: States(C=-p.r * y.C + p.BURST * y.C**2),
-    targets={"car_t": ck.Target("C", lambda p: 1e-7)},
+    targets={"car_t": ck.Target("C", scale=lambda p: 1e-7)},
     outputs={"car_t": lambda t, y, p: y.C},
     units={"car_t": "cells/µL"},
 )

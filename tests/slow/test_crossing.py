@@ -81,7 +81,7 @@ SOLVED = ck.ODEModel(
     states=States,
     vector_field=lambda t, y, p: States(C=-p.k * y.C),
     initial=lambda p: States(C=1e-9),
-    targets={"car_t": ck.Target("C", bioavailability=lambda p: p.a / 1e8)},
+    targets={"car_t": ck.Target("C", scale=lambda p: p.a / 1e8)},
     outputs={"car_t": lambda t, y, p: y.C, "il6": lambda t, y, p: p.s * y.C},
     units=UNITS,
 )
