@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from carpk.errors import CarpkError
 
@@ -47,10 +45,22 @@ class Interval:
         return f"{100 * self.prob:.10g} %"
 
 
+class _Before:
+    """The settings before a change, which come back at the end of a `with` block."""
+
+    def __init__(self, options: Options, interval: Interval) -> None:
+        self._options, self._interval = options, interval
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self._options._interval = self._interval
+
+
 class Options:
     """Settings of a session.
 
-        ck.options.interval_prob = 0.95           # from now on
+        ck.options(interval_prob=0.95)            # from now on; or ck.options.interval_prob = 0.95
         with ck.options(interval_prob=0.5): ...   # and afterwards as before
 
     Attributes:
@@ -77,14 +87,10 @@ class Options:
     def interval(self) -> Interval:
         return self._interval
 
-    @contextmanager
-    def __call__(self, *, interval_prob: float) -> Iterator[None]:
-        before = self._interval
+    def __call__(self, *, interval_prob: float) -> _Before:
+        before = _Before(self, self._interval)
         self._interval = Interval(interval_prob)
-        try:
-            yield
-        finally:
-            self._interval = before
+        return before
 
     def __dir__(self) -> list[str]:
         return ["interval_prob"]

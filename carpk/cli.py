@@ -22,8 +22,19 @@ from carpk import _files
 app = typer.Typer(
     help="CAR-T cellular kinetics: fit expansion curves, compare arms, look at models and studies.",
     no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"carpk {ck.__version__}")
+        raise typer.Exit
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Seed = Annotated[int, typer.Option(help="Same seed and machine, same draws.")]

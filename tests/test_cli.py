@@ -37,6 +37,10 @@ def shell(monkeypatch, capsys):
     return call
 
 
+def test_version_is_that_of_the_package():
+    assert run("--version").output == f"carpk {ck.__version__}\n"
+
+
 def test_models_lists_every_model_with_its_unit():
     result = run("models")
     assert result.exit_code == 0

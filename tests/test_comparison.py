@@ -428,6 +428,14 @@ class TestCaveats:
         sharp = compare(known_fit(), arms, ["level_30d"], infusion=None, patients=30, draws=150)
         assert not said(sharp, "next to nothing about")
 
+    def test_a_dose_without_an_effect_is_no_finding(self):
+        words = "'toy' is a closed form, whose curves do not follow the number of cells"
+        ten = ck.Regimen.cells(0, 10 * ONE.infusions[0].amount)
+        arms = {"one": (ONE, {"MORE": 0.0}), "ten": (ten, {"MORE": 0.0})}
+        result = compare(TOY, arms, ["cmax"], patients=2)
+        assert said(result, words.replace("toy", TOY.name))
+        assert not said(compare(TOY, ARMS, ["cmax"], patients=2), "follow the number of cells")
+
     def test_a_fit_in_doubt_is_the_first_thing_said(self, doubled):
         result = compare(known_fit(ok=False), FLU, ["cmax"], patients=3, draws=5)
         assert repr(result).startswith("DO NOT TRUST the fit behind this")

@@ -142,3 +142,15 @@ def test_a_setting_that_does_not_exist_is_refused():
         ck.options.interval = 0.95
     with pytest.raises(AttributeError):
         ck.options.ci_prob = 0.95
+
+
+def test_options_hold_from_the_call_on():
+    before = ck.options.interval_prob
+    try:
+        ck.options(interval_prob=0.6)
+        assert ck.options.interval_prob == 0.6
+        with pytest.raises(ck.CarpkError, match="between 0 and 1"):
+            ck.options(interval_prob=2)
+        assert ck.options.interval_prob == 0.6
+    finally:
+        ck.options.interval_prob = before

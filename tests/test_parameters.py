@@ -154,3 +154,9 @@ def test_an_output_named_as_a_parameter_is_kept_apart_from_it(tmp_path):
     with pytest.raises(ck.ModelError, match="no 'car_t'; its outputs are tumor, its parameters tu"):
         sim["car_t"]
     sim.save(tmp_path / "sim.nc")
+
+
+def test_a_population_shows_what_is_not_the_default():
+    population = ck.Population(ck.load_model("piecewise"), varies=["cmax"], fixed={"fb": 0.1})
+    shown = "Population of 'piecewise': car_t [cells/µL]\n  varies: ['cmax']\n  fixed: {'fb': 0.1}"
+    assert repr(population) == shown

@@ -65,6 +65,13 @@ def about_arms(
             f"{model.name!r} is a closed form without a lymphodepletion term: its drugs change "
             "nothing here, and a contrast of 1 is no finding."
         )
+    amounts = {frozenset(e.amount for e in s.regimen.infusions) for s in specs.values()}
+    if isinstance(model, ClosedForm) and model.dose_effect is None and len(amounts) > 1:
+        yield (
+            f"{model.name!r} is a closed form, whose curves do not follow the number of cells: "
+            "that the arms differ in it changes nothing here. model.with_dose_effect(exponent, "
+            "reference) gives it an effect."
+        )
     conditioned = any(not d.equals(drugs[reference]) for d in drugs.values()) or any(
         c.lower() in CONDITIONING for c in differ
     )

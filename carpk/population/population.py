@@ -51,7 +51,7 @@ FORMS = ("linear", "power")  # of the effect of a number
 COHORT_INDEX = "index of the cohort"  # key of the cohort index in a design dict
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Population:
     """A structural model and everything that varies around it.
 
@@ -115,6 +115,23 @@ class Population:
     summary_dependence: bool = True
     regimens: Mapping[str, Regimen] = dataclasses.field(default_factory=dict)
     rtol: float = 1e-4
+
+    def __repr__(self) -> str:
+        """The model's name and outputs, and what differs from the defaults."""
+        outputs = ", ".join(f"{k} [{u}]" for k, u in self.model.units.items())
+        lines = [f"Population of {self.model.name!r}: {outputs}"]
+        for field in dataclasses.fields(self)[1:]:
+            value = getattr(self, field.name)
+            made = field.default_factory
+            usual = field.default if made is dataclasses.MISSING else made()
+            if value != usual and value:
+                shown = value
+                if field.name == "regimens":
+                    shown = list(value)
+                elif field.name == "priors" and not isinstance(value, str):
+                    shown = {name: type(prior).__name__ for name, prior in value.items()}
+                lines.append(f"  {field.name}: {shown}")
+        return "\n".join(lines)
 
     def __post_init__(self) -> None:
         if isinstance(self.priors, str):
