@@ -8,6 +8,7 @@ import re
 import warnings
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -354,6 +355,50 @@ def test_percent_of_cells_is_turned_into_cells_by_their_count(unit, count, right
 def test_percent_without_a_count_is_refused(rows, words):
     with pytest.raises(DatasetError, match=words):
         dataset(observations=rows)
+
+
+def test_a_summary_has_a_row_per_arm_and_analyte():
+    told = dataset().summary()
+    assert [*told.index] == [("flu", "transgene"), ("flucy", "transgene")]
+    assert told["patients"].tolist() == told["infusions"].tolist() == [1, 1]
+    assert told["samples"].tolist() == [2, 2]
+    assert told["blq_percent"].tolist() == [0, 50]
+    assert told["last_day"].tolist() == [14, 180]
+    assert told["drugs"].tolist() == ["fludarabine", ""]
+    everybody = dataset(patients=pd.DataFrame({"patient": ["P1", "P2"]})).summary()
+    assert everybody.loc[("all", "transgene"), ["patients", "sampled"]].tolist() == [2, 2]
+
+
+def test_the_figure_of_the_data_has_a_column_per_arm_and_a_strip_of_doses():
+    again = pd.concat([doses(), doses().iloc[2:].assign(time=100.0)])
+    data = dataset(doses=again)
+    figure = data.plot()
+    strips, panels = figure.axes[:2], figure.axes[2:]
+    assert [a.get_title() for a in strips] == ["flu (n = 1)", "flucy (n = 1)"]
+    assert [t.get_text() for t in strips[0].get_yticklabels()] == ["fludarabine", "car_t"]
+    assert panels[0].get_ylabel() == "transgene [copies/µg]"
+    assert panels[0].get_yscale() == "log"
+    (blq,) = (
+        line for line in panels[1].lines if line.get_marker() == "v" and len(line.get_xdata())
+    )
+    assert blq.get_xydata().tolist() == [[180, 50]]
+    last = data.plot("transgene", since="last").axes
+    assert len(last) == 2
+    assert [list(line.get_xdata()) for line in last[1].lines][:2] == [[7], [80]]
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"analytes": "il6"}, "no observations of 'il6'; patients were sampled for transgene"),
+        ({"since": "second"}, 'since must be "first" or "last"'),
+        ({"by": "arm"}, "no covariate `arm`"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_refused(options, words):
+    with pytest.raises(DatasetError, match=words):
+        dataset().plot(**options)
 
 
 BAD_SUMMARIES = {

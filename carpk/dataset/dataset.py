@@ -4,13 +4,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from carpk import _files
-from carpk.dataset import cohort_summaries, nonmem, nonmem_file, tables, units
+from carpk._late import late
+from carpk.dataset import cohort_summaries, nonmem, nonmem_file, overview, tables, units
 from carpk.dataset.arrays import IndividualArrays, padded
 from carpk.dataset.assemble import assemble, settings_of
 from carpk.dataset.doses import REQUIRED, follows, regimens
@@ -27,6 +28,9 @@ from carpk.dataset.nonmem_names import Arguments, Labelled, Labels
 from carpk.dataset.tables import Frame, count, listing, nearest
 from carpk.dosing.regimen import Regimen
 from carpk.errors import CarpkWarning, DatasetError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -380,6 +384,29 @@ class Dataset:
         about = nonmem_file.sidecar_text(arguments, self.about)
         _files.write_all({path: text, nonmem_file.sidecar(path): about})
         return arguments
+
+    def summary(self, by: str | None = None) -> pd.DataFrame:
+        """What there is, a row per arm and analyte.
+
+        Columns: unit; patients, treated (with cells) and infusions of cells of the arm; sampled
+        (patients), samples, per_patient (their median number), blq_percent; first_day and last_day
+        of the samples; drugs.
+
+        Args:
+            by: covariate whose values are the arms; `cohort` unless given, where the data have it.
+        """
+        return overview.summary(self, by)
+
+    def plot(
+        self,
+        analytes: str | list[str] | None = None,
+        *,
+        by: str | None = None,
+        since: str = "first",
+    ) -> "Figure":
+        """Levels of every patient by arm, with doses and limits; see `carpk.plot.dataset`."""
+        figure: Figure = late("carpk.plot.dataset")(self, analytes, by=by, since=since)
+        return figure
 
     def __repr__(self) -> str:
         cells = len(self.infusions)

@@ -1,12 +1,14 @@
 """Figures. Concentrations are on a log10 axis; the legend names the bands."""
 
 from carpk.plot.calibration import sbc
+from carpk.plot.data import dataset
 from carpk.plot.diagnostics import eta_covariates, eta_pairs, gof, npde, vpc
 from carpk.plot.fits import fit, individual_fits, predictive, prior_posterior, summaries, waterfall
 from carpk.plot.results import comparison, evidence, identifiability, simulation
 
 __all__ = [
     "comparison",
+    "dataset",
     "eta_covariates",
     "eta_pairs",
     "evidence",

@@ -266,7 +266,7 @@ def individual_fits(
     for axis in axes.flat[shown:]:
         axis.set_visible(False)
     for i, axis in zip(range(shown), axes.flat, strict=False):
-        before = days < 0 if isinstance(bound.population.model, ClosedForm) else days < -np.inf
+        before = days <= 0 if isinstance(bound.population.model, ClosedForm) else days < -np.inf
         own, typical_own = (np.where(before, np.nan, x[i]) for x in (mid, pred))
         axis.fill_between(days, low[i], high[i], where=~before, color=BLUE, alpha=0.35, lw=0)
         axis.plot(days, typical_own, color=GREY, lw=1, ls="--")
