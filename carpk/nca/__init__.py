@@ -35,7 +35,7 @@ doi:10.1007/BF01062525; BLQ: ICH M13A (2024); codes: CDISC PKPARMCD (codelist C8
 from carpk.nca.areas import METHOD, auc, auc_last, auc_to, clast, cmax, time_above, tlast, tmax
 from carpk.nca.curve import BLQ, apply_blq
 from carpk.nca.slopes import LambdaZ, doubling_time, fold_expansion, half_life, lambda_z
-from carpk.nca.tables import pp_domain, table
+from carpk.nca.tables import pp_domain, summary, table
 
 __all__ = [
     "BLQ",
@@ -52,6 +52,7 @@ __all__ = [
     "half_life",
     "lambda_z",
     "pp_domain",
+    "summary",
     "table",
     "time_above",
     "tlast",

@@ -33,6 +33,7 @@ class LambdaZ(NamedTuple):
     start: Float[Array, ""]  # first observation used [day]
     stop: Float[Array, ""]  # last observation used [day]
     r2_adjusted: Float[Array, ""]  # of the regression of ln c on t
+    clast: Float[Array, ""]  # concentration that the regression predicts at `stop`
 
 
 def lambda_z(
@@ -107,6 +108,8 @@ def _terminal(
         start=if_found(jnp.where(used, t, 0.0)[i]),
         stop=if_found(jnp.where(used, t, 0.0)[last]),
         r2_adjusted=if_found(adjusted[i]),
+        # times and logarithms are measured from the last point
+        clast=if_found(jnp.exp(log_c[last] + ((sum_y - slope * sum_x) * per_n)[i])),
     )
 
 
