@@ -6,8 +6,10 @@ from . import evidence as evidence
 from . import nca as nca
 from . import plot as plot
 from ._options import options as options
+from .assay import Additive as Additive
 from .assay import Combined as Combined
 from .assay import LogNormal as LogNormal
+from .assay import Power as Power
 from .assay import Proportional as Proportional
 from .assay import StudentT as StudentT
 from .comparison import Comparison as Comparison

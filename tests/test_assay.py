@@ -16,9 +16,18 @@ RESIDUALS = {
     "log-normal": (ck.LogNormal(), {"sigma": 0.56}),
     "proportional": (ck.Proportional(), {"sigma_prop": 0.4}),
     "combined": (ck.Combined(), {"sigma_add": 3.0, "sigma_prop": 0.2}),
+    "additive": (ck.Additive(), {"sigma_add": 3.0}),
+    "power": (ck.Power(), {"sigma_pow": 1.5, "power": 0.6}),
+    "power of a half": (ck.Power(0.5), {"sigma_pow": 1.5}),
 }
 F = 20.0
-NORMAL = {"proportional": 0.4 * F, "combined": np.sqrt(3.0**2 + (0.2 * F) ** 2)}  # their SDs at F
+NORMAL = {  # their SDs
+    "proportional": lambda f: 0.4 * f,
+    "combined": lambda f: np.sqrt(3.0**2 + (0.2 * f) ** 2),
+    "additive": lambda f: 3.0,
+    "power": lambda f: 1.5 * f**0.6,
+    "power of a half": lambda f: 1.5 * np.sqrt(f),
+}
 each_residual = pytest.mark.parametrize("name", RESIDUALS)
 
 
@@ -61,7 +70,7 @@ def test_densities_are_those_of_scipy_with_sigma_as_a_standard_deviation():
     exact = scipy.stats.lognorm.logpdf(y, s=0.56, scale=F)
     np.testing.assert_allclose(likelihood("log-normal", y, F, 0), exact, rtol=1e-12)
     for name, sd in NORMAL.items():
-        exact = scipy.stats.norm.logpdf(y, F, sd)
+        exact = scipy.stats.norm.logpdf(y, F, sd(F))
         np.testing.assert_allclose(likelihood(name, y, F, 0), exact, rtol=1e-12)
 
 
@@ -75,12 +84,11 @@ def test_the_spread_of_sampled_logs_is_sigma():
 # --- censoring ------------------------------------------------------------------------------------
 
 
-def below(name, limit, f):
-    """ln P(Y < limit) by scipy."""
+def below(name, lloq, f):
+    """ln P(Y < lloq) by SciPy."""
     if name == "log-normal":
-        return scipy.stats.norm.logcdf((np.log(limit) - np.log(f)) / 0.56)
-    sd = np.sqrt(3.0**2 * (name == "combined") + ({"combined": 0.2}.get(name, 0.4) * f) ** 2)
-    return scipy.stats.norm.logcdf((limit - f) / sd)
+        return scipy.stats.norm.logcdf((np.log(lloq) - np.log(f)) / 0.56)
+    return scipy.stats.norm.logcdf(lloq, f, NORMAL[name](f))
 
 
 @each_residual

@@ -28,7 +28,7 @@ def test_records_mean_in_closed_form_what_they_mean_to_nonmem(lag, modelled, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("route", "lag", "modelled"),
-    [("mesh", True, None), ("adaptive", False, None), ("mesh", True, "rate")],
+    [("mesh", True, None), ("adaptive", False, "duration")],
 )
 def test_records_mean_in_differential_equations_what_they_mean_to_nonmem(
     route, lag, modelled, tmp_path

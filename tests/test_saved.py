@@ -345,6 +345,8 @@ RESIDUALS = {
     "log-normal": ck.LogNormal(),
     "proportional": ck.Proportional(),
     "combined": ck.Combined(),
+    "additive": ck.Additive(typical_add=3.0),
+    "power": ck.Power(0.5),
     "own": Wide(wider=0.1 + 0.2),
 }
 
@@ -368,7 +370,7 @@ class TestPopulations:
                 there_and_back(population)
         back = there_and_back(population, trust=True)
         assert repr(back.residual) == repr(population.residual)
-        theta = {"sigma": 0.3, "sigma_prop": 0.2, "sigma_add": 0.1}
+        theta = {"sigma": 0.3, "sigma_prop": 0.2, "sigma_add": 0.1, "sigma_pow": 0.4}
         one, other = (
             p.residual_of("car_t").standardize(2.0, 3.0, theta) for p in (population, back)
         )

@@ -13,13 +13,23 @@ Lymphodepletion empties this denominator as well. Three ways to deal with it:
 """
 
 from carpk.assay.denominator import cells_per_ul, copies_per_ug, to_cells, to_copies
-from carpk.assay.residual import Combined, LogNormal, Proportional, Residual, StudentT
+from carpk.assay.residual import (
+    Additive,
+    Combined,
+    LogNormal,
+    Power,
+    Proportional,
+    Residual,
+    StudentT,
+)
 from carpk.models._body import GENOMES_PER_UG
 
 __all__ = [
     "GENOMES_PER_UG",
+    "Additive",
     "Combined",
     "LogNormal",
+    "Power",
     "Proportional",
     "Residual",
     "StudentT",

@@ -186,6 +186,40 @@ class Proportional(Residual):
 
 
 @dataclasses.dataclass(frozen=True)
+class Additive(Proportional):
+    """y ~ Normal(f, sigma_add); sigma_add has the unit of y.
+
+    `typical_add` centres its prior, in the unit of y.
+    """
+
+    typical_add: float = 1.0
+
+    def _sd(self, f: Arrays, theta: Theta) -> Arrays:
+        return theta["sigma_add"] + jnp.zeros_like(f)
+
+    def priors(self) -> dict[str, dist.Distribution]:
+        return {"sigma_add": dist.LogNormal(math.log(self.typical_add), 1.0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Power(Proportional):
+    """y ~ Normal(f, sigma_pow f^power): additive with power 0, proportional with 1.
+
+    Attributes:
+        power: the exponent; None: a parameter `power`, whose prior is normal around 1 with SD 0.5.
+    """
+
+    power: float | None = None
+
+    def _sd(self, f: Arrays, theta: Theta) -> Arrays:
+        return theta["sigma_pow"] * f ** (theta["power"] if self.power is None else self.power)
+
+    def priors(self) -> dict[str, dist.Distribution]:
+        own = {} if self.power is not None else {"power": dist.Normal(1.0, 0.5)}
+        return {"sigma_pow": dist.LogNormal(math.log(0.5), 0.5), **own}
+
+
+@dataclasses.dataclass(frozen=True)
 class Combined(Proportional):
     """y ~ Normal(f, sqrt(sigma_add² + (sigma_prop f)²)); sigma_add has the unit of y.
 
