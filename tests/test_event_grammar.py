@@ -114,6 +114,27 @@ def test_what_has_no_steady_state_is_nan_with_a_reason(route):
 
 
 @pytest.mark.parametrize(
+    ("ss", "right"), [((1,), "first"), ((1, 2), "both"), ((1, 1), "first"), ((2, 2), "both")]
+)
+def test_a_sample_without_order_sees_the_steady_state_before_the_dose(ss, right):
+    """The trough: as a sample a moment later sees it, less the doses that were given."""
+    model = bench.models(False, None)[0]
+    products = ("drug", "drug_iv")
+    doses = [
+        ck.Bolus(0.0, 40.0, product, "mg", ss=s, ii=0.5)
+        for product, s in zip(products, ss, strict=False)
+    ]
+    many = [
+        dataclasses.replace(dose, time=-100.0, addl=199, ss=0)
+        for dose in (doses if right == "both" else doses[:1])
+    ]
+    found, exact = (
+        ck.solve(model, ck.Regimen(tuple(d)), [0.0], route="mesh") for d in (doses, many)
+    )
+    assert float(found["conc"][0]) == pytest.approx(float(exact["conc"][0]), rel=1e-9)
+
+
+@pytest.mark.parametrize(
     ("regimen", "words"),
     [
         (ck.Infusion(0.0, 9.0, product="drug", rate=-2), "the model must give its duration"),

@@ -23,6 +23,7 @@ still run or wait. What all the others left is found by `steady`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -500,7 +501,7 @@ def _ordered(
     order = np.full(times.shape, BEFORE)
     if not regimen.events:
         return times, order
-    steady = [isinstance(e, Dose) and e.ss > 0 for e in regimen.events]
+    steady = [e.ss if isinstance(e, Dose) else 0 for e in regimen.events]
     when = np.array([float(e.time) for e in regimen.events])
     gap = np.abs(times[:, None] - when)
     near = gap < SAME  # (T, events)
@@ -510,9 +511,9 @@ def _ordered(
         here = np.flatnonzero(near[j])
         if follows[j] != UNTOLD:
             order[j] = np.flatnonzero(np.asarray(of) == here[: int(follows[j])][-1])[-1] + 0.5
-        elif steady[here[0]]:
-            begun = [e for k, e in enumerate(here) if all(steady[x] for x in here[: k + 1])]
-            order[j] = np.flatnonzero(np.asarray(of) == here[0])[0] + len(begun) - 0.5
+        elif steady[here[0]]:  # and those that add to it, whose rows stand beside its own
+            added = list(itertools.takewhile(lambda e: steady[e] == 2, here[1:]))
+            order[j] = np.flatnonzero(np.asarray(of) == here[0])[0] + len(added) + 0.5
     return times, order
 
 
