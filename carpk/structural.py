@@ -21,7 +21,7 @@ from carpk._late import late
 from carpk._tables import as_frame
 from carpk._types import Arrays, Numbers
 from carpk.dosing.disposition import Disposition
-from carpk.dosing.regimen import Regimen
+from carpk.dosing.regimen import SAME, Regimen
 from carpk.errors import ModelError
 from carpk.models import first_line
 from carpk.params import Params
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 AXES = ("chain", "draw", "patient", "time", "infusion", "cohort")  # of results
-
-SAME = 1e-9  # day; times that differ by less are one: hours in days are not exact
 
 Curve = Callable[..., Float[Array, " time"]]  # f(t, p)
 

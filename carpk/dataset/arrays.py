@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from carpk.dataset.doses import UNTOLD
 from carpk.dataset.tables import listing, nearest
+from carpk.dosing.regimen import UNTOLD
 from carpk.errors import CarpkWarning, DatasetError
 
 NEVER = 1e-30

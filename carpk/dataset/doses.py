@@ -16,7 +16,14 @@ from carpk.dataset import units
 from carpk.dataset.tables import Table, count, listing, words
 from carpk.dataset.validate import Settings, days_of
 from carpk.dosing import regimen as dosing
-from carpk.dosing.regimen import MODELLED_DURATION, MODELLED_RATE, MOST_DOSES, Regimen
+from carpk.dosing.regimen import (
+    MODELLED_DURATION,
+    MODELLED_RATE,
+    MOST_DOSES,
+    SAME,
+    UNTOLD,
+    Regimen,
+)
 from carpk.errors import CarpkWarning, DatasetError
 
 REQUIRED = ["patient", "time", "product", "amount", "unit", "duration"]
@@ -31,8 +38,6 @@ OPTIONAL: dict[str, float | str] = {  # what holds where nothing is said
 }
 MODELLED = (MODELLED_RATE, MODELLED_DURATION)
 DOSE, RESET, RESET_AND_DOSE = 1, 3, 4  # EVID
-SAME = 1e-9  # day; a sample and a dose at times that differ by less are of one time
-UNTOLD = -1  # number of doses before a sample where nothing was recorded about it
 FEWEST_CELLS, MOST_CELLS = 1e3, 1e13
 
 PRODUCTS = {  # as records name them -> as models do

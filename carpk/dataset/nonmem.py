@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from carpk.dataset.doses import DOSE, RESET, RESET_AND_DOSE, SAME
+from carpk.dataset.doses import DOSE, RESET, RESET_AND_DOSE
 from carpk.dataset.nonmem_names import (
     DATES,
     EVENTS,
@@ -21,6 +21,7 @@ from carpk.dataset.nonmem_names import (
 )
 from carpk.dataset.tables import Table, count, text_of
 from carpk.dataset.validate import Settings
+from carpk.dosing.regimen import SAME
 
 DOSES = (DOSE, RESET_AND_DOSE)
 _WORDS = ("ID", "CMT", "ADM", "DVID", "DVU", "DOSEU")

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from carpk.dataset import units as unit_table
-from carpk.dataset.doses import DOSE, RESET, SAME
+from carpk.dataset.doses import DOSE, RESET
 from carpk.dataset.nonmem_names import (
     ALIASES,
     DATES,
@@ -33,6 +33,7 @@ from carpk.dataset.tables import (
     read_text,
     text_of,
 )
+from carpk.dosing.regimen import SAME
 from carpk.errors import DatasetError
 
 LARGEST_LOG = 50.0  # of a level

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from carpk.dataset import units
-from carpk.dataset.doses import SAME, follows
+from carpk.dataset.doses import follows
 from carpk.dataset.tables import Table, count, nearest, some
 from carpk.dataset.validate import TIME_ZERO, Settings
+from carpk.dosing.regimen import SAME
 from carpk.errors import CarpkWarning
 
 CELLULAR = ("car_t", "transgene")

@@ -32,6 +32,8 @@ PER = ("", "m2", "kg")
 CELLS, DRUG = "cells", "mg"
 MODELLED_RATE, MODELLED_DURATION = -1, -2  # codes of RATE in NONMEM
 MOST_DOSES = 100_000  # that ADDL may stand for
+SAME = 1e-9  # day; times that differ by less are one: hours in days are not exact
+UNTOLD = -1  # number of events before a sample of their time where nothing was recorded about it
 
 HOST_T_CELLS = "N"  # the state of normal T cells in `kimmel2021`, `niche` and `niche_full`
 
@@ -542,7 +544,7 @@ def _check_steady_state(event: Dose, what: str) -> None:
             f"{what} has ss = {event.ss}, but cells multiply and have no steady state of doses; "
             "list the infusions that were given."
         )
-    endless = isinstance(event, Infusion) and not event.ii
+    endless = isinstance(event, Infusion) and event.endless
     if isinstance(event, Infusion) and endless and (event.rate is None or event.amount):
         raise RegimenError(
             f"{what} is at steady state and has no ii, the days between doses; give it, or amount "

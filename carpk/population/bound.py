@@ -24,6 +24,7 @@ from carpk.assay.residual import log_likelihood
 from carpk.dataset import Dataset
 from carpk.dataset.cohort_summaries import SAMPLED, proportion_bounds
 from carpk.dataset.units import between
+from carpk.dosing.regimen import UNTOLD
 from carpk.errors import FitError
 from carpk.params import Params, transform_for
 from carpk.population.covariates import Covariate, _in_equations, cohorts_of_effects, forms_of
@@ -37,7 +38,6 @@ from carpk.population.random_effects import (
     RandomEffects,
     eta_name,
 )
-from carpk.solver.events import UNTOLD
 from carpk.structural import ClosedForm
 from carpk.summaries import CohortLikelihood, CohortSummary, needed_for_ranges
 

@@ -17,9 +17,9 @@ from jax import Array
 from jaxtyping import Float
 
 from carpk._types import Arrays
-from carpk.dosing.regimen import Regimen
+from carpk.dosing.regimen import UNTOLD, Regimen
 from carpk.params import Params
-from carpk.solver.events import UNTOLD, Schedule
+from carpk.solver.events import Schedule
 from carpk.solver.solve import Solver
 from carpk.structural import ClosedForm, ODEModel
 

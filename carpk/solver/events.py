@@ -39,6 +39,8 @@ from carpk._types import Arrays, Numbers
 from carpk.dosing.regimen import (
     CELLS,
     MODELLED_RATE,
+    SAME,
+    UNTOLD,
     Bolus,
     Dose,
     Event,
@@ -50,13 +52,12 @@ from carpk.dosing.regimen import (
 )
 from carpk.errors import RegimenError
 from carpk.params import Params
-from carpk.structural import SAME, ODEModel, Target
+from carpk.structural import ODEModel, Target
 
 NOTHING, BOLUS, INFUSION, PACED, ENDLESS, RESET, REPLACE, MULTIPLY, STEADY = range(9)
 DOSES = (BOLUS, INFUSION, PACED, ENDLESS)
 SIZE = {"m2": "BSA", "kg": "WT"}  # covariates of the equations that doses may be given per
 KINDS: dict[type, int] = {Reset: RESET, Replace: REPLACE, Multiply: MULTIPLY}
-UNTOLD = -1  # number of events before an observation where nothing was recorded about it
 BEFORE = -0.5  # place of an observation before all events
 FIRST, ARRIVING = -3.0, -2.0  # what comes before the events and observations of a time
 
@@ -78,6 +79,11 @@ class Events(NamedTuple):
     def dose(self) -> Arrays:
         """Which are doses."""
         return jnp.isin(self.kind, jnp.array(DOSES))
+
+    @property
+    def wipes(self) -> Arrays:
+        """Which take away all that was there: resets, and steady states that replace it."""
+        return (self.kind == RESET) | ((self.kind == STEADY) & (self.amount == 0))
 
     def by_occasion(self, f: Callable[..., Numbers], params: Params | None) -> Array:
         """What a patient's parameters give in the occasion of each event, (K,)."""
@@ -178,8 +184,7 @@ class Structure:
         arrives = events.time + late
         if self.moves:
             arrives = _snapped(arrives, times, late > 0)
-        wipes = (events.kind == RESET) | ((events.kind == STEADY) & (events.amount == 0))
-        resets = jnp.where(wipes, events.time, jnp.inf)
+        resets = jnp.where(events.wipes, events.time, jnp.inf)
         number = jnp.arange(count)
         # a reset after a dose was given, in time or in the order at one time
         ends = (resets > events.time[:, None]) | (
@@ -217,7 +222,7 @@ class Structure:
         column = jax.nn.one_hot(events.aim, size) > 0
         is_put = (events.kind == REPLACE) & active
         is_scale = (events.kind == MULTIPLY) & active
-        wiped = (wipes & active)[:, None] | (is_put[:, None] & column)
+        wiped = (events.wipes & active)[:, None] | (is_put[:, None] & column)
         scaled = is_scale[:, None] & column
         keep = jnp.where(wiped, 0.0, jnp.where(scaled, events.amount[:, None], 1.0))
         put = jnp.where(is_put[:, None] & column, events.amount[:, None], 0.0)

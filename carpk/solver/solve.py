@@ -29,12 +29,12 @@ from numpy.typing import ArrayLike
 
 from carpk._tables import as_frame
 from carpk._types import Arrays
-from carpk.dosing.regimen import Regimen
+from carpk.dosing.regimen import UNTOLD, Regimen
 from carpk.errors import ModelError
 from carpk.params import Params
 from carpk.solver import mesh
 from carpk.solver.adaptive import ATOL, RTOL, STIFF, Adaptive
-from carpk.solver.events import UNTOLD, Patient, Schedule, Structure, Timeline
+from carpk.solver.events import Patient, Schedule, Structure, Timeline
 from carpk.solver.march import Steps, march
 from carpk.solver.superposed import Superposition
 from carpk.solver.system import OK, REASONS, Solved

@@ -10,18 +10,16 @@ from jax import Array
 
 from carpk._types import Arrays
 from carpk.dosing.disposition import Course
+from carpk.dosing.regimen import SAME
 from carpk.params import Params
 from carpk.solver.events import (
     ENDLESS,
-    RESET,
-    STEADY,
     Events,
     Patient,
     Structure,
     Timeline,
 )
 from carpk.solver.system import NOT_FINITE, OK, Solved, System
-from carpk.structural import SAME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +64,7 @@ def _given(events: Events, late: Array, days: Array, order: Array) -> tuple[Arra
         return (since > width) | ((since >= -width) & first)
 
     follows = order[:, None] > number
-    wipes = (events.kind == RESET) | ((events.kind == STEADY) & (events.amount == 0))
-    wiped = by(events.time, follows) & wipes  # (T, resets)
+    wiped = by(events.time, follows) & events.wipes  # (T, resets)
     taken = jnp.any(wiped[:, None, :] & (number > number[:, None]), axis=2)
     arrives = events.time + late
     arrived = jnp.where(late > 0, by(arrives, True, SAME), by(events.time, follows))
