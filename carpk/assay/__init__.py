@@ -1,7 +1,9 @@
 """Assays: residual models, limits of quantification, qPCR units.
 
 A residual model gives the distribution of a measured level y around the true level f. Its
-parameters are standard deviations, never variances.
+parameters are standard deviations, never variances. Of counts, and of yes and no, `Poisson`,
+`NegativeBinomial` and `Bernoulli` are the distribution around their expectation, which the model
+gives.
 
 qPCR counts transgene copies per µg of DNA: a share of the leukocytes, and not a number of cells.
 Lymphodepletion empties this denominator as well. Three ways to deal with it:
@@ -13,6 +15,7 @@ Lymphodepletion empties this denominator as well. Three ways to deal with it:
 """
 
 from carpk.assay.denominator import cells_per_ul, copies_per_ug, to_cells, to_copies
+from carpk.assay.discrete import Bernoulli, NegativeBinomial, Poisson
 from carpk.assay.residual import (
     Additive,
     Combined,
@@ -27,8 +30,11 @@ from carpk.models._body import GENOMES_PER_UG
 __all__ = [
     "GENOMES_PER_UG",
     "Additive",
+    "Bernoulli",
     "Combined",
     "LogNormal",
+    "NegativeBinomial",
+    "Poisson",
     "Power",
     "Proportional",
     "Residual",

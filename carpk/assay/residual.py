@@ -32,10 +32,14 @@ class Residual:
     Attributes:
         on_log: whether the error is on the logarithmic scale.
         heavy: whether its tails are heavier than those of a normal distribution.
+        discrete: whether observations are whole numbers; 0 is one, and there is no LLOQ.
+        binary: whether they are 0 and 1.
     """
 
     on_log: ClassVar[bool] = False
     heavy: ClassVar[bool] = False
+    discrete: ClassVar[bool] = False
+    binary: ClassVar[bool] = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,6 +49,10 @@ class Residual:
     def standardize(self, y: Arrays, f: Arrays, theta: Theta) -> tuple[Arrays, Arrays]:
         """(z, ln dz/dy): the standard-normal score of y, and the log of its slope."""
         raise NotImplementedError
+
+    def score(self, y: Arrays, f: Arrays, theta: Theta) -> Arrays:
+        """How far y lies from f, as a standard normal variable."""
+        return self.standardize(y, f, theta)[0]
 
     def sample(self, z: Arrays, f: Arrays, theta: Theta) -> Arrays:
         """The measured level with standard-normal score z."""

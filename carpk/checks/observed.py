@@ -30,7 +30,7 @@ class Observed:
         time: days.
         value: concentration; the LLOQ where `censored` is 1.
         censored: 0 observed, 1 below the LLOQ, -1 above `value`.
-        lloq: lower limit of quantification; 1e-30 where unknown.
+        lloq: lower limit of quantification; 1e-30 where unknown, -inf of counts.
     """
 
     bound: BoundPopulation
@@ -70,7 +70,7 @@ class Observed:
             time=a.time[place],
             value=a.value[place],
             censored=a.censored[place],
-            lloq=a.lloq[place],
+            lloq=np.where(bound.counted, -np.inf, a.lloq)[place],
         )
 
     @property

@@ -114,7 +114,7 @@ def npde(
     treated as by Nguyen et al. (2012, doi:10.1007/s10928-012-9264-2): the prediction discrepancy is
     drawn uniformly between 0 and the predicted probability of a concentration below the LLOQ, the
     concentration follows from the replicates' distribution, and replicates below the LLOQ are drawn
-    anew in the same way.
+    anew in the same way. Counts, and yes and no, are spread uniformly up to the next whole number.
 
     Args:
         fit: a fit; or a population model bound to data (`population.bind(data)`), whose prior is
@@ -135,8 +135,11 @@ def npde(
         )
     rng = np.random.default_rng(seed)
     value, y, imputed = impute(seen, y, rng)
-    if seen.bound.population.residual_of(seen.output).on_log:
+    residual = seen.bound.population.residual_of(seen.output)
+    if residual.on_log:
         value, y = np.log(value), np.log(y)
+    if residual.discrete:  # ties are broken at random, so that the errors are continuous
+        value, y = value + rng.uniform(size=value.shape), y + rng.uniform(size=y.shape)
     discrepancy = np.where(np.isfinite(imputed), imputed, np.mean(y < value, axis=0))
     error = np.empty(len(value))
     for i in np.unique(seen.patient):

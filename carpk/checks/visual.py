@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PERCENTILES = (5, 50, 95)
 BELOW = "below LLOQ"
+YES = "yes"
 LEAST = 5  # observations in an automatic bin
 MOST = 20  # automatic bins
 COST = 0.3  # of one more bin, in ln(variance within bins)
@@ -44,7 +45,8 @@ class VPC:
     Attributes:
         table: one row per stratum, bin and statistic. `time` is the median day of the bin's
             observations, `time_low` and `time_high` their range, `n` their number; `statistic` is
-            "5 %", "50 %", "95 %" (concentrations) or "below LLOQ" (a share of the observations);
+            "5 %", "50 %", "95 %" (concentrations, counts), "below LLOQ" or, of observations that
+            are yes or no, "yes" (shares of the observations);
             `observed`, and `low`, `median` and `high`: the median and equal-tailed interval of
             the same statistic over replicated data sets. A percentile at or below the LLOQ is -inf
             (inf: above the range of the assay): it compares, but is never drawn.
@@ -108,7 +110,8 @@ class VPC:
         t = self.table
         told = t[~((t["low"] == t["high"]) & (t["observed"] == t["low"]))]  # could have differed
         for words, own in (
-            ("observed percentiles", told[told["statistic"] != BELOW]),
+            ("observed percentiles", told[~told["statistic"].isin([BELOW, YES])]),
+            ("observed shares of yes", told[told["statistic"] == YES]),
             ("observed shares below the LLOQ", told[told["statistic"] == BELOW]),
         ):
             if len(own):
@@ -177,6 +180,12 @@ def vpc(
     value = np.where(seen.censored == -1, np.inf, np.where(below, seen.lloq, seen.value))
     shift = np.zeros(len(value))
     log_pred, known = shift, np.ones(len(value), bool)
+    binary = bound.population.residual_of(seen.output).binary
+    if corrected and binary:
+        raise FitError(
+            f"{who}: {seen.output!r} is yes or no, whose share has no prediction correction; leave "
+            "out `corrected`, or stratify with `by`."
+        )
     if corrected:
         pred = seen.population_prediction(middle(theta))
         log_pred, known = np.log(pred), pred > NOTHING * pred.max()
@@ -189,9 +198,6 @@ def vpc(
                 continue
             shift[here] = np.median(log_pred[here]) - log_pred[here]
             factor = np.exp(shift[here])
-            found = percentiles(value[here] * factor, below[here])
-            replicated = percentiles(y[:, here] * factor, below_y[:, here])
-            again = ends_of(replicated, interval)
             entry = {
                 "stratum": name,
                 "bin": b,
@@ -200,6 +206,13 @@ def vpc(
                 "time_high": seen.time[here].max(),
                 "n": int(here.sum()),
             }
+            if binary:
+                share, again = value[here].mean(), ends_of(y[:, here].mean(axis=1), interval)
+                rows.append(entry | _row(YES, share, again))
+                continue
+            found = percentiles(value[here] * factor, below[here])
+            replicated = percentiles(y[:, here] * factor, below_y[:, here])
+            again = ends_of(replicated, interval)
             for i, p in enumerate(PERCENTILES):
                 rows.append(entry | _row(f"{p} %", found[i], again[:, i]))
             if seen.limited[here].any():
@@ -408,7 +421,7 @@ def _wide(table: pd.DataFrame) -> pd.DataFrame:
             "n": first["n"],
         }
         for r in part.to_dict("records"):
-            text = _percent if r["statistic"] == BELOW else _concentration
+            text = _percent if r["statistic"] in (BELOW, YES) else _concentration
             star = "" if r["low"] <= r["observed"] <= r["high"] else " *"
             ends = f"{text(r['low'])} to {text(r['high'])}"
             row[r["statistic"]] = f"{text(r['observed'])} ({ends}){star}"

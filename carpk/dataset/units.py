@@ -16,6 +16,9 @@ KNOWN_ANALYTES = {
 }
 """Analytes whose unit carpk fixes: the shared outputs of all structural models."""
 
+WHOLE = ("count", "yes/no")
+"""Units of what is counted, and of yes (1) and no (0): 0 is an observation like any other."""
+
 # Spelling (lower case, without blanks) -> carpk's unit and the factor that leads to it.
 _MEASURED = {
     "copies/ug": ("copies/µg", 1.0),

@@ -224,7 +224,10 @@ def read_observations(table: Table, settings: Settings) -> pd.DataFrame:
     )
     lloq = _fill_lloq(table, analytes, settings)
     limit = table.numbers("limit", required=False)
-    values = _check_values(table, values, lloq, limit, censored, notes)
+    given = table.texts("unit", required=False)
+    given = [unit or settings.units.get(a, "") for unit, a in zip(given, analytes, strict=True)]
+    whole = np.isin(given, units.WHOLE)
+    values = _check_values(table, values, lloq, limit, censored, whole, notes)
     names, factors = measured_units(table, analytes, table.texts("unit", required=False), settings)
     columns = {
         "patient": words(patients),
@@ -278,6 +281,7 @@ def _check_values(
     lloq: np.ndarray,
     limit: np.ndarray,
     censored: np.ndarray,
+    whole: np.ndarray,
     notes: list[str],
 ) -> np.ndarray:
     """Refuse values that contradict their flag; a censored value becomes its LLOQ, with a note."""
@@ -297,10 +301,11 @@ def _check_values(
         "lloq",
     )
     refuse(
-        ~left & (values <= 0),
+        ~left & ((values < 0) | (values == 0) & ~whole),
         "the value must be positive, but is {value:g} and not flagged as censored",
         "If it is below the limit of quantification, write value = LLOQ, lloq and censored = 1; "
-        "if it is a pre-dose baseline, remove the row.",
+        "if it is a pre-dose baseline, remove the row. Counts have the unit 'count', yes (1) and "
+        "no (0) 'yes/no': there, 0 is a value.",
     )
     refuse(
         ~left & (values < lloq),

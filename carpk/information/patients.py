@@ -115,12 +115,14 @@ def standardized(
     """
     ones = jnp.ones(np.shape(f))
     middle, above = (residual.sample(z, f, theta) for z in (0 * ones, ones))
+    if residual.discrete:  # whose median is a whole number, and not their expectation
+        middle = f
 
     def score(factors: Values) -> Arrays:
         return residual.standardize(above, f, {n: theta[n] * x for n, x in factors.items()})[0]
 
     of_mean, of_sd = (float(np.sqrt(x)) for x in residual.efficiency(theta))
-    by_sd = jax.jacfwd(score)({name: 1.0 for name in residual.names})
+    by_sd = jax.jacfwd(score)({n: 1.0 for n in residual.names}) if residual.names else {}
     mean = -of_mean * np.asarray(residual.standardize(middle, near, theta)[0])
     return mean, {n: -of_sd * x for n, x in by_sd.items()}, residual.standardize(lloq, f, theta)[0]
 

@@ -10,7 +10,7 @@ from carpk.dataset import Dataset
 from carpk.dataset.overview import arms, since_last
 from carpk.dataset.units import CELL_UNITS
 from carpk.errors import DatasetError
-from carpk.plot.style import BLUE, GREY, INK, RED, time_axis
+from carpk.plot.style import BLUE, GREY, INK, RED, level_scale, time_axis
 
 SINCE = ("first", "last")
 MOST_PANELS = 6  # arms side by side
@@ -121,7 +121,7 @@ def _levels(axis: Axes, seen: pd.DataFrame) -> None:
         axis.plot(own["day"], own["value"], mark, color=color, ms=2.6, alpha=0.8, mew=0)
     for limit in np.unique(seen["lloq"].dropna())[:3]:
         axis.axhline(limit, color=GREY, lw=0.8, ls=":")
-    axis.set_yscale("log")
+    axis.set_yscale(level_scale(seen["value"]))
     axis.spines[["top", "right"]].set_visible(False)
 
 

@@ -18,10 +18,10 @@ from numpy.typing import ArrayLike
 from carpk._options import options
 from carpk.checks import GOF, NPDE, VPC, shrinkage
 from carpk.checks.residuals import SHRUNK, eta_means
-from carpk.checks.visual import BELOW, PERCENTILES
+from carpk.checks.visual import BELOW, PERCENTILES, YES
 from carpk.errors import FitError
 from carpk.inference.result import Fit
-from carpk.plot.style import BLUE, GREY, INK, RED, time_axis
+from carpk.plot.style import BLUE, GREY, INK, RED, level_scale, time_axis
 from carpk.population.random_effects import omega_name
 
 MIDDLE = PERCENTILES[1]
@@ -67,7 +67,10 @@ def vpc(result: VPC, *, points: bool = True) -> Figure:
             _observed(axis, rows_of, "-" if p == MIDDLE else "--")
         if drawn:
             axis.axhline(result.lloq, color=INK, lw=0.8, ls=":")
-        axis.set_yscale("log")
+        shares_of_yes = part[part["statistic"] == YES].sort_values("time")
+        _band(axis, shares_of_yes, RED, bottom, top)
+        _observed(axis, shares_of_yes, "-")
+        axis.set_yscale(level_scale(result.points["value"]))
         axis.set_ylim(bottom, top)
         patients = own["patient"].nunique()
         name = "" if result.by is None else f"{result.by}: {stratum}, "
@@ -94,18 +97,19 @@ def vpc(result: VPC, *, points: bool = True) -> Figure:
         f"from the {result.source}",
     )
     key = axes[0, 0]
+    middle, outer = ("median", "5th or 95th percentile")
+    if (table["statistic"] == YES).any():
+        middle, outer = "share of yes", ""
     handles = [
         key.plot([], [], color=INK, ls="-", marker="o", ms=3)[0],
-        key.plot([], [], color=INK, ls="--", marker="o", ms=3)[0],
         key.fill_between([], [], [], color=RED, alpha=0.3, lw=0),
-        key.fill_between([], [], [], color=BLUE, alpha=0.3, lw=0),
     ]
-    labels = [
-        "observed median",
-        "observed 5th and 95th percentile",
-        f"{result.interval} interval of a replicated median",
-        f"{result.interval} interval of a replicated 5th or 95th percentile",
-    ]
+    labels = [f"observed {middle}", f"{result.interval} interval of a replicated {middle}"]
+    if outer:
+        handles.insert(1, key.plot([], [], color=INK, ls="--", marker="o", ms=3)[0])
+        handles.append(key.fill_between([], [], [], color=BLUE, alpha=0.3, lw=0))
+        labels.insert(1, f"observed {outer}")
+        labels.append(f"{result.interval} interval of a replicated {outer}")
     if limited:
         handles.append(axes[1, 0].fill_between([], [], [], color=GREY, alpha=0.3, lw=0))
         labels.append(f"{result.interval} interval of a replicated share")
@@ -127,8 +131,11 @@ def _concentration_range(result: VPC) -> tuple[float, float]:
     """Range of the axis of concentrations: observations, and bands near them."""
     concentrations = result.table[result.table["statistic"] != BELOW]
     shown = concentrations[["observed", "low", "median", "high"]].to_numpy(float)
-    shown = shown[np.isfinite(shown) & (shown > 0)]
     values = result.points["value"].to_numpy()
+    if level_scale(values) == "linear":
+        high = float(np.nanmax(np.append(shown[np.isfinite(shown)], values)))
+        return -0.04 * high, 1.04 * high
+    shown = shown[np.isfinite(shown) & (shown > 0)]
     measured = values[(values > 0) & ~result.points["below"].to_numpy()]
     if not measured.size:
         measured = values
@@ -266,6 +273,8 @@ def gof(result: GOF) -> Figure:
     measured = t["DV"].to_numpy()[~below & (t["DV"] > 0)]
     measured = measured if measured.size else t["DV"].to_numpy()
     ends = [max(shown.min(), measured.min() / 10) / 1.5, shown.max() * 1.5]
+    if level_scale(t["DV"]) == "linear":
+        ends = [-0.04 * shown.max(), 1.04 * shown.max()]
     words = {"PRED": "population prediction", "IPRED": "individual prediction"}
     for row, (prediction, residual) in enumerate({"PRED": "NPDE", "IPRED": "IWRES"}.items()):
         against, time, pred = axes[row]
@@ -277,7 +286,8 @@ def gof(result: GOF) -> Figure:
         if len(lloq) == 1:
             against.axhline(lloq[0], color=INK, lw=0.8, ls=":")
         _concentration_axis(against, ends, f"{prediction}: {words[prediction]} [{result.unit}]")
-        against.set_yscale("log")
+        for set_scale in (against.set_xscale, against.set_yscale):
+            set_scale(level_scale(t["DV"]))
         against.set_xlim(ends)
         against.set_ylim(ends)
         against.set_aspect("equal", adjustable="box")

@@ -19,7 +19,17 @@ from carpk.dataset.cohort_summaries import WITH_ENDS
 from carpk.inference.nuts import prior_draws
 from carpk.inference.result import Fit
 from carpk.inference.starts import PRIOR_DRAWS
-from carpk.plot.style import BLUE, GREY, INK, LONG, RED, from_scale, time_axis, to_scale
+from carpk.plot.style import (
+    BLUE,
+    GREY,
+    INK,
+    LONG,
+    RED,
+    from_scale,
+    level_scale,
+    time_axis,
+    to_scale,
+)
 from carpk.population.bound import BoundPopulation
 from carpk.population.parameters import PopulationParameter
 from carpk.structural import ClosedForm
@@ -261,6 +271,10 @@ def individual_fits(
         sharey=True,
     )
     bottom, top = seen.value.min() / 5, seen.value.max() * 12
+    scale = level_scale(seen.value)
+    if scale == "linear":
+        highest = max(float(seen.value.max()), float(high.max()))
+        bottom, top = -0.05 * highest, 1.3 * highest
     limits = np.unique(seen.lloq[seen.limited])
     limits = limits[(limits > bottom) & (limits < top)]
     for axis in axes.flat[shown:]:
@@ -281,7 +295,7 @@ def individual_fits(
         _doses(axis, bound, i)
         axis.set_title(bound.patients[i], fontsize=7, pad=2)
         axis.tick_params(labelsize=6)
-        axis.set_yscale("log")
+        axis.set_yscale(scale)
         axis.spines[["top", "right"]].set_visible(False)
         time_axis(axis, days, apart=0.9)
         axis.set_xlabel("")

@@ -37,6 +37,11 @@ def time_axis(axis: Axes, days: ArrayLike, *, size: float = 9, apart: float = AP
     axis.set_xlabel(label, fontsize=size)
 
 
+def level_scale(values: ArrayLike) -> str:
+    """Scale of an axis of levels: "log", but "linear" where one is 0, as a count can be."""
+    return "linear" if (np.asarray(values, float) <= 0).any() else "log"
+
+
 def to_scale(days: np.ndarray) -> np.ndarray:
     """ln(1 + days), and the same with a minus before day 0."""
     x: np.ndarray = np.sign(days) * np.log1p(np.abs(days))

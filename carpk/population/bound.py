@@ -22,6 +22,7 @@ from jaxtyping import Float
 from carpk._types import ArrayOf, Arrays, Numbers, Values
 from carpk.assay.residual import log_likelihood
 from carpk.dataset import Dataset
+from carpk.dataset.arrays import NEVER, IndividualArrays
 from carpk.dataset.cohort_summaries import SAMPLED, proportion_bounds
 from carpk.dataset.units import between
 from carpk.dosing.regimen import UNTOLD
@@ -90,8 +91,16 @@ class BoundPopulation:
                 f"{lacks['product']} that patient {lacks['patient']!r} was given on day "
                 f"{lacks['time']:g} is not known. Give it, or leave the patient out."
             )
+        if individual is not None:
+            _check_kinds(population, data, individual, endpoints)
         summaries = cohort_summaries(data, endpoints)
         published = {summary.output for rows in summaries.values() for summary in rows}
+        for output in published:
+            if population.residual_of(output).discrete:
+                raise FitError(
+                    f"{data.name}: {output!r} is counted, and summaries of counts are not fitted. "
+                    'Give the patients\' counts, or set use to "check" for these summaries.'
+                )
         for analyte in endpoints:
             if analyte not in observed and endpoints[analyte] not in published:
                 raise FitError(
@@ -471,6 +480,14 @@ class BoundPopulation:
 
         return jax.jit(one)
 
+    @cached_property
+    def counted(self) -> np.ndarray:
+        """Observations of what is counted, and of yes and no, (P, T)."""
+        a = self.individual
+        kinds = [self.population.residual_of(self.endpoints[x]).discrete for x in a.analytes]
+        counted: np.ndarray = a.mask & np.array(kinds)[a.analyte]
+        return counted
+
     def by_endpoint(self, each: Callable[[str], Array]) -> Float[Array, "patient time"]:
         """(P, T), every observation from its own endpoint's `each(output)`."""
         a = self.individual
@@ -569,6 +586,46 @@ def match_analytes(population: Population, data: Dataset) -> dict[str, str]:
                 f'ck.load_model("piecewise", output={analyte!r}, unit={unit!r}, cmax=...).'
             )
     return wanted
+
+
+def _check_kinds(
+    population: Population, data: Dataset, seen: IndividualArrays, endpoints: Mapping[str, str]
+) -> None:
+    """Refuse observations that their residual model cannot have."""
+    for i, analyte in enumerate(seen.analytes):
+        residual = population.residual_of(endpoints[analyte])
+        here = seen.mask & (seen.analyte == i)
+        name = type(residual).__name__
+        if not residual.discrete:
+            advice = (
+                "Counts are fitted with residual=ck.assay.Poisson() or NegativeBinomial(), yes and "
+                "no with Bernoulli()."
+            )
+            _refuse_values(data, seen, here & (seen.value <= 0), analyte, name, advice)
+            continue
+        advice = "Give the counts themselves, in the unit 'count'; yes is 1 and no is 0, 'yes/no'."
+        odd = (seen.value != np.round(seen.value)) | (seen.value < 0)
+        odd |= residual.binary & (seen.value > 1)
+        _refuse_values(data, seen, here & odd, analyte, name, advice)
+        advice = "Leave the flag and the limit out: a count of 0 is one."
+        limited = (seen.censored != 0) | (seen.lloq > NEVER)
+        _refuse_values(data, seen, here & limited, analyte, name, advice, ", censored or limited,")
+
+
+def _refuse_values(
+    data: Dataset,
+    seen: IndividualArrays,
+    bad: np.ndarray,
+    analyte: str,
+    residual: str,
+    advice: str,
+    how: str = "",
+) -> None:
+    for i, j in np.argwhere(bad)[:1]:
+        raise FitError(
+            f"{data.name}, patient {seen.patients[i]!r}, day {seen.time[i, j]:g}: {analyte} is "
+            f"{seen.value[i, j]:g}{how}, which {residual}() cannot have. {advice}"
+        )
 
 
 def cohort_summaries(

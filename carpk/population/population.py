@@ -75,7 +75,8 @@ class Population:
             themselves need not be named: they are taken from the column of their name, where the
             data have it.
         residual: what the assay sees, `LogNormal()` unless said otherwise; `StudentT()` where some
-            samples lie far off, `Additive()`, `Proportional()`, `Combined()`, `Power()`; with
+            samples lie far off, `Additive()`, `Proportional()`, `Combined()`, `Power()`; of counts
+            `assay.Poisson()` or `assay.NegativeBinomial()`, of yes and no `assay.Bernoulli()`; with
             several endpoints one for all of them, or output -> residual model.
         priors: NumPyro distributions by name, or "published" (see `published_priors`). Names: a
             parameter's own for its typical value (natural scale), "omega_<parameter>",

@@ -407,6 +407,8 @@ def _scores(bound: BoundPopulation, samples: Values) -> tuple[np.ndarray, ...]:
         def below(y: Array) -> Array:
             def each(output: str) -> Array:
                 residual = bound.population.residual_of(output)
+                if residual.discrete:  # without a limit
+                    return jnp.full_like(f, -jnp.inf)
                 share: Array = residual.log_cdf(
                     y, f, bound.population.residual_theta(theta, output)
                 )
@@ -417,7 +419,7 @@ def _scores(bound: BoundPopulation, samples: Values) -> tuple[np.ndarray, ...]:
         def score(output: str) -> Array:
             residual = bound.population.residual_of(output)
             own = bound.population.residual_theta(theta, output)
-            return jnp.asarray(residual.standardize(a.value, f, own)[0])
+            return jnp.asarray(residual.score(a.value, f, own))
 
         def limited_score(output: str) -> Array:
             residual = bound.population.residual_of(output)
@@ -578,7 +580,7 @@ def _unrelated(bound: BoundPopulation, curve: np.ndarray) -> Found:
     a = bound.individual
     found: Found = []
     for i, analyte in enumerate(a.analytes):
-        here = a.mask & (a.analyte == i) & (a.censored == 0) & (a.value > 0)
+        here = a.mask & (a.analyte == i) & (a.censored == 0) & (a.value > 0) & ~bound.counted
         here &= here.sum(1, keepdims=True) > 1
         free = int(here.sum() - here.any(1).sum())  # degrees of freedom within patients
         if free < MANY:
@@ -692,6 +694,8 @@ def _of_values(bound: BoundPopulation) -> dict[str, Found]:
     left: Found = []
     for i, analyte in enumerate(a.analytes):
         here = a.mask & (a.analyte == i)
+        if bound.counted[here].any():  # counts are equal, and 0, by chance
+            continue
         measured, limits = a.value[here & (a.censored == 0)], a.lloq[here & (a.censored == 1)]
         counts = Counter(measured.tolist())
         low = min(counts, default=0.0)
@@ -754,7 +758,7 @@ def _copies(bound: BoundPopulation) -> Found:
         {(int(k), float(t)): float(y) for k, t, y in zip(*columns, strict=True)}
         for columns in (
             (a.analyte[i, here], a.time[i, here], a.value[i, here])
-            for i, here in enumerate(a.mask & (a.censored == 0))
+            for i, here in enumerate(a.mask & (a.censored == 0) & ~bound.counted)
         )
     ]
     first: dict[frozenset[tuple[tuple[int, float], float]], int] = {}

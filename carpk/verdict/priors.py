@@ -63,7 +63,7 @@ def _data_over_prior(bound: BoundPopulation, prior: xr.Dataset) -> float:
     shared = {name: np.zeros(len(bound.clusters)) for name in bound.cohort_effects}
     theta = {k: np.median(prior[k].values, axis=(0, 1)) for k in bound.priors} | shared
     a, predictions = bound.individual, np.asarray(bound.population_predictions(theta))
-    measured = a.mask & (a.censored == 0)
+    measured = a.mask & (a.censored == 0) & ~bound.counted
     ratio = (
         float(np.exp(np.median(np.log(a.value / predictions)[measured]))) if measured.any() else 1.0
     )
