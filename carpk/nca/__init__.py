@@ -33,13 +33,16 @@ doi:10.1007/BF01062525; BLQ: ICH M13A (2024); codes: CDISC PKPARMCD (codelist C8
 """
 
 from carpk.nca.areas import METHOD, auc, auc_last, auc_to, clast, cmax, time_above, tlast, tmax
+from carpk.nca.choices import Acceptance
 from carpk.nca.curve import BLQ, apply_blq
+from carpk.nca.report import pp_domain, summary
 from carpk.nca.slopes import LambdaZ, doubling_time, fold_expansion, half_life, lambda_z
-from carpk.nca.tables import pp_domain, summary, table
+from carpk.nca.tables import table
 
 __all__ = [
     "BLQ",
     "METHOD",
+    "Acceptance",
     "LambdaZ",
     "apply_blq",
     "auc",
