@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 
 from carpk.errors import CarpkError
-from carpk.nca.choices import SAME, Chosen
+from carpk.nca.choices import SAME
 from carpk.nca.terms import interval_of
+from carpk.nca.windows import Window
 
 PER_DOSE = ("CMAXD", "AUCLSTD", "AUCIFOD")
 TERMINAL = (
     *("LAMZ", "LAMZHL", "LAMZNPT", "LAMZLL", "LAMZUL", "LAMZSPN", "R2ADJ"),
     *("AUCIFO", "AUCPEO", "AUCIFP", "AUCPEP", "AUCIFOD"),
 )
-
-
-class Window(NamedTuple):
-    """What is known from one infusion to the next; times count from it."""
-
-    t: np.ndarray  # [day]
-    c: np.ndarray  # 0 where censored
-    lloq: np.ndarray  # 0 where unknown
-    limit: float  # highest LLOQ; nan where none is known
-    initial: float  # concentration before the infusion
-    dose: float  # nan where unknown
-    until: float  # day of the next infusion, inf after the last
-    chosen: Chosen | None  # of lambda z
-
-    @property
-    def quantifiable(self) -> np.ndarray:
-        return (self.c >= self.lloq) & (self.c > 0)
 
 
 def missing(parameters: Mapping[str, float], window: Window, extrapolate: float) -> dict[str, str]:

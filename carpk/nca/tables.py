@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import warnings
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,33 +12,23 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from carpk._tables import Columns, Rows, as_frame, records
-from carpk.errors import CarpkError, CarpkWarning
+from carpk.errors import CarpkError
 from carpk.nca.areas import METHOD, auc_last, clast, cmax, days_above, partial_area, tlast, tmax
 from carpk.nca.choices import (
     SAME,
     Acceptance,
-    Chosen,
     chosen_windows,
     exclusions_told,
     without_excluded,
 )
 from carpk.nca.curve import BLQ, apply_blq, fill, from_zero, quantifiable
-from carpk.nca.reasons import Window, missing, refuse_too_few, told
+from carpk.nca.reasons import missing, refuse_too_few, told
 from carpk.nca.slopes import doubling_time, fold_expansion, terminal_phase
 from carpk.nca.terms import PARAMETERS, Interval, area_name, term
+from carpk.nca.windows import Infusions, Opened, Tables, Window, named, window_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class Tables(Protocol):
-    """What of a data set is analysed."""
-
-    @property
-    def observations(self) -> pd.DataFrame: ...
-
-    @property
-    def doses(self) -> pd.DataFrame: ...
 
 
 @functools.partial(jax.jit, static_argnames="blq")
@@ -173,28 +162,17 @@ def table(
         CarpkError: an entry of `lambda_z` or `exclude` matches nothing, or gives no reason.
     """
     blq, acceptance = blq or BLQ(), acceptance or Acceptance()
-    names = [by] if isinstance(by, str) else list(by or ())
-    areas = _intervals(intervals)
-    every, analyte, unit = _observations(dataset, analyte)
-    doses, within = _doses(dataset, analyte, product, bags_within)
-    infusions = _infusions(doses, every, within)
-    chosen = chosen_windows(lambda_z, infusions)
-    observations, removed = without_excluded(every, exclude, analyte)
-    dose_unit = " or ".join(dict.fromkeys(doses["unit"].astype(str))) or "dose"
+    names, areas = named(by), _intervals(intervals)
+    infusions = Infusions.of(dataset, analyte, product, bags_within)
+    chosen = chosen_windows(lambda_z, infusions.starts)
+    kept, removed = without_excluded(infusions.observations, exclude, infusions.analyte)
     rows, windows, left_out = [], [], []
-    for patient, starts in infusions.items():
-        own = observations[observations["patient"] == patient].sort_values("time")
-        for k, start in enumerate(starts):
-            stop = starts[k + 1] if k + 1 < len(starts) else np.inf
-            labels = {name: _label(dataset, doses, name, patient, start, within) for name in names}
-            rows.append(
-                {**labels, "patient": patient, "analyte": analyte, "infusion": k + 1, "day": start}
-            )
-            dose = _amount(doses, patient, start, within)
-            windows.append(_window(own, start, stop, patient, dose, chosen.get((patient, k + 1))))
-            refuse_too_few((patient, k + 1), windows[-1])
-            since = start if k else -np.inf
-            left_out.append(exclusions_told(removed.get(patient, []), since, stop))
+    for given in infusions.opened(names):
+        key = given.patient, given.number
+        windows.append(window_of(kept, given, infusions.dose(given), chosen.get(key)))
+        refuse_too_few(key, windows[-1])
+        left_out.append(exclusions_told(removed.get(given.patient, []), *_reach(given)))
+        rows.append((*given.labels.values(), given.patient, infusions.analyte, *given[1:3]))
     frame = as_frame(rows, [*names, "patient", "analyte", "infusion", "day"])
     columns, gone_on = _columns(windows, blq, areas, extrapolate)
     frame = frame.assign(**columns, METHOD=list(map(_method, windows)), BLQRULE=str(blq))
@@ -210,9 +188,17 @@ def table(
     units = {name: known.unit for name in columns if (known := term(name))}
     frame.attrs["units"] = {
         "day": "day",
-        **{name: form.format(c=unit, d=dose_unit) for name, form in units.items()},
+        **{
+            name: form.format(c=infusions.unit, d=infusions.dose_unit)
+            for name, form in units.items()
+        },
     }
     return frame
+
+
+def _reach(infusion: Opened) -> tuple[float, float]:
+    """The days whose samples enter a row: of the first infusion, all before it."""
+    return infusion.start if infusion.number > 1 else -np.inf, infusion.stop
 
 
 def _intervals(given: Sequence[Interval]) -> list[Interval]:
@@ -266,176 +252,6 @@ def _method(window: Window) -> str:
         start, stop, reason = window.chosen
         terminal = f"points from day {start:g} to day {stop:g}, chosen: {reason}"
     return f"{METHOD} from the infusion, first value 0 or the last before it; lambda z: {terminal}"
-
-
-def _observations(dataset: Tables, analyte: str | None) -> tuple[pd.DataFrame, str, str]:
-    """The observed values of one analyte, with `value` 0 where censored and `lloq` where known."""
-    found = dataset.observations
-    choices = sorted(set(found["analyte"]))
-    if analyte is None and len(choices) == 1:
-        analyte = choices[0]
-    if analyte not in choices:
-        asked = "`analyte` must be named" if analyte is None else f"Analyte {analyte!r} is unknown"
-        raise CarpkError(f"{asked}: choose one of {', '.join(map(repr, choices)) or 'none'}.")
-    found = found[(found["analyte"] == analyte) & found["value"].notna() & found["time"].notna()]
-    units = list(dict.fromkeys(found["unit"]))
-    if len(units) > 1:
-        raise CarpkError(
-            f"Analyte {analyte!r} comes in {len(units)} units ({', '.join(map(str, units))}). "
-            f"Convert its values to one unit first."
-        )
-    censored = found["censored"].fillna(0)
-    if (upper := int((~censored.isin([0, 1])).sum())) > 0:
-        warnings.warn(
-            f"{upper} values of {analyte!r} are censored otherwise than from below and are used as "
-            f"they stand: CMAX and areas of these patients are lower bounds.",
-            CarpkWarning,
-            stacklevel=3,
-        )
-    left = censored == 1
-    lloq = found["lloq"].astype(float)
-    lloq = lloq.where(lloq.notna() | ~left, found["value"])  # a censored value holds the LLOQ
-    found = found.assign(value=found["value"].astype(float).where(~left, 0.0), lloq=lloq)
-    negative = found[(found["value"] < 0) & ~(lloq > 0)]
-    if len(negative):
-        patient, day, value = negative[["patient", "time", "value"]].iloc[0]
-        raise CarpkError(
-            f"Patient {patient!r} has the value {value:g} of {analyte!r} on day {day:g} and no "
-            "LLOQ. Give the LLOQ, so that the BLQ rule holds for it, or remove a failed sample."
-        )
-    return found, str(analyte), str(units[0]) if units else ""
-
-
-def _doses(
-    dataset: Tables, analyte: str, product: str | None, bags_within: float | None
-) -> tuple[pd.DataFrame, float]:
-    """The doses from which days count, and how far apart those of one infusion may begin."""
-    doses = dataset.doses
-    doses = doses[doses["unit"].astype(str) != ""]
-    names = list(dict.fromkeys(doses["product"]))
-    if product is not None and product not in names:
-        raise CarpkError(
-            f"`product` {product!r} was not given; it must be one of "
-            f"{', '.join(map(repr, names)) or 'none'}."
-        )
-    cells = doses["unit"].astype(str).str.startswith("cells")
-    if product is None and analyte in names:
-        product = analyte
-    if product is not None:
-        doses = doses[doses["product"] == product]
-    elif cells.any():
-        doses = doses[cells]
-    drugs = not doses["unit"].astype(str).str.startswith("cells").any()
-    return doses, (0.0 if drugs else 1.0) if bags_within is None else bags_within
-
-
-def _infusions(
-    doses: pd.DataFrame, observations: pd.DataFrame, within: float
-) -> dict[Hashable, list[float]]:
-    """Days of each observed patient's infusions: of the first bag of each."""
-    days = {
-        patient: _first_bags(sorted(group["time"].astype(float)), within)
-        for patient, group in doses.groupby("patient", sort=False)
-    }
-    patients = list(dict.fromkeys(observations["patient"]))
-    without = [patient for patient in patients if patient not in days]
-    if without:
-        what = " or ".join(dict.fromkeys(doses["product"])) or "cells"
-        warnings.warn(
-            f"{len(without)} of {len(patients)} patients had no infusion of {what} and are left "
-            f"out: {', '.join(map(str, without[:5]))}{', ...' if len(without) > 5 else ''}. Add "
-            "the dose from which their days count.",
-            CarpkWarning,
-            stacklevel=3,
-        )
-    return {patient: days[patient] for patient in patients if patient in days}
-
-
-def _of_infusion(
-    doses: pd.DataFrame, patient: Hashable, start: float, within: float
-) -> pd.DataFrame:
-    """The doses that are one infusion."""
-    since = doses["time"].astype(float) - start
-    bags = (since >= 0) & (since < max(within, SAME))
-    return doses[(doses["patient"] == patient) & bags]
-
-
-def _amount(doses: pd.DataFrame, patient: Hashable, start: float, within: float) -> float:
-    """What an infusion held; NaN where that is not known, or doses have several units."""
-    bags = _of_infusion(doses, patient, start, within)
-    alike = len(set(doses["unit"])) == 1
-    return float(bags["amount"].sum(skipna=False)) if alike else np.nan
-
-
-def _first_bags(days: Sequence[float], within: float) -> list[float]:
-    firsts: list[float] = []
-    for day in days:
-        if not firsts or day - firsts[-1] >= max(within, SAME):
-            firsts.append(day)
-    return firsts
-
-
-def _label(
-    dataset: Tables,
-    doses: pd.DataFrame,
-    name: str,
-    patient: Hashable,
-    start: float,
-    within: float,
-) -> object:
-    """Value of the data set's column `name` for one infusion of one patient."""
-    if name in doses:
-        values = list(dict.fromkeys(_of_infusion(doses, patient, start, within)[name]))
-        return values[0] if len(values) == 1 else " + ".join(map(str, values))
-    for frame in (getattr(dataset, "patients", None), dataset.observations):
-        if frame is None or name not in frame:
-            continue
-        rows = frame["patient"] if "patient" in frame else frame.index.to_series()
-        values = list(dict.fromkeys(frame.loc[rows == patient, name]))
-        if len(values) == 1:
-            return values[0]
-        raise CarpkError(
-            f"`by` column {name!r} must hold one value per patient, but holds {len(values)} for "
-            f"patient {patient!r}."
-        )
-    raise CarpkError(
-        f"`by` column {name!r} is unknown: it must be a column of the data set's doses, patients "
-        f"or observations."
-    )
-
-
-def _window(
-    own: pd.DataFrame,
-    start: float,
-    stop: float,
-    patient: Hashable,
-    dose: float,
-    chosen: Chosen | None,
-) -> Window:
-    """What was observed from an infusion to the next."""
-    during = own[(own["time"] > start + SAME) & (own["time"] <= stop + SAME)]
-    repeated = during.loc[during["time"].duplicated(), "time"]
-    if not repeated.empty:
-        raise CarpkError(
-            f"Patient {patient!r} has more than one observation on day {repeated.iloc[0]:g}. "
-            f"Average replicates first."
-        )
-    before = own[own["time"] <= start + SAME]
-    initial = 0.0
-    if not before.empty:
-        concentration, lloq = before["value"].iloc[-1], before["lloq"].iloc[-1]
-        initial = 0.0 if concentration < lloq else max(float(concentration), 0.0)
-    known = during["lloq"].dropna()
-    return Window(
-        during["time"].to_numpy(float) - start,
-        during["value"].to_numpy(float),
-        during["lloq"].fillna(0.0).to_numpy(float),
-        float(known.max()) if known.size else np.nan,
-        initial,
-        dose if dose > 0 else np.nan,
-        stop - start,
-        chosen,
-    )
 
 
 def _pad(windows: list[Window]) -> list[np.ndarray]:
