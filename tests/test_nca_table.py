@@ -255,9 +255,11 @@ def test_an_entry_that_matches_nothing_or_gives_no_reason_is_refused(argument, e
         nca.table(data_of(CURVES), **{argument: entries})
 
 
-def test_patients_are_found_whether_their_labels_are_numbers_or_text():
-    data = data_of({1: CURVES["complete"], 2: CURVES["no decline"]})
-    entry = {"patient": "2", "time": 7.0, "reason": "haemolysed"}
+@pytest.mark.parametrize("kind", [int, str])
+@pytest.mark.parametrize("written", [2, "2"])
+def test_patients_are_found_whether_their_labels_are_numbers_or_text(kind, written):
+    data = data_of({kind(1): CURVES["complete"], kind(2): CURVES["no decline"]})
+    entry = {"patient": written, "time": 7.0, "reason": "haemolysed"}
     assert nca.table(data, exclude=[entry])["NCAXRS"].tolist() == ["", "day 7: haemolysed"]
 
 

@@ -35,6 +35,7 @@ doi:10.1007/BF01062525; BLQ: ICH M13A (2024); codes: CDISC PKPARMCD (codelist C8
 from carpk.nca.areas import METHOD, auc, auc_last, auc_to, clast, cmax, time_above, tlast, tmax
 from carpk.nca.choices import Acceptance
 from carpk.nca.curve import BLQ, apply_blq
+from carpk.nca.persistence import TimeToEvent, first_detection, persistence
 from carpk.nca.report import pp_domain, summary
 from carpk.nca.slopes import LambdaZ, doubling_time, fold_expansion, half_life, lambda_z
 from carpk.nca.tables import table
@@ -44,6 +45,7 @@ __all__ = [
     "METHOD",
     "Acceptance",
     "LambdaZ",
+    "TimeToEvent",
     "apply_blq",
     "auc",
     "auc_last",
@@ -51,9 +53,11 @@ __all__ = [
     "clast",
     "cmax",
     "doubling_time",
+    "first_detection",
     "fold_expansion",
     "half_life",
     "lambda_z",
+    "persistence",
     "pp_domain",
     "summary",
     "table",
