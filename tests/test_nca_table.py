@@ -278,8 +278,8 @@ def test_a_rule_of_acceptance_flags_and_leaves_every_value(of_curves, rule, para
         table = nca.table(data_of(CURVES), intervals=INTERVALS, acceptance=rules)
         told = table.set_index("patient").loc["complete", "FLAG"]
         assert (f"{parameter} {value:.3g} {sign}" in told) == flagged
-        values = table.set_index("patient")[of_curves.columns[3:-4]]
-        pd.testing.assert_frame_equal(values, of_curves[of_curves.columns[3:-4]])
+        values = table.set_index("patient")[of_curves.columns[3:-5]]
+        pd.testing.assert_frame_equal(values, of_curves[of_curves.columns[3:-5]])
 
 
 def test_without_a_terminal_phase_nothing_is_flagged_and_the_export_repeats_the_flag(of_curves):
@@ -289,6 +289,24 @@ def test_without_a_terminal_phase_nothing_is_flagged_and_the_export_repeats_the_
     own = long[long["USUBJID"] == "no decline"].set_index("PPTESTCD")["PPANMETH"]
     assert "not accepted: R2ADJ" in own["LAMZHL"]
     assert "not accepted" not in own["CMAX"]
+
+
+# --- fold expansion -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("curve", "base"),
+    [
+        ({1.0: 20, 7.0: 900}, "20 on day 1, the first sample"),
+        ({1.0: 0, 7.0: 30, 9.0: 900}, "30 on day 7, after BLQ on day 1"),
+        ({1.0: 0, 7.0: 0}, ""),
+    ],
+)
+def test_fold_expansion_says_over_what_it_is_taken(curve, base):
+    table = nca.table(data_of({"p": curve}))
+    assert table["FOLDBASE"].tolist() == [base]
+    method = nca.pp_domain(table).set_index("PPTESTCD").loc["FOLDX", "PPANMETH"]
+    assert (f"over {base}" in method) == bool(base)
 
 
 # --- what was not foreseen ------------------------------------------------------------------------

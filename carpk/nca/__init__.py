@@ -37,6 +37,7 @@ from carpk.nca.choices import Acceptance
 from carpk.nca.curve import BLQ, apply_blq
 from carpk.nca.persistence import TimeToEvent, first_detection, persistence
 from carpk.nca.report import pp_domain, summary
+from carpk.nca.responses import change, nadir
 from carpk.nca.slopes import LambdaZ, doubling_time, fold_expansion, half_life, lambda_z
 from carpk.nca.tables import table
 
@@ -50,6 +51,7 @@ __all__ = [
     "auc",
     "auc_last",
     "auc_to",
+    "change",
     "clast",
     "cmax",
     "doubling_time",
@@ -57,6 +59,7 @@ __all__ = [
     "fold_expansion",
     "half_life",
     "lambda_z",
+    "nadir",
     "persistence",
     "pp_domain",
     "summary",

@@ -119,8 +119,10 @@ def _result(row: Mapping[str, Any], name: str, units: Mapping[str, str]) -> dict
 
 
 def _method(row: Mapping[str, Any], name: str) -> str:
-    said = [row["METHOD"], row["BLQRULE"], reasons.read(str(row["EXTRAP"])).get(name, "")]
-    said.append(f"samples excluded: {row['NCAXRS']}" if row["NCAXRS"] else "")
+    said = [row["METHOD"], row["BLQRULE"], reasons.read(row.get("EXTRAP", "")).get(name, "")]
+    said.append(f"over {row['FOLDBASE']}" if name == "FOLDX" and row["FOLDBASE"] else "")
+    said.append(f"baseline: {row['BASIS']}" if row.get("BASIS") else "")
+    said.append(f"samples excluded: {row['NCAXRS']}" if row.get("NCAXRS") else "")
     flagged = name in reasons.TERMINAL and row["FLAG"]
     said.append(f"not accepted: {row['FLAG']}" if flagged else "")
-    return "; ".join(str(part) for part in said if part)
+    return "; ".join(part for part in said if part)

@@ -25,7 +25,7 @@ from carpk.nca.curve import BLQ, apply_blq, fill, from_zero, quantifiable
 from carpk.nca.reasons import missing, refuse_too_few, told
 from carpk.nca.slopes import doubling_time, fold_expansion, terminal_phase
 from carpk.nca.terms import PARAMETERS, Interval, area_name, term
-from carpk.nca.windows import Infusions, Opened, Tables, Window, named, window_of
+from carpk.nca.windows import Infusions, Opened, Tables, Window, named, padded_size, window_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,6 +135,7 @@ def table(
 
     Units are in `.attrs["units"]`. Columns of text say how the row came about: METHOD, BLQRULE;
     EXTRAP, the areas between two days that go beyond the last observation, and by which rule;
+    FOLDBASE, the concentration over which FOLDX is taken;
     NCAXRS, the samples that were excluded, and why (as NCAwXRS of ADNCA); FLAG, the rules of
     acceptance that the terminal phase fails; PPREASND, why parameters are missing.
 
@@ -177,6 +178,7 @@ def table(
     columns, gone_on = _columns(windows, blq, areas, extrapolate)
     frame = frame.assign(**columns, METHOD=list(map(_method, windows)), BLQRULE=str(blq))
     frame["EXTRAP"] = gone_on
+    frame["FOLDBASE"] = list(map(_fold_base, windows))
     frame["NCAXRS"] = left_out
     found = records(frame[list(columns)])
     frame["FLAG"] = [acceptance.failed(row) for row in found]
@@ -223,7 +225,7 @@ def _columns(
         return {name: np.zeros(0) for name in names}, []
     t, c, lloq, limit, initial, dose, until, low, high = _pad(windows)
     found, ruled = _parameters(t, c, lloq, limit, initial, dose, low, high, blq)
-    pairs = np.full((_padded(len(areas), 4), 2), np.nan)
+    pairs = np.full((padded_size(len(areas), 4), 2), np.nan)
     pairs[: len(areas)] = np.array(areas).reshape(-1, 2)
     partial, gap, last = _areas(t, ruled, initial, found["LAMZ"], until, pairs, extrapolate)
     found |= {area_name(ends): partial[:, k] for k, ends in enumerate(areas)}
@@ -254,9 +256,19 @@ def _method(window: Window) -> str:
     return f"{METHOD} from the infusion, first value 0 or the last before it; lambda z: {terminal}"
 
 
+def _fold_base(window: Window) -> str:
+    """The concentration over which FOLDX is taken."""
+    seen = np.flatnonzero(window.quantifiable)
+    if not seen.size:
+        return ""
+    first = seen[0]
+    blq = f"after BLQ on day {window.t[first - 1]:g}" if first else "the first sample"
+    return f"{window.c[first]:g} on day {window.t[first]:g}, {blq}"
+
+
 def _pad(windows: list[Window]) -> list[np.ndarray]:
     """Curves padded with nan."""
-    rows, length = _padded(len(windows), 16), _padded(max(w.t.size for w in windows), 8)
+    rows, length = padded_size(len(windows), 16), padded_size(max(w.t.size for w in windows), 8)
     t, c, lloq = np.full((3, rows, length), np.nan)
     numbers = np.full((6, rows), np.nan)
     for i, w in enumerate(windows):
@@ -267,8 +279,3 @@ def _pad(windows: list[Window]) -> list[np.ndarray]:
             days = (w.chosen.start - SAME, w.chosen.stop + SAME)
         numbers[:, i] = w.limit, w.initial, w.dose, w.until, *days
     return [t, c, np.nan_to_num(lloq), *numbers]
-
-
-def _padded(n: int, least: int) -> int:
-    """A power of two, so that few shapes are compiled."""
-    return max(least, 1 << (n - 1).bit_length()) if n else least

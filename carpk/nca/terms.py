@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Term(NamedTuple):
-    """One parameter; FOLDX, DBLTIME and TABOVE are carpk's own: CDISC has no code for them."""
+    """One parameter; FOLDX, DBLTIME, TABOVE, TBELOW and TRECOV are carpk's own, not CDISC's."""
 
     unit: str  # with {c} for the concentration's and {d} for the dose's
     code: str  # PPTESTCD
@@ -41,6 +41,16 @@ PARAMETERS = {
     "TABOVE": Term("day", "TABOVE", "Time Above LLOQ"),
 }
 
+RESPONSES = {  # of counts and cytokines; BASE, CHG and R2BASE as in ADaM
+    "BASE": Term("{c}", "BASE", "Baseline"),
+    "CMIN": Term("{c}", "CMIN", "Min Conc"),
+    "TMIN": Term("day", "TMIN", "Time of CMIN Observation"),
+    "TBELOW": Term("day", "TBELOW", "Time Below Threshold"),
+    "TRECOV": Term("day", "TRECOV", "Time of Recovery"),
+    "CHG": Term("{c}", "CHG", "Change from Baseline"),
+    "R2BASE": Term("1", "R2BASE", "Ratio to Baseline"),
+}
+
 Interval = tuple[float, float]  # first and last day since the infusion
 
 
@@ -61,4 +71,4 @@ def term(name: object) -> Term | None:
     if interval is not None:
         begin, end = (f"P{day:g}D" for day in interval)
         return Term("day*{c}", "AUCINT", "AUC from T1 to T2", begin, end)
-    return PARAMETERS.get(str(name))
+    return (PARAMETERS | RESPONSES).get(str(name))

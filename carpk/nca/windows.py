@@ -271,3 +271,8 @@ def window_of(
         stop - start,
         chosen,
     )
+
+
+def padded_size(n: int, least: int) -> int:
+    """A power of two, so that few shapes are compiled."""
+    return max(least, 1 << (n - 1).bit_length()) if n else least
