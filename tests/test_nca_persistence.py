@@ -214,6 +214,9 @@ def test_the_median_lies_between_two_samples_or_beyond_the_last():
     row = nca.persistence(data_of(curves)).medians.iloc[0]
     assert row[["n", "events", "censored", "LEFT", "RIGHT"]].tolist() == [3, 2, 1, 28, 60]
     assert (row["eti90_low"], row["eti90_high"]) == (28, INF)
+    half = {i: CURVES["lost"] for i in "ab"} | {i: CURVES["seen to the end"] for i in "cd"}
+    row = nca.persistence(data_of(half)).medians.iloc[0]
+    assert row[["LEFT", "RIGHT"]].tolist() == [28, 60]  # lost in half of the patients
     curves = {i: CURVES["seen to the end"] for i in range(3)} | {9: CURVES["lost"]}
     row = nca.persistence(data_of(curves)).medians.iloc[0]
     assert row[["LEFT", "RIGHT"]].tolist() == [90, INF]

@@ -11,10 +11,14 @@ from carpk.nca.choices import SAME
 from carpk.nca.terms import interval_of
 from carpk.nca.windows import Window
 
-PER_DOSE = ("CMAXD", "AUCLSTD", "AUCIFOD")
+CLEARANCE = ("CLO", "CLFO", "VZO", "VZFO")
+MEAN_TIME = ("MRTIVIFO", "MRTEVIFO")
+PER_DOSE = ("CMAXD", "AUCLSTD", "AUCIFOD", *CLEARANCE)
 TERMINAL = (
     *("LAMZ", "LAMZHL", "LAMZNPT", "LAMZLL", "LAMZUL", "LAMZSPN", "R2ADJ"),
-    *("AUCIFO", "AUCPEO", "AUCIFP", "AUCPEP", "AUCIFOD"),
+    *("AUCIFO", "AUCPEO", "AUCIFP", "AUCPEP", "AUCIFOD", "AUCPBEO", "AUCPBEP"),
+    *CLEARANCE,
+    *MEAN_TIME,
 )
 
 
@@ -30,6 +34,8 @@ def _why(name: str, window: Window, extrapolate: float) -> str:
         return "no observation from this infusion to the next"
     if name in PER_DOSE and np.isnan(window.dose):
         return "dose not known, or not in one unit"
+    if name in CLEARANCE + MEAN_TIME and window.residual:
+        return "concentration left from the dose before"
     if name == "TABOVE":
         return "no LLOQ known"
     if interval is not None:

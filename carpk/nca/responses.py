@@ -12,7 +12,7 @@ from carpk.errors import CarpkError, nearest_of
 from carpk.nca.areas import METHOD, time_above
 from carpk.nca.choices import SAME
 from carpk.nca.reasons import told
-from carpk.nca.terms import term
+from carpk.nca.terms import units_of
 from carpk.nca.windows import Infusions, Opened, Tables, named, padded_size, window_of
 
 if TYPE_CHECKING:
@@ -150,11 +150,8 @@ def _framed(
     frame = as_frame(rows, [*by, "patient", "analyte", "infusion", "day", *columns, *texts])
     if by:
         frame = frame.sort_values(by, kind="stable", ignore_index=True)
-    units = {name: known.unit for name in columns if (known := term(name))}
-    frame.attrs["units"] = {
-        "day": "day",
-        **{name: form.format(c=infusions.unit) for name, form in units.items()},
-    }
+    units = units_of(columns, infusions.unit, infusions.dose_unit)
+    frame.attrs["units"] = {"day": "day", **units}
     return frame
 
 

@@ -22,9 +22,16 @@ from carpk.nca.choices import (
     without_excluded,
 )
 from carpk.nca.curve import BLQ, apply_blq, fill, from_zero, quantifiable
+from carpk.nca.drugs import (
+    ROUTES,
+    drug_parameters,
+    duration_of,
+    initial_concentration,
+    route_of,
+)
 from carpk.nca.reasons import missing, refuse_too_few, told
 from carpk.nca.slopes import doubling_time, fold_expansion, terminal_phase
-from carpk.nca.terms import PARAMETERS, Interval, area_name, term
+from carpk.nca.terms import PARAMETERS, Interval, area_name, units_of
 from carpk.nca.windows import Infusions, Opened, Tables, Window, named, padded_size, window_of
 
 if TYPE_CHECKING:
@@ -118,6 +125,7 @@ def table(
     lambda_z: Rows | Columns | pd.DataFrame | None = None,
     exclude: Rows | Columns | pd.DataFrame | None = None,
     acceptance: Acceptance | None = None,
+    route: str | None = None,
 ) -> pd.DataFrame:
     """NCA of a data set: one row per patient and infusion, columns named as in CDISC PKPARMCD.
 
@@ -158,25 +166,35 @@ def table(
         exclude: samples left out of everything: a table of patient, time [day, as in the
             observations] and reason.
         acceptance: rules that fill FLAG; no row is left out by them.
+        route: of a drug: "bolus", "infusion" or "extravascular"; unless given, "infusion" where
+            doses have a duration, "extravascular" where they have none. Where the analyte has the
+            name of the product, or product or route are given, it adds clearance, volume
+            and mean residence time (CLO, VZO, MRTIVIFO; by mouth CLFO, VZFO, MRTEVIFO), missing
+            where a concentration is left from the dose before; after a bolus also C0, from which
+            areas start, and the share of it in AUCIFO and AUCIFP (AUCPBEO, AUCPBEP).
 
     Raises:
-        CarpkError: an entry of `lambda_z` or `exclude` matches nothing, or gives no reason.
+        CarpkError: an entry of `lambda_z` or `exclude` matches nothing, or gives no reason; a route
+            that the doses contradict.
     """
     blq, acceptance = blq or BLQ(), acceptance or Acceptance()
     names, areas = named(by), _intervals(intervals)
     infusions = Infusions.of(dataset, analyte, product, bags_within)
+    way = route_of(route, product, infusions)
     chosen = chosen_windows(lambda_z, infusions.starts)
     kept, removed = without_excluded(infusions.observations, exclude, infusions.analyte)
     rows, windows, left_out = [], [], []
     for given in infusions.opened(names):
         key = given.patient, given.number
-        windows.append(window_of(kept, given, infusions.dose(given), chosen.get(key)))
+        window = window_of(kept, given, infusions.dose(given), chosen.get(key))
+        windows.append(_of_route(window, way, duration_of(infusions, given)))
         refuse_too_few(key, windows[-1])
         left_out.append(exclusions_told(removed.get(given.patient, []), *_reach(given)))
         rows.append((*given.labels.values(), given.patient, infusions.analyte, *given[1:3]))
     frame = as_frame(rows, [*names, "patient", "analyte", "infusion", "day"])
-    columns, gone_on = _columns(windows, blq, areas, extrapolate)
-    frame = frame.assign(**columns, METHOD=list(map(_method, windows)), BLQRULE=str(blq))
+    columns, gone_on = _columns(windows, blq, areas, extrapolate, way)
+    methods = [_method(window, way) for window in windows]
+    frame = frame.assign(**columns, METHOD=methods, BLQRULE=str(blq))
     frame["EXTRAP"] = gone_on
     frame["FOLDBASE"] = list(map(_fold_base, windows))
     frame["NCAXRS"] = left_out
@@ -187,15 +205,17 @@ def table(
     ]
     if names:
         frame = frame.sort_values(names, kind="stable", ignore_index=True)
-    units = {name: known.unit for name in columns if (known := term(name))}
-    frame.attrs["units"] = {
-        "day": "day",
-        **{
-            name: form.format(c=infusions.unit, d=infusions.dose_unit)
-            for name, form in units.items()
-        },
-    }
+    units = units_of(columns, infusions.unit, infusions.dose_unit)
+    frame.attrs["units"] = {"day": "day", **units}
     return frame
+
+
+def _of_route(window: Window, route: str, duration: float) -> Window:
+    """The curve of a drug starts with C0 after a bolus."""
+    if route == "bolus":
+        seen = np.where(window.quantifiable, window.c, 0.0)
+        return window._replace(initial=initial_concentration(window.t, seen))
+    return window._replace(duration=duration) if route == "infusion" else window
 
 
 def _reach(infusion: Opened) -> tuple[float, float]:
@@ -215,12 +235,13 @@ def _intervals(given: Sequence[Interval]) -> list[Interval]:
 
 
 def _columns(
-    windows: list[Window], blq: BLQ, areas: list[Interval], extrapolate: float
+    windows: list[Window], blq: BLQ, areas: list[Interval], extrapolate: float, route: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Column -> a value per window, and what is said of extrapolated areas."""
     names = [*PARAMETERS]
     place = names.index("AUCPEP") + 1
     names[place:place] = map(area_name, areas)
+    names += ROUTES[route]
     if not windows:
         return {name: np.zeros(0) for name in names}, []
     t, c, lloq, limit, initial, dose, until, low, high = _pad(windows)
@@ -233,7 +254,21 @@ def _columns(
         told(_gone_on(areas, *(np.asarray(x[i, : len(areas)]) for x in (partial, gap, last))))
         for i in range(len(windows))
     ]
-    return {name: np.asarray(found[name])[: len(windows)] for name in names}, said
+    columns = {name: np.asarray(x)[: len(windows)] for name, x in found.items()}
+    if route:
+        columns |= _of_drug(windows, np.asarray(ruled), columns)
+    return {name: columns[name] for name in names}, said
+
+
+def _of_drug(
+    windows: list[Window], ruled: np.ndarray, columns: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The columns that only drugs have."""
+    rows = [
+        drug_parameters(w, ruled[i, : w.t.size], {n: float(x[i]) for n, x in columns.items()})
+        for i, w in enumerate(windows)
+    ]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 def _gone_on(
@@ -248,12 +283,14 @@ def _gone_on(
     }
 
 
-def _method(window: Window) -> str:
+def _method(window: Window, route: str) -> str:
     terminal = "best adjusted R2 of 3 or more points after TMAX, more points if within 0.0001"
     if window.chosen is not None:
         start, stop, reason = window.chosen
         terminal = f"points from day {start:g} to day {stop:g}, chosen: {reason}"
-    return f"{METHOD} from the infusion, first value 0 or the last before it; lambda z: {terminal}"
+    first = "C0 (log-linear back-extrapolation)" if route == "bolus" else "0 or the last before it"
+    drug = f"; {route}" if route else ""
+    return f"{METHOD} from the infusion, first value {first}; lambda z: {terminal}{drug}"
 
 
 def _fold_base(window: Window) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
 class Term(NamedTuple):
     """One parameter; FOLDX, DBLTIME, TABOVE, TBELOW and TRECOV are carpk's own, not CDISC's."""
 
-    unit: str  # with {c} for the concentration's and {d} for the dose's
+    unit: str  # with {c} for the concentration's, {d} for the dose's and {v} for a volume's
     code: str  # PPTESTCD
     test: str  # PPTEST
     begin: str = ""  # PPSTINT
@@ -39,6 +40,18 @@ PARAMETERS = {
     "FOLDX": Term("1", "FOLDX", "Fold Expansion"),
     "DBLTIME": Term("day", "DBLTIME", "Doubling Time to CMAX"),
     "TABOVE": Term("day", "TABOVE", "Time Above LLOQ"),
+}
+
+DRUGS = {
+    "C0": Term("{c}", "C0", "Initial Conc"),
+    "AUCPBEO": Term("%", "AUCPBEO", "AUC %Back Extrapolation Obs"),
+    "AUCPBEP": Term("%", "AUCPBEP", "AUC %Back Extrapolation Pred"),
+    "CLO": Term("{v}/day", "CLO", "Total CL Obs"),
+    "CLFO": Term("{v}/day", "CLFO", "Total CL Obs by F"),
+    "VZO": Term("{v}", "VZO", "Vz Obs"),
+    "VZFO": Term("{v}", "VZFO", "Vz Obs by F"),
+    "MRTIVIFO": Term("day", "MRTIVIFO", "MRT Intravasc Infinity Obs"),
+    "MRTEVIFO": Term("day", "MRTEVIFO", "MRT Extravasc Infinity Obs"),
 }
 
 RESPONSES = {  # of counts and cytokines; BASE, CHG and R2BASE as in ADaM
@@ -71,4 +84,12 @@ def term(name: object) -> Term | None:
     if interval is not None:
         begin, end = (f"P{day:g}D" for day in interval)
         return Term("day*{c}", "AUCINT", "AUC from T1 to T2", begin, end)
-    return (PARAMETERS | RESPONSES).get(str(name))
+    return (PARAMETERS | DRUGS | RESPONSES).get(str(name))
+
+
+def units_of(names: Iterable[str], concentration: str, dose: str) -> dict[str, str]:
+    """Column -> unit; "L" and "L/day" where the dose is in mg and the concentration in mg/L."""
+    volume = "L" if concentration == f"{dose}/L" else f"({dose})/({concentration})"
+    known = {name: term(name) for name in names}
+    units = {n: found.unit for n, found in known.items() if found is not None}
+    return {n: u.format(c=concentration, d=dose, v=volume) for n, u in units.items()}

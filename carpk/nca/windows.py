@@ -79,6 +79,22 @@ class Infusions:
         """What an infusion held; NaN where that is not known, or doses have several units."""
         return _amount(self.doses, infusion.patient, infusion.start, self.within)
 
+    def bags(self, infusion: Opened) -> pd.DataFrame:
+        """The doses that are one infusion."""
+        return _of_infusion(self.doses, infusion.patient, infusion.start, self.within)
+
+    @property
+    def durations(self) -> pd.Series[float]:
+        """Duration of every dose [day], 0 of a bolus."""
+        if "duration" not in self.doses:
+            return self.doses["time"].astype(float) * 0
+        return self.doses["duration"].astype(float).fillna(0)
+
+    @property
+    def drugs(self) -> bool:
+        """Are the doses drugs, not cells?"""
+        return not self.doses["unit"].astype(str).str.startswith("cells").any()
+
     @property
     def dose_unit(self) -> str:
         return " or ".join(dict.fromkeys(self.doses["unit"].astype(str))) or "dose"
@@ -96,10 +112,12 @@ class Window(NamedTuple):
     c: np.ndarray  # 0 where censored
     lloq: np.ndarray  # 0 where unknown
     limit: float  # highest LLOQ; nan where none is known
-    initial: float  # concentration before the infusion
+    initial: float  # concentration before the infusion; C0 after a bolus
     dose: float  # nan where unknown
     until: float  # day of the next infusion, inf after the last
     chosen: Chosen | None  # of lambda z
+    residual: bool  # was there a concentration before the infusion?
+    duration: float = 0.0  # of a dose of a drug
 
     @property
     def quantifiable(self) -> np.ndarray:
@@ -270,6 +288,7 @@ def window_of(
         dose if dose > 0 else np.nan,
         stop - start,
         chosen,
+        initial > 0,
     )
 
 

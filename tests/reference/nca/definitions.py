@@ -10,6 +10,7 @@ import itertools
 import math
 
 import numpy as np
+from scipy.integrate import quad
 
 NAN = float("nan")
 
@@ -129,3 +130,45 @@ def partial(curve, start, stop, rate, most):
         return area(curve, start, stop)
     tail = c / rate * (math.exp(-rate * max(start - last, 0)) - math.exp(-rate * (stop - last)))
     return area(curve, start, stop) + tail
+
+
+def c0(points, lloq):
+    """pk.calc.c0 of PKNCA without a sample at the time of dose: log slope, else first sample."""
+    kept = [(t, c if c >= lloq else 0.0) for t, c in points]
+    if len(kept) > 1:
+        (t1, c1), (t2, c2) = kept[:2]
+        if c2 < c1 and c2 != 0:
+            return math.exp(math.log(c1) - (math.log(c2) - math.log(c1)) / (t2 - t1) * t1)
+    return kept[0][1]
+
+
+def of_drug(points, lloq, dose, route, duration):
+    """CL = dose / AUCinf, Vz = CL / lambda z, MRT = AUMCinf / AUCinf (- duration / 2)."""
+    first = c0(points, lloq) if route == "bolus" else 0.0
+    found = parameters(points, lloq, dose, first)
+    curve, _ = ruled(points, lloq)
+    curve = [(0.0, first), *curve]
+    last, rate = found["TLST"], found["LAMZ"]
+    upto = [(t, c) for t, c in curve if t <= last]
+    aumc = sum(moment(one, two) for one, two in itertools.pairwise(upto))
+    aumc += found["CLST"] * last / rate + found["CLST"] / rate**2
+    f = "F" if route == "extravascular" else ""
+    found[f"CL{f}O"] = dose / found["AUCIFO"]
+    found[f"VZ{f}O"] = dose / (found["AUCIFO"] * rate)
+    mean_time = aumc / found["AUCIFO"]
+    found["MRTEVIFO" if f else "MRTIVIFO"] = mean_time - (
+        duration / 2 if route == "infusion" else 0
+    )
+    if route == "bolus":
+        found["C0"] = first
+        for end in "OP":
+            back = area(upto[:2]) if len(upto) > 1 else NAN
+            found[f"AUCPBE{end}"] = 100 * back / found[f"AUCIF{end}"]
+    return found
+
+
+def moment(one, two):
+    (t1, c1), (t2, c2) = one, two
+    if 0 < c2 < c1:
+        return quad(lambda t: t * between(one, two, t), t1, t2, epsabs=0, epsrel=1e-12)[0]
+    return (t2 - t1) * (t1 * c1 + t2 * c2) / 2
