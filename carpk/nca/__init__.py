@@ -36,7 +36,7 @@ from carpk.nca.areas import METHOD, auc, auc_last, auc_to, clast, cmax, time_abo
 from carpk.nca.choices import Acceptance
 from carpk.nca.curve import BLQ, apply_blq
 from carpk.nca.persistence import TimeToEvent, first_detection, persistence
-from carpk.nca.report import pp_domain, summary
+from carpk.nca.report import export, pp_domain, summary
 from carpk.nca.responses import change, nadir
 from carpk.nca.slopes import LambdaZ, doubling_time, fold_expansion, half_life, lambda_z
 from carpk.nca.tables import table
@@ -55,6 +55,7 @@ __all__ = [
     "clast",
     "cmax",
     "doubling_time",
+    "export",
     "first_detection",
     "fold_expansion",
     "half_life",

@@ -182,6 +182,8 @@ def _time_to(
         raise CarpkError(f"No patient has an infusion number {number}; the first is 1.")
     names = [*by, "patient", "analyte", "infusion", "day", "LEFT", "RIGHT", "CNSR", "EVNTDESC"]
     table = as_frame(rows, names)
+    if by:
+        table = table.sort_values(by, kind="stable", ignore_index=True)
     interval = options.interval
     parts = [(k, _estimate(arm, interval, resamples, seed)) for k, arm in _arms(table, by)]
     curve = [(*key, *row) for key, (steps, _) in parts for row in steps]

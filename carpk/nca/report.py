@@ -1,12 +1,18 @@
-"""What leaves a table: statistics as a paper prints them, and the CDISC PP domain."""
+"""What leaves a table: statistics as a paper prints them, the CDISC PP domain, files."""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import io
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from carpk import _files
 from carpk._tables import as_frame, records
 from carpk.errors import CarpkError
 from carpk.nca import reasons
@@ -25,14 +31,14 @@ def summary(
 ) -> pd.DataFrame:
     """Statistics of a `table`, as a paper prints them: a row per group and parameter.
 
-    Columns: unit, n (values that are not missing), mean, sd, geometric_mean, geometric_cv_percent
-    (100 sqrt(exp(variance of ln) - 1)), median, q1, q3, min, max. Geometric ones are missing where
-    any value is 0, as CMAX of a patient without expansion. Its `to_csv`, `to_excel` and `to_latex`
-    write it.
+    Columns: PPTESTCD (of CDISC: AUC0_28D is an AUCINT), unit, n (values that are not missing),
+    mean, sd, geometric_mean, geometric_cv_percent (100 sqrt(exp(variance of ln) - 1)), median, q1,
+    q3, min, max. Geometric ones are missing where any value is 0, as CMAX of a patient without
+    expansion. `export` writes it.
 
     Args:
-        table: what `table` returned; with several infusions each counts for itself: take
-            `table[table.infusion == 1]`, or `by="infusion"`.
+        table: what `table`, `nadir` or `change` returned; with several infusions each counts for
+            itself: take `table[table.infusion == 1]`, or `by="infusion"`.
         by: one or more of its columns, such as "cohort".
         parameters: the columns to summarize; all unless given.
     """
@@ -50,8 +56,10 @@ def summary(
     for key, group in groups:
         for name in wanted:
             x = group[name].dropna().to_numpy(float)
-            rows.append((*key, name, units.get(name, ""), *_statistics(x)))
-    columns = [*names, "parameter", "unit", *SUMMARY, "min", "max"]
+            known = term(name)
+            code = known.code if known else ""
+            rows.append((*key, name, code, units.get(name, ""), *_statistics(x)))
+    columns = [*names, "parameter", "PPTESTCD", "unit", *SUMMARY, "min", "max"]
     return as_frame(rows, columns).set_index([*names, "parameter"])
 
 
@@ -126,3 +134,47 @@ def _method(row: Mapping[str, Any], name: str) -> str:
     flagged = name in reasons.TERMINAL and row["FLAG"]
     said.append(f"not accepted: {row['FLAG']}" if flagged else "")
     return "; ".join(part for part in said if part)
+
+
+WRITERS = {".csv": "", ".tex": "jinja2", ".xlsx": "openpyxl"}  # suffix -> package that pandas needs
+
+
+def export(table: pd.DataFrame, path: str | os.PathLike[str], *, digits: int = 3) -> Path:
+    """Write a table of this module as CSV, LaTeX or Excel, by the suffix of `path`.
+
+    CSV holds all digits, Excel 15, LaTeX (with the rules of its package booktabs) `digits`
+    significant ones. Excel and LaTeX have the unit beside the name of a column.
+
+    Raises:
+        CarpkError: another suffix; or a package is missing that LaTeX (jinja2) or Excel (openpyxl)
+            needs: `pip install "carpk[tables]"`.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in WRITERS:
+        raise CarpkError(
+            f"nca.export: {str(path)!r} must end in one of {', '.join(WRITERS)}, which say how."
+        )
+    package = WRITERS[suffix]
+    if package and importlib.util.find_spec(package) is None:
+        raise CarpkError(
+            f'nca.export: {suffix} needs {package}. Run `pip install "carpk[tables]"`, or write a '
+            ".csv."
+        )
+    flat = table.reset_index() if table.index.names[0] is not None else table
+    if suffix == ".csv":
+        return _files.write(path, flat.to_csv(index=False))
+    units = table.attrs.get("units", {})
+    headed = flat.rename(columns={n: f"{n} [{unit}]" for n, unit in units.items() if unit != "1"})
+    if suffix == ".xlsx":
+        book = io.BytesIO()
+        headed.to_excel(book, index=False)
+        return _files.write(path, book.getvalue())
+    number = functools.partial(_significant, digits=digits)
+    return _files.write(
+        path, headed.to_latex(index=False, escape=True, na_rep="", float_format=number)
+    )
+
+
+def _significant(x: float, digits: int) -> str:
+    """A number as papers print it: 19500, 0.0123."""
+    return np.format_float_positional(x, digits, unique=False, fractional=False, trim="-")
