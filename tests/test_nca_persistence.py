@@ -188,6 +188,13 @@ def test_the_next_infusion_ends_the_follow_up_and_opens_its_own():
     assert second.table["day"].tolist() == [60]
 
 
+def test_an_excluded_sample_moves_the_event_and_is_told():
+    entry = [{"patient": "came back", "time": 28, "reason": "of another patient"}]
+    table = nca.persistence(data_of(), exclude=entry, resamples=5).table.set_index("patient")
+    assert table.loc["came back", ["LEFT", "RIGHT"]].tolist() == [7, 14]
+    assert table["NCAXRS"].tolist() == ["", "", "", "day 28: of another patient", ""]
+
+
 # --- arms -----------------------------------------------------------------------------------------
 
 

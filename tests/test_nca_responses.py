@@ -125,6 +125,17 @@ def test_a_product_that_is_no_conditioning_need_not_open_a_course():
     assert (named["BASE"], named["BASIS"]) == (1200, "day 41, before car_t on day 42")
 
 
+def test_an_excluded_sample_is_no_baseline_and_no_nadir():
+    counts = {"p": {-6.0: 3000, -5.5: 50, 3.0: 100, 10.0: 600, 36.0: 1200, 39.0: 80}}
+    entries = [("p", -5.5, "clotted"), ("p", 39.0, "wrong tube")]
+    entries = pd.DataFrame(entries, columns=["patient", "time", "reason"])
+    first, second = nca.nadir(data_of(counts, AGAIN), below=500, exclude=entries).to_dict("records")
+    assert (first["BASE"], first["NCAXRS"]) == (3000, "day -5.5: clotted")
+    assert (second["BASE"], second["NCAXRS"]) == (1200, "day 39: wrong tube")
+    assert np.isnan(second["CMIN"])
+    assert nca.change(data_of(counts), exclude=entries[:1])["NCAXRS"][0] == "day -5.5: clotted"
+
+
 # --- change from baseline -------------------------------------------------------------------------
 
 IL6 = {

@@ -56,13 +56,13 @@ def _entries(given: Entries, columns: Sequence[str], name: str) -> pd.DataFrame:
     frame = as_frame(given)
     if set(frame) != set(columns):
         raise CarpkError(
-            f"nca.table: `{name}` must have the columns {', '.join(columns)}, but has "
+            f"`{name}` must have the columns {', '.join(columns)}, but has "
             f"{', '.join(map(str, frame)) or 'none'}."
         )
     for row, reason in enumerate(frame["reason"].fillna(""), start=1):
         if not str(reason).strip():
             raise CarpkError(
-                f"nca.table: `{name}`, row {row}, gives no reason. Write one: the table shows it."
+                f"`{name}`, row {row}, gives no reason. Write one: the table shows it."
             )
     return frame
 
@@ -78,7 +78,7 @@ def chosen_windows(
     chosen: dict[tuple[Hashable, int], Chosen] = {}
     for row, entry in enumerate(records(frame), start=1):
         patient, number = entry["patient"], entry["infusion"]
-        where = f"nca.table: `lambda_z`, row {row} (patient {patient!r}, infusion {number})"
+        where = f"`lambda_z`, row {row} (patient {patient!r}, infusion {number})"
         key = known.get((str(patient), number))
         if key is None:
             raise CarpkError(
@@ -111,7 +111,7 @@ def without_excluded(
         if hit.empty or not kept[hit.index].all():
             sampled = ", ".join(f"{day:g}" for day in sorted(own["time"])) or "no day"
             raise CarpkError(
-                f"nca.table: `exclude`, row {row} (patient {entry['patient']!r}, day "
+                f"`exclude`, row {row} (patient {entry['patient']!r}, day "
                 f"{entry['time']}), matches no sample of {analyte!r} that is not excluded already. "
                 f"The patient was sampled on {sampled}."
             )
@@ -119,9 +119,3 @@ def without_excluded(
         patient = hit["patient"].iloc[0]
         removed.setdefault(patient, []).append((float(entry["time"]), str(entry["reason"])))
     return observations[kept], removed
-
-
-def exclusions_told(removed: Sequence[tuple[float, str]], start: float, stop: float) -> str:
-    """The samples left out from `start` up to `stop`, such as "day 9: haemolysed"."""
-    inside = [(day, why) for day, why in sorted(removed) if start + SAME < day <= stop + SAME]
-    return "; ".join(f"day {day:g}: {why}" for day, why in inside)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from carpk.nca.choices import Entries
+
 RESAMPLED = 1e-6  # change of mass at which the estimate of a resample stops
 ENDS = ("death", "relapse", "transplant")  # columns of the patients table that end follow-up
 
@@ -41,7 +43,7 @@ class TimeToEvent:
         by: the columns that tell arms apart.
         table: a row per patient: LEFT, RIGHT [day since the infusion], the samples between which
             the event lies; CNSR (1 right-censored) and EVNTDESC (what happened, or ended the
-            follow-up), as in ADTTE of CDISC.
+            follow-up), as in ADTTE of CDISC; NCAXRS, the samples that were excluded.
         curve: a row per arm and innermost interval with mass: LEFT, RIGHT, PROBBEF and PROBAFT, the
             share of patients without the event before and after it, and the interval of PROBAFT.
             Inside, the data do not tell how the share falls.
@@ -78,6 +80,7 @@ def persistence(
     bags_within: float | None = None,
     infusion: int = 1,
     until: Sequence[str] | None = None,
+    exclude: Entries | None = None,
     resamples: int = 500,
     seed: int = 0,
 ) -> TimeToEvent:
@@ -95,6 +98,7 @@ def persistence(
         until: columns of the patients table with the day of an event [day, as in the
             observations; missing where there was none; before the infusion it does not count];
             unless given, those of death, relapse and transplant that are there.
+        exclude: samples left out, with a reason each, as in `table`.
         resamples: of patients within arms, for the intervals (`ck.options.interval_prob`).
         seed: of the resampling.
 
@@ -103,7 +107,7 @@ def persistence(
 
     Source: Turnbull (1976), doi:10.1111/j.2517-6161.1976.tb01597.x.
     """
-    infusions = Infusions.of(dataset, analyte, product, bags_within)
+    infusions = Infusions.of(dataset, analyte, product, bags_within, exclude)
     return _time_to(
         "loss of detectability", _loss, infusions, named(by), infusion, until, resamples, seed
     )
@@ -118,6 +122,7 @@ def first_detection(
     bags_within: float | None = None,
     infusion: int = 1,
     until: Sequence[str] | None = None,
+    exclude: Entries | None = None,
     resamples: int = 500,
     seed: int = 0,
 ) -> TimeToEvent:
@@ -127,7 +132,7 @@ def first_detection(
     right-censored at the last sample where there is none. Arguments and errors are those of
     `persistence`.
     """
-    infusions = Infusions.of(dataset, analyte, product, bags_within)
+    infusions = Infusions.of(dataset, analyte, product, bags_within, exclude)
     return _time_to(
         "first detection", _detection, infusions, named(by), infusion, until, resamples, seed
     )
@@ -177,11 +182,13 @@ def _time_to(
         window = window_of(infusions.observations, given._replace(stop=stop), np.nan, None)
         found = rule(window, ended)
         labels = (*given.labels.values(), given.patient, infusions.analyte, number, given.start)
-        rows.append((*labels, found.left, found.right, int(np.isinf(found.right)), found.event))
+        ends_at = (found.left, found.right, int(np.isinf(found.right)))
+        left_out = infusions.excluded(given.patient, given.after, given.stop)
+        rows.append((*labels, *ends_at, found.event, left_out))
     if not rows:
         raise CarpkError(f"No patient has an infusion number {number}; the first is 1.")
-    names = [*by, "patient", "analyte", "infusion", "day", "LEFT", "RIGHT", "CNSR", "EVNTDESC"]
-    table = as_frame(rows, names)
+    known = ("patient", "analyte", "infusion", "day", "LEFT", "RIGHT", "CNSR", "EVNTDESC", "NCAXRS")
+    table = as_frame(rows, [*by, *known])
     if by:
         table = table.sort_values(by, kind="stable", ignore_index=True)
     interval = options.interval

@@ -89,7 +89,7 @@ def refuse_too_few(key: tuple[Hashable, int], window: Window) -> None:
     inside = (seen >= start - SAME) & (seen <= stop + SAME)
     if inside.sum() < 3:
         raise CarpkError(
-            f"nca.table: `lambda_z` of patient {key[0]!r}, infusion {key[1]}, holds {inside.sum()} "
+            f"`lambda_z` of patient {key[0]!r}, infusion {key[1]}, holds {inside.sum()} "
             f"quantifiable concentrations from day {start:g} to {stop:g}, but needs 3 or more; "
             f"there are some on days {', '.join(f'{day:g}' for day in seen) or 'none'}."
         )

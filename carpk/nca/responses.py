@@ -18,6 +18,8 @@ from carpk.nca.windows import Infusions, Opened, Tables, named, padded_size, win
 if TYPE_CHECKING:
     import pandas as pd
 
+    from carpk.nca.choices import Entries
+
 
 PEAK = ("CMAX", "TMAX", "CHG", "R2BASE")
 Measured = tuple[tuple[float, ...], dict[str, str]]  # the columns; why some are missing
@@ -28,6 +30,7 @@ class Course(NamedTuple):
 
     infusion: Opened
     begin: float  # first dose of the course [day]
+    end: float  # first dose of the next, inf after the last [day]
     product: str  # given first
     base: float  # nan without a baseline sample
     base_day: float
@@ -59,6 +62,7 @@ def nadir(
     conditioning: Sequence[str] | None = None,
     product: str | None = None,
     bags_within: float | None = None,
+    exclude: Entries | None = None,
 ) -> pd.DataFrame:
     """Nadir and recovery of a count (ALC, ANC, platelets): one row per patient and infusion.
 
@@ -67,11 +71,11 @@ def nadir(
     the last sample before its first dose; CMIN and TMIN, the nadir and its first day; TBELOW, days
     below the threshold between baseline and last sample, on the curve of `auc`; TRECOV, the first
     sampled day back at or above `recovery` after a sample below it. BASIS says what the baseline
-    rests on, METHOD what was asked, PPREASND why a column is missing: "not back by day 90" is a
-    recovery that was not seen. BLQ counts as 0.
+    rests on, METHOD what was asked, NCAXRS which samples were excluded, PPREASND why a column is
+    missing: "not back by day 90" is a recovery that was not seen. BLQ counts as 0.
 
     Args:
-        dataset, analyte, by, product, bags_within: as in `table`.
+        dataset, analyte, by, product, bags_within, exclude: as in `table`.
         below: threshold of TBELOW, in the unit of the analyte.
         recovery: threshold of TRECOV; `below` unless given.
         sustained: days for which all samples must stay at or above it, to a last one at least so
@@ -94,7 +98,7 @@ def nadir(
         return row, {"TRECOV": why} if why else {}
 
     asked = f"; recovery at or above {recovery:g}" + f" for {sustained:g} day" * (sustained > 0)
-    infusions = Infusions.of(dataset, analyte, product, bags_within)
+    infusions = Infusions.of(dataset, analyte, product, bags_within, exclude)
     return _framed(
         *(infusions, _courses(infusions, named(by), conditioning), named(by)),
         *(("BASE", "CMIN", "TMIN", "TBELOW", "TRECOV"), measured),
@@ -110,6 +114,7 @@ def change(
     conditioning: Sequence[str] | None = None,
     product: str | None = None,
     bags_within: float | None = None,
+    exclude: Entries | None = None,
 ) -> pd.DataFrame:
     """Peak over baseline of a cytokine (il6, ferritin, crp): one row per patient and infusion.
 
@@ -122,7 +127,7 @@ def change(
     Raises:
         CarpkError: an unknown product.
     """
-    infusions = Infusions.of(dataset, analyte, product, bags_within)
+    infusions = Infusions.of(dataset, analyte, product, bags_within, exclude)
     return _framed(
         *(infusions, _courses(infusions, named(by), conditioning), named(by)),
         *(("BASE", *PEAK), _over_baseline),
@@ -144,15 +149,21 @@ def _framed(
         row, own = measured(course)
         absent = {n: _why(n, course) for n, x in zip(columns, row, strict=True) if np.isnan(x)}
         labels = (*course.infusion.labels.values(), course.infusion.patient, infusions.analyte)
-        said = (method, "BLQ: 0", course.basis, told(absent | own))
+        said = (method, "BLQ: 0", course.basis, _excluded(infusions, course), told(absent | own))
         rows.append((*labels, *course.infusion[1:3], *row, *said))
-    texts = ("METHOD", "BLQRULE", "BASIS", "PPREASND")
+    texts = ("METHOD", "BLQRULE", "BASIS", "NCAXRS", "PPREASND")
     frame = as_frame(rows, [*by, "patient", "analyte", "infusion", "day", *columns, *texts])
     if by:
         frame = frame.sort_values(by, kind="stable", ignore_index=True)
     units = units_of(columns, infusions.unit, infusions.dose_unit)
     frame.attrs["units"] = {"day": "day", **units}
     return frame
+
+
+def _excluded(infusions: Infusions, course: Course) -> str:
+    """The excluded samples of a course; of the first, all before it."""
+    after = course.begin if course.infusion.number > 1 else -np.inf
+    return infusions.excluded(course.infusion.patient, after, course.end)
 
 
 def _lowest(course: Course) -> tuple[float, float]:
@@ -228,7 +239,7 @@ def _course(infusions: Infusions, given: Opened, begin: float, product: str, end
         float(base[name].iloc[0]) if len(base) else np.nan for name in ("value", "lloq", "time")
     )
     t, c = window.t + begin - given.start, np.where(window.quantifiable, window.c, 0.0)
-    return Course(given, begin, product, 0.0 if value < limit else value, day, limit, t, c)
+    return Course(given, begin, end, product, 0.0 if value < limit else value, day, limit, t, c)
 
 
 def _days_below(course: Course, threshold: float) -> float:

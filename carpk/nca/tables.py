@@ -11,15 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from carpk._tables import Columns, Rows, as_frame, records
+from carpk._tables import as_frame, records
 from carpk.errors import CarpkError
 from carpk.nca.areas import METHOD, auc_last, clast, cmax, days_above, partial_area, tlast, tmax
 from carpk.nca.choices import (
     SAME,
     Acceptance,
     chosen_windows,
-    exclusions_told,
-    without_excluded,
 )
 from carpk.nca.curve import BLQ, apply_blq, fill, from_zero, quantifiable
 from carpk.nca.drugs import (
@@ -32,10 +30,12 @@ from carpk.nca.drugs import (
 from carpk.nca.reasons import missing, refuse_too_few, told
 from carpk.nca.slopes import doubling_time, fold_expansion, terminal_phase
 from carpk.nca.terms import PARAMETERS, Interval, area_name, units_of
-from carpk.nca.windows import Infusions, Opened, Tables, Window, named, padded_size, window_of
+from carpk.nca.windows import Infusions, Tables, Window, named, padded_size, window_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from carpk.nca.choices import Entries
 
 
 @functools.partial(jax.jit, static_argnames="blq")
@@ -122,8 +122,8 @@ def table(
     bags_within: float | None = None,
     intervals: Sequence[Interval] = ((0.0, 28.0),),
     extrapolate: float = 2.0,
-    lambda_z: Rows | Columns | pd.DataFrame | None = None,
-    exclude: Rows | Columns | pd.DataFrame | None = None,
+    lambda_z: Entries | None = None,
+    exclude: Entries | None = None,
     acceptance: Acceptance | None = None,
     route: str | None = None,
 ) -> pd.DataFrame:
@@ -158,8 +158,8 @@ def table(
         intervals: pairs of days since the infusion, an area each: (7, 28) is AUC7_28D.
         extrapolate: where observations stop at most so many days before the end of an interval,
             its area goes on from the last concentration by lambda z, and at 0 after a BLQ taken as
-            0 (2 days unless given: assumed, a visit that came early; 0 for never; infinity as
-            Phoenix). Never past the next infusion. EXTRAP states it.
+            0 (2 days unless given: assumed, a visit that came early; 0 for never). Never past the
+            next infusion. EXTRAP states it.
         lambda_z: points chosen by eye: a table of patient, infusion (the first is 1), start, stop
             [days since the infusion] and reason; the concentrations between are taken, and no
             others.
@@ -179,17 +179,16 @@ def table(
     """
     blq, acceptance = blq or BLQ(), acceptance or Acceptance()
     names, areas = named(by), _intervals(intervals)
-    infusions = Infusions.of(dataset, analyte, product, bags_within)
+    infusions = Infusions.of(dataset, analyte, product, bags_within, exclude)
     way = route_of(route, product, infusions)
     chosen = chosen_windows(lambda_z, infusions.starts)
-    kept, removed = without_excluded(infusions.observations, exclude, infusions.analyte)
     rows, windows, left_out = [], [], []
     for given in infusions.opened(names):
         key = given.patient, given.number
-        window = window_of(kept, given, infusions.dose(given), chosen.get(key))
+        window = window_of(infusions.observations, given, infusions.dose(given), chosen.get(key))
         windows.append(_of_route(window, way, duration_of(infusions, given)))
         refuse_too_few(key, windows[-1])
-        left_out.append(exclusions_told(removed.get(given.patient, []), *_reach(given)))
+        left_out.append(infusions.excluded(given.patient, given.after, given.stop))
         rows.append((*given.labels.values(), given.patient, infusions.analyte, *given[1:3]))
     frame = as_frame(rows, [*names, "patient", "analyte", "infusion", "day"])
     columns, gone_on = _columns(windows, blq, areas, extrapolate, way)
@@ -216,11 +215,6 @@ def _of_route(window: Window, route: str, duration: float) -> Window:
         seen = np.where(window.quantifiable, window.c, 0.0)
         return window._replace(initial=initial_concentration(window.t, seen))
     return window._replace(duration=duration) if route == "infusion" else window
-
-
-def _reach(infusion: Opened) -> tuple[float, float]:
-    """The days whose samples enter a row: of the first infusion, all before it."""
-    return infusion.start if infusion.number > 1 else -np.inf, infusion.stop
 
 
 def _intervals(given: Sequence[Interval]) -> list[Interval]:

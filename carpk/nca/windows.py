@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from carpk.errors import CarpkError, CarpkWarning
-from carpk.nca.choices import SAME, Chosen
+from carpk.nca.choices import SAME, Chosen, without_excluded
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from carpk.nca.choices import Entries
 
 
 class Tables(Protocol):
@@ -35,6 +37,11 @@ class Opened(NamedTuple):
     stop: float  # the next infusion, inf after the last [day]
     labels: dict[str, object]
 
+    @property
+    def after(self) -> float:
+        """The day after which samples enter: of the first infusion, all before it do."""
+        return self.start if self.number > 1 else -np.inf
+
 
 @dataclass(frozen=True)
 class Infusions:
@@ -45,6 +52,7 @@ class Infusions:
         doses: those that open intervals.
         within: days in which doses are bags of one infusion.
         starts: patient -> days of infusions.
+        removed: patient -> (day, reason) of the samples that were excluded.
     """
 
     dataset: Tables
@@ -54,15 +62,22 @@ class Infusions:
     doses: pd.DataFrame
     within: float
     starts: dict[Hashable, list[float]]
+    removed: dict[Hashable, list[tuple[float, str]]]
 
     @classmethod
     def of(
-        cls, dataset: Tables, analyte: str | None, product: str | None, bags_within: float | None
+        cls,
+        dataset: Tables,
+        analyte: str | None,
+        product: str | None,
+        bags_within: float | None,
+        exclude: Entries | None,
     ) -> Infusions:
-        observations, analyte, unit = _observations(dataset, analyte)
+        every, analyte, unit = _observations(dataset, analyte)
         doses, within = _doses(dataset, analyte, product, bags_within)
-        starts = _infusions(doses, observations, within)
-        return cls(dataset, analyte, unit, observations, doses, within, starts)
+        starts = _infusions(doses, every, within)
+        kept, removed = without_excluded(every, exclude, analyte)
+        return cls(dataset, analyte, unit, kept, doses, within, starts, removed)
 
     def opened(self, by: Sequence[str] = ()) -> Iterator[Opened]:
         """Every infusion, labelled by columns of doses, patients or observations."""
@@ -78,6 +93,12 @@ class Infusions:
     def dose(self, infusion: Opened) -> float:
         """What an infusion held; NaN where that is not known, or doses have several units."""
         return _amount(self.doses, infusion.patient, infusion.start, self.within)
+
+    def excluded(self, patient: Hashable, start: float, stop: float) -> str:
+        """Samples excluded after `start` up to `stop`, such as "day 9: haemolysed"."""
+        own = sorted(self.removed.get(patient, []))
+        inside = [(day, why) for day, why in own if start + SAME < day <= stop + SAME]
+        return "; ".join(f"day {day:g}: {why}" for day, why in inside)
 
     def bags(self, infusion: Opened) -> pd.DataFrame:
         """The doses that are one infusion."""
