@@ -119,6 +119,7 @@ def test_the_route_is_the_one_given_or_that_of_the_durations(duration, route, ta
 def test_half_of_the_whole_duration_of_several_bags_is_taken_from_the_residence_time():
     doses = [(0.0, 50.0), (0.02, 50.0)]
     data = data_of({"p": CURVES["one phase"]}, 0.03, doses)
+    data.doses.index = [0, 0]
     bags = nca.table(data, bags_within=0.05)["MRTIVIFO"][0]
     whole = nca.table(data_of({"p": CURVES["one phase"]}, 0.05))["MRTIVIFO"][0]
     assert bags == pytest.approx(whole, rel=1e-12)

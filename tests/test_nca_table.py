@@ -223,6 +223,13 @@ def test_a_patient_all_of_whose_samples_are_excluded_keeps_a_row():
     assert row["NCAXRS"] == "day 7: haemolysed"
 
 
+def test_rows_are_excluded_whatever_their_index_says():
+    data = data_of(CURVES)
+    data.observations.index = [0] * len(data.observations)
+    plain = nca.table(data_of(CURVES), exclude=LEFT_OUT)
+    pd.testing.assert_frame_equal(nca.table(data, exclude=LEFT_OUT), plain)
+
+
 def test_an_excluded_baseline_is_not_the_start_of_an_area():
     data = data_of({"p": {-1.0: 50.0, 7.0: 900.0, 14.0: 250.0}})
     entry = {"patient": "p", "time": -1, "reason": "of another patient"}

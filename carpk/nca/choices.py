@@ -103,19 +103,20 @@ def without_excluded(
     if given is None:
         return observations, {}
     frame = _entries(given, ("patient", "time", "reason"), "exclude")
+    labels, days = observations["patient"].astype(str), observations["time"]
     kept = ~observations["patient"].isna()
     removed: dict[Hashable, list[tuple[float, str]]] = {}
     for row, entry in enumerate(records(frame), start=1):
-        own = observations[observations["patient"].astype(str) == str(entry["patient"])]
-        hit = own[(own["time"] - float(entry["time"])).abs() <= SAME]
-        if hit.empty or not kept[hit.index].all():
-            sampled = ", ".join(f"{day:g}" for day in sorted(own["time"])) or "no day"
+        own = labels == str(entry["patient"])
+        hit = own & ((days - float(entry["time"])).abs() <= SAME)
+        if not (hit & kept).any():
+            sampled = ", ".join(f"{day:g}" for day in sorted(days[own])) or "no day"
             raise CarpkError(
-                f"`exclude`, row {row} (patient {entry['patient']!r}, day "
-                f"{entry['time']}), matches no sample of {analyte!r} that is not excluded already. "
-                f"The patient was sampled on {sampled}."
+                f"`exclude`, row {row} (patient {entry['patient']!r}, day {entry['time']}), "
+                f"matches no sample of {analyte!r} that is not excluded already. The patient was "
+                f"sampled on {sampled}."
             )
-        kept[hit.index] = False
-        patient = hit["patient"].iloc[0]
+        kept &= ~hit
+        patient = observations.loc[hit, "patient"].iloc[0]
         removed.setdefault(patient, []).append((float(entry["time"]), str(entry["reason"])))
     return observations[kept], removed

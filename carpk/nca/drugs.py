@@ -25,7 +25,7 @@ ROUTES = {  # route -> the parameters that it adds
 def route_of(route: str | None, product: str | None, infusions: Infusions) -> str:
     """The route that was given or that the durations tell; "" of cells, and of what is no drug."""
     doses = infusions.doses
-    lasting = infusions.durations > 0
+    lasting = doses["duration"] > 0
     if route is not None and (route not in ROUTES or not route or not infusions.drugs):
         raise CarpkError(
             f"nca.table: `route` must be one of 'bolus', 'infusion', 'extravascular' and is for "
@@ -50,7 +50,7 @@ def route_of(route: str | None, product: str | None, infusions: Infusions) -> st
 def duration_of(infusions: Infusions, given: Opened) -> float:
     """Days from the beginning of a dose to its end, 0 of a bolus."""
     bags = infusions.bags(given)
-    return float((bags["time"] - given.start + infusions.durations[bags.index]).max())
+    return float((bags["time"] - given.start + bags["duration"]).max())
 
 
 def initial_concentration(t: np.ndarray, c: np.ndarray) -> float:

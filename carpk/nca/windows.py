@@ -105,13 +105,6 @@ class Infusions:
         return _of_infusion(self.doses, infusion.patient, infusion.start, self.within)
 
     @property
-    def durations(self) -> pd.Series[float]:
-        """Duration of every dose [day], 0 of a bolus."""
-        if "duration" not in self.doses:
-            return self.doses["time"].astype(float) * 0
-        return self.doses["duration"].astype(float).fillna(0)
-
-    @property
     def drugs(self) -> bool:
         """Are the doses drugs, not cells?"""
         return not self.doses["unit"].astype(str).str.startswith("cells").any()
@@ -189,6 +182,8 @@ def _doses(
     """The doses from which days count, and how far apart those of one infusion may begin."""
     doses = dataset.doses
     doses = doses[doses["unit"].astype(str) != ""]
+    lasting = doses["duration"].fillna(0.0) if "duration" in doses else 0.0
+    doses = doses.assign(duration=lasting)
     names = list(dict.fromkeys(doses["product"]))
     if product is not None and product not in names:
         raise CarpkError(
