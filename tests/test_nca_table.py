@@ -96,6 +96,10 @@ def test_the_reasons_are_those_of_the_curve(of_curves):
     late = nca.table(data_of({"p": {1.0: 5.0}}, [(0.0, NAN), (60.0, 1e8)]))
     assert says(late.iloc[0], "CMAXD") == "dose not known, or not in one unit"
     assert says(late.iloc[1], "CMAX") == "no observation from this infusion to the next"
+    curves = {name: CURVES[name] for name in ("BLQ at the end", "BLQ everywhere")}
+    dropped = nca.table(data_of(curves), blq=nca.BLQ(before="drop", after="drop"))
+    assert says(dropped.iloc[0], "AUC0_28D") == "BLQ dropped after day 21"
+    assert says(dropped.iloc[1], "AUC0_28D") == "all concentrations BLQ"
     unknown = data_of({"p": CURVES["complete"]})
     unknown.observations["lloq"] = NAN
     assert says(nca.table(unknown).iloc[0], "TABOVE") == "no LLOQ known"

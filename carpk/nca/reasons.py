@@ -61,6 +61,9 @@ def _no_area(interval: tuple[float, float], window: Window, extrapolate: float) 
     last = window.t[-1]
     if window.until < interval[1] * (1 - SAME):
         return f"next infusion on day {window.until:g}"
+    if last >= interval[1] * (1 - SAME):
+        seen = window.t[window.quantifiable]
+        return f"BLQ dropped after day {seen[-1]:g}" if seen.size else "all concentrations BLQ"
     if interval[1] - last > extrapolate:
         return f"observations stop on day {last:g}, more than {extrapolate:g} day before"
     return f"observations stop on day {last:g} and no lambda z to extrapolate"
