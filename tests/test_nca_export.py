@@ -23,6 +23,11 @@ def test_a_summary_bears_the_codes_of_cdisc():
     assert codes.to_dict() == {"AUC0_28D": "AUCINT", "LAMZHL": "LAMZHL", "BASE": "BASE"}
 
 
+def test_patients_of_an_unknown_arm_are_summarized_too():
+    table = pd.DataFrame({"arm": ["A", np.nan, np.nan], "CMAX": [1.0, 2.0, 3.0]})
+    assert nca.summary(table, by="arm")["n"].tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("k", [0, 1])
 def test_csv_has_every_row_and_digit(tmp_path, k):
     frame = summarized()[k]
@@ -40,6 +45,7 @@ def test_latex_is_escaped_and_has_significant_digits(tmp_path):
     assert "CMAX [copies/µg]" in text
     assert "A\\_1 & 19500 &  \\\\" in text
     assert "0.0123 & 3" in text
+    assert "FOLDX [1]" not in text
     more = nca.export(table.assign(CMAX=9000.4), tmp_path / "t.tex", digits=5)
     assert "9000.4" in more.read_text(encoding="utf-8")
     assert "geometric\\_mean" in nca.export(summary, tmp_path / "s.tex").read_text(encoding="utf-8")

@@ -241,9 +241,10 @@ def test_intervals_hold_the_probability_of_the_session_and_come_again(of_arms):
 
 
 @pytest.mark.parametrize("function", [nca.persistence, nca.first_detection])
-@pytest.mark.parametrize("by", [None, "cohort", ["cohort", "sex"]])
+@pytest.mark.parametrize("by", [None, "cohort", ["cohort", "sex"], "stage"])
 def test_the_figure_has_a_curve_per_arm(function, by):
     labels = {"cohort": ["A", "A", "A", "B", "B"], "sex": ["f", "m", "f", "m", "f"]}
+    labels["stage"] = ["I", np.nan, "II", np.nan, "I"]  # an unknown one is an arm too
     result = function(data_of(**labels), by=by, resamples=5)
     (axis,) = result.plot().axes
     told = [text.get_text() for text in axis.get_legend().get_texts()]
@@ -258,6 +259,7 @@ def test_the_figure_has_a_curve_per_arm(function, by):
     [
         ({"until": ["left"]}, "`until` names 'left'.*patient, death, word"),
         ({"until": ["word"]}, "word of the patients table must hold days"),
+        ({"resamples": 0}, "`resamples` must be 1 or more"),
         ({"infusion": 2}, "No patient has an infusion number 2"),
         ({"by": "arm"}, "'arm' is unknown"),
     ],

@@ -173,6 +173,8 @@ def _time_to(
     resamples: int,
     seed: int,
 ) -> TimeToEvent:
+    if resamples < 1:
+        raise CarpkError(f"`resamples` must be 1 or more, but is {resamples}.")
     ends = _ends(infusions.dataset, until)
     rows = []
     for given in infusions.opened(by):
@@ -198,14 +200,18 @@ def _time_to(
     steps = ("LEFT", "RIGHT", "PROBBEF", "PROBAFT", *interval.columns)
     columns = ("n", "events", "censored", "LEFT", "RIGHT", *interval.columns)
     return TimeToEvent(
-        *(event, tuple(by), infusions.analyte, table, as_frame(curve, [*by, *steps])),
-        as_frame(medians, [*by, *columns]),
-        interval,
+        event=event,
+        by=tuple(by),
+        analyte=infusions.analyte,
+        table=table,
+        curve=as_frame(curve, [*by, *steps]),
+        medians=as_frame(medians, [*by, *columns]),
+        interval=interval,
     )
 
 
 def _arms(table: pd.DataFrame, by: list[str]) -> list[tuple[tuple[object, ...], pd.DataFrame]]:
-    return [(key, arm) for key, arm in table.groupby(by)] if by else [((), table)]
+    return [(key, arm) for key, arm in table.groupby(by, dropna=False)] if by else [((), table)]
 
 
 def _ends(dataset: Tables, until: Sequence[str] | None) -> pd.DataFrame:

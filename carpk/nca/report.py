@@ -51,7 +51,7 @@ def summary(
                 f"nca.summary: the table has no column {name!r}; it has "
                 f"{', '.join(map(str, table.columns))}."
             )
-    groups = table.groupby(names, sort=False) if names else [((), table)]
+    groups = table.groupby(names, sort=False, dropna=False) if names else [((), table)]
     rows = []
     for key, group in groups:
         for name in wanted:

@@ -99,11 +99,10 @@ def nadir(
 
     asked = f"; recovery at or above {recovery:g}" + f" for {sustained:g} day" * (sustained > 0)
     infusions = Infusions.of(dataset, analyte, product, bags_within, exclude)
-    return _framed(
-        *(infusions, _courses(infusions, named(by), conditioning), named(by)),
-        *(("BASE", "CMIN", "TMIN", "TBELOW", "TRECOV"), measured),
-        f"days below {below:g}: {METHOD}{asked}",
-    )
+    courses = _courses(infusions, named(by), conditioning)
+    columns = ("BASE", "CMIN", "TMIN", "TBELOW", "TRECOV")
+    method = f"days below {below:g}: {METHOD}{asked}"
+    return _framed(infusions, courses, named(by), columns, measured, method)
 
 
 def change(
@@ -128,11 +127,9 @@ def change(
         CarpkError: an unknown product.
     """
     infusions = Infusions.of(dataset, analyte, product, bags_within, exclude)
-    return _framed(
-        *(infusions, _courses(infusions, named(by), conditioning), named(by)),
-        *(("BASE", *PEAK), _over_baseline),
-        "peak after the infusion",
-    )
+    courses = _courses(infusions, named(by), conditioning)
+    method = "peak after the infusion"
+    return _framed(infusions, courses, named(by), ("BASE", *PEAK), _over_baseline, method)
 
 
 def _framed(

@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from carpk._tables import records
 from carpk.nca.persistence import TimeToEvent
 from carpk.plot.style import BLUE, GREY, RED, SPARE, time_axis
 
@@ -17,11 +16,11 @@ def time_to_event(result: TimeToEvent) -> Figure:
     """Turnbull's estimate for each arm: dashed between two samples, where the data do not tell."""
     figure, axis = plt.subplots(figsize=(7, 4.2))
     colours = itertools.cycle((BLUE, RED, *SPARE, GREY))
-    for row, colour in zip(records(result.medians), colours, strict=False):
-        arm = [row[name] for name in result.by]
-        steps = result.curve[(result.curve[list(result.by)] == arm).all(axis=1)]
+    by = list(result.by)
+    arms = result.curve.groupby(by, dropna=False) if by else [((), result.curve)]
+    for (arm, steps), n, colour in zip(arms, result.medians["n"], colours, strict=False):
         name = ", ".join(map(str, arm)) or result.analyte
-        _curve(axis, steps, result.interval.columns, colour, f"{name} (n = {row['n']})")
+        _curve(axis, steps, result.interval.columns, colour, f"{name} (n = {n})")
     days = result.table[["LEFT", "RIGHT"]].to_numpy(float)
     time_axis(axis, [0.0, days[np.isfinite(days)].max()])
     axis.set_xlabel(f"{axis.get_xlabel()}; bands: {result.interval}, patients resampled")
