@@ -13,7 +13,7 @@ Columns = Mapping[Any, Any]  # name -> values
 
 
 def as_frame(
-    data: Rows | Columns,
+    data: Rows | Columns | pd.DataFrame,
     columns: Sequence[str] | None = None,
     *,
     index: str | list[str] | None = None,
@@ -22,7 +22,7 @@ def as_frame(
     """A data frame of rows or of columns.
 
     Args:
-        data: rows, each a mapping or a sequence; or a mapping, name -> values of the column.
+        data: rows, each a mapping or a sequence; a mapping, name -> values of the column; a frame.
         columns: their names and order; what a row lacks is missing.
         index: the columns that label the rows.
         labels: in their place, the name of the labels and one label per row.
@@ -33,3 +33,8 @@ def as_frame(
     if labels is not None:
         made.index = pd.Index(labels[1], name=labels[0])
     return made if index is None else made.set_index(index)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a data frame, each a mapping, name of the column -> value."""
+    return [{str(name): x for name, x in row.items()} for row in frame.to_dict("records")]

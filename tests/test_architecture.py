@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "carpk"
 FLOORS = (  # a room imports from floors below its own only
     ("errors", "models", "_arviz", "_compile", "_late", "_tables", "_types"),
-    ("params", "dosing", "nca", "assay", "_files", "_options"),
-    ("structural", "dataset"),
+    ("params", "dosing", "assay", "_files", "_options"),
+    ("structural", "dataset", "nca"),
     ("solver", "sbml", "summaries"),
     ("library", "population"),
     ("verdict", "exposures", "disposition"),

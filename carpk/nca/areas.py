@@ -173,7 +173,7 @@ def _auc_to(
 ) -> Callable[[Curve, Curve], Scalar]:
     def partial(t: Curve, c: Curve) -> Scalar:
         time, concentration = curve_of(t, c, lloq)
-        area: Scalar = partial_area(time, apply_blq(concentration, lloq, blq), day, initial)
+        area: Scalar = partial_area(time, apply_blq(concentration, lloq, blq), 0.0, day, initial)
         return area
 
     partial.__name__ = f"auc_to_{day:g}"
@@ -186,17 +186,18 @@ def _auc_to(
 def partial_area(
     t: Float[Array, " time"],
     c: Float[Array, " time"],
-    day: ArrayLike,
+    start: ArrayLike,
+    stop: ArrayLike,
     initial: ArrayLike | None,
 ) -> Float[Array, ""]:
     any_observed, t, c = fill(t, since_infusion(t, c))
     # Times since an infusion come from subtractions: let rounding not decide that data stop early.
-    covered = any_observed & (t[-1] >= day * (1 - 1e-9))
+    covered = any_observed & (t[-1] >= stop * (1 - 1e-9))
     if initial is None:
         covered &= t[0] <= 0
     else:
         t, c = from_zero(t, c, initial)
-    return jnp.where(covered, _area(t, c, 0.0, day), jnp.nan)
+    return jnp.where(covered, _area(t, c, start, stop), jnp.nan)
 
 
 def time_above(t: Curve, c: Curve, lloq: ArrayLike) -> Scalar:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from carpk.errors import CarpkError
 from carpk.nca.curve import (
     Curve,
+    Number,
     Scalar,
     curve_of,
     limit_of,
@@ -33,7 +34,7 @@ class LambdaZ(NamedTuple):
     start: Float[Array, ""]  # first observation used [day]
     stop: Float[Array, ""]  # last observation used [day]
     r2_adjusted: Float[Array, ""]  # of the regression of ln c on t
-    clast: Float[Array, ""]  # concentration that the regression predicts at `stop`
+    clast: Float[Array, ""]  # concentration that the regression predicts at Tlast
 
 
 def lambda_z(
@@ -43,38 +44,49 @@ def lambda_z(
     *,
     min_points: int = 3,
     tie_tolerance: float = 1e-4,
+    between: tuple[Number, Number] | None = None,
 ) -> LambdaZ:
     """Rate of the terminal decline, by regression of ln c on t over the last observations.
 
     Every window of `min_points` or more quantifiable concentrations that starts after Tmax and ends
     at Tlast is tried. Among those that decline, the one with the best adjusted R² is taken; a
     window with more points wins if it comes within `tie_tolerance` of the best. `nan`, with 0
-    points, if there is no such window.
+    points, if there is no such window. With `between`, two days, nothing is tried: the quantifiable
+    concentrations from the first to the second of them are taken, `min_points` or more.
 
     A CAR-T curve contracts first and persists after: where sampling stops within weeks, this rate
     mixes both. Read `start`, `stop` and `points` before comparing patients.
     """
     if min_points < 3:
         raise CarpkError(f"`min_points` must be 3 or more, but is {min_points}.")
+    if between is not None and not between[0] < between[1]:
+        raise CarpkError(f"`between` must be two days, the earlier first, but is {between}.")
     t, c = curve_of(t, c, lloq)
-    terminal: LambdaZ = _terminal(t, c, limit_of(lloq, c), min_points, tie_tolerance)
+    days = (jnp.nan, jnp.nan) if between is None else between
+    terminal: LambdaZ = terminal_phase(t, c, limit_of(lloq, c), *days, min_points, tie_tolerance)
     return terminal
 
 
 @jax.jit
-def _terminal(
+def terminal_phase(
     t: Float[Array, " time"],
     c: Float[Array, " time"],
     limit: Float[Array, " time"],
-    min_points: ArrayLike,
-    tie_tolerance: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    min_points: ArrayLike = 3,
+    tie_tolerance: ArrayLike = 1e-4,
 ) -> LambdaZ:
+    """`lambda_z` from day `low` to day `high`, or of the best window where these are nan."""
     seen = quantifiable(c, limit)
-    used = seen & (t > picked(t, seen, place_of_highest(c, seen)))
-    last = place_of_last(seen)
+    chosen = ~jnp.isnan(jnp.asarray(low, dtype=float))
+    after_peak = t > picked(t, seen, place_of_highest(c, seen))
+    used = seen & jnp.where(chosen, (t >= low) & (t <= high), after_peak)
+    last = place_of_last(used)
+    tlast = picked(t, seen, place_of_last(seen))
     # Measured from the last point, which all windows share, sums lose no digits to cancellation.
-    x = jnp.where(used, t, 0.0)
-    x = jnp.where(used, x - x[last], 0.0)
+    day = jnp.where(used, t, 0.0)
+    x = jnp.where(used, day - day[last], 0.0)
     log_c = jnp.log(jnp.where(used, c, 1.0))
     y = jnp.where(used, log_c - log_c[last], 0.0)
 
@@ -82,7 +94,8 @@ def _terminal(
         return jax.lax.cumsum(a, reverse=True)
 
     n = to_the_end(used.astype(x.dtype))
-    tried = used & (n >= min_points)
+    whole_window = jnp.arange(t.size) == jnp.argmax(used)
+    tried = used & (n >= min_points) & (whole_window | ~chosen)
     per_n = 1 / jnp.maximum(n, 1.0)
     sum_x, sum_y = to_the_end(x), to_the_end(y)
     var_x = to_the_end(x * x) - sum_x * sum_x * per_n
@@ -97,6 +110,8 @@ def _terminal(
     i = jnp.argmax(declines & (adjusted >= best - tie_tolerance))
     found = declines.any()
     rate = jnp.where(found, -slope[i], 1.0)
+    at_last_used = log_c[last] + ((sum_y - slope * sum_x) * per_n)[i]
+    beyond = jnp.where(found, tlast - day[last], 0.0)
 
     def if_found(a: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.where(found, a, jnp.nan)
@@ -105,11 +120,10 @@ def _terminal(
         lambda_z=if_found(rate),
         half_life=if_found(math.log(2) / rate),
         points=jnp.where(found, n[i], 0.0).astype(int),
-        start=if_found(jnp.where(used, t, 0.0)[i]),
-        stop=if_found(jnp.where(used, t, 0.0)[last]),
+        start=if_found(day[i]),
+        stop=if_found(day[last]),
         r2_adjusted=if_found(adjusted[i]),
-        # times and logarithms are measured from the last point
-        clast=if_found(jnp.exp(log_c[last] + ((sum_y - slope * sum_x) * per_n)[i])),
+        clast=if_found(jnp.exp(at_last_used - rate * beyond)),
     )
 
 

@@ -1,71 +1,45 @@
-"""NCA of a data set: one row per patient and infusion, and the CDISC PP domain."""
+"""NCA of a data set: one row per patient and infusion."""
 
 from __future__ import annotations
 
 import functools
-import warnings
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from carpk._tables import as_frame
-from carpk.errors import CarpkError, CarpkWarning
+from carpk._tables import as_frame, records
+from carpk.errors import CarpkError
 from carpk.nca.areas import METHOD, auc_last, clast, cmax, days_above, partial_area, tlast, tmax
+from carpk.nca.choices import (
+    SAME,
+    Acceptance,
+    chosen_windows,
+)
 from carpk.nca.curve import BLQ, apply_blq, fill, from_zero, quantifiable
-from carpk.nca.slopes import doubling_time, fold_expansion, lambda_z
+from carpk.nca.drugs import (
+    ROUTES,
+    drug_parameters,
+    duration_of,
+    initial_concentration,
+    route_of,
+)
+from carpk.nca.reasons import missing, refuse_too_few, told
+from carpk.nca.slopes import doubling_time, fold_expansion, terminal_phase
+from carpk.nca.terms import PARAMETERS, Interval, area_name, units_of
+from carpk.nca.windows import Infusions, Tables, Window, named, padded_size, window_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-class Tables(Protocol):
-    """What of a data set is analysed."""
-
-    @property
-    def observations(self) -> pd.DataFrame: ...
-
-    @property
-    def doses(self) -> pd.DataFrame: ...
-
-
-SAME = 1e-9  # days between times that are one, but for rounding
-
-# Column -> (unit, with {c} for the level's and {d} for the dose's; CDISC PPTESTCD; PPTEST; start
-# and end of an interval).
-# FOLDX, DBLTIME and TABOVE are carpk's own: CDISC has no code for them.
-_PARAMETERS: dict[str, tuple[str, str, str, str, str]] = {
-    "CMAX": ("{c}", "CMAX", "Max Conc", "", ""),
-    "TMAX": ("day", "TMAX", "Time of CMAX", "", ""),
-    "CLST": ("{c}", "CLST", "Last Nonzero Conc", "", ""),
-    "TLST": ("day", "TLST", "Time of Last Nonzero Conc", "", ""),
-    "AUCLST": ("day*{c}", "AUCLST", "AUC to Last Nonzero Conc", "", ""),
-    "AUCIFO": ("day*{c}", "AUCIFO", "AUC Infinity Obs", "", ""),
-    "AUCPEO": ("%", "AUCPEO", "AUC %Extrapolation Obs", "", ""),
-    "AUCIFP": ("day*{c}", "AUCIFP", "AUC Infinity Pred", "", ""),
-    "AUCPEP": ("%", "AUCPEP", "AUC %Extrapolation Pred", "", ""),
-    "AUC0_28D": ("day*{c}", "AUCINT", "AUC from T1 to T2", "P0D", "P28D"),
-    "LAMZ": ("1/day", "LAMZ", "Lambda z", "", ""),
-    "LAMZHL": ("day", "LAMZHL", "Half-Life Lambda z", "", ""),
-    "LAMZNPT": ("1", "LAMZNPT", "Number of Points for Lambda z", "", ""),
-    "LAMZLL": ("day", "LAMZLL", "Lambda z Lower Limit", "", ""),
-    "LAMZUL": ("day", "LAMZUL", "Lambda z Upper Limit", "", ""),
-    "LAMZSPN": ("1", "LAMZSPN", "Lambda z Span", "", ""),
-    "R2ADJ": ("1", "R2ADJ", "R Squared Adjusted", "", ""),
-    "CMAXD": ("{c}/({d})", "CMAXD", "Max Conc Norm by Dose", "", ""),
-    "AUCLSTD": ("day*{c}/({d})", "AUCLSTD", "AUC to Last Nonzero Conc Norm by Dose", "", ""),
-    "AUCIFOD": ("day*{c}/({d})", "AUCIFOD", "AUC Infinity Obs Norm by Dose", "", ""),
-    "FOLDX": ("1", "FOLDX", "Fold Expansion", "", ""),
-    "DBLTIME": ("day", "DBLTIME", "Doubling Time to CMAX", "", ""),
-    "TABOVE": ("day", "TABOVE", "Time Above LLOQ", "", ""),
-}
+    from carpk.nca.choices import Entries
 
 
 @functools.partial(jax.jit, static_argnames="blq")
-@functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, 0, 0, None))
+@functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, 0, 0, 0, 0, None))
 def _parameters(
     t: Float[Array, " time"],
     c: Float[Array, " time"],
@@ -73,12 +47,14 @@ def _parameters(
     limit: Float[Array, ""],
     initial: Float[Array, ""],
     dose: Float[Array, ""],
+    low: Float[Array, ""],
+    high: Float[Array, ""],
     blq: BLQ,
-) -> dict[str, Array]:
-    """The columns of `table` for one curve."""
+) -> tuple[dict[str, Array], Array]:
+    """The columns of `table` for one curve, but for areas between two days; the curve as ruled."""
     ruled = apply_blq(c, lloq, blq)
     seen = quantifiable(c, lloq)
-    terminal = lambda_z(t, c, lloq)
+    terminal = terminal_phase(t, c, lloq, low, high)
     _, *filled = fill(t, ruled)
     above = days_above(*from_zero(*filled, initial), limit)
     highest, last = cmax(t, ruled), clast(t, c, lloq)
@@ -94,7 +70,6 @@ def _parameters(
         "AUCPEO": 100 * rest / (area + rest),
         "AUCIFP": area + predicted,
         "AUCPEP": 100 * predicted / (area + predicted),
-        "AUC0_28D": partial_area(t, ruled, 28.0, initial),
         "LAMZ": terminal.lambda_z,
         "LAMZHL": terminal.half_life,
         "LAMZNPT": terminal.points,
@@ -108,7 +83,33 @@ def _parameters(
         "FOLDX": fold_expansion(t, c, lloq),
         "DBLTIME": doubling_time(t, c, lloq),
         "TABOVE": jnp.where(jnp.isnan(limit), jnp.nan, above),
-    }
+    }, ruled
+
+
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, 0, None, None))  # curves
+@functools.partial(jax.vmap, in_axes=(None, None, None, None, None, 0, None))  # intervals
+def _areas(
+    t: Float[Array, " time"],
+    ruled: Float[Array, " time"],
+    initial: Float[Array, ""],
+    rate: Float[Array, ""],
+    until: Float[Array, ""],
+    interval: Float[Array, " ends"],
+    most: Float[Array, ""],
+) -> tuple[Array, Array, Array]:
+    """Area of an interval; days extrapolated in it; the last concentration, from which they go."""
+    any_observed, time, c = fill(t, ruled)
+    start, stop = interval
+    gap = stop - time[-1]
+    from_last = jnp.maximum(start - time[-1], 0.0)
+    tail = c[-1] * (jnp.exp(-rate * from_last) - jnp.exp(-rate * gap)) / rate
+    observed = partial_area(t, ruled, start, jnp.minimum(stop, time[-1]), initial)
+    short = gap > stop * SAME
+    goes_on = any_observed & short & (gap <= most) & (until >= stop * (1 - SAME))
+    extended = jnp.where(start < time[-1], observed, 0.0) + jnp.where(c[-1] > 0, tail, 0.0)
+    whole = partial_area(t, ruled, start, stop, initial)
+    return jnp.where(goes_on, extended, whole), jnp.where(goes_on, gap, 0.0), c[-1]
 
 
 def table(
@@ -119,6 +120,12 @@ def table(
     product: str | None = None,
     blq: BLQ | None = None,
     bags_within: float | None = None,
+    intervals: Sequence[Interval] = ((0.0, 28.0),),
+    extrapolate: float = 2.0,
+    lambda_z: Entries | None = None,
+    exclude: Entries | None = None,
+    acceptance: Acceptance | None = None,
+    route: str | None = None,
 ) -> pd.DataFrame:
     """NCA of a data set: one row per patient and infusion, columns named as in CDISC PKPARMCD.
 
@@ -127,324 +134,179 @@ def table(
     `bags_within` days (1 unless given; 0 for drugs) of the first are one infusion. Days count from
     its beginning up to the next infusion. A sample at the time of an infusion was taken before it:
     it closes the interval of the infusion before. Areas and TABOVE start at the infusion, with the
-    patient's last concentration before it, or 0 if there is none. AUC0_28D is missing where
-    observations stop, or the next infusion comes, before day 28. CMAX is 0 and TMAX missing where
+    patient's last concentration before it, or 0 if there is none. CMAX is 0 and TMAX missing where
     all concentrations are BLQ. TABOVE counts from the highest LLOQ of the row's observations and is
     missing where none is known. AUCIFO and AUCIFP are areas up to the next infusion, extrapolated
     from the last observed and from the predicted concentration: of a re-infused patient, what
     the infusion would have added alone. CMAXD, AUCLSTD and AUCIFOD are over the dose, in its
     unit, and missing where it is not known.
 
-    `analyte` may be left out if there is only one. `by` adds columns of the data set's doses (such
-    as "product"), patients (such as "cohort") or observations, and sorts the rows by them. Units
-    are in `.attrs["units"]`, the methods in the columns METHOD and BLQRULE.
+    Units are in `.attrs["units"]`. Columns of text say how the row came about: METHOD, BLQRULE;
+    EXTRAP, the areas between two days that go beyond the last observation, and by which rule;
+    FOLDBASE, the concentration over which FOLDX is taken;
+    NCAXRS, the samples that were excluded, and why (as NCAwXRS of ADNCA); FLAG, the rules of
+    acceptance that the terminal phase fails; PPREASND, why parameters are missing.
+
+    Args:
+        dataset: with tables `observations` and `doses`, and perhaps `patients`.
+        analyte: may be left out if there is only one.
+        by: columns of the data set's doses (such as "product"), patients (such as "cohort") or
+            observations, which are added and by which the rows are sorted.
+        product: whose doses open the intervals.
+        blq: what becomes of concentrations below the LLOQ.
+        bags_within: days within which bags are one infusion.
+        intervals: pairs of days since the infusion, an area each: (7, 28) is AUC7_28D.
+        extrapolate: where observations stop at most so many days before the end of an interval,
+            its area goes on from the last concentration by lambda z, and at 0 after a BLQ taken as
+            0 (2 days unless given: assumed, a visit that came early; 0 for never). Never past the
+            next infusion. EXTRAP states it.
+        lambda_z: points chosen by eye: a table of patient, infusion (the first is 1), start, stop
+            [days since the infusion] and reason; the concentrations between are taken, and no
+            others.
+        exclude: samples left out of everything: a table of patient, time [day, as in the
+            observations] and reason.
+        acceptance: rules that fill FLAG; no row is left out by them.
+        route: of a drug: "bolus", "infusion" or "extravascular"; unless given, "infusion" where
+            doses have a duration, "extravascular" where they have none. Where the analyte has the
+            name of the product, or product or route are given, it adds clearance, volume
+            and mean residence time (CLO, VZO, MRTIVIFO; by mouth CLFO, VZFO, MRTEVIFO), missing
+            where a concentration is left from the dose before; after a bolus also C0, from which
+            areas start, and the share of it in AUCIFO and AUCIFP (AUCPBEO, AUCPBEP).
+
+    Raises:
+        CarpkError: an entry of `lambda_z` or `exclude` matches nothing, or gives no reason; a route
+            that the doses contradict.
     """
-    blq = BLQ() if blq is None else blq
-    names = [by] if isinstance(by, str) else list(by or ())
-    observations, analyte, unit = _observations(dataset, analyte)
-    doses, within = _doses(dataset, analyte, product, bags_within)
-    infusions = _infusions(doses, observations, within)
-    dose_unit = " or ".join(dict.fromkeys(doses["unit"].astype(str))) or "dose"
-    rows, curves, given = [], [], []
-    for patient, starts in infusions.items():
-        own = observations[observations["patient"] == patient].sort_values("time")
-        for k, start in enumerate(starts):
-            stop = starts[k + 1] if k + 1 < len(starts) else np.inf
-            labels = {name: _label(dataset, doses, name, patient, start, within) for name in names}
-            rows.append(
-                {**labels, "patient": patient, "analyte": analyte, "infusion": k + 1, "day": start}
-            )
-            curves.append(_window(own, start, stop, patient))
-            given.append(_amount(doses, patient, start, within))
+    blq, acceptance = blq or BLQ(), acceptance or Acceptance()
+    names, areas = named(by), _intervals(intervals)
+    infusions = Infusions.of(dataset, analyte, product, bags_within, exclude)
+    way = route_of(route, product, infusions)
+    chosen = chosen_windows(lambda_z, infusions.starts)
+    rows, windows, left_out = [], [], []
+    for given in infusions.opened(names):
+        key = given.patient, given.number
+        window = window_of(infusions.observations, given, infusions.dose(given), chosen.get(key))
+        windows.append(_of_route(window, way, duration_of(infusions, given)))
+        refuse_too_few(key, windows[-1])
+        left_out.append(infusions.excluded(given.patient, given.after, given.stop))
+        rows.append((*given.labels.values(), given.patient, infusions.analyte, *given[1:3]))
     frame = as_frame(rows, [*names, "patient", "analyte", "infusion", "day"])
-    columns = (
-        _parameters(*_pad(curves, given), blq) if curves else {name: [] for name in _PARAMETERS}
-    )
-    for name in _PARAMETERS:
-        frame[name] = np.asarray(columns[name])[: len(curves)]
-    frame["METHOD"] = (
-        f"{METHOD} from the infusion, first value 0 or the last before it; lambda z: best adjusted "
-        f"R2 of 3 or more points after TMAX, more points if within 0.0001"
-    )
-    frame["BLQRULE"] = str(blq)
+    columns, gone_on = _columns(windows, blq, areas, extrapolate, way)
+    methods = [_method(window, way) for window in windows]
+    frame = frame.assign(**columns, METHOD=methods, BLQRULE=str(blq))
+    frame["EXTRAP"] = gone_on
+    frame["FOLDBASE"] = list(map(_fold_base, windows))
+    frame["NCAXRS"] = left_out
+    found = records(frame[list(columns)])
+    frame["FLAG"] = [acceptance.failed(row) for row in found]
+    frame["PPREASND"] = [
+        told(missing(row, window, extrapolate)) for row, window in zip(found, windows, strict=True)
+    ]
     if names:
         frame = frame.sort_values(names, kind="stable", ignore_index=True)
-    frame.attrs["units"] = {
-        "day": "day",
-        **{name: entry[0].format(c=unit, d=dose_unit) for name, entry in _PARAMETERS.items()},
-    }
+    units = units_of(columns, infusions.unit, infusions.dose_unit)
+    frame.attrs["units"] = {"day": "day", **units}
     return frame
 
 
-def _observations(dataset: Tables, analyte: str | None) -> tuple[pd.DataFrame, str, str]:
-    """The observed values of one analyte, with `value` 0 where censored and `lloq` where known."""
-    found = dataset.observations
-    choices = sorted(set(found["analyte"]))
-    if analyte is None and len(choices) == 1:
-        analyte = choices[0]
-    if analyte not in choices:
-        asked = "`analyte` must be named" if analyte is None else f"Analyte {analyte!r} is unknown"
-        raise CarpkError(f"{asked}: choose one of {', '.join(map(repr, choices)) or 'none'}.")
-    found = found[(found["analyte"] == analyte) & found["value"].notna() & found["time"].notna()]
-    units = list(dict.fromkeys(found["unit"]))
-    if len(units) > 1:
-        raise CarpkError(
-            f"Analyte {analyte!r} comes in {len(units)} units ({', '.join(map(str, units))}). "
-            f"Convert its values to one unit first."
-        )
-    censored = found["censored"].fillna(0)
-    if (upper := int((~censored.isin([0, 1])).sum())) > 0:
-        warnings.warn(
-            f"{upper} values of {analyte!r} are censored otherwise than from below and are used as "
-            f"they stand: CMAX and areas of these patients are lower bounds.",
-            CarpkWarning,
-            stacklevel=3,
-        )
-    left = censored == 1
-    lloq = found["lloq"].astype(float)
-    lloq = lloq.where(lloq.notna() | ~left, found["value"])  # a censored value holds the LLOQ
-    found = found.assign(value=found["value"].astype(float).where(~left, 0.0), lloq=lloq)
-    negative = found[(found["value"] < 0) & ~(lloq > 0)]
-    if len(negative):
-        patient, day, value = negative[["patient", "time", "value"]].iloc[0]
-        raise CarpkError(
-            f"Patient {patient!r} has the value {value:g} of {analyte!r} on day {day:g} and no "
-            "LLOQ. Give the LLOQ, so that the BLQ rule holds for it, or remove a failed sample."
-        )
-    return found, str(analyte), str(units[0]) if units else ""
+def _of_route(window: Window, route: str, duration: float) -> Window:
+    """The curve of a drug starts with C0 after a bolus."""
+    if route == "bolus":
+        seen = np.where(window.quantifiable, window.c, 0.0)
+        return window._replace(initial=initial_concentration(window.t, seen))
+    return window._replace(duration=duration) if route == "infusion" else window
 
 
-def _doses(
-    dataset: Tables, analyte: str, product: str | None, bags_within: float | None
-) -> tuple[pd.DataFrame, float]:
-    """The doses from which days count, and how far apart those of one infusion may begin."""
-    doses = dataset.doses
-    doses = doses[doses["unit"].astype(str) != ""]
-    names = list(dict.fromkeys(doses["product"]))
-    if product is not None and product not in names:
-        raise CarpkError(
-            f"`product` {product!r} was not given; it must be one of "
-            f"{', '.join(map(repr, names)) or 'none'}."
-        )
-    cells = doses["unit"].astype(str).str.startswith("cells")
-    if product is None and analyte in names:
-        product = analyte
-    if product is not None:
-        doses = doses[doses["product"] == product]
-    elif cells.any():
-        doses = doses[cells]
-    drugs = not doses["unit"].astype(str).str.startswith("cells").any()
-    return doses, (0.0 if drugs else 1.0) if bags_within is None else bags_within
-
-
-def _infusions(
-    doses: pd.DataFrame, observations: pd.DataFrame, within: float
-) -> dict[Hashable, list[float]]:
-    """Days of each observed patient's infusions: of the first bag of each."""
-    days = {
-        patient: _first_bags(sorted(group["time"].astype(float)), within)
-        for patient, group in doses.groupby("patient", sort=False)
-    }
-    patients = list(dict.fromkeys(observations["patient"]))
-    without = [patient for patient in patients if patient not in days]
-    if without:
-        what = " or ".join(dict.fromkeys(doses["product"])) or "cells"
-        warnings.warn(
-            f"{len(without)} of {len(patients)} patients had no infusion of {what} and are left "
-            f"out: {', '.join(map(str, without[:5]))}{', ...' if len(without) > 5 else ''}. Add "
-            "the dose from which their days count.",
-            CarpkWarning,
-            stacklevel=3,
-        )
-    return {patient: days[patient] for patient in patients if patient in days}
-
-
-def _of_infusion(
-    doses: pd.DataFrame, patient: Hashable, start: float, within: float
-) -> pd.DataFrame:
-    """The doses that are one infusion."""
-    since = doses["time"].astype(float) - start
-    bags = (since >= 0) & (since < max(within, SAME))
-    return doses[(doses["patient"] == patient) & bags]
-
-
-def _amount(doses: pd.DataFrame, patient: Hashable, start: float, within: float) -> float:
-    """What an infusion held; NaN where that is not known, or doses have several units."""
-    bags = _of_infusion(doses, patient, start, within)
-    alike = len(set(doses["unit"])) == 1
-    return float(bags["amount"].sum(skipna=False)) if alike else np.nan
-
-
-def _first_bags(days: Sequence[float], within: float) -> list[float]:
-    firsts: list[float] = []
-    for day in days:
-        if not firsts or day - firsts[-1] >= max(within, SAME):
-            firsts.append(day)
-    return firsts
-
-
-def _label(
-    dataset: Tables,
-    doses: pd.DataFrame,
-    name: str,
-    patient: Hashable,
-    start: float,
-    within: float,
-) -> object:
-    """Value of the data set's column `name` for one infusion of one patient."""
-    if name in doses:
-        values = list(dict.fromkeys(_of_infusion(doses, patient, start, within)[name]))
-        return values[0] if len(values) == 1 else " + ".join(map(str, values))
-    for frame in (getattr(dataset, "patients", None), dataset.observations):
-        if frame is None or name not in frame:
-            continue
-        rows = frame["patient"] if "patient" in frame else frame.index.to_series()
-        values = list(dict.fromkeys(frame.loc[rows == patient, name]))
-        if len(values) == 1:
-            return values[0]
-        raise CarpkError(
-            f"`by` column {name!r} must hold one value per patient, but holds {len(values)} for "
-            f"patient {patient!r}."
-        )
-    raise CarpkError(
-        f"`by` column {name!r} is unknown: it must be a column of the data set's doses, patients "
-        f"or observations."
-    )
-
-
-def _window(
-    own: pd.DataFrame, start: float, stop: float, patient: Hashable
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
-    """Times since the infusion, concentrations, LLOQs, the highest LLOQ, the value before."""
-    during = own[(own["time"] > start + SAME) & (own["time"] <= stop + SAME)]
-    repeated = during.loc[during["time"].duplicated(), "time"]
-    if not repeated.empty:
-        raise CarpkError(
-            f"Patient {patient!r} has more than one observation on day {repeated.iloc[0]:g}. "
-            f"Average replicates first."
-        )
-    before = own[own["time"] <= start + SAME]
-    initial = 0.0
-    if not before.empty:
-        concentration, lloq = before["value"].iloc[-1], before["lloq"].iloc[-1]
-        initial = 0.0 if concentration < lloq else max(float(concentration), 0.0)
-    known = during["lloq"].dropna()
-    return (
-        during["time"].to_numpy(float) - start,
-        during["value"].to_numpy(float),
-        during["lloq"].fillna(0.0).to_numpy(float),
-        float(known.max()) if known.size else np.nan,
-        initial,
-    )
-
-
-def _pad(
-    curves: list[tuple[np.ndarray, np.ndarray, np.ndarray, float, float]], doses: list[float]
-) -> list[np.ndarray]:
-    """Curves padded with nan; both lengths are powers of two, so that few shapes are compiled."""
-
-    def power_of_two(n: int) -> int:
-        return max(8, 1 << (n - 1).bit_length())
-
-    rows, length = power_of_two(len(curves)), power_of_two(max(curve[0].size for curve in curves))
-    t, c, lloq = np.full((3, rows, length), np.nan)
-    limit, initial = np.full(rows, np.nan), np.zeros(rows)
-    for i, (*points, highest, before) in enumerate(curves):
-        for array, values in zip((t, c, lloq), points, strict=True):
-            array[i, : values.size] = values
-        limit[i], initial[i] = highest, before
-    dose = np.pad(np.array(doses), (0, rows - len(doses)), constant_values=np.nan)
-    return [t, c, np.nan_to_num(lloq), limit, initial, np.where(dose > 0, dose, np.nan)]
-
-
-SUMMARY = ("n", "mean", "sd", "geometric_mean", "geometric_cv_percent", "median", "q1", "q3")
-
-
-def summary(
-    table: pd.DataFrame,
-    by: str | Sequence[str] | None = None,
-    parameters: Sequence[str] | None = None,
-) -> pd.DataFrame:
-    """Statistics of a `table`, as a paper prints them: a row per group and parameter.
-
-    Columns: unit, n (values that are not missing), mean, sd, geometric_mean, geometric_cv_percent
-    (100 sqrt(exp(variance of ln) - 1)), median, q1, q3, min, max. Geometric ones are missing where
-    any value is 0, as CMAX of a patient without expansion. Its `to_csv`, `to_excel` and `to_latex`
-    write it.
-
-    Args:
-        table: what `table` returned; with several infusions each counts for itself: take
-            `table[table.infusion == 1]`, or `by="infusion"`.
-        by: one or more of its columns, such as "cohort".
-        parameters: the columns to summarize; all unless given.
-    """
-    units = table.attrs.get("units", {})
-    names = [by] if isinstance(by, str) else list(by or ())
-    wanted = list(parameters or (name for name in _PARAMETERS if name in table))
-    for name in [*names, *wanted]:
-        if name not in table:
+def _intervals(given: Sequence[Interval]) -> list[Interval]:
+    """Areas between two days, checked."""
+    for start, stop in given:
+        if not 0 <= start < stop < np.inf:
             raise CarpkError(
-                f"nca.summary: the table has no column {name!r}; it has "
-                f"{', '.join(map(str, table.columns))}."
+                f"nca.table: `intervals` must hold pairs of days since the infusion, such as "
+                f"(0, 28), the earlier first, but holds ({start}, {stop})."
             )
-    groups = table.groupby(names, sort=False) if names else [((), table)]
-    rows = []
-    for key, group in groups:
-        for name in wanted:
-            x = group[name].dropna().to_numpy(float)
-            rows.append((*key, name, units.get(name, ""), *_statistics(x)))
-    columns = [*names, "parameter", "unit", *SUMMARY, "min", "max"]
-    return as_frame(rows, columns).set_index([*names, "parameter"])
+    return [(float(start), float(stop)) for start, stop in given]
 
 
-def _statistics(x: np.ndarray) -> tuple[float, ...]:
-    """Those of `SUMMARY`, least and largest; missing where there is no value."""
-    if not x.size:
-        return (0, *[np.nan] * (len(SUMMARY) + 1))
-    several = x.size > 1
-    log = np.log(x) if (x > 0).all() else np.full(x.size, np.nan)
-    spread = 100 * np.sqrt(np.expm1(log.var(ddof=1))) if several else np.nan
-    quartiles = np.quantile(x, [0.5, 0.25, 0.75])
-    sd = x.std(ddof=1) if several else np.nan
-    return (x.size, x.mean(), sd, np.exp(log.mean()), spread, *quartiles, x.min(), x.max())
+def _columns(
+    windows: list[Window], blq: BLQ, areas: list[Interval], extrapolate: float, route: str
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Column -> a value per window, and what is said of extrapolated areas."""
+    names = [*PARAMETERS]
+    place = names.index("AUCPEP") + 1
+    names[place:place] = map(area_name, areas)
+    names += ROUTES[route]
+    if not windows:
+        return {name: np.zeros(0) for name in names}, []
+    t, c, lloq, limit, initial, dose, until, low, high = _pad(windows)
+    found, ruled = _parameters(t, c, lloq, limit, initial, dose, low, high, blq)
+    pairs = np.full((padded_size(len(areas), 4), 2), np.nan)
+    pairs[: len(areas)] = np.array(areas).reshape(-1, 2)
+    partial, gap, last = _areas(t, ruled, initial, found["LAMZ"], until, pairs, extrapolate)
+    found |= {area_name(ends): partial[:, k] for k, ends in enumerate(areas)}
+    said = [
+        told(_gone_on(areas, *(np.asarray(x[i, : len(areas)]) for x in (partial, gap, last))))
+        for i in range(len(windows))
+    ]
+    columns = {name: np.asarray(x)[: len(windows)] for name, x in found.items()}
+    if route:
+        columns |= _of_drug(windows, np.asarray(ruled), columns)
+    return {name: columns[name] for name in names}, said
 
 
-def pp_domain(table: pd.DataFrame) -> pd.DataFrame:
-    """A `table` in the long form of the CDISC PP domain: one row per result.
+def _of_drug(
+    windows: list[Window], ruled: np.ndarray, columns: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The columns that only drugs have."""
+    rows = [
+        drug_parameters(w, ruled[i, : w.t.size], {n: float(x[i]) for n, x in columns.items()})
+        for i, w in enumerate(windows)
+    ]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
-    Results are text in PPORRES and numbers in PPSTRESN; missing ones have no row. PPGRPID counts
-    the infusions of a patient, PPANMETH holds method and BLQ rule. AUC0_28D becomes AUCINT from
-    P0D to P28D. FOLDX, DBLTIME and TABOVE are not CDISC terms and need a place in the study's own
-    codelist.
-    """
-    units = table.attrs.get("units")
-    if units is None:
-        raise CarpkError(
-            "The units of this table are lost: pass what `carpk.nca.table` returned, or set "
-            '`.attrs["units"]` again from it (merging and concatenating tables drops it).'
-        )
-    rows = []
-    absent = table.isna()
-    for i, row in enumerate(table.to_dict("records")):
-        for name, (_, code, test, begin, end) in _PARAMETERS.items():
-            if absent[name].iloc[i] or (name == "LAMZNPT" and row[name] == 0):
-                continue
-            rows.append(
-                {
-                    "USUBJID": row["patient"],
-                    "PPGRPID": f"infusion {row['infusion']}",
-                    "PPCAT": row["analyte"],
-                    "PPTESTCD": code,
-                    "PPTEST": test,
-                    "PPORRES": f"{row[name]:.10g}",
-                    "PPORRESU": "" if units[name] == "1" else units[name],
-                    "PPSTRESN": float(row[name]),
-                    "PPSTINT": begin,
-                    "PPENTINT": end,
-                    "PPANMETH": f"{row['METHOD']}; {row['BLQRULE']}",
-                }
-            )
-    names = ["USUBJID", "PPSEQ", "PPGRPID", "PPCAT", "PPTESTCD", "PPTEST", "PPORRES", "PPORRESU"]
-    long = as_frame(rows, [*names, "PPSTRESN", "PPSTINT", "PPENTINT", "PPANMETH"])
-    long["PPSEQ"] = long.groupby("USUBJID").cumcount() + 1
-    return long
+
+def _gone_on(
+    areas: list[Interval], area: np.ndarray, gap: np.ndarray, last: np.ndarray
+) -> dict[str, str]:
+    """Area -> how far it was extrapolated, and by which rule."""
+    return {
+        area_name(ends): f"extrapolated by {days:g} day from day {ends[1] - days:g}, "
+        + ("by lambda z" if c > 0 else "0 after the last BLQ")
+        for ends, value, days, c in zip(areas, area, gap, last, strict=True)
+        if days > 0 and not np.isnan(value)
+    }
+
+
+def _method(window: Window, route: str) -> str:
+    terminal = "best adjusted R2 of 3 or more points after TMAX, more points if within 0.0001"
+    if window.chosen is not None:
+        start, stop, reason = window.chosen
+        terminal = f"points from day {start:g} to day {stop:g}, chosen: {reason}"
+    first = "C0 (log-linear back-extrapolation)" if route == "bolus" else "0 or the last before it"
+    drug = f"; {route}" if route else ""
+    return f"{METHOD} from the infusion, first value {first}; lambda z: {terminal}{drug}"
+
+
+def _fold_base(window: Window) -> str:
+    """The concentration over which FOLDX is taken."""
+    seen = np.flatnonzero(window.quantifiable)
+    if not seen.size:
+        return ""
+    first = seen[0]
+    blq = f"after BLQ on day {window.t[first - 1]:g}" if first else "the first sample"
+    return f"{window.c[first]:g} on day {window.t[first]:g}, {blq}"
+
+
+def _pad(windows: list[Window]) -> list[np.ndarray]:
+    """Curves padded with nan."""
+    rows, length = padded_size(len(windows), 16), padded_size(max(w.t.size for w in windows), 8)
+    t, c, lloq = np.full((3, rows, length), np.nan)
+    numbers = np.full((6, rows), np.nan)
+    for i, w in enumerate(windows):
+        for array, values in zip((t, c, lloq), (w.t, w.c, w.lloq), strict=True):
+            array[i, : values.size] = values
+        days = (np.nan, np.nan)
+        if w.chosen is not None:
+            days = (w.chosen.start - SAME, w.chosen.stop + SAME)
+        numbers[:, i] = w.limit, w.initial, w.dose, w.until, *days
+    return [t, c, np.nan_to_num(lloq), *numbers]

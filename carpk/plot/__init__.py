@@ -4,6 +4,7 @@ from carpk.plot.calibration import sbc
 from carpk.plot.data import dataset
 from carpk.plot.diagnostics import eta_covariates, eta_pairs, gof, npde, vpc
 from carpk.plot.fits import fit, individual_fits, predictive, prior_posterior, summaries, waterfall
+from carpk.plot.persistence import time_to_event
 from carpk.plot.results import comparison, evidence, identifiability, simulation
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "sbc",
     "simulation",
     "summaries",
+    "time_to_event",
     "vpc",
     "waterfall",
 ]
