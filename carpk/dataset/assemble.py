@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import numpy as np
 import pandas as pd
 
-from carpk.dataset import cohort_summaries, percent, tables, together, validate
+from carpk.dataset import censoring, cohort_summaries, percent, tables, together, validate
 from carpk.dataset import doses as dosing
 from carpk.dataset.tables import Table, count, nearest
 from carpk.dataset.validate import Settings
@@ -84,7 +84,7 @@ def assemble(
         _drop_unused_settings(settings, named)
     settings.reject_unknown_analytes(named)
     doses = dosing.read_doses(doses_table, settings)
-    seen_table = percent.to_counts(seen_table, settings)
+    seen_table = percent.to_counts(censoring.flagged(seen_table, settings), settings)
     observations = validate.read_observations(seen_table, settings)
     summaries = cohort_summaries.read_summaries(summaries_table, settings)
     if "patients" in read:

@@ -258,18 +258,25 @@ def _fill_lloq(table: Table, analytes: list[str], settings: Settings) -> np.ndar
         lloq[i] = settings.lloq_of(analytes[i], kinds)
         if not np.isnan(lloq[i]):
             filled[analytes[i]] += 1
-    for analyte, n in filled.items():
-        given = settings.lloq_of(analyte, kinds)
-        settings.notes.append(
-            f"{table.label}: the LLOQ of {count(n, 'observation')} of {analyte} was filled with "
-            f"{given:g}, as given."
-        )
+    note_filled_lloq(table, filled, kinds, settings)
     unknown = Counter(analytes[i] for i in np.flatnonzero(np.isnan(lloq)))
     for analyte, n in unknown.items():
         settings.notes.append(
             f"{table.label}: no LLOQ is known for {count(n, 'observation')} of {analyte}."
         )
     return lloq
+
+
+def note_filled_lloq(
+    table: Table, filled: Counter[str], analytes: Sequence[str], settings: Settings
+) -> None:
+    """Say where the LLOQ given for an analyte was used, and how often."""
+    for analyte, n in filled.items():
+        given = settings.lloq_of(analyte, analytes)
+        settings.notes.append(
+            f"{table.label}: the LLOQ of {count(n, 'observation')} of {analyte} was filled with "
+            f"{given:g}, as given."
+        )
 
 
 def _check_values(
@@ -329,8 +336,8 @@ def _check_values(
     if lower.any():
         notes.append(
             f"{table.label}: {count(int(lower.sum()), 'value')} flagged censored = 1 differed from "
-            f"the LLOQ (the first in row {table.rows[int(np.flatnonzero(lower)[0])]}); the LLOQ "
-            "stands in their place."
+            f"the LLOQ (the first in {table.at(int(np.flatnonzero(lower)[0]))}); the LLOQ stands "
+            "in their place."
         )
     return np.where(left, lloq, values)
 
