@@ -11,7 +11,7 @@ import pandas as pd
 
 from carpk import _files
 from carpk._late import late
-from carpk.dataset import cohort_summaries, nonmem, nonmem_file, overview, tables, units
+from carpk.dataset import cohort_summaries, excel, nonmem, nonmem_file, overview, tables, units
 from carpk.dataset.arrays import IndividualArrays, padded
 from carpk.dataset.assemble import assemble, settings_of
 from carpk.dataset.doses import REQUIRED, follows, regimens
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 class Dataset:
     """Patients, doses, observations and published summaries of a study, with provenance.
 
-    Make one with `from_frames`, `from_folder` or `from_nonmem`, which check every entry.
+    Make one with `from_frames`, `from_folder`, `from_nonmem` or `from_excel`, which check every
+    entry.
 
     Attributes:
         name: shown in messages.
@@ -93,8 +94,8 @@ class Dataset:
             summaries: columns of a study's `facts.csv`; times are days.
             cohorts: column cohort, and covariates.
             sampling: nominal sampling days of the study behind the summaries.
-            time_unit: 'day', 'hour' or 'week': of times, durations, rates and intervals of doses
-                and of times of observations.
+            time_unit: 'day', 'hour', 'minute' or 'week': of times, durations, rates and intervals
+                of doses and of times of observations.
             lloq: a number, or one per analyte, in the unit of the data; used where a row has none.
             units: unit per analyte, used where a row has none.
             time_zero: 'first cell infusion': times already count from it, which is checked; 'first
@@ -210,6 +211,50 @@ class Dataset:
         people, doses, observations = nonmem.read_events(table, given, settings)
         read = {"patients": people, "doses": doses, "observations": observations}
         return cls(**assemble(read, settings, None, {"file": path.name, **(about or {})}))
+
+    @classmethod
+    def from_excel(
+        cls,
+        path: str | Path,
+        *,
+        sheets: Mapping[str, str] | None = None,
+        columns: Mapping[str, str] | None = None,
+        analytes: Mapping[str, str] | None = None,
+        analyte: str | None = None,
+        ignore: Sequence[str] = (),
+        units: Mapping[str, str] | None = None,
+        lloq: float | Mapping[str, float] | None = None,
+        time_unit: str = "day",
+        time_zero: str = "first cell infusion",
+        sampling: Sequence[float] | None = None,
+        name: str | None = None,
+        about: Mapping[str, object] | None = None,
+    ) -> "Dataset":
+        """A data set from a workbook (.xlsx) with sheets patients, infusions and samples.
+
+        Usual names of sheets and columns are understood, and noted. Samples may have a row each, or
+        stand in a column per analyte, per day or per patient, under one header row or two. What may
+        mean two things is refused with its sheet and cell. `carpk template` writes such a workbook.
+
+        Args:
+            sheets: table (patients, doses, observations, cohorts, summaries) -> name of its sheet,
+                where that is not usual.
+            columns: column as the workbook names it -> carpk's, as in `from_frames`.
+            analytes: analyte as the workbook names it -> carpk's, such as 'transgene'.
+            analyte: what was measured where a sheet of samples does not say it; with its unit and
+                LLOQ, if need be: 'transgene (copies/µg, LLOQ 50)'.
+            ignore: columns that are not read.
+            time_unit: unit of times where neither header nor entry ('D7') says it.
+            units, lloq, time_zero, sampling, about: as in `from_frames`.
+        """
+        path = Path(path)
+        label = path.stem if name is None else name
+        if not path.is_file():
+            raise DatasetError(f"Dataset {label!r}: no file {path}. {close_file(path)}")
+        settings = settings_of(label, time_unit, time_zero, units, lloq)
+        names = excel.names_of(sheets, columns, analytes, analyte, ignore)
+        read = excel.entries(excel.tables(path, names, label, settings.notes), names, settings)
+        return cls(**assemble(read, settings, sampling, {"file": path.name, **(about or {})}))
 
     @staticmethod
     def concat(

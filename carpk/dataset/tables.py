@@ -229,10 +229,10 @@ def words(entries: Iterable[str | None]) -> pd.Series:
     return pd.Series(list(entries), dtype=object)
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known name closest to `word`, whatever its case; None if none is close."""
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name closest to `word`, whatever its case; None if none is close (1: equal)."""
     by_lower = {str(name).lower(): str(name) for name in known}
-    found = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[found[0]] if found else None
 
 

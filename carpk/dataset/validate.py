@@ -37,8 +37,8 @@ class Settings:
     def __post_init__(self) -> None:
         if units.time(str(self.time_unit)) is None:
             raise DatasetError(
-                f"Dataset {self.name!r}: time_unit must be 'day', 'hour' or 'week', but is "
-                f"{self.time_unit!r}. Months are not a fixed length: give days."
+                f"Dataset {self.name!r}: time_unit must be 'day', 'hour', 'minute' or 'week', "
+                f"but is {self.time_unit!r}. Months are not a fixed length: give days."
             )
         if self.time_zero not in TIME_ZERO:
             raise DatasetError(
