@@ -578,7 +578,7 @@ def test_very_few_cells_warn_that_the_unit_may_be_millions():
 
 def test_arguments_that_make_no_sense_are_refused_with_what_is_possible():
     for wrong, part in (
-        ({"time_unit": "month"}, "'day', 'hour' or 'week'"),
+        ({"time_unit": "month"}, "'day', 'hour', 'minute' or 'week'"),
         ({"time_zero": "leukapheresis"}, "'first dose'"),
         ({"lloq": -1}, "positive number"),
         ({"lloq": {"trangene": 50}}, "Did you mean 'transgene'?"),

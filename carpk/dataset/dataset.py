@@ -11,18 +11,11 @@ import pandas as pd
 
 from carpk import _files
 from carpk._late import late
-from carpk.dataset import cohort_summaries, excel, nonmem, nonmem_file, overview, tables, units
+from carpk.dataset import cohort_summaries, excel, nonmem_file, overview, sources, tables, units
 from carpk.dataset.arrays import IndividualArrays, padded
 from carpk.dataset.assemble import assemble, settings_of
-from carpk.dataset.doses import REQUIRED, follows, regimens
-from carpk.dataset.folder import (
-    FILES,
-    check_unexpected_files,
-    close_file,
-    provenance,
-    read_about,
-    refuse_no_folder,
-)
+from carpk.dataset.doses import follows, regimens
+from carpk.dataset.folder import provenance
 from carpk.dataset.join import joined
 from carpk.dataset.nonmem_names import Arguments, Labelled, Labels
 from carpk.dataset.tables import Frame, count, listing, nearest
@@ -119,42 +112,7 @@ class Dataset:
     @classmethod
     def from_folder(cls, path: str | Path, time_zero: str | None = None) -> "Dataset":
         """A data set from a study folder; `about.toml` says citation, units, LLOQ, time zero."""
-        folder = Path(path)
-        refuse_no_folder(folder)
-        about = read_about(folder)
-        name = str(about.get("name", folder.name))
-        settings = settings_of(
-            name,
-            about.get("time_unit", "day"),
-            time_zero or about.get("time_zero", "first cell infusion"),
-            about.get("units"),
-            about.get("lloq"),
-            source="about.toml",
-        )
-        for key in ("citation", "licence"):
-            if not about.get(key) and not (key == "licence" and about.get("license")):
-                settings.notes.append(f"about.toml states no {key}.")
-        check_unexpected_files(folder, settings)
-        keys = ("patients", "doses", "observations", "summaries", "cohorts")
-        read = {
-            key: tables.read_csv(folder / file, name)
-            for key, file in zip(keys, FILES, strict=True)
-            if (folder / file).is_file()
-        }
-        if "observations" not in read and "summaries" not in read:
-            raise DatasetError(
-                f"Dataset {name!r}: {folder} holds neither observations.csv (individual data) nor "
-                "facts.csv (published summaries). Add one of them."
-            )
-        if "observations" in read and "doses" not in read:
-            raise DatasetError(
-                f"Dataset {name!r}: {folder} holds observations.csv, but no doses.csv. Add it, "
-                f"with columns {listing(REQUIRED)}."
-            )
-        sampling = about.get("sampling")
-        if isinstance(sampling, Mapping):
-            sampling = sampling.get("days")
-        return cls(**assemble(read, settings, sampling, about, lenient=True))
+        return cls(**sources.folder(Path(path), time_zero).fields())
 
     @classmethod
     def from_nonmem(
@@ -196,21 +154,9 @@ class Dataset:
         """
         path = Path(path)
         label = path.stem if name is None else name
-        if path.is_dir():
-            raise DatasetError(
-                f"Dataset {label!r}: {path} is a folder. Read a study folder with "
-                "carpk.load_dataset(path), or name the table in it."
-            )
-        if not path.is_file():
-            raise DatasetError(f"Dataset {label!r}: no file {path}. {close_file(path)}")
         settings = settings_of(label, time_unit, time_zero, units, lloq)
         given = Arguments(analytes, units, products, infusion_cmt, covariates, ignore)
-        given = nonmem_file.read_sidecar(path, given, settings.notes, label)
-        settings.units = dict(given.units or {})
-        table = nonmem_file.read_lines(path, given.ignore, label, settings.notes)
-        people, doses, observations = nonmem.read_events(table, given, settings)
-        read = {"patients": people, "doses": doses, "observations": observations}
-        return cls(**assemble(read, settings, None, {"file": path.name, **(about or {})}))
+        return cls(**sources.nonmem_table(path, given, settings, about or {}).fields())
 
     @classmethod
     def from_excel(
@@ -249,12 +195,9 @@ class Dataset:
         """
         path = Path(path)
         label = path.stem if name is None else name
-        if not path.is_file():
-            raise DatasetError(f"Dataset {label!r}: no file {path}. {close_file(path)}")
         settings = settings_of(label, time_unit, time_zero, units, lloq)
         names = excel.names_of(sheets, columns, analytes, analyte, ignore)
-        read = excel.entries(excel.tables(path, names, label, settings.notes), names, settings)
-        return cls(**assemble(read, settings, sampling, {"file": path.name, **(about or {})}))
+        return cls(**sources.workbook(path, names, settings, sampling, about).fields())
 
     @staticmethod
     def concat(

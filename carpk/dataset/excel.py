@@ -16,6 +16,7 @@ from carpk.dataset.validate import Settings
 from carpk.dataset.wide import Roles, long_table, refuse_unknown, roles, samples, with_constant
 from carpk.errors import DatasetError
 
+SUFFIXES = (".xlsx", ".xlsm")
 EXAMPLE = "EXAMPLE-"
 """How the patients of a template begin."""
 ERRORS = frozenset({"#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A"})
@@ -26,12 +27,13 @@ ROUNDED = 0.05  # relative: what total x percent may differ by from the dose bes
 
 
 def names_of(
-    sheets: Mapping[str, str] | None,
-    columns: Mapping[str, str] | None,
-    analytes: Mapping[str, str] | None,
-    analyte: str | None,
-    ignore: Sequence[str],
+    sheets: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
+    analytes: Mapping[str, str] | None = None,
+    analyte: str | None = None,
+    ignore: Sequence[str] = (),
 ) -> Names:
+    """What the reader says of a workbook's names."""
     return Names(sheets or {}, columns or {}, analytes or {}, analyte, frozenset(ignore))
 
 
