@@ -273,6 +273,16 @@ REFUSED = {  # what is in the workbook -> sheet and cell, words
         "infusions, cell E2",
         "differs by more than 5%",
     ),
+    "a day twice": (
+        {"samples": [["ID", GROUP, None], [None, "D7", "Day 7"], ["P1", 1, 2]]},
+        "samples, cell C2",
+        "the columns of B2 and C2 have the same header",
+    ),
+    "a covariate twice": (
+        {"patients": [["ID", "Grade", "Grade"], ["P1", 1, 2], ["P2", 1, 1]]},
+        "patients, cell C1",
+        "the columns of B1 and C1 have the same header",
+    ),
     "pounds": (
         {"patients": [["ID", "Weight (lb)"], ["P1", 150], ["P2", 160]]},
         "cell B1",
@@ -444,6 +454,7 @@ ENTRIES = st.one_of(
 PLACES = st.tuples(st.integers(0, 4), st.integers(0, 8))
 
 
+@pytest.mark.filterwarnings("ignore::carpk.CarpkWarning")
 @settings(max_examples=40, deadline=None)
 @given(
     shape=st.sampled_from(sorted(SHAPES)),

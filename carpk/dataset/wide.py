@@ -4,7 +4,7 @@ Four shapes are known: a row per observation; analytes side by side, a row per p
 column per day, a row per patient; a column per patient, a row per time. Each entry keeps its cell.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
@@ -20,7 +20,7 @@ from carpk.dataset.excel_names import (
     plain,
     spellings,
 )
-from carpk.dataset.sheets import Column, Layout
+from carpk.dataset.sheets import Column, Layout, address
 from carpk.dataset.tables import Table, count, listing, nearest, text_of
 
 VALUES = "value"
@@ -78,6 +78,8 @@ def _place(layout: Layout, column: Column) -> tuple[int, int]:
 def long_table(layout: Layout, found: Roles, dataset: str) -> Table:
     """A sheet that has a row per entry as a table; columns that carpk does not name keep theirs."""
     named = found.named | {column.text: column for column in found.others}
+    for column in found.others:
+        _refuse_twin(layout, column, [c for c in found.others if c.text == column.text])
     for own, column in named.items():
         if own in ("value", "amount", "total", "transduced"):
             layout.refuse_merged(column)
@@ -107,6 +109,15 @@ def samples(
         return _one_analyte(long_table(layout, found, dataset), layout, found, names, notes)
     shape = _shape(layout, found, names, patients)
     return _melted(layout, found, shape, names, dataset, notes)
+
+
+def _refuse_twin(layout: Layout, column: Column, same: Sequence[Column]) -> None:
+    if column != same[0]:
+        layout.sheet.fail(
+            f"the columns of {same[0].cell} and {column.cell} have the same header",
+            "Keep one, or give the two different names.",
+            _place(layout, column),
+        )
 
 
 def refuse_unknown(layout: Layout, column: Column, table: str) -> NoReturn:
@@ -178,6 +189,7 @@ def _melted(
     heads = {c: _head(layout, c, found, shape, names) for c in found.others}
     for column in found.others:
         layout.refuse_merged(column)
+        _refuse_twin(layout, column, [c for c in found.others if heads[c] == heads[column]])
     empty, used = 0, set()
     for row in layout.rows:
         of_row = {name: (sheet.values.get((row, c.at)), c) for name, c in found.named.items()}
@@ -187,11 +199,11 @@ def _melted(
                 empty += 1
                 continue
             used.add(row)
-            cell = layout.cells(column)[layout.rows.index(row)]
+            cell = address(row, column.at)
             for name in TAKEN:
                 own, where = heads[column].get(name), column.cell
                 if name in of_row:
-                    own, where = of_row[name][0], _address(layout, row, of_row[name][1])
+                    own, where = of_row[name][0], address(row, of_row[name][1].at)
                 columns[name].append(entry if name == VALUES else own)
                 cells[name].append(cell if name == VALUES or own is None else where)
             cells[""].append(cell)
@@ -207,10 +219,6 @@ def _melted(
     shown = {name: column.text for name, column in found.named.items()}
     shown |= {"time": "day"} if shape == "time" else {}
     return Table(sheet.label, kept, cells[""], dataset, shown, cells, sheet.name)
-
-
-def _address(layout: Layout, row: int, column: Column) -> str:
-    return layout.cells(column)[layout.rows.index(row)]
 
 
 def _head(
