@@ -273,6 +273,11 @@ REFUSED = {  # what is in the workbook -> sheet and cell, words
         "infusions, cell E2",
         "differs by more than 5%",
     ),
+    "a row of no patient": (
+        {"samples": [["ID", "Day", GROUP], ["P1", 7, 60], [None, 14, 70]]},
+        "samples, cell A3",
+        "the entry is missing",
+    ),
     "a day twice": (
         {"samples": [["ID", GROUP, None], [None, "D7", "Day 7"], ["P1", 1, 2]]},
         "samples, cell C2",
@@ -372,6 +377,19 @@ def test_what_a_workbook_does_not_say_may_be_told(sheets, options, tmp_path):
         assert "sheet" in refusal(path)
     data = Dataset.from_excel(path, **options)
     pd.testing.assert_frame_equal(core(data), core(Dataset.from_excel(book(tmp_path))))
+
+
+def test_a_footnote_and_empty_cells_are_counted_as_no_samples(tmp_path):
+    rows = [
+        ["ID", GROUP, None],
+        [None, "D7", "D14"],
+        ["P1", 60, None],
+        ["P2", 70, "NA"],
+        ["* LLOQ 50"],
+    ]
+    notes = Dataset.from_excel(book(tmp_path, rows)).notes
+    assert any("2 observations; 4 empty cells counted as samples not taken" in n for n in notes)
+    assert any(n.endswith("no sample in row 5 ('* LLOQ 50').") for n in notes)
 
 
 def test_dates_go_on_as_they_are(tmp_path):

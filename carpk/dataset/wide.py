@@ -201,11 +201,12 @@ def _melted(
             used.add(row)
             cell = address(row, column.at)
             for name in TAKEN:
-                own, where = heads[column].get(name), column.cell
+                own = heads[column].get(name)
+                where = cell if own is None else column.cell
                 if name in of_row:
                     own, where = of_row[name][0], address(row, of_row[name][1].at)
                 columns[name].append(entry if name == VALUES else own)
-                cells[name].append(cell if name == VALUES or own is None else where)
+                cells[name].append(cell if name == VALUES else where)
             cells[""].append(cell)
     idle = [row for row in layout.rows if row not in used]
     kept = {name: values for name, values in columns.items() if any(v is not None for v in values)}
@@ -215,7 +216,9 @@ def _melted(
         f"{count(empty, 'empty cell')} counted as samples not taken."
     )
     if idle:
-        notes.append(f"{sheet.label}: no sample in row {', '.join(map(str, idle))}.")
+        heads_of = (text_of(next(iter(sheet.row(row).values()))) for row in idle)
+        listed = (f"{row} ({head!r})" for row, head in zip(idle, heads_of, strict=True))
+        notes.append(f"{sheet.label}: no sample in row {', '.join(listed)}.")
     shown = {name: column.text for name, column in found.named.items()}
     shown |= {"time": "day"} if shape == "time" else {}
     return Table(sheet.label, kept, cells[""], dataset, shown, cells, sheet.name)
@@ -258,8 +261,8 @@ def _told(layout: Layout, names: Names) -> Header:
     if names.analyte is None:
         layout.sheet.fail(
             "the sheet does not say what was measured",
-            "Write the analyte and its unit above the columns, such as 'CAR-T (copies/µg)', or "
-            "pass analyte='transgene'.",
+            "Write the analyte and its unit right above its columns, such as 'CAR-T (copies/µg)' "
+            "(a title at the left edge is not read), or pass analyte='transgene'.",
         )
     return header(names.analyte)
 
