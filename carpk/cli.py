@@ -358,10 +358,12 @@ def _choices(option: list[str] | None) -> dict[str, str]:
 
 
 def _read(data: str) -> ck.Dataset | ck.Study:
+    from carpk.dataset.excel import SUFFIXES
+
     if data in ck.list_studies():
         return ck.load_study(data)
     path = Path(data)
-    if path.suffix.lower() in (".xlsx", ".xlsm"):
+    if path.suffix.lower() in SUFFIXES:
         return ck.Dataset.from_excel(path)
     if path.is_file():
         return ck.Dataset.from_nonmem(path)

@@ -321,6 +321,15 @@ def test_what_may_mean_two_things_or_nothing_is_refused_with_its_cell(case, tmp_
 
 
 @pytest.mark.parametrize(
+    ("shown", "value"), [("0%", 0.5), ("0.0%", 0.5), ('0"%"', 50), ("0\\%", 50)]
+)
+def test_a_percentage_is_what_the_cell_shows(shown, value, tmp_path):
+    table = doses(["Total cells", "% CAR+"], [3e8, value], [3e8, 40])
+    path = book(tmp_path, infusions=table, formats=[("infusions", "D2", shown)])
+    assert Dataset.from_excel(path).infusions["amount"].tolist() == [1.5e8, 1.2e8]
+
+
+@pytest.mark.parametrize(
     ("block", "where"), [("D2:D3", "sheet samples, cell D3"), ("D2:E2", "sheet samples, cell E2")]
 )
 def test_a_merged_value_is_refused_since_it_is_one_sample(block, where, tmp_path):

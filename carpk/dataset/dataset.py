@@ -82,7 +82,8 @@ class Dataset:
             doses: columns patient, time, product, amount, unit and perhaps duration; further, as in
                 NONMEM, rate, ss, ii, addl, evid (3 is a reset, 4 one and a dose), compartment.
             observations: columns patient, time, analyte, value, unit, lloq, censored and perhaps
-                limit. A sample at the time of a dose was taken before it, unless both tables have a
+                limit; a value may say '<50', '>1e6' or a word for below the LLOQ, such as 'BLQ'. A
+                sample at the time of a dose was taken before it, unless both tables have a
                 column `record`, numbers in the order of which a patient's events were recorded.
             summaries: columns of a study's `facts.csv`; times are days.
             cohorts: column cohort, and covariates.

@@ -3,6 +3,7 @@
 The one file that reads with openpyxl. Cells keep their type: dates stay dates.
 """
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ MISSING = (
     'Reading workbooks needs openpyxl, which is not installed: pip install "carpk[excel]". Or '
     "save each sheet as a CSV file (see carpk.load_dataset)."
 )
+
+
+_LITERAL = re.compile(r'"[^"]*"|\\.')  # of a number format: shown as it is, such as a unit
 
 
 class Column(NamedTuple):
@@ -133,7 +137,7 @@ def _read(sheet: Any, formulas: Any, file: str, name: str, notes: list[str]) -> 
                     "Open the workbook in a spreadsheet program and save it, or paste the values.",
                     place,
                 )
-            if "%" in (cell.number_format or "") and isinstance(entry, int | float):
+            if isinstance(entry, int | float) and "%" in _LITERAL.sub("", cell.number_format or ""):
                 entry, percent = 100 * entry, percent + 1
             values[place] = entry.strip() if isinstance(entry, str) else entry
     merged: dict[tuple[int, int], tuple[int, int]] = {}
