@@ -388,6 +388,29 @@ def test_what_a_workbook_does_not_say_may_be_told(sheets, options, tmp_path):
     pd.testing.assert_frame_equal(core(data), core(Dataset.from_excel(book(tmp_path))))
 
 
+def test_cohorts_and_published_summaries_have_sheets_of_their_own(tmp_path):
+    head = [
+        "cohort",
+        "analyte",
+        "metric",
+        "time",
+        "statistic",
+        "value",
+        "n",
+        "unit",
+        "use",
+        "source",
+    ]
+    fact = ["A", "transgene", "level", 28, "median", 900, 9, "copies/µg", "fit", "Table 2"]
+    sheets = {"Arms": [["Arm", "flu"], ["A", 120]], "Published": [head, fact]}
+    path = workbooks.save(tmp_path / "c.xlsx", sheets)
+    data = Dataset.from_excel(path, sampling=[7, 14, 28])
+    assert data.cohorts.to_dict("list") == {"cohort": ["A"], "flu": [120]}
+    assert data.summaries["value"].tolist() == [900]
+    workbooks.save(path, sheets | {"Published": [head, changed([fact], 0, 5, "x")[0]]})
+    assert "sheet Published, cell F2, cohort 'A': 'x' is not a number" in refusal(path)
+
+
 def test_a_footnote_and_empty_cells_are_counted_as_no_samples(tmp_path):
     rows = [
         ["ID", GROUP, None],
