@@ -41,8 +41,8 @@ test-portable: $(VENV)/.installed-test  ## those that macOS and Windows run too
 # Every dependency at the lower bound that pyproject.toml gives it. The tests use all of them.
 OLDEST     := .venv-oldest
 TEST_TOOLS := pytest pytest-xdist hypothesis beartype
-ON_OLDEST  := $(patsubst %,tests/test_%.py,checks cli comparison dataset_nonmem evidence fit library \
-	models ode_fit portable repetition saved sbml sensitivity vpc)
+ON_OLDEST  := $(patsubst %,tests/test_%.py,checks cli comparison dataset_nonmem evidence excel fit \
+	library models ode_fit portable repetition saved sbml sensitivity vpc)
 
 test-oldest: $(OLDEST)/.installed-oldest  ## a part of the tests with the oldest dependencies
 	$(OLDEST)/bin/python -m pytest -m "not slow" -n auto --dist loadfile $(ON_OLDEST)
@@ -51,10 +51,11 @@ $(OLDEST)/.installed-oldest: pyproject.toml
 	$(MAKE) $(OLDEST)/bin/python VENV=$(OLDEST)
 	$(OLDEST)/bin/python -c 'import tomllib; \
 		project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-		bounds = project["dependencies"] + project["optional-dependencies"]["sbml"]; \
+		extras = project["optional-dependencies"]; \
+		bounds = project["dependencies"] + extras["excel"] + extras["latex"] + extras["sbml"]; \
 		print(*(bound.replace(">=", "==") for bound in bounds), sep="\n")' > $(OLDEST)/oldest.txt
 	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
-		--constraint $(OLDEST)/oldest.txt --editable ".[sbml]" $(TEST_TOOLS)
+		--constraint $(OLDEST)/oldest.txt --editable ".[excel,latex,sbml]" $(TEST_TOOLS)
 	@touch $@
 
 # Each goes on where it stopped, for up to MINUTES, and then writes what there is.

@@ -115,8 +115,35 @@ def studies(
 
 
 @app.command()
+def template(
+    path: Annotated[Path, typer.Argument(help="The workbook to write (.xlsx).")],
+) -> None:
+    """Write an empty workbook for a cohort, with examples and what each column holds."""
+    from carpk.dataset.template import write
+
+    typer.echo(f"{write(path)}: replace the example rows, then run: carpk check {path}")
+
+
+@app.command()
+def check(
+    path: Annotated[Path, typer.Argument(help="A workbook, a NONMEM file or a data folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """List every problem of a file of data with its place; without any, show what it holds."""
+    from carpk.dataset import check as checked
+
+    found = checked.check(path)
+    text = json.dumps(found.as_json(), ensure_ascii=False) if as_json else repr(found)
+    typer.echo(text)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
 def fit(
-    data: Annotated[str, typer.Argument(help="A study, a data folder or a NONMEM file (.csv).")],
+    data: Annotated[
+        str, typer.Argument(help="A study, a data folder, a workbook (.xlsx) or a NONMEM file.")
+    ],
     model: Annotated[str, typer.Option(help="A model's name or a .py file.")] = "stein2019",
     varies: Annotated[str, typer.Option(help="Parameters that vary, with commas.")] = "cmax,tmax",
     covariate: Annotated[
@@ -331,9 +358,13 @@ def _choices(option: list[str] | None) -> dict[str, str]:
 
 
 def _read(data: str) -> ck.Dataset | ck.Study:
+    from carpk.dataset.excel import SUFFIXES
+
     if data in ck.list_studies():
         return ck.load_study(data)
     path = Path(data)
+    if path.suffix.lower() in SUFFIXES:
+        return ck.Dataset.from_excel(path)
     if path.is_file():
         return ck.Dataset.from_nonmem(path)
     if (path / "arms.toml").exists():

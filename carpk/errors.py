@@ -4,14 +4,42 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 
 class CarpkError(ValueError):
     """Something a user gave cannot be used; the message says what, where and what to do."""
 
 
+class Entry(NamedTuple):
+    """Where a table holds what cannot be used: `cell` of a `sheet`, else `row` and `column`."""
+
+    row: object
+    column: str | None
+    sheet: str
+    cell: str
+    owner: tuple[str, str] | None  # 'patient' or 'cohort', and its label
+
+
 class DatasetError(CarpkError):
-    """A table, file or study folder holds an entry that cannot be used as it stands."""
+    """A table, file or study folder holds an entry that cannot be used as it stands.
+
+    Attributes:
+        table: label of the table, as the message has it; "" where it is not one table.
+        entries: the offending ones; none where the table as a whole cannot be used.
+        problem: what is wrong and what to do, without the place.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        table: str = "",
+        entries: tuple[Entry, ...] = (),
+        problem: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.table, self.entries, self.problem = table, entries, problem or message
 
 
 class ModelError(CarpkError):

@@ -36,6 +36,7 @@ OWNERS = {  # dependency -> the only rooms that may import it
     "equinox": {"params", "dosing", "structural"},
     "diffrax": {"solver"},
     "libsbml": {"sbml"},
+    "openpyxl": {"dataset"},
     "filelock": {"inference"},
     "lazy_loader": {"__init__"},
     "pandas": {"_tables", "dataset", "assay", "inference", "plot"},  # data in, tables out

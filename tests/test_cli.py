@@ -117,7 +117,7 @@ def test_wrong_usage_ends_with_exit_code_2(shell, arguments):
 
 
 def test_help_is_there_for_every_command():
-    for command in ("models", "studies", "fit", "rerun", "compare", "demo"):
+    for command in ("models", "studies", "template", "check", "fit", "rerun", "compare", "demo"):
         result = run(command, "--help")
         assert result.exit_code == 0
         assert "Usage" in result.stdout

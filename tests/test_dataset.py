@@ -162,9 +162,8 @@ def test_numeric_labels_match_whatever_their_type():
 
 BAD_OBSERVATIONS = {
     "decimal comma": ("value", "12,5", ["'12,5' is not a number", "12.5"]),
-    "below the limit as text": ("value", "<50", ["value = 50", "lloq = 50", "censored = 1"]),
-    "above the limit as text": ("value", ">900", ["value = 900", "censored = -1"]),
-    "word": ("value", "BLQ", ["'BLQ' is not a number", "censored = 1"]),
+    "no word for below": ("value", "traces", ["'traces' is not a number"]),
+    "bound elsewhere": ("lloq", "<50", ["'<50' is not a number", "Only measured values"]),
     "missing value": ("value", None, ["number is missing", "sample not taken"]),
     "zero": ("value", 0.0, ["must be positive", "pre-dose baseline", "censored = 1"]),
     "negative": ("value", -3.0, ["must be positive", "-3"]),
@@ -579,7 +578,7 @@ def test_very_few_cells_warn_that_the_unit_may_be_millions():
 
 def test_arguments_that_make_no_sense_are_refused_with_what_is_possible():
     for wrong, part in (
-        ({"time_unit": "month"}, "'day', 'hour' or 'week'"),
+        ({"time_unit": "month"}, "'day', 'hour', 'minute' or 'week'"),
         ({"time_zero": "leukapheresis"}, "'first dose'"),
         ({"lloq": -1}, "positive number"),
         ({"lloq": {"trangene": 50}}, "Did you mean 'transgene'?"),

@@ -281,7 +281,7 @@ BAD = {
     "DV on dose": (columns(DV=["8", "200", "30"]), 2, "DV", "row of its own"),
     "no DV": (columns(DV=[".", ".", "30"]), 3, "DV", "number is missing"),
     "DV of zero": (columns(DV=[".", "0", "30"]), 3, "DV", "pre-dose baseline"),
-    "DV as text": (columns(DV=[".", "<50", "30"]), 3, "DV", "censored = 1"),
+    "DV as text": (columns(DV=[".", "low", "30"]), 3, "DV", "'low' is not a number"),
     "order": (columns(TIME=["0", "14", "7"]), 4, "TIME", "goes back from 14 to 7"),
     "clock": (columns(TIME=["0", "12:30", "14"]), 3, "TIME", "clock times"),
     "MDV": (columns(MDV=["1", "0", "3"]), 4, "MDV", "must be 0 or 1"),

@@ -33,7 +33,7 @@ from carpk import cli
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SMALL = {"README.md"}
-SLOW = {"README.md", "when_a_fit_goes_wrong.md"}
+SLOW = {"README.md", "excel.md", "when_a_fit_goes_wrong.md"}
 FENCE = re.compile(
     r"(?:<!-- (?P<mark>not run|numbers vary): (?P<why>.+?) -->\n)?"
     r"^```(?P<language>\w*)\n(?P<text>.*?)^```$",

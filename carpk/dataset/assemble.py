@@ -2,12 +2,12 @@
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import pandas as pd
 
-from carpk.dataset import cohort_summaries, percent, tables, together, validate
+from carpk.dataset import censoring, cohort_summaries, percent, tables, together, validate
 from carpk.dataset import doses as dosing
 from carpk.dataset.tables import Table, count, nearest
 from carpk.dataset.validate import Settings
@@ -57,6 +57,42 @@ def _word(entry: object, what: str, place: str) -> str:
     return entry
 
 
+class Frames(NamedTuple):
+    """Tables that are each in order, and the tables that they were read from."""
+
+    patients: pd.DataFrame | None
+    doses: pd.DataFrame
+    observations: pd.DataFrame
+    summaries: pd.DataFrame
+    cohorts: pd.DataFrame
+    tables: dict[str, Table]
+
+
+def each(read: Mapping[str, Table], settings: Settings, *, lenient: bool = False) -> Frames:
+    """Check each table by itself. `lenient`: about.toml may name more than there is."""
+    name, notes = settings.name, settings.notes
+    doses_table = read.get("doses") or _empty("doses", dosing.REQUIRED, name)
+    seen_table = read.get("observations") or _empty("observations", validate.OBSERVATIONS, name)
+    summaries_table = read.get("summaries") or _empty("summaries", cohort_summaries.COLUMNS, name)
+    named = [
+        tables.text_of(entry)
+        for table in (seen_table, summaries_table)
+        for entry in table.columns.get("analyte", [])
+    ]
+    if lenient:
+        _drop_unused_settings(settings, named)
+    settings.reject_unknown_analytes(named)
+    doses = dosing.read_doses(doses_table, settings)
+    seen_table = percent.to_counts(censoring.flagged(seen_table, settings), settings)
+    observations = validate.read_observations(seen_table, settings)
+    summaries = cohort_summaries.read_summaries(summaries_table, settings)
+    people = validate.read_patients(read["patients"], notes) if "patients" in read else None
+    cohorts_table = read.get("cohorts") or _empty("cohorts", ["cohort"], name)
+    cohorts = validate.read_cohorts(cohorts_table, notes)
+    used = {"doses": doses_table, "observations": seen_table, "summaries": summaries_table}
+    return Frames(people, doses, observations, summaries, cohorts, used)
+
+
 def assemble(
     read: dict[str, Table],
     settings: Settings,
@@ -72,24 +108,8 @@ def assemble(
             f"Dataset {name!r}: there are neither observations nor summaries. Pass observations= "
             "(with doses=) for individual data, summaries= for published summaries, or both."
         )
-    doses_table = read.get("doses") or _empty("doses", dosing.REQUIRED, name)
-    seen_table = read.get("observations") or _empty("observations", validate.OBSERVATIONS, name)
-    summaries_table = read.get("summaries") or _empty("summaries", cohort_summaries.COLUMNS, name)
-    named = [
-        tables.text_of(entry)
-        for table in (seen_table, summaries_table)
-        for entry in table.columns.get("analyte", [])
-    ]
-    if lenient:
-        _drop_unused_settings(settings, named)
-    settings.reject_unknown_analytes(named)
-    doses = dosing.read_doses(doses_table, settings)
-    seen_table = percent.to_counts(seen_table, settings)
-    observations = validate.read_observations(seen_table, settings)
-    summaries = cohort_summaries.read_summaries(summaries_table, settings)
-    if "patients" in read:
-        patients = validate.read_patients(read["patients"], notes)
-    else:
+    patients, doses, observations, summaries, cohorts, used = each(read, settings, lenient=lenient)
+    if patients is None:
         labels = list(dict.fromkeys([*observations["patient"], *doses["patient"]]))
         patients = pd.DataFrame({"patient": tables.words(labels)})
         if labels:
@@ -102,16 +122,13 @@ def assemble(
             f"Dataset {name!r}: there are neither observations nor published summaries. Add rows "
             "to one of the two tables."
         )
-    cohorts_table = read.get("cohorts") or _empty("cohorts", ["cohort"], name)
-    cohorts = validate.read_cohorts(cohorts_table, notes)
-    known = {"doses": doses_table, "observations": seen_table}
-    doses, observations = together.settle_time_zero(doses, observations, doses_table, settings)
+    doses, observations = together.settle_time_zero(doses, observations, used["doses"], settings)
     doses, observations = together.with_order(doses, observations)
-    together.check_together(patients, doses, observations, known, notes)
+    together.check_together(patients, doses, observations, used, notes)
     levels = dict(zip(observations["analyte"], observations["unit"], strict=True))
-    cohort_summaries.check_units(summaries_table, summaries, levels)
+    cohort_summaries.check_units(used["summaries"], summaries, levels)
     if "cohorts" in read:
-        _check_cohorts(cohorts, summaries, summaries_table, patients, read.get("patients"))
+        _check_cohorts(cohorts, summaries, used["summaries"], patients, read.get("patients"))
     return dict(
         name=name,
         patients=patients,

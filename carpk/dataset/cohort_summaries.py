@@ -9,7 +9,16 @@ import numpy as np
 import pandas as pd
 
 from carpk.dataset import tables, units
-from carpk.dataset.tables import Table, count, listing, nearest, number_of, text_of
+from carpk.dataset.tables import (
+    Table,
+    bound_of,
+    count,
+    is_below,
+    listing,
+    nearest,
+    number_of,
+    text_of,
+)
 from carpk.dataset.validate import Settings, convert
 from carpk.errors import CarpkWarning
 
@@ -99,7 +108,6 @@ RATIOS = ("1", "fold", "fold change", "ratio", "x")
 COUNTS = ("", "1", "%", "count", "patients", "patient", "infusions", "n")
 FEWEST = {"": 1, "IQR": 3}
 FEWEST_OF_MEDIAN_CI = {"95% CI": 6, "90% CI": 5}  # its ends are order statistics
-BELOW = ("blq", "bql", "bloq", "lloq", "<lloq", "nd", "undetectable", "not detected")
 SMALLEST_CV = 3.0  # percent; less is a fraction by mistake
 
 
@@ -209,8 +217,8 @@ def _below_the_limit(table: Table, settings: Settings) -> Table:
     for i in range(len(table)):
         for column in ("value", "low", "high"):
             entry = text_of(columns[column][i])
-            limit = number_of(entry.lstrip("<≤ ")) if entry[:1] in ("<", "≤") else None
-            if entry.lower() not in BELOW and limit is None:
+            sign, limit = bound_of(entry) or ("", None)
+            if not is_below(entry) and sign != "<":
                 continue
             known = number_of(columns["lloq"][i])
             if limit is not None and known is not None and np.isnan(known):

@@ -11,18 +11,11 @@ import pandas as pd
 
 from carpk import _files
 from carpk._late import late
-from carpk.dataset import cohort_summaries, nonmem, nonmem_file, overview, tables, units
+from carpk.dataset import cohort_summaries, excel, nonmem_file, overview, sources, tables, units
 from carpk.dataset.arrays import IndividualArrays, padded
 from carpk.dataset.assemble import assemble, settings_of
-from carpk.dataset.doses import REQUIRED, follows, regimens
-from carpk.dataset.folder import (
-    FILES,
-    check_unexpected_files,
-    close_file,
-    provenance,
-    read_about,
-    refuse_no_folder,
-)
+from carpk.dataset.doses import follows, regimens
+from carpk.dataset.folder import provenance
 from carpk.dataset.join import joined
 from carpk.dataset.nonmem_names import Arguments, Labelled, Labels
 from carpk.dataset.tables import Frame, count, listing, nearest
@@ -37,7 +30,8 @@ if TYPE_CHECKING:
 class Dataset:
     """Patients, doses, observations and published summaries of a study, with provenance.
 
-    Make one with `from_frames`, `from_folder` or `from_nonmem`, which check every entry.
+    Make one with `from_frames`, `from_folder`, `from_nonmem` or `from_excel`, which check every
+    entry.
 
     Attributes:
         name: shown in messages.
@@ -88,13 +82,14 @@ class Dataset:
             doses: columns patient, time, product, amount, unit and perhaps duration; further, as in
                 NONMEM, rate, ss, ii, addl, evid (3 is a reset, 4 one and a dose), compartment.
             observations: columns patient, time, analyte, value, unit, lloq, censored and perhaps
-                limit. A sample at the time of a dose was taken before it, unless both tables have a
+                limit; a value may say '<50', '>1e6' or a word for below the LLOQ, such as 'BLQ'. A
+                sample at the time of a dose was taken before it, unless both tables have a
                 column `record`, numbers in the order of which a patient's events were recorded.
             summaries: columns of a study's `facts.csv`; times are days.
             cohorts: column cohort, and covariates.
             sampling: nominal sampling days of the study behind the summaries.
-            time_unit: 'day', 'hour' or 'week': of times, durations, rates and intervals of doses
-                and of times of observations.
+            time_unit: 'day', 'hour', 'minute' or 'week': of times, durations, rates and intervals
+                of doses and of times of observations.
             lloq: a number, or one per analyte, in the unit of the data; used where a row has none.
             units: unit per analyte, used where a row has none.
             time_zero: 'first cell infusion': times already count from it, which is checked; 'first
@@ -118,42 +113,7 @@ class Dataset:
     @classmethod
     def from_folder(cls, path: str | Path, time_zero: str | None = None) -> "Dataset":
         """A data set from a study folder; `about.toml` says citation, units, LLOQ, time zero."""
-        folder = Path(path)
-        refuse_no_folder(folder)
-        about = read_about(folder)
-        name = str(about.get("name", folder.name))
-        settings = settings_of(
-            name,
-            about.get("time_unit", "day"),
-            time_zero or about.get("time_zero", "first cell infusion"),
-            about.get("units"),
-            about.get("lloq"),
-            source="about.toml",
-        )
-        for key in ("citation", "licence"):
-            if not about.get(key) and not (key == "licence" and about.get("license")):
-                settings.notes.append(f"about.toml states no {key}.")
-        check_unexpected_files(folder, settings)
-        keys = ("patients", "doses", "observations", "summaries", "cohorts")
-        read = {
-            key: tables.read_csv(folder / file, name)
-            for key, file in zip(keys, FILES, strict=True)
-            if (folder / file).is_file()
-        }
-        if "observations" not in read and "summaries" not in read:
-            raise DatasetError(
-                f"Dataset {name!r}: {folder} holds neither observations.csv (individual data) nor "
-                "facts.csv (published summaries). Add one of them."
-            )
-        if "observations" in read and "doses" not in read:
-            raise DatasetError(
-                f"Dataset {name!r}: {folder} holds observations.csv, but no doses.csv. Add it, "
-                f"with columns {listing(REQUIRED)}."
-            )
-        sampling = about.get("sampling")
-        if isinstance(sampling, Mapping):
-            sampling = sampling.get("days")
-        return cls(**assemble(read, settings, sampling, about, lenient=True))
+        return cls(**sources.folder(Path(path), time_zero).fields())
 
     @classmethod
     def from_nonmem(
@@ -195,21 +155,50 @@ class Dataset:
         """
         path = Path(path)
         label = path.stem if name is None else name
-        if path.is_dir():
-            raise DatasetError(
-                f"Dataset {label!r}: {path} is a folder. Read a study folder with "
-                "carpk.load_dataset(path), or name the table in it."
-            )
-        if not path.is_file():
-            raise DatasetError(f"Dataset {label!r}: no file {path}. {close_file(path)}")
         settings = settings_of(label, time_unit, time_zero, units, lloq)
         given = Arguments(analytes, units, products, infusion_cmt, covariates, ignore)
-        given = nonmem_file.read_sidecar(path, given, settings.notes, label)
-        settings.units = dict(given.units or {})
-        table = nonmem_file.read_lines(path, given.ignore, label, settings.notes)
-        people, doses, observations = nonmem.read_events(table, given, settings)
-        read = {"patients": people, "doses": doses, "observations": observations}
-        return cls(**assemble(read, settings, None, {"file": path.name, **(about or {})}))
+        return cls(**sources.nonmem_table(path, given, settings, about or {}).fields())
+
+    @classmethod
+    def from_excel(
+        cls,
+        path: str | Path,
+        *,
+        sheets: Mapping[str, str] | None = None,
+        columns: Mapping[str, str] | None = None,
+        analytes: Mapping[str, str] | None = None,
+        analyte: str | None = None,
+        ignore: Sequence[str] = (),
+        units: Mapping[str, str] | None = None,
+        lloq: float | Mapping[str, float] | None = None,
+        time_unit: str = "day",
+        time_zero: str = "first cell infusion",
+        sampling: Sequence[float] | None = None,
+        name: str | None = None,
+        about: Mapping[str, object] | None = None,
+    ) -> "Dataset":
+        """A data set from a workbook (.xlsx) with sheets patients, infusions and samples.
+
+        Usual names of sheets and columns are understood, and noted. Samples may have a row each, or
+        stand in a column per analyte, per day or per patient, under one header row or two. What may
+        mean two things is refused with its sheet and cell. `carpk template` writes such a workbook.
+
+        Args:
+            sheets: table (patients, doses, observations, cohorts, summaries) -> name of its sheet,
+                where that is not usual.
+            columns: column as the workbook names it -> carpk's, as in `from_frames`.
+            analytes: analyte as the workbook names it -> carpk's, such as 'transgene'.
+            analyte: what was measured where a sheet of samples does not say it; with its unit and
+                LLOQ, if need be: 'transgene (copies/µg, LLOQ 50)'.
+            ignore: columns that are not read.
+            time_unit: unit of times where neither header nor entry ('D7') says it.
+            units, lloq, time_zero, sampling, about: as in `from_frames`.
+        """
+        path = Path(path)
+        label = path.stem if name is None else name
+        settings = settings_of(label, time_unit, time_zero, units, lloq)
+        names = excel.names_of(sheets, columns, analytes, analyte, ignore)
+        return cls(**sources.workbook(path, names, settings, sampling, about).fields())
 
     @staticmethod
     def concat(

@@ -19,7 +19,7 @@ from carpk.dataset.nonmem_names import (
     dose_products,
     read_patients,
 )
-from carpk.dataset.tables import Table, count, text_of
+from carpk.dataset.tables import Table, bound_of, count, is_below, text_of
 from carpk.dataset.validate import Settings
 from carpk.dosing.regimen import SAME
 
@@ -41,7 +41,8 @@ def read_events(
             )
     ids = table.texts("ID")
     table = table.with_columns(patient=list(ids))
-    numbers = {c: _numbers(table, c) for c in EVENTS if c in table and c not in _WORDS}
+    numbers = {c: _numbers(table, c) for c in EVENTS if c in table and c not in (*_WORDS, "DV")}
+    numbers["DV"] = _values(table)
     times = table.numbers("TIME")
     _check_order(table, ids, times)
     evid = _event_types(table, numbers, notes)
@@ -54,6 +55,16 @@ def read_events(
 
 def _numbers(table: Table, column: str) -> np.ndarray:
     return table.numbers(column, required=False)
+
+
+def _values(table: Table) -> np.ndarray:
+    """DV, NaN where it says below or above a limit (`censoring` reads that)."""
+    plain = [None if _beyond(entry) else entry for entry in table.columns["DV"]]
+    return table.with_columns(DV=plain).numbers("DV", required=False)
+
+
+def _beyond(entry: object) -> bool:
+    return is_below(entry) or bound_of(entry) is not None
 
 
 def _get(numbers: Mapping[str, np.ndarray], column: str, rows: int) -> np.ndarray:
@@ -152,6 +163,7 @@ def _refuse_stray(table: Table, numbers: Mapping[str, np.ndarray], evid: np.ndar
             )
     value = _get(numbers, "DV", rows)
     quiet = _get(numbers, "MDV", rows) == 1
+    value[[_beyond(entry) for entry in table.columns["DV"]]] = np.inf
     both = (evid != 0) & (value != 0) & ~quiet
     if both.any():
         table.fail(
@@ -250,15 +262,17 @@ def _observations(
         notes.append(f"{table.label}: {count(n, 'observation')} with MDV 1 left out{flagged}.")
     keep = np.flatnonzero((evid == 0) & (mdv == 0))
     analytes = analyte_names(table, keep, arguments, notes)
-    value = numbers["DV"].copy()
+    value, written = numbers["DV"].copy(), table.columns["DV"]
     lloq = numbers["LLOQ"].copy() if "LLOQ" in numbers else np.full(rows, np.nan)
     limit = numbers["LIMIT"].copy() if "LIMIT" in numbers else np.full(rows, np.nan)
-    censored = np.where(blq == 1, 1.0, cens)
+    censored, told = np.where(blq == 1, 1.0, cens), "BLQ" in table or "CENS" in table
     both = np.flatnonzero((evid == 0) & (blq == 1) & (cens == -1))
     if both.size:
         table.fail("BLQ is 1, but CENS is -1", "Correct one of them.", rows=both, column="BLQ")
     converted, kinds = 0, list(dict.fromkeys(analytes))
     for j, i in enumerate(keep.tolist()):
+        if _beyond(written[i]):
+            continue
         if np.isnan(lloq[i]):
             lloq[i] = settings.lloq_of(analytes[j], kinds)
         if blq[i] == 1 and cens[i] != 1:
@@ -294,15 +308,18 @@ def _observations(
         limit[idle] = np.nan
     given = [text_of(table.columns["DVU"][i]) if "DVU" in table else "" for i in keep.tolist()]
     assume_units(table, analytes, given, settings)
+    beyond = [_beyond(entry) for entry in written]
+    entries = np.where(beyond, np.array(written, dtype=object), value)
+    flags = np.where(np.array(beyond) & (not told), np.nan, censored)
     ids = table.columns["patient"]
     columns: dict[str, Sequence[object]] = {
         "patient": [ids[i] for i in keep.tolist()],
         "time": times[keep].tolist(),
         "analyte": list(analytes),
-        "value": value[keep].tolist(),
+        "value": [entries[i] for i in keep.tolist()],
         "unit": given,
         "lloq": lloq[keep].tolist(),
-        "censored": censored[keep].tolist(),
+        "censored": [flags[i] for i in keep.tolist()],
         "limit": limit[keep].tolist(),
         "record": keep.tolist(),
     }

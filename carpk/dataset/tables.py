@@ -1,4 +1,4 @@
-"""Tables as text with their line numbers, so that every message can say where."""
+"""Tables as text with their line numbers or cells, so that every message can say where."""
 
 import csv
 import difflib
@@ -12,12 +12,20 @@ from typing import NoReturn, TypeAlias
 import numpy as np
 import pandas as pd
 
-from carpk.errors import DatasetError
+from carpk.errors import DatasetError, Entry
 
 Frame: TypeAlias = pd.DataFrame | Mapping[str, Iterable[object]] | Iterable[Mapping[str, object]]
 """A data frame, or what pandas makes one of."""
 
 MISSING = frozenset({"", ".", "na", "n/a", "nan", "none", "null", "<na>"})
+BELOW = frozenset(
+    {
+        *("blq", "bql", "bloq", "blloq", "blod", "belowlloq", "belowloq", "belowlod", "lloq"),
+        *("nd", "notdetected", "notdetectable", "undetected", "undetectable", "neg", "negative"),
+        *("<lloq", "<loq", "<llq", "<lod", "<llod"),
+    }
+)
+"""Entries that say 'below the limit of quantification': lower case, without blanks and points."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?")
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}.*|\d{1,2}[./-]\d{1,2}[./-]\d{2,4}.*|.*\d:\d\d.*")
@@ -33,6 +41,10 @@ class Table:
     name: str = "data set"
     shown: Mapping[str, str] = field(default_factory=dict)
     """The file's own column names where they differ from carpk's, for messages."""
+    cells: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Column of a spreadsheet -> address of each entry; "" is for columns that are not named."""
+    sheet: str = ""
+    """Name of the spreadsheet's sheet."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -46,23 +58,37 @@ class Table:
     def take(self, keep: Sequence[int]) -> "Table":
         """The rows numbered `keep`, with their places in the file."""
         columns = {name: [entries[i] for i in keep] for name, entries in self.columns.items()}
-        return replace(self, columns=columns, rows=[self.rows[i] for i in keep])
+        cells = {name: [entries[i] for i in keep] for name, entries in self.cells.items()}
+        return replace(self, columns=columns, rows=[self.rows[i] for i in keep], cells=cells)
+
+    def cell(self, row: int, column: str | None = None) -> str:
+        """Address of an entry of a spreadsheet, such as 'D17'; '' in other tables."""
+        addresses = self.cells.get(column or "", self.cells.get("", ()))
+        return addresses[row] if addresses else ""
+
+    def at(self, row: int | None = None, column: str | None = None) -> str:
+        """Where in the table: a cell, else row and column."""
+        if row is not None and (cell := self.cell(row, column)):
+            return f"cell {cell}"
+        parts = [] if row is None else [f"row {self.rows[row]}"]
+        if column is not None:
+            parts.append(f"column `{self.shown.get(column, column)}`")
+        return ", ".join(parts)
+
+    def owner(self, row: int) -> tuple[str, str] | None:
+        """Whose row it is: ('patient', label) or ('cohort', label)."""
+        for kind in ("patient", "cohort"):
+            if kind in self.columns and (label := text_of(self.columns[kind][row])):
+                return kind, label
+        return None
 
     def where(self, row: int | None = None, column: str | None = None) -> str:
         """File, row, column and patient, as every message starts."""
-        parts = [f"Dataset {self.name!r}: {self.label}"]
-        if row is not None:
-            parts.append(f"row {self.rows[row]}")
-        if column is not None:
-            parts.append(f"column `{self.shown.get(column, column)}`")
-        if row is not None:
-            for owner in ("patient", "cohort"):
-                if owner in self.columns and owner != column:
-                    label = text_of(self.columns[owner][row])
-                    if label:
-                        parts.append(f"{owner} {label!r}")
-                        break
-        return ", ".join(parts)
+        parts = [f"Dataset {self.name!r}: {self.label}", self.at(row, column)]
+        owner = None if row is None else self.owner(row)
+        if owner is not None and owner[0] != column:
+            parts.append(f"{owner[0]} {owner[1]!r}")
+        return ", ".join(part for part in parts if part)
 
     def fail(
         self, problem: str, advice: str, *, rows: Iterable[int] = (), column: str | None = None
@@ -71,11 +97,21 @@ class Table:
         rows = [int(row) for row in rows]
         more = ""
         if len(rows) > 1:
-            listed = ", ".join(str(self.rows[row]) for row in rows[1:6])
+            listed = ", ".join(self.cell(row, column) or str(self.rows[row]) for row in rows[1:6])
             dots = ", ..." if len(rows) > 6 else ""
-            more = f" The same holds for {count(len(rows) - 1, 'more row')}: {listed}{dots}."
+            number = count(len(rows) - 1, "more cell" if self.cell(rows[0], column) else "more row")
+            more = f" The same holds for {number}: {listed}{dots}."
         place = self.where(rows[0] if rows else None, column)
-        raise DatasetError(f"{place}: {problem}. {advice}{more}")
+        entries = tuple(
+            Entry(self.rows[row], column, self.sheet, self.cell(row, column), self.owner(row))
+            for row in rows
+        )
+        raise DatasetError(
+            f"{place}: {problem}. {advice}{more}",
+            table=self.label,
+            entries=entries,
+            problem=f"{problem}. {advice}",
+        )
 
     def require(
         self, columns: Sequence[str], known: Sequence[str], *, covariates: bool = False
@@ -193,10 +229,10 @@ def words(entries: Iterable[str | None]) -> pd.Series:
     return pd.Series(list(entries), dtype=object)
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known name closest to `word`, whatever its case; None if none is close."""
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name closest to `word`, whatever its case; None if none is close (1: equal)."""
     by_lower = {str(name).lower(): str(name) for name in known}
-    found = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[found[0]] if found else None
 
 
@@ -230,28 +266,32 @@ def number_of(entry: object) -> float | None:
     return None
 
 
+def is_below(entry: object) -> bool:
+    """The entry is a word for 'below the limit of quantification', such as 'BLQ' or 'n.d.'."""
+    return isinstance(entry, str) and re.sub(r"[\s.]+", "", entry.lower()) in BELOW
+
+
+def bound_of(entry: object) -> tuple[str, float] | None:
+    """('<', 50.0) of '<50' or '≤ 50', ('>', 1e6) of '>1e6'; None where the entry is no bound."""
+    text = text_of(entry)
+    sign = {"<": "<", "≤": "<", ">": ">", "≥": ">"}.get(text[:1])
+    number = number_of(text.lstrip("<>=≤≥ ")) if sign else None
+    return None if sign is None or number is None or not np.isfinite(number) else (sign, number)
+
+
 def not_a_number(entry: object, column: str) -> tuple[str, str]:
     """Say what an entry that is no number probably means, and what to write instead."""
     text = text_of(entry)
     problem = f"{text!r} is not a number"
-    for sign, flag, limit in (("<", 1, "lloq"), (">", -1, "value")):
-        bound = text.lstrip("<>=≤≥ ")
-        if text[0] in (sign, {"<": "≤", ">": "≥"}[sign]) and _NUMBER.fullmatch(bound):
-            if flag == 1:
-                return problem, (
-                    f"If it means below the limit of quantification, write value = {bound}, "
-                    f"{limit} = {bound} and censored = 1."
-                )
-            return problem, (
-                f"If it means above the upper limit, write value = {bound} and censored = -1."
-            )
+    if bound_of(entry) is not None:
+        return problem, "Only measured values may be bounds: give a number, or leave it empty."
     if re.fullmatch(r"[+-]?\d+,\d+", text):
         return problem, (
             f"Write decimals with a point ({text.replace(',', '.')}), without separators of "
             "thousands."
         )
-    if text.lower() in ("blq", "bql", "bloq", "nd", "lloq", "<lloq", "undetectable"):
-        return problem, "Write the LLOQ as value and as lloq, and censored = 1."
+    if is_below(entry):
+        return problem, "Only measured values may be below a limit: give a number."
     if isinstance(entry, pd.Timestamp) or _DATE.fullmatch(text):
         return problem, (
             "Dates and clock times are not read: give days (or `time_unit`) since the patient's "

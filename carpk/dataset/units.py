@@ -40,11 +40,12 @@ _COUNT = re.compile(
     r"/(?P<volume>ul|mcl|mm\^?3|cumm|ml|l)"
 )
 _PER_MICROLITRE = {"ml": 1e-3, "l": 1e-6}
-_TIMES = {"day": 1.0, "hour": 1 / 24, "week": 7.0}
+_TIMES = {"day": 1.0, "hour": 1 / 24, "week": 7.0, "minute": 1 / 1440}
 _TIME_SPELLINGS = {
     **{word: "day" for word in ("day", "days", "d")},
     **{word: "hour" for word in ("hour", "hours", "h", "hr", "hrs")},
-    **{word: "week" for word in ("week", "weeks", "wk", "w")},
+    **{word: "week" for word in ("week", "weeks", "wk", "wks", "w")},
+    **{word: "minute" for word in ("minute", "minutes", "min", "mins")},
 }
 DOSE_UNITS = ("cells", "cells/kg", "cells/m2", "mg", "mg/kg", "mg/m2")
 CELL_UNITS = DOSE_UNITS[:3]

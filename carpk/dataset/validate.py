@@ -37,8 +37,8 @@ class Settings:
     def __post_init__(self) -> None:
         if units.time(str(self.time_unit)) is None:
             raise DatasetError(
-                f"Dataset {self.name!r}: time_unit must be 'day', 'hour' or 'week', but is "
-                f"{self.time_unit!r}. Months are not a fixed length: give days."
+                f"Dataset {self.name!r}: time_unit must be 'day', 'hour', 'minute' or 'week', "
+                f"but is {self.time_unit!r}. Months are not a fixed length: give days."
             )
         if self.time_zero not in TIME_ZERO:
             raise DatasetError(
@@ -261,18 +261,25 @@ def _fill_lloq(table: Table, analytes: list[str], settings: Settings) -> np.ndar
         lloq[i] = settings.lloq_of(analytes[i], kinds)
         if not np.isnan(lloq[i]):
             filled[analytes[i]] += 1
-    for analyte, n in filled.items():
-        given = settings.lloq_of(analyte, kinds)
-        settings.notes.append(
-            f"{table.label}: the LLOQ of {count(n, 'observation')} of {analyte} was filled with "
-            f"{given:g}, as given."
-        )
+    note_filled_lloq(table, filled, kinds, settings)
     unknown = Counter(analytes[i] for i in np.flatnonzero(np.isnan(lloq)))
     for analyte, n in unknown.items():
         settings.notes.append(
             f"{table.label}: no LLOQ is known for {count(n, 'observation')} of {analyte}."
         )
     return lloq
+
+
+def note_filled_lloq(
+    table: Table, filled: Counter[str], analytes: Sequence[str], settings: Settings
+) -> None:
+    """Say where the LLOQ given for an analyte was used, and how often."""
+    for analyte, n in filled.items():
+        given = settings.lloq_of(analyte, analytes)
+        settings.notes.append(
+            f"{table.label}: the LLOQ of {count(n, 'observation')} of {analyte} was filled with "
+            f"{given:g}, as given."
+        )
 
 
 def _check_values(
@@ -334,8 +341,8 @@ def _check_values(
     if lower.any():
         notes.append(
             f"{table.label}: {count(int(lower.sum()), 'value')} flagged censored = 1 differed from "
-            f"the LLOQ (the first in row {table.rows[int(np.flatnonzero(lower)[0])]}); the LLOQ "
-            "stands in their place."
+            f"the LLOQ (the first in {table.at(int(np.flatnonzero(lower)[0]))}); the LLOQ stands "
+            "in their place."
         )
     return np.where(left, lloq, values)
 

@@ -136,7 +136,8 @@ def _method(row: Mapping[str, Any], name: str) -> str:
     return "; ".join(part for part in said if part)
 
 
-WRITERS = {".csv": "", ".tex": "jinja2", ".xlsx": "openpyxl"}  # suffix -> package that pandas needs
+WRITERS = {".csv": ("", ""), ".tex": ("jinja2", "latex"), ".xlsx": ("openpyxl", "excel")}
+"""Suffix -> package that pandas needs, and the extra of carpk that has it."""
 
 
 def export(table: pd.DataFrame, path: str | os.PathLike[str], *, digits: int = 3) -> Path:
@@ -147,17 +148,17 @@ def export(table: pd.DataFrame, path: str | os.PathLike[str], *, digits: int = 3
 
     Raises:
         CarpkError: another suffix; or a package is missing that LaTeX (jinja2) or Excel (openpyxl)
-            needs: `pip install "carpk[tables]"`.
+            needs: `pip install "carpk[excel,latex]"`.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in WRITERS:
         raise CarpkError(
             f"nca.export: {str(path)!r} must end in one of {', '.join(WRITERS)}, which say how."
         )
-    package = WRITERS[suffix]
+    package, extra = WRITERS[suffix]
     if package and importlib.util.find_spec(package) is None:
         raise CarpkError(
-            f'nca.export: {suffix} needs {package}. Run `pip install "carpk[tables]"`, or write a '
+            f'nca.export: {suffix} needs {package}. Run `pip install "carpk[{extra}]"`, or write a '
             ".csv."
         )
     flat = table.reset_index() if table.index.names[0] is not None else table
