@@ -259,7 +259,7 @@ def test_the_figure_has_a_curve_per_arm(function, by):
     [
         ({"until": ["left"]}, "`until` names 'left'.*patient, death, word"),
         ({"until": ["word"]}, "word of the patients table must hold days"),
-        ({"until": ["flag"]}, "'flag' .* holds 0 and 1 only.*give the day"),
+        ({"until": ["flag"]}, "'flag' .* holds only 0 and 1.*give the day"),
         ({"resamples": 0}, "`resamples` must be 1 or more"),
         ({"infusion": 2}, "No patient has an infusion number 2"),
         ({"by": "arm"}, "'arm' is unknown"),

@@ -238,7 +238,7 @@ def _ends(dataset: Tables, until: Sequence[str] | None) -> pd.DataFrame:
     for name in wanted:
         if set(days[name].dropna()) <= {0.0, 1.0} and days[name].notna().sum() > 1:
             raise CarpkError(
-                f"Column {name!r} of the patients table holds 0 and 1 only, which tells whether and "
+                f"Column {name!r} of the patients table holds only 0 and 1, which tell whether and "
                 "not when: give the day of the event, empty where there was none, or leave it out "
                 "with until=[...]."
             )
