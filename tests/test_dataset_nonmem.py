@@ -283,7 +283,7 @@ BAD = {
     "DV of zero": (columns(DV=[".", "0", "30"]), 3, "DV", "pre-dose baseline"),
     "DV as text": (columns(DV=[".", "<50", "30"]), 3, "DV", "censored = 1"),
     "order": (columns(TIME=["0", "14", "7"]), 4, "TIME", "goes back from 14 to 7"),
-    "clock": (columns(TIME=["0", "12:30", "14"]), 3, "TIME", "clock times"),
+    "clock": (columns(TIME=["0", "12:30", "14"]), 3, "TIME", "is a date or clock time"),
     "MDV": (columns(MDV=["1", "0", "3"]), 4, "MDV", "must be 0 or 1"),
     "CENS": (columns(CENS=["0", "2", "0"]), 3, "CENS", "-1 or 0 or 1"),
     "BLQ": (columns(BLQ=["0", "0", "1"]), 4, "BLQ", "Add a column LLOQ"),
@@ -329,7 +329,7 @@ def test_a_subject_that_appears_twice_is_refused(table):
         ("ID,TIME,DV,\n1,0,1,\n", "column 4 has no name"),
         ("ID,TIME,DV,DVID,YTYPE\n1,0,1,1,1\n", "`DVID`, `YTYPE` mean the same"),
         ("ID,TIME,DV\n1,0\n", "row 2: 2 entries where the header names 3 columns"),
-        ("ID,DATE,TIME,DV\n1,2024-01-01,0,1\n", "column DATE holds dates"),
+        ("ID,DATE,TIME,DV\n1,2024-01-01,0,1\n", "`DATE` holds dates, but '0'"),
         ("ID,TIME,DV\nC,0,1\n", "leaves no line"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import numpy as np
 import pandas as pd
 
-from carpk.dataset import cohort_summaries, percent, tables, together, validate
+from carpk.dataset import cohort_summaries, dates, percent, tables, together, validate
 from carpk.dataset import doses as dosing
 from carpk.dataset.tables import Table, count, nearest
 from carpk.dataset.validate import Settings
@@ -34,6 +34,7 @@ def settings_of(
     time_zero: object,
     units_given: object,
     lloq: float | Mapping[str, float] | None,
+    day_first: bool | None = None,
     source: str = "",
 ) -> Settings:
     where = f" ({source})" if source else ""
@@ -45,7 +46,7 @@ def settings_of(
             f'transgene = "copies/µg", but is {units_given!r}. Make it a table.'
         )
     limits = dict(lloq) if isinstance(lloq, Mapping) else lloq
-    return Settings(name, unit, zero, dict(units_given or {}), limits)
+    return Settings(name, unit, zero, dict(units_given or {}), limits, day_first)
 
 
 def _word(entry: object, what: str, place: str) -> str:
@@ -67,6 +68,7 @@ def assemble(
 ) -> Fields:
     """Check each table, then what holds between them. `lenient`: about.toml may name more."""
     name, notes = settings.name, settings.notes
+    read = dates.to_days(read, settings)
     if "observations" not in read and "summaries" not in read:
         raise DatasetError(
             f"Dataset {name!r}: there are neither observations nor summaries. Pass observations= "

@@ -80,6 +80,7 @@ class Dataset:
         lloq: float | Mapping[str, float] | None = None,
         units: Mapping[str, str] | None = None,
         time_zero: str = "first cell infusion",
+        day_first: bool | None = None,
     ) -> "Dataset":
         """A data set from data frames (or what pandas makes one of); rows go by their index.
 
@@ -99,8 +100,14 @@ class Dataset:
             units: unit per analyte, used where a row has none.
             time_zero: 'first cell infusion': times already count from it, which is checked; 'first
                 dose': each patient's times are shifted so that they do.
+            day_first: whether 01/02/2024 is 1 February; needed where no date has a number above 12.
+
+        Times may be dates, with or without clock times (ISO 8601, 31/01/2024, 31-Jan-2024,
+        `datetime`, `Timestamp`), also in a column `date` beside clock times in `time`. They become
+        days since the patient's first cell infusion, or since the date in a column `time_zero` of
+        the patients table. A row without a clock time counts whole days.
         """
-        settings = settings_of(name, time_unit, time_zero, units, lloq)
+        settings = settings_of(name, time_unit, time_zero, units, lloq, day_first)
         given = {
             "patients": patients,
             "doses": doses,
@@ -128,6 +135,7 @@ class Dataset:
             time_zero or about.get("time_zero", "first cell infusion"),
             about.get("units"),
             about.get("lloq"),
+            about.get("day_first"),
             source="about.toml",
         )
         for key in ("citation", "licence"):
@@ -169,6 +177,7 @@ class Dataset:
         covariates: Sequence[str] | Mapping[str, str] | None = None,
         ignore: str | None = "C",
         time_zero: str = "first cell infusion",
+        day_first: bool | None = None,
         name: str | None = None,
         about: Mapping[str, object] | None = None,
     ) -> "Dataset":
@@ -191,7 +200,8 @@ class Dataset:
                 that changes over time.
             ignore: character that starts comment lines, '@' for any letter, None for no comments;
                 lines that start with '#' or '@' are comments unless it is None.
-            time_zero: as in `from_frames`.
+            time_zero, day_first: as in `from_frames`. Dates may stand in TIME, or in DATE, DAT1,
+                DAT2 or DAT3 beside clock times in TIME.
         """
         path = Path(path)
         label = path.stem if name is None else name
@@ -202,7 +212,7 @@ class Dataset:
             )
         if not path.is_file():
             raise DatasetError(f"Dataset {label!r}: no file {path}. {close_file(path)}")
-        settings = settings_of(label, time_unit, time_zero, units, lloq)
+        settings = settings_of(label, time_unit, time_zero, units, lloq, day_first)
         given = Arguments(analytes, units, products, infusion_cmt, covariates, ignore)
         given = nonmem_file.read_sidecar(path, given, settings.notes, label)
         settings.units = dict(given.units or {})

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from carpk.dataset import units as unit_table
+from carpk.dataset.dates import NONMEM as DATES
 from carpk.dataset.doses import DOSE, RESET
 from carpk.dataset.nonmem_names import (
     ALIASES,
-    DATES,
     DERIVED,
     EVENTS,
     LOGARITHMS,
@@ -162,7 +162,7 @@ def _column_names(header: Sequence[str], place: str) -> list[str]:
         if times > 1:
             same = [h for h, n in zip(header, names, strict=True) if n == name]
             raise DatasetError(f"{place}: {listing(same)} mean the same column. Keep one of them.")
-    for required in ("ID", "TIME", "DV"):
+    for required in ("ID", "DV") if set(names) & set(DATES) else ("ID", "TIME", "DV"):
         if required == "DV" and "DV" not in names and "LOGDV" in names:
             raise DatasetError(
                 f"{place}: there is no DV, but LOGDV, logarithms to a base that is not told. Name "

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import exp10
 
 from carpk.dataset import units as unit_table
+from carpk.dataset.dates import NONMEM as DATES
 from carpk.dataset.tables import Table, count, listing, nearest, number_of, text_of
 from carpk.dataset.validate import Settings
 
@@ -21,7 +22,6 @@ LOGARITHMS = {"LNDV": np.exp, "LDV": np.exp, "LOG10DV": exp10, "L10DV": exp10}
 """Columns with logarithms of levels, which are read where there is no DV -> what undoes them."""
 DERIVED = ("OCC", "NTIME", "TAD", "C", *LOGARITHMS, "LOGDV")
 """Columns that are computed from the others, or hold comments; left out with a note."""
-DATES = ("DATE", "DAT1", "DAT2", "DAT3")
 SHOWN = {
     "patient": "ID",
     "time": "TIME",
@@ -269,7 +269,7 @@ def read_patients(
     table: Table, ids: list[str], wanted: Sequence[str] | Mapping[str, str] | None, notes: list[str]
 ) -> Table:
     """One row per ID with its covariates: all other columns, which must not change within an ID."""
-    found = [c for c in table.columns if c not in EVENTS and c not in DERIVED and c != "patient"]
+    found = [c for c in table.columns if c not in (*EVENTS, *DERIVED, *DATES, "patient")]
     derived = [c for c in table.columns if c in DERIVED]
     rules = dict.fromkeys(found, "constant")
     called = {column: column for column in found}

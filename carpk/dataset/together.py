@@ -46,10 +46,10 @@ def settle_time_zero(
             & doses["unit"].isin(units.CELL_UNITS)
             & (doses["time"] == late.iloc[0])
         )
-        others = f" So for {count(len(late) - 1, 'more patient')}." if len(late) > 1 else ""
+        others = f"; so for {count(len(late) - 1, 'more patient')}" if len(late) > 1 else ""
         dose_table.fail(
             f"the patient's first cell infusion is on day {late.iloc[0]:g}, but time must count "
-            f"days from it.{others}",
+            f"days from it{others}",
             "Correct the times, or pass time_zero='first dose' (in about.toml: time_zero = "
             '"first dose") to shift each patient\'s times; if an earlier infusion is missing, '
             "add it.",

@@ -32,7 +32,10 @@ class Settings:
     time_zero: str = "first cell infusion"
     units: dict[str, str] = field(default_factory=dict)
     lloq: float | dict[str, float] | None = None
+    day_first: bool | None = None
     notes: list[str] = field(default_factory=list)
+    dated: bool = False
+    """Times were dates, and are days already."""
 
     def __post_init__(self) -> None:
         if units.time(str(self.time_unit)) is None:
@@ -45,6 +48,11 @@ class Settings:
                 f"Dataset {self.name!r}: time_zero must be 'first cell infusion' (times already "
                 "count from it) or 'first dose' (shift each patient's times to it), but is "
                 f"{self.time_zero!r}."
+            )
+        if not (self.day_first is None or isinstance(self.day_first, bool)):
+            raise DatasetError(
+                f"Dataset {self.name!r}: day_first must be True (31/01/2024) or False "
+                f"(01/31/2024), or left out where the dates tell, but is {self.day_first!r}."
             )
         if not isinstance(self.units, Mapping):
             raise DatasetError(
@@ -175,7 +183,7 @@ def days_of(
     table: Table, column: str, settings: Settings, *, advice: str = "", required: bool = True
 ) -> np.ndarray:
     """Times or durations of a column in days."""
-    unit, factor = settings.time
+    unit, factor = ("day", 1.0) if settings.dated and column == "time" else settings.time
     days = table.numbers(column, advice=advice, required=required)
     days = days * factor if factor >= 1 else days / round(1 / factor)
     far = np.flatnonzero(np.abs(days) > LONGEST)
