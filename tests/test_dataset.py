@@ -158,6 +158,38 @@ def test_numeric_labels_match_whatever_their_type():
     assert data.arrays(["transgene"]).patients == ("1", "2")
 
 
+LOOK_ALIKE = [("1", "01"), (1, "01"), ("1", "1.0"), ("P1", "p1"), ("P1", "P 1"), ("P01", "P1")]
+
+
+@pytest.mark.parametrize("where", ["patients", "doses", "observations"])
+@pytest.mark.parametrize(("usual", "odd"), LOOK_ALIKE)
+def test_labels_that_may_be_one_patient_are_asked_about_in_every_table(where, usual, odd):
+    frames = {"patients": patients(), "doses": doses(), "observations": observations()}
+    frames = {name: frame.replace({"patient": {"P1": usual}}) for name, frame in frames.items()}
+    last = len(frames[where]) - 1
+    frames[where] = at(frames[where], last, "patient", odd)
+    message = refusal(**frames)
+    for part in (
+        f"{where}, row {last}, column `patient`",
+        f"{odd!r} may be another way to write {str(usual)!r}",
+        f"write the label in one way (`{usual}`); if they are two",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize("labels", [("1", "10"), ("1", "1.5"), ("A1", "B1"), ("1.1", "1.2")])
+def test_labels_that_differ_are_two_patients(labels):
+    rename = dict(zip(("P1", "P2"), labels, strict=True))
+    tables = (doses().replace({"patient": rename}), observations().replace({"patient": rename}))
+    assert Dataset.from_frames(None, *tables).patients["patient"].tolist() == [*labels]
+
+
+def test_blanks_around_labels_are_removed_with_a_note():
+    data = dataset(doses=doses(patient=["P1 ", "P1", " P2"]))
+    assert data.doses["patient"].tolist() == ["P1", "P1", "P2"]
+    assert "doses: blanks around 2 labels of `patient` were removed." in data.notes
+
+
 # ---- what is refused ------------------------------------------------------------------------
 
 BAD_OBSERVATIONS = {

@@ -299,6 +299,7 @@ BAD = {
     "early": (columns(TIME=["0", "7", "14"]).replace("1,0,", "1,-1,"), 2, "TIME", "day -1"),
     "no compartment": (columns(CMT=[".", "1", "1"]), 2, "CMT", "compartment of the dose"),
     "no DVID": (columns(DVID=[".", "1", "."]), 4, "DVID", "Give it"),
+    "01": (columns(ID=["1", "01", "1"]), 3, "ID", "may be another way to write '1'"),
     "no ID": (columns(ID=["1", "", "1"]), 3, "ID", "subject's label"),
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import numpy as np
 import pandas as pd
 
-from carpk.dataset import cohort_summaries, dates, percent, tables, together, validate
+from carpk.dataset import cohort_summaries, dates, labels, percent, tables, together, validate
 from carpk.dataset import doses as dosing
 from carpk.dataset.tables import Table, count, nearest
 from carpk.dataset.validate import Settings
@@ -68,6 +68,7 @@ def assemble(
 ) -> Fields:
     """Check each table, then what holds between them. `lenient`: about.toml may name more."""
     name, notes = settings.name, settings.notes
+    labels.refuse_look_alikes(read.values(), notes)
     read = dates.to_days(read, settings)
     if "observations" not in read and "summaries" not in read:
         raise DatasetError(
@@ -92,11 +93,11 @@ def assemble(
     if "patients" in read:
         patients = validate.read_patients(read["patients"], notes)
     else:
-        labels = list(dict.fromkeys([*observations["patient"], *doses["patient"]]))
-        patients = pd.DataFrame({"patient": tables.words(labels)})
-        if labels:
+        people = list(dict.fromkeys([*observations["patient"], *doses["patient"]]))
+        patients = pd.DataFrame({"patient": tables.words(people)})
+        if people:
             notes.append(
-                f"No patients table: {count(len(labels), 'patient')} were taken from the "
+                f"No patients table: {count(len(people), 'patient')} were taken from the "
                 "observations and doses, without covariates."
             )
     if observations.empty and summaries.empty:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from carpk.dataset import dates
+from carpk.dataset import dates, labels
 from carpk.dataset.doses import DOSE, RESET, RESET_AND_DOSE
 from carpk.dataset.nonmem_names import (
     EVENTS,
@@ -32,6 +32,7 @@ def read_events(
 ) -> tuple[Table, Table, Table]:
     """Split an event table into patients, doses and observations that know their rows."""
     notes = settings.notes
+    labels.refuse_look_alikes([table], notes, "ID")
     ids = table.texts("ID")
     table = table.with_columns(patient=list(ids))
     dated = dates.nonmem_column(table)
