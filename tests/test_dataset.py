@@ -158,6 +158,110 @@ def test_numeric_labels_match_whatever_their_type():
     assert data.arrays(["transgene"]).patients == ("1", "2")
 
 
+# ---- what stands for a missing entry ---------------------------------------------------------
+
+
+def crowd():
+    """Ten patients with a dose and a sample each."""
+    people = [f"P{i}" for i in range(10)]
+    given = {"patient": people, "time": 0.0, "product": "car_t", "amount": 1e8, "unit": "cells"}
+    seen = {"patient": people, "time": 7.0, "analyte": "alc", "value": np.arange(10) * 30 + 400.0}
+    seen |= {"unit": "cells/µL", "lloq": 1.0, "censored": 0}
+    return {
+        "patients": pd.DataFrame({"patient": people, "weight": np.arange(10) * 3 + 55.0}),
+        "doses": pd.DataFrame({**given, "duration": 0.0}),
+        "observations": pd.DataFrame(seen),
+    }
+
+
+PLACES = {"weight": ("patients", "covariate `weight`"), "value": ("observations", "values of alc")}
+
+
+@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.parametrize("column", PLACES)
+@pytest.mark.parametrize("entry", [99, 999, 9999, "999", 9999.0, -9, -99, -999])
+def test_numbers_that_stand_for_missing_ones_are_asked_about_or_declared(entry, column, times):
+    frames, (table, what) = crowd(), PLACES[column]
+    for row in range(times):
+        frames[table] = at(frames[table], row, column, entry)
+    usual = float(entry)
+    if column == "value" and usual < 0:
+        with pytest.raises(DatasetError, match=r"row 0.*must be positive.*missing={'value'"):
+            Dataset.from_frames(**frames)
+    else:
+        asked = f"{usual:g} .{times} times?. among the {what}.*missing={{'{column}': .{usual:g}"
+        with pytest.warns(CarpkWarning, match=asked):
+            Dataset.from_frames(**frames)
+    for told in ([entry], {column: [entry]}, {column.upper(): [usual]}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            data = Dataset.from_frames(**frames, missing=told)
+        assert "missing, as declared" in "".join(data.notes)
+        assert len(data.observations) == 10 - times * (column == "value")
+        assert data.patients["weight"].isna().sum() == times * (column == "weight")
+    if column == "weight":
+        with pytest.raises(DatasetError, match=f"no value for {times} patient"):
+            data.covariate("weight")
+
+
+@pytest.mark.parametrize(
+    ("column", "entries"),
+    [
+        ("weight", [99, 99, 120]),
+        ("value", [99, 100, 101]),
+        ("value", [999, 30, 4000]),
+        ("weight", [98, 97, 96]),
+    ],
+)
+def test_numbers_among_the_others_are_taken_as_they_are(column, entries):
+    frames, (table, _) = crowd(), PLACES[column]
+    frames[table].loc[:2, column] = entries
+    if column == "value":
+        frames[table].loc[3, column] = 20.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Dataset.from_frames(**frames)
+
+
+def test_a_real_number_is_kept_without_a_question_where_nothing_is_declared_missing():
+    frames = crowd()
+    frames["patients"].loc[0, "weight"] = 99.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = Dataset.from_frames(**frames, missing={"weight": []})
+    assert data.patients["weight"][0] == 99
+
+
+@pytest.mark.parametrize(
+    ("entry", "given", "right"),
+    [
+        ("None", None, "None"),
+        ("None", {"ld": ["None"]}, None),
+        ("unknown", ["unknown"], None),
+        ("NA", None, None),
+        (".", None, None),
+        ("n.d.", {"ld": ["n.d."]}, None),
+    ],
+)
+def test_words_are_categories_or_missing_by_declaration(entry, given, right):
+    data = dataset(patients=patients(ld=[entry, "Flu"]), missing=given)
+    assert data.patients["ld"].tolist() == [right, "Flu"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"weights": [-99]}, "`missing` names the column `weights`.*Did you mean `weight`"),
+        ({"weight": "-99"}, "`missing` must list what stands for a missing entry"),
+        ("NA", "`missing` must list"),
+        (-99, "`missing` must list"),
+    ],
+)
+def test_what_cannot_be_declared_missing_is_refused(given, words):
+    with pytest.raises(DatasetError, match=words):
+        Dataset.from_frames(**crowd(), missing=given)
+
+
 LOOK_ALIKE = [("1", "01"), (1, "01"), ("1", "1.0"), ("P1", "p1"), ("P1", "P 1"), ("P01", "P1")]
 
 

@@ -258,6 +258,19 @@ def test_columns_that_follow_from_others_are_left_out_with_a_note(table):
     assert noted(data, "`TAD`, `OCC`")
 
 
+BY_COLUMN = ({"DV": [-99], "wt": ["-99"]}, {"value": [-99], "WT": [-99]})
+
+
+@pytest.mark.parametrize("given", [[-99], *BY_COLUMN])
+def test_what_is_declared_missing_is_so_in_covariates_and_in_dv(table, given):
+    text = columns(DV=["-99", "-99", "30"], WT=["70", "-99", "70"])
+    data = read(table(text), missing=given)
+    assert data.patients["wt"].tolist() == [70]
+    assert data.observations["value"].tolist() == [30]
+    assert noted(data, "2 entries of `DV` (`-99`) are missing, as declared")
+    assert noted(data, "1 observation with MDV 1 left out")
+
+
 # ---- refusals ---------------------------------------------------------------------------------
 
 BAD = {

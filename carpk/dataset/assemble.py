@@ -7,7 +7,16 @@ from typing import Any, TypedDict
 import numpy as np
 import pandas as pd
 
-from carpk.dataset import cohort_summaries, dates, labels, percent, tables, together, validate
+from carpk.dataset import (
+    cohort_summaries,
+    dates,
+    labels,
+    missing,
+    percent,
+    tables,
+    together,
+    validate,
+)
 from carpk.dataset import doses as dosing
 from carpk.dataset.tables import Table, count, nearest
 from carpk.dataset.validate import Settings
@@ -35,6 +44,7 @@ def settings_of(
     units_given: object,
     lloq: float | Mapping[str, float] | None,
     day_first: bool | None = None,
+    declared: object = None,
     source: str = "",
 ) -> Settings:
     where = f" ({source})" if source else ""
@@ -45,8 +55,9 @@ def settings_of(
             f"{place}: `units` must give a unit per analyte, such as "
             f'transgene = "copies/µg", but is {units_given!r}. Make it a table.'
         )
+    absent = missing.declarations(declared, place)
     limits = dict(lloq) if isinstance(lloq, Mapping) else lloq
-    return Settings(name, unit, zero, dict(units_given or {}), limits, day_first)
+    return Settings(name, unit, zero, dict(units_given or {}), limits, day_first, absent)
 
 
 def _word(entry: object, what: str, place: str) -> str:
@@ -69,7 +80,7 @@ def assemble(
     """Check each table, then what holds between them. `lenient`: about.toml may name more."""
     name, notes = settings.name, settings.notes
     labels.refuse_look_alikes(read.values(), notes)
-    read = dates.to_days(read, settings)
+    read = dates.to_days(missing.without_missing(read, settings), settings)
     if "observations" not in read and "summaries" not in read:
         raise DatasetError(
             f"Dataset {name!r}: there are neither observations nor summaries. Pass observations= "
@@ -110,6 +121,7 @@ def assemble(
     known = {"doses": doses_table, "observations": seen_table}
     doses, observations = together.settle_time_zero(doses, observations, doses_table, settings)
     doses, observations = together.with_order(doses, observations)
+    missing.ask_about_sentinels(patients, observations, settings)
     together.check_together(patients, doses, observations, known, notes)
     levels = dict(zip(observations["analyte"], observations["unit"], strict=True))
     cohort_summaries.check_units(summaries_table, summaries, levels)

@@ -24,6 +24,7 @@ from carpk.dataset.folder import (
     refuse_no_folder,
 )
 from carpk.dataset.join import joined
+from carpk.dataset.missing import Missing
 from carpk.dataset.nonmem_names import Arguments, Labelled, Labels
 from carpk.dataset.tables import Frame, count, listing, nearest
 from carpk.dosing.regimen import Regimen
@@ -81,6 +82,7 @@ class Dataset:
         units: Mapping[str, str] | None = None,
         time_zero: str = "first cell infusion",
         day_first: bool | None = None,
+        missing: Missing | None = None,
     ) -> "Dataset":
         """A data set from data frames (or what pandas makes one of); rows go by their index.
 
@@ -101,13 +103,16 @@ class Dataset:
             time_zero: 'first cell infusion': times already count from it, which is checked; 'first
                 dose': each patient's times are shifted so that they do.
             day_first: whether 01/02/2024 is 1 February; needed where no date has a number above 12.
+            missing: numbers or words that stand for a missing covariate or value, such as [-99] or
+                {'weight': [-99]}; those of `value` leave the sample out. An empty list says that
+                none does, where one looks so.
 
         Times may be dates, with or without clock times (ISO 8601, 31/01/2024, 31-Jan-2024,
         `datetime`, `Timestamp`), also in a column `date` beside clock times in `time`. They become
         days since the patient's first cell infusion, or since the date in a column `time_zero` of
         the patients table. A row without a clock time counts whole days.
         """
-        settings = settings_of(name, time_unit, time_zero, units, lloq, day_first)
+        settings = settings_of(name, time_unit, time_zero, units, lloq, day_first, missing)
         given = {
             "patients": patients,
             "doses": doses,
@@ -136,6 +141,7 @@ class Dataset:
             about.get("units"),
             about.get("lloq"),
             about.get("day_first"),
+            about.get("missing"),
             source="about.toml",
         )
         for key in ("citation", "licence"):
@@ -178,6 +184,7 @@ class Dataset:
         ignore: str | None = "C",
         time_zero: str = "first cell infusion",
         day_first: bool | None = None,
+        missing: Missing | None = None,
         name: str | None = None,
         about: Mapping[str, object] | None = None,
     ) -> "Dataset":
@@ -200,8 +207,8 @@ class Dataset:
                 that changes over time.
             ignore: character that starts comment lines, '@' for any letter, None for no comments;
                 lines that start with '#' or '@' are comments unless it is None.
-            time_zero, day_first: as in `from_frames`. Dates may stand in TIME, or in DATE, DAT1,
-                DAT2 or DAT3 beside clock times in TIME.
+            time_zero, day_first, missing: as in `from_frames`. Dates may stand in TIME, or in DATE,
+                DAT1, DAT2 or DAT3 beside clock times in TIME.
         """
         path = Path(path)
         label = path.stem if name is None else name
@@ -212,7 +219,7 @@ class Dataset:
             )
         if not path.is_file():
             raise DatasetError(f"Dataset {label!r}: no file {path}. {close_file(path)}")
-        settings = settings_of(label, time_unit, time_zero, units, lloq, day_first)
+        settings = settings_of(label, time_unit, time_zero, units, lloq, day_first, missing)
         given = Arguments(analytes, units, products, infusion_cmt, covariates, ignore)
         given = nonmem_file.read_sidecar(path, given, settings.notes, label)
         settings.units = dict(given.units or {})

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from carpk.dataset import dates, labels
+from carpk.dataset import dates, labels, missing
 from carpk.dataset.doses import DOSE, RESET, RESET_AND_DOSE
 from carpk.dataset.nonmem_names import (
+    DERIVED,
     EVENTS,
     SHOWN,
     Arguments,
@@ -34,7 +35,7 @@ def read_events(
     notes = settings.notes
     labels.refuse_look_alikes([table], notes, "ID")
     ids = table.texts("ID")
-    table = table.with_columns(patient=list(ids))
+    table = _without_missing(table, settings).with_columns(patient=list(ids))
     dated = dates.nonmem_column(table)
     if dated is not None:
         table = table.with_columns(TIME=dates.read_dates([dated], settings)[0])
@@ -46,6 +47,19 @@ def read_events(
     observations = _observations(table, numbers, evid, arguments, settings)
     patients = read_patients(table, ids, arguments.covariates, notes)
     return patients, doses, observations
+
+
+def _without_missing(table: Table, settings: Settings) -> Table:
+    """What is declared missing is nothing in a covariate, and MDV 1 in DV."""
+    known = (*EVENTS, *DERIVED, *dates.NONMEM)
+    there = missing.declared(table, [c for c in table.columns if c not in known], settings)
+    values = missing.declared(there, ["DV"], settings)
+    before, after = there.columns["DV"], values.columns["DV"]
+    gone = [a is not b for a, b in zip(before, after, strict=True)]
+    if not any(gone):
+        return there
+    quiet = table.columns.get("MDV", [0] * len(table))
+    return values.with_columns(MDV=[1 if g else mdv for g, mdv in zip(gone, quiet, strict=True)])
 
 
 def _numbers(table: Table, column: str) -> np.ndarray:

@@ -317,7 +317,7 @@ def _one_value_each(
     entries, chosen = table.columns[column], []
     gaps = varied = 0
     for start, end in spans:
-        there = [i for i in range(start, end) if text_of(entries[i]) or str(entries[i]) == "None"]
+        there = [i for i in range(start, end) if text_of(entries[i]) or entries[i] == "None"]
         gaps += bool(there) and len(there) < end - start
         other = [i for i in there if key_of(entries[i]) != key_of(entries[there[0]])]
         if other and rule == "constant":

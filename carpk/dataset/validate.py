@@ -33,6 +33,7 @@ class Settings:
     units: dict[str, str] = field(default_factory=dict)
     lloq: float | dict[str, float] | None = None
     day_first: bool | None = None
+    missing: dict[str, tuple[float | str, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     dated: bool = False
     """Times were dates, and are days already."""
@@ -308,7 +309,8 @@ def _check_values(
         ~left & (values <= 0),
         "the value must be positive, but is {value:g} and not flagged as censored",
         "If it is below the limit of quantification, write value = LLOQ, lloq and censored = 1; "
-        "if it is a pre-dose baseline, remove the row.",
+        "if it is a pre-dose baseline, remove the row; if it stands for a missing one, declare "
+        "it with missing={'value': [...]}.",
     )
     refuse(
         ~left & (values < lloq),
