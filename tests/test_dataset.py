@@ -330,6 +330,24 @@ def test_a_bad_observation_is_refused_with_row_column_patient_and_advice(case):
         assert part in message
 
 
+NUMBERS = {
+    "patients": ["age"],
+    "doses": ["time", "amount", "duration", "rate", "ss", "ii", "addl", "evid", "record"],
+    "observations": ["time", "value", "lloq", "censored", "limit", "record"],
+    "cohorts": ["cy"],
+}
+
+
+@pytest.mark.parametrize(("name", "column"), [(t, c) for t, cs in NUMBERS.items() for c in cs])
+def test_a_decimal_comma_is_refused_in_every_column_of_numbers(name, column):
+    frames = {"patients": patients(age=[60, 70]), "doses": doses(), "cohorts": COHORTS}
+    frames["observations"] = observations()
+    table = frames[name] if column in frames[name] else frames[name].assign(**{column: None})
+    message = refusal(**frames | {name: at(table, 0, column, "1,5")})
+    assert f"{name}, row 0, column `{column}`" in message
+    assert "Write decimals with a point (1.5)" in message
+
+
 BAD_DOSES = {
     "negative amount": ("amount", -1e6, ["amount must be positive", "-1e+06"]),
     "word": ("amount", "1e8 cells", ["is not a number"]),
@@ -625,10 +643,45 @@ def test_a_patient_without_observations_is_noted_and_kept():
     assert data.arrays(["transgene"]).mask.sum(axis=1).tolist() == [2, 2, 0]
 
 
-def test_an_observed_patient_needs_doses_and_a_cellular_level_needs_cells():
-    assert "no dose" in refusal(doses=doses().iloc[:2])
-    drugs = at(doses(), 2, "unit", "mg")
-    assert "holds no cells for the patient" in refusal(doses=drugs)
+@pytest.mark.parametrize("given", [doses().iloc[:2], at(doses(), 2, "unit", "mg"), None])
+@pytest.mark.parametrize("analyte", ["car_t", "transgene"])
+def test_a_cellular_level_needs_cells(given, analyte):
+    unit = "cells/µL" if analyte == "car_t" else "copies/µg"
+    message = refusal(doses=given, observations=observations(analyte=analyte, unit=unit))
+    assert "holds no cells for the patient" in message
+
+
+@pytest.mark.parametrize(
+    ("analyte", "unit", "flag"),
+    [
+        *(("car_t", "cells/µL", 1), ("transgene", "copies/µg", 1)),
+        *(("tumor", "mm3", 0), ("alc", "cells/µL", 0), ("il6", "pg/mL", 0)),
+    ],
+)
+def test_untreated_patients_are_read_beside_treated_ones_and_asked_about(analyte, unit, flag):
+    seen = observations(analyte=analyte, unit=unit, lloq=50.0)
+    seen.loc[2:, ["censored", "value"]] = [flag, 50.0 if flag else 900.0]
+    with pytest.warns(CarpkWarning, match=r"row 2, patient 'P2': 1 patient with samples and no"):
+        data = dataset(doses=doses().iloc[:2], observations=seen)
+    assert "1 patient with samples and no dose (P2): read as untreated" in "".join(data.notes)
+    assert len(data.observations) == 4
+    assert data.summary()["treated"].tolist() == [1, 0]
+    data.plot()
+    plt.close("all")
+
+
+def test_data_without_any_dose_are_read():
+    """Tumors of untreated animals: simulated, growing by a tenth a day."""
+    days = np.array([0.0, 5, 10, 20])
+    rows = [(p, t, 1e6 * np.exp(0.1 * t)) for p in "ab" for t in days]
+    seen = pd.DataFrame(rows, columns=["patient", "time", "value"])
+    seen = seen.assign(analyte="tumor", unit="cells", lloq=None, censored=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = Dataset.from_frames(observations=seen)
+    assert "2 patients with samples and no dose (a, b): read as untreated" in "".join(data.notes)
+    assert data.doses.empty
+    assert len(data.observations) == 8
 
 
 def test_all_rows_of_one_trouble_are_counted():
@@ -644,6 +697,14 @@ def test_what_a_patient_has_before_treatment_may_be_measured_then(analyte):
     unit = "cells/µL" if analyte == "alc" else "mL"
     table = observations(analyte=analyte, unit=unit, time=[-20, 1, 1, 2])
     assert dataset(observations=table).observations["time"].min() == -20
+
+
+@pytest.mark.parametrize(("analyte", "unit"), [("car_t", "cells/µL"), ("transgene", "copies/µg")])
+def test_before_the_infusion_cells_may_be_below_the_limit_alone(analyte, unit):
+    table = observations(analyte=analyte, unit=unit, time=[-1.0, 7, 7, 8])
+    assert "precedes the patient's first cell infusion" in refusal(observations=table)
+    table.loc[0, ["value", "censored"]] = [50.0, 1]
+    assert dataset(observations=table).observations["time"].min() == -1
 
 
 def test_car_t_cells_and_drugs_may_not_precede_what_is_given():

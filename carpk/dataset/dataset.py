@@ -162,7 +162,7 @@ class Dataset:
         if "observations" in read and "doses" not in read:
             raise DatasetError(
                 f"Dataset {name!r}: {folder} holds observations.csv, but no doses.csv. Add it, "
-                f"with columns {listing(REQUIRED)}."
+                f"with columns {listing(REQUIRED)}; without rows where nobody was treated."
             )
         sampling = about.get("sampling")
         if isinstance(sampling, Mapping):
