@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from carpk.dataset import (
+    cdisc,
     cohort_summaries,
     dates,
     labels,
@@ -79,6 +80,7 @@ def assemble(
 ) -> Fields:
     """Check each table, then what holds between them. `lenient`: about.toml may name more."""
     name, notes = settings.name, settings.notes
+    read = cdisc.in_own_words(read, settings)
     labels.refuse_look_alikes(read.values(), notes)
     read = dates.to_days(missing.without_missing(read, settings), settings)
     if "observations" not in read and "summaries" not in read:

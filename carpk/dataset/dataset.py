@@ -111,6 +111,9 @@ class Dataset:
         `datetime`, `Timestamp`), also in a column `date` beside clock times in `time`. They become
         days since the patient's first cell infusion, or since the date in a column `time_zero` of
         the patients table. A row without a clock time counts whole days.
+
+        Columns of SDTM (DM, EX, PC, LB, CP) and ADPC are read by their names; study days (--DY,
+        ADY), which know no day 0, become days since day 1.
         """
         settings = settings_of(name, time_unit, time_zero, units, lloq, day_first, missing)
         given = {
@@ -188,7 +191,7 @@ class Dataset:
         name: str | None = None,
         about: Mapping[str, object] | None = None,
     ) -> "Dataset":
-        """A data set from a NONMEM, Monolix or rxode2 table; column names in any case.
+        """A data set from a NONMEM, Monolix, rxode2 or ADPPK table; column names in any case.
 
         A table written by `to_nonmem` has a sidecar (`data.info.json`) that stands in for
         arguments not given.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from carpk.dataset import dates, labels, missing
+from carpk.dataset import cdisc, dates, labels, missing
 from carpk.dataset.doses import DOSE, RESET, RESET_AND_DOSE
 from carpk.dataset.nonmem_names import (
     DERIVED,
@@ -36,6 +36,8 @@ def read_events(
     labels.refuse_look_alikes([table], notes, "ID")
     ids = table.texts("ID")
     table = _without_missing(table, settings).with_columns(patient=list(ids))
+    if "TIME" not in table and "ADY" in table:
+        table = table.with_columns(TIME=cdisc.from_study_days(table, "ADY", settings))
     dated = dates.nonmem_column(table)
     if dated is not None:
         table = table.with_columns(TIME=dates.read_dates([dated], settings)[0])

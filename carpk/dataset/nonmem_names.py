@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import exp10
 
 from carpk.dataset import units as unit_table
+from carpk.dataset.cdisc import BESIDE_EVENTS
 from carpk.dataset.dates import NONMEM as DATES
 from carpk.dataset.tables import Table, count, listing, nearest, number_of, text_of
 from carpk.dataset.validate import Settings
@@ -20,8 +21,8 @@ EVENTS = [
 ]
 LOGARITHMS = {"LNDV": np.exp, "LDV": np.exp, "LOG10DV": exp10, "L10DV": exp10}
 """Columns with logarithms of levels, which are read where there is no DV -> what undoes them."""
-DERIVED = ("OCC", "NTIME", "TAD", "C", *LOGARITHMS, "LOGDV")
-"""Columns that are computed from the others, or hold comments; left out with a note."""
+DERIVED = ("OCC", "NTIME", "TAD", "C", *LOGARITHMS, "LOGDV", *BESIDE_EVENTS)
+"""Columns that are computed from the others, are nominal or hold comments; left out with a note."""
 SHOWN = {
     "patient": "ID",
     "time": "TIME",
