@@ -262,6 +262,73 @@ def test_what_cannot_be_declared_missing_is_refused(given, words):
         Dataset.from_frames(**crowd(), missing=given)
 
 
+# ---- upper limits -----------------------------------------------------------------------------
+
+
+def at_the_top(times, top=900.0):
+    frames = crowd()
+    frames["observations"].loc[10 - times :, "value"] = top
+    return frames
+
+
+TOLD = {
+    "number": {"uloq": 900.0},
+    "by analyte": {"uloq": {"alc": 900}},
+    "column": {},
+    "below some": {"uloq": 895},
+    "other unit": {"uloq": {"alc": 0.9}},
+}
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("how", TOLD)
+def test_values_at_the_upper_limit_are_right_censored(how, times):
+    frames = at_the_top(times)
+    seen = frames["observations"]
+    if how == "column":
+        frames["observations"] = seen.assign(uloq=[None] * 5 + [900.0] * 5)
+    if how == "other unit":
+        frames["observations"] = seen.assign(value=seen["value"] / 1e3, lloq=0.001, unit="1e9/L")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = Dataset.from_frames(**frames, **TOLD[how])
+    rows = data.observations
+    assert rows["censored"].tolist() == [0] * (10 - times) + [-1] * times
+    assert rows["value"].tolist()[-1] == pytest.approx(895 if how == "below some" else 900)
+    assert [*rows] == ["patient", "time", "analyte", "value", "unit", "lloq", "censored", "limit"]
+    above = f" or above it ({times})" if how == "below some" else ""
+    assert f"upper limit of quantification{above} read as right-censored" in "".join(data.notes)
+
+
+def test_a_highest_value_that_repeats_is_asked_about():
+    with pytest.warns(CarpkWarning, match=r"of alc .900. is that of 3 of 10.*uloq={'alc': 900}"):
+        Dataset.from_frames(**at_the_top(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Dataset.from_frames(**at_the_top(2))
+        Dataset.from_frames(**at_the_top(10))
+        kept = Dataset.from_frames(**at_the_top(3), uloq={"alc": np.inf})
+    assert kept.observations["censored"].eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"uloq": -1}, "the ULOQ must be a positive number"),
+        ({"uloq": {"il6": 3}}, "`uloq` names the analyte 'il6'"),
+        ({"uloq": "900"}, "the ULOQ must be a positive number"),
+        ({"lloq": np.inf}, "the LLOQ must be a positive number"),
+    ],
+)
+def test_an_impossible_upper_limit_is_refused(given, words):
+    with pytest.raises(DatasetError, match=words):
+        Dataset.from_frames(**crowd(), **given)
+    frames = crowd()
+    frames["observations"]["uloq"] = -1
+    with pytest.raises(DatasetError, match=r"row 0, column `uloq`.*must be positive, but is -1"):
+        Dataset.from_frames(**frames)
+
+
 LOOK_ALIKE = [("1", "01"), (1, "01"), ("1", "1.0"), ("P1", "p1"), ("P1", "P 1"), ("P01", "P1")]
 
 

@@ -258,6 +258,12 @@ def test_columns_that_follow_from_others_are_left_out_with_a_note(table):
     assert noted(data, "`TAD`, `OCC`")
 
 
+def test_a_column_uloq_censors_what_is_at_it(table):
+    data = read(table(columns(ULOQ=[".", "200", "200"])))
+    assert data.observations["censored"].tolist() == [-1, 0]
+    assert data.patients.columns.tolist() == ["patient"]
+
+
 BY_COLUMN = ({"DV": [-99], "wt": ["-99"]}, {"value": [-99], "WT": [-99]})
 
 

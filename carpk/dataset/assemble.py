@@ -16,6 +16,7 @@ from carpk.dataset import (
     percent,
     tables,
     together,
+    upper,
     validate,
 )
 from carpk.dataset import doses as dosing
@@ -44,6 +45,7 @@ def settings_of(
     time_zero: object,
     units_given: object,
     lloq: float | Mapping[str, float] | None,
+    uloq: float | Mapping[str, float] | None = None,
     day_first: bool | None = None,
     declared: object = None,
     source: str = "",
@@ -57,8 +59,8 @@ def settings_of(
             f'transgene = "copies/µg", but is {units_given!r}. Make it a table.'
         )
     absent = missing.declarations(declared, place)
-    limits = dict(lloq) if isinstance(lloq, Mapping) else lloq
-    return Settings(name, unit, zero, dict(units_given or {}), limits, day_first, absent)
+    low, high = (dict(x) if isinstance(x, Mapping) else x for x in (lloq, uloq))
+    return Settings(name, unit, zero, dict(units_given or {}), low, high, day_first, absent)
 
 
 def _word(entry: object, what: str, place: str) -> str:
@@ -100,7 +102,7 @@ def assemble(
         _drop_unused_settings(settings, named)
     settings.reject_unknown_analytes(named)
     doses = dosing.read_doses(doses_table, settings)
-    seen_table = percent.to_counts(seen_table, settings)
+    seen_table = percent.to_counts(upper.right_censored(seen_table, settings), settings)
     observations = validate.read_observations(seen_table, settings)
     summaries = cohort_summaries.read_summaries(summaries_table, settings)
     if "patients" in read:
@@ -124,6 +126,7 @@ def assemble(
     doses, observations = together.settle_time_zero(doses, observations, doses_table, settings)
     doses, observations = together.with_order(doses, observations)
     missing.ask_about_sentinels(patients, observations, settings)
+    upper.ask_about_repeated_maxima(observations, settings)
     together.check_together(patients, doses, observations, known, notes)
     levels = dict(zip(observations["analyte"], observations["unit"], strict=True))
     cohort_summaries.check_units(summaries_table, summaries, levels)
@@ -148,7 +151,11 @@ def _empty(label: str, columns: Sequence[str], name: str) -> Table:
 
 def _drop_unused_settings(settings: Settings, named: Sequence[str]) -> None:
     """about.toml may describe assays of which the folder holds no data; say which."""
-    for what, given in (("unit", settings.units), ("LLOQ", settings.lloq)):
+    for what, given in (
+        ("unit", settings.units),
+        ("LLOQ", settings.lloq),
+        ("ULOQ", settings.uloq),
+    ):
         if isinstance(given, dict):
             for analyte in [a for a in given if a not in named]:
                 del given[analyte]

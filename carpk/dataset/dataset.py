@@ -79,6 +79,7 @@ class Dataset:
         about: Mapping[str, object] | None = None,
         time_unit: str = "day",
         lloq: float | Mapping[str, float] | None = None,
+        uloq: float | Mapping[str, float] | None = None,
         units: Mapping[str, str] | None = None,
         time_zero: str = "first cell infusion",
         day_first: bool | None = None,
@@ -99,6 +100,8 @@ class Dataset:
             time_unit: 'day', 'hour' or 'week': of times, durations, rates and intervals of doses
                 and of times of observations.
             lloq: a number, or one per analyte, in the unit of the data; used where a row has none.
+            uloq: the upper limit, likewise (or a column `uloq`): values at or above it are
+                right-censored; inf says that there is none, where a highest value repeats.
             units: unit per analyte, used where a row has none.
             time_zero: 'first cell infusion': times already count from it, which is checked; 'first
                 dose': each patient's times are shifted so that they do.
@@ -115,7 +118,7 @@ class Dataset:
         Columns of SDTM (DM, EX, PC, LB, CP) and ADPC are read by their names; study days (--DY,
         ADY), which know no day 0, become days since day 1.
         """
-        settings = settings_of(name, time_unit, time_zero, units, lloq, day_first, missing)
+        settings = settings_of(name, time_unit, time_zero, units, lloq, uloq, day_first, missing)
         given = {
             "patients": patients,
             "doses": doses,
@@ -143,6 +146,7 @@ class Dataset:
             time_zero or about.get("time_zero", "first cell infusion"),
             about.get("units"),
             about.get("lloq"),
+            about.get("uloq"),
             about.get("day_first"),
             about.get("missing"),
             source="about.toml",
@@ -180,6 +184,7 @@ class Dataset:
         analytes: Labelled[str] | str | None = None,
         units: Mapping[str, str] | None = None,
         lloq: float | Mapping[str, float] | None = None,
+        uloq: float | Mapping[str, float] | None = None,
         time_unit: str = "day",
         products: Labelled[str | Sequence[str]] | None = None,
         infusion_cmt: Labels | None = None,
@@ -201,6 +206,7 @@ class Dataset:
                 more than one. A single one is 'car_t' unless named.
             units: analyte -> unit, where there is no column DVU; also product -> unit of its doses.
             lloq: a number, or one per analyte, in the unit of the data; used where a row has none.
+            uloq: as in `from_frames`; or a column ULOQ.
             time_unit: unit of TIME, II and DUR, and of the time in RATE.
             products: CMT (or ADM) of doses -> name, or (name, unit) such as
                 ('fludarabine', 'mg/m2'), where there is no column DOSEU.
@@ -222,7 +228,7 @@ class Dataset:
             )
         if not path.is_file():
             raise DatasetError(f"Dataset {label!r}: no file {path}. {close_file(path)}")
-        settings = settings_of(label, time_unit, time_zero, units, lloq, day_first, missing)
+        settings = settings_of(label, time_unit, time_zero, units, lloq, uloq, day_first, missing)
         given = Arguments(analytes, units, products, infusion_cmt, covariates, ignore)
         given = nonmem_file.read_sidecar(path, given, settings.notes, label)
         settings.units = dict(given.units or {})

@@ -317,4 +317,6 @@ def _observations(
         "limit": limit[keep].tolist(),
         "record": keep.tolist(),
     }
+    if "ULOQ" in numbers:
+        columns["uloq"] = numbers["ULOQ"][keep].tolist()
     return Table(table.label, columns, [table.rows[i] for i in keep.tolist()], table.name, SHOWN)
