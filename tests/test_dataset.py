@@ -329,6 +329,72 @@ def test_an_impossible_upper_limit_is_refused(given, words):
         Dataset.from_frames(**frames)
 
 
+# ---- magnitudes -------------------------------------------------------------------------------
+
+
+def counts(analyte, unit, value, **more):
+    """A patient's CAR T cells and another count on the same days."""
+    cells = observations(analyte="car_t", unit="cells/µL", value=[20.0, 30, 10, 20], lloq=1.0)
+    cells["censored"] = 0
+    other = cells.assign(analyte=analyte, unit=unit, value=value)
+    return pd.concat([cells, other], ignore_index=True).assign(**more)
+
+
+@pytest.mark.parametrize(
+    ("analyte", "unit", "value", "words"),
+    [
+        ("wbc", "1e9/L", 4000, r"wbc of patient 'P1' on day 7 is 4e\+06 .*\(4 rows like this"),
+        ("alc", "K/µL", 1200, r"alc of patient 'P1'.*more than blood holds"),
+        ("WBC", "cells/µL", 2e6, "WBC of patient 'P1'"),
+        ("wbc", "cells/µL", 4.0, r"car_t .* is 20 cells/µL, above all leukocytes \(4; 4 rows"),
+        ("wbc", "cells/mL", 4000, "above all leukocytes"),
+    ],
+)
+def test_counts_that_cannot_be_are_asked_about(analyte, unit, value, words):
+    with pytest.warns(CarpkWarning, match=words):
+        dataset(observations=counts(analyte, unit, value))
+
+
+@pytest.mark.parametrize(
+    ("analyte", "unit", "value", "more"),
+    [
+        ("wbc", "1e9/L", 4, {}),
+        ("wbc", "1e9/L", 400, {}),
+        ("alc", "cells/µL", 5, {}),
+        ("platelets", "1e9/L", 1500, {}),
+        ("wbc", "cells/µL", 4.0, {"time": [7.0, 14, 7, 90, 8, 15, 8, 91]}),
+    ],
+)
+def test_counts_that_can_be_are_taken_as_they_are(analyte, unit, value, more):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset(observations=counts(analyte, unit, value, **more))
+
+
+@pytest.mark.parametrize(
+    ("times", "unit", "asked"),
+    [
+        ([24, 168, 336, 672], "day", True),
+        ([-120, 24, 48, 960], "day", True),
+        ([24, 168, 336, 672], "hour", False),
+        ([24, -24, 24, -24], "day", False),
+        ([24, 48, 72, 90], "day", False),
+    ],
+)
+def test_hours_read_as_days_are_asked_about(times, unit, asked):
+    seen = observations(analyte="alc", unit="cells/µL", time=times, censored=0)
+    frames = {"doses": doses(time=[-24.0, 0, 0]), "observations": seen}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        dataset(**frames, time_unit=unit)
+    assert any("pass time_unit='hour'" in str(w.message) for w in told) == asked
+
+
+def test_a_dose_of_few_cells_is_asked_about():
+    with pytest.warns(CarpkWarning, match=r"row 2.*3 cells are very few"):
+        dataset(doses=doses(amount=[30.0, 1e8, 3]))
+
+
 LOOK_ALIKE = [("1", "01"), (1, "01"), ("1", "1.0"), ("P1", "p1"), ("P1", "P 1"), ("P01", "P1")]
 
 

@@ -12,6 +12,7 @@ from carpk.dataset import (
     cohort_summaries,
     dates,
     labels,
+    magnitudes,
     missing,
     percent,
     tables,
@@ -127,6 +128,7 @@ def assemble(
     doses, observations = together.with_order(doses, observations)
     missing.ask_about_sentinels(patients, observations, settings)
     upper.ask_about_repeated_maxima(observations, settings)
+    magnitudes.ask_about_magnitudes(doses, observations, settings)
     together.check_together(patients, doses, observations, known, notes)
     levels = dict(zip(observations["analyte"], observations["unit"], strict=True))
     cohort_summaries.check_units(summaries_table, summaries, levels)
