@@ -427,6 +427,44 @@ def test_blanks_around_labels_are_removed_with_a_note():
     assert "doses: blanks around 2 labels of `patient` were removed." in data.notes
 
 
+RECORDS = {
+    "boluses": {},
+    "rates": {"rate": [60.0, None, None], "duration": [0, 0, 0]},
+    "rates of the model": {"rate": [-1.0, None, None], "duration": [0, 0, 0]},
+    "steady state": {"ss": [1, 0, 0], "ii": [0.5, 0, 0], "unit": ["mg", "cells", "cells"]},
+    "for ever": {"ss": [1, 0, 0], "amount": [0, 1e8, 1e8], "rate": [3, 0, 0], "duration": 0},
+    "additional": {"addl": [2, 0, 1], "ii": [1, 0, 28]},
+    "resets": {"evid": [3, 1, 4]},
+    "compartments": {"compartment": ["depot", "", ""]},
+    "order": {"record": [1, 3, 2], "ss": [1, 0, 0], "ii": [0.5, 0, 0]},
+    "unknown amount": {"amount": [30.0, None, 1e8]},
+}
+TABLES = {
+    "individual": {},
+    "with published": {"summaries": summaries(), "sampling": [1, 7, 14], "about": {"doi": "x"}},
+    "with cohorts": {"cohorts": pd.DataFrame({"cohort": ["flu", "flucy"], "cy": [0, 1]})},
+    "hours": {"time_unit": "hour"},
+    "shifted": {"time_zero": "first dose", "name": "shifted"},
+    "covariates": {"patients": patients(ld=["None", "Flu"], age=[60, None], stage=["2", "3A"])},
+    "order": {"observations": observations(time=[0.0, 7, 0, 9], record=[4, 5, 1, 9])},
+    "limits": {"observations": observations(limit=[None] * 3 + [5.0], lloq=[None, 50, 50, 50])},
+    "published alone": {"patients": None, "doses": None, "observations": None},
+}
+
+
+@pytest.mark.parametrize("more", TABLES)
+@pytest.mark.parametrize("record", RECORDS)
+@pytest.mark.filterwarnings("ignore::carpk.errors.CarpkWarning")
+def test_the_frames_of_a_data_set_make_it_again(record, more):
+    given = {"doses": doses(**RECORDS[record]), **TABLES[more]}
+    given |= {"summaries": summaries()} if more == "published alone" else {}
+    data = dataset(**given)
+    back = Dataset.from_frames(**data.to_frames())
+    for table in ("patients", "doses", "observations", "summaries", "cohorts"):
+        pd.testing.assert_frame_equal(getattr(back, table), getattr(data, table), check_exact=True)
+    assert (back.name, back.sampling, back.about) == (data.name, data.sampling, data.about)
+
+
 # ---- what is refused ------------------------------------------------------------------------
 
 BAD_OBSERVATIONS = {

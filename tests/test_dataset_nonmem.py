@@ -484,6 +484,23 @@ def test_what_is_written_is_read_back(tmp_path_factory, data, use_sidecar):
     pd.testing.assert_frame_equal(back.patients, data.patients)
 
 
+@given(data=data_sets())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_the_frames_of_a_data_set_make_it_again(data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CarpkWarning)
+        back = Dataset.from_frames(**data.to_frames())
+    for table in ("patients", "doses", "observations", "summaries", "cohorts"):
+        pd.testing.assert_frame_equal(getattr(back, table), getattr(data, table), check_exact=True)
+
+
+def test_the_frames_of_an_event_table_make_it_again(table):
+    data = read(table(SIMULATED), **READ)
+    back = Dataset.from_frames(**data.to_frames())
+    for name in ("patients", "doses", "observations"):
+        pd.testing.assert_frame_equal(getattr(back, name), getattr(data, name), check_exact=True)
+
+
 def test_a_written_table_has_upper_case_columns_in_numbers_and_a_sidecar(tmp_path, table):
     data = read(table(SIMULATED), **READ)
     path = tmp_path / "out.csv"

@@ -373,6 +373,25 @@ class Dataset:
         """
         return regimens(self.name, self.patients, self.doses)
 
+    def to_frames(self) -> dict[str, Any]:
+        """Arguments of `from_frames` that give this data set again, exactly but for its notes.
+
+        Tables without rows are left out. Levels that `in_units` converted are read as any others,
+        and so in carpk's unit.
+        """
+        doses = self.doses
+        if "rate" in doses:  # which gives the duration
+            doses = doses.assign(duration=doses["duration"].where(~(doses["rate"] > 0), 0.0))
+        tables = {
+            "patients": self.patients,
+            "doses": doses,
+            "observations": self.observations,
+            "summaries": self.summaries,
+            "cohorts": self.cohorts,
+        }
+        frames = {name: table.copy() for name, table in tables.items() if len(table)}
+        return {**frames, "sampling": self.sampling, "name": self.name, "about": dict(self.about)}
+
     def to_nonmem(self, path: str | Path) -> nonmem_file.Written:
         """Write the individual data as a NONMEM table with upper-case columns.
 
