@@ -1068,6 +1068,43 @@ def test_shifting_to_the_first_dose_keeps_every_time_difference(first, second):
     assert any("shifted" in note for note in data.notes) == (max(abs(first), abs(second)) > 1e-9)
 
 
+LABEL = st.sampled_from(["P1", "p1", "P1 ", "01", 1, 1.0, "1.0", None, "", "P2"])
+ENTRY = st.sampled_from([None, "NA", "None", ".", -99, "-99", 999, "1,5", 70.5, "x", np.inf, True])
+DECLARED = st.one_of(
+    st.none(),
+    st.lists(st.sampled_from([-99, 999, "x", "NA"]), max_size=2),
+    st.dictionaries(st.sampled_from(["age", "VALUE", "dv", "wt"]), st.just([-99]), max_size=2),
+)
+LIMIT = st.sampled_from([None, 3e3, np.inf, -1, {"transgene": 2e4}, {"il6": 3}, "x"])
+
+
+@given(
+    label=LABEL,
+    entry=ENTRY,
+    where=st.sampled_from([("patients", "age"), ("observations", "value"), ("doses", "amount")]),
+    declared=DECLARED,
+    uloq=LIMIT,
+)
+@settings(max_examples=120, deadline=None)
+def test_odd_labels_and_entries_are_read_or_refused_by_name(label, entry, where, declared, uloq):
+    frames = {"patients": patients(age=[60, 70]), "doses": doses(), "observations": observations()}
+    frames["observations"] = at(frames["observations"], 0, "patient", label)
+    table, column = where
+    frames[table] = at(frames[table], 1, column, entry)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CarpkWarning)
+        try:
+            data = Dataset.from_frames(**frames, missing=declared, uloq=uloq)
+        except DatasetError as error:
+            refused = str(error)
+        else:
+            assert np.isfinite(data.observations["value"]).all()
+            assert set(data.patients["patient"]) == {"P1", "P2"}
+            return
+    assert refused.startswith("Dataset 'data set': ")
+    assert re.search(r", row \d|`missing`|`uloq`|the ULOQ", refused), refused
+
+
 # ---- summaries --------------------------------------------------------------------------------
 
 

@@ -494,6 +494,37 @@ def test_the_frames_of_a_data_set_make_it_again(data):
         pd.testing.assert_frame_equal(getattr(back, table), getattr(data, table), check_exact=True)
 
 
+CELL = st.sampled_from(
+    ["1", "01", ".", "", "-99", "2024-03-01", "01/03/2024", "8:30", "0", "7", "<5", "x", "1e8"]
+)
+
+
+@given(
+    name=st.sampled_from(
+        ["DATE", "DAT1", "DAT2", "DAT3", "ADY", "AFRLT", "ULOQ", "ALLOQ", "BLQFN"]
+    ),
+    extra=st.lists(CELL, min_size=3, max_size=3),
+    times=st.one_of(st.none(), st.lists(CELL, min_size=3, max_size=3)),
+    declared=st.sampled_from([None, [-99], {"DV": [200]}]),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_event_table_is_read_or_refused_by_name(tmp_path_factory, name, extra, times, declared):
+    path = tmp_path_factory.getbasetemp() / "fuzz.csv"
+    usual = {} if times is None else {"TIME": times}
+    path.write_text(columns(**{name: extra}, **usual), encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CarpkWarning)
+        try:
+            data = read(path, missing=declared)
+        except DatasetError as error:
+            refused = str(error)
+        else:
+            assert data.infusions["time"].tolist() == pytest.approx([0], abs=1e-9)
+            assert np.isfinite(data.observations["time"]).all()
+            return
+    assert refused.startswith("Dataset 'fuzz': fuzz.csv")
+
+
 def test_the_frames_of_an_event_table_make_it_again(table):
     data = read(table(SIMULATED), **READ)
     back = Dataset.from_frames(**data.to_frames())
