@@ -441,13 +441,17 @@ RECORDS = {
 }
 TABLES = {
     "individual": {},
-    "with published": {"summaries": summaries(), "sampling": [1, 7, 14], "about": {"doi": "x"}},
-    "with cohorts": {"cohorts": pd.DataFrame({"cohort": ["flu", "flucy"], "cy": [0, 1]})},
+    "with published": {
+        **{"summaries": summaries(), "sampling": [1, 7, 14], "about": {"doi": "x"}},
+        "cohorts": pd.DataFrame({"cohort": ["flu", "flucy"], "cy": [0, 1]}),
+    },
     "hours": {"time_unit": "hour"},
     "shifted": {"time_zero": "first dose", "name": "shifted"},
-    "covariates": {"patients": patients(ld=["None", "Flu"], age=[60, None], stage=["2", "3A"])},
+    "covariates and limits": {
+        "patients": patients(ld=["None", "Flu"], age=[60, None], stage=["2", "3A"]),
+        "observations": observations(limit=[None] * 3 + [5.0], lloq=[None, 50, 50, 50]),
+    },
     "order": {"observations": observations(time=[0.0, 7, 0, 9], record=[4, 5, 1, 9])},
-    "limits": {"observations": observations(limit=[None] * 3 + [5.0], lloq=[None, 50, 50, 50])},
     "published alone": {"patients": None, "doses": None, "observations": None},
 }
 
@@ -1085,7 +1089,7 @@ LIMIT = st.sampled_from([None, 3e3, np.inf, -1, {"transgene": 2e4}, {"il6": 3}, 
     declared=DECLARED,
     uloq=LIMIT,
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_odd_labels_and_entries_are_read_or_refused_by_name(label, entry, where, declared, uloq):
     frames = {"patients": patients(age=[60, 70]), "doses": doses(), "observations": observations()}
     frames["observations"] = at(frames["observations"], 0, "patient", label)

@@ -137,7 +137,7 @@ NAMES = ("USUBJID", "PCTESTCD", "PCSTRESN", "PCSTRESC", "PCSTRESU", "PCLLOQ", "P
 
 
 @given(row=st.tuples(*[ENTRIES] * len(NAMES)), names=st.sets(st.sampled_from(NAMES), min_size=3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_whatever_a_domain_holds_is_read_or_refused_with_its_place(row, names):
     good = findings("PC", DY=[1, 8, 15, 8]).astype(object)
     bad = {name: entry for name, entry in zip(NAMES, row, strict=True) if name in names}

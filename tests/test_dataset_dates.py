@@ -71,7 +71,7 @@ def test_dates_in_every_form_become_days_with_their_fractions(form):
     minutes=st.lists(st.integers(-40 * 1440, 900 * 1440), min_size=1, max_size=4),
     form=st.sampled_from([*FORMS]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_date_is_as_many_days_from_the_infusion_as_the_calendar_says(start, minutes, form):
     start = start.replace(minute=1, second=0, microsecond=0)
     seen = [start + datetime.timedelta(minutes=m) for m in minutes]
@@ -318,7 +318,7 @@ ENTRIES = st.one_of(
 
 
 @given(times=st.lists(ENTRIES, min_size=3, max_size=5), two=st.booleans(), day_first=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_whatever_stands_for_times_is_read_or_refused_with_its_place(times, two, day_first):
     frames = tables(times[:2], times[2:])
     if two:

@@ -485,7 +485,7 @@ def test_what_is_written_is_read_back(tmp_path_factory, data, use_sidecar):
 
 
 @given(data=data_sets())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_frames_of_a_data_set_make_it_again(data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CarpkWarning)
@@ -507,7 +507,7 @@ CELL = st.sampled_from(
     times=st.one_of(st.none(), st.lists(CELL, min_size=3, max_size=3)),
     declared=st.sampled_from([None, [-99], {"DV": [200]}]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_event_table_is_read_or_refused_by_name(tmp_path_factory, name, extra, times, declared):
     path = tmp_path_factory.getbasetemp() / "fuzz.csv"
     usual = {} if times is None else {"TIME": times}

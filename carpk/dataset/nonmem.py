@@ -25,7 +25,7 @@ from carpk.dataset.validate import Settings
 from carpk.dosing.regimen import SAME
 
 DOSES = (DOSE, RESET_AND_DOSE)
-_WORDS = ("ID", "TIME", "CMT", "ADM", "DVID", "DVU", "DOSEU")
+_READ_APART = ("ID", "TIME", "CMT", "ADM", "DVID", "DVU", "DOSEU")
 
 
 def read_events(
@@ -41,7 +41,7 @@ def read_events(
     dated = dates.nonmem_column(table)
     if dated is not None:
         table = table.with_columns(TIME=dates.read_dates([dated], settings)[0])
-    numbers = {c: _numbers(table, c) for c in EVENTS if c in table and c not in _WORDS}
+    numbers = {c: _numbers(table, c) for c in EVENTS if c in table and c not in _READ_APART}
     _check_order(table, ids, table.numbers("TIME") if dated is None else dates.in_order(table))
     evid = _event_types(table, numbers, notes)
     _refuse_stray(table, numbers, evid)
