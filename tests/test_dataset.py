@@ -158,6 +158,317 @@ def test_numeric_labels_match_whatever_their_type():
     assert data.arrays(["transgene"]).patients == ("1", "2")
 
 
+# ---- what stands for a missing entry ---------------------------------------------------------
+
+
+def crowd():
+    """Ten patients with a dose and a sample each."""
+    people = [f"P{i}" for i in range(10)]
+    given = {"patient": people, "time": 0.0, "product": "car_t", "amount": 1e8, "unit": "cells"}
+    seen = {"patient": people, "time": 7.0, "analyte": "alc", "value": np.arange(10) * 30 + 400.0}
+    seen |= {"unit": "cells/µL", "lloq": 1.0, "censored": 0}
+    return {
+        "patients": pd.DataFrame({"patient": people, "weight": np.arange(10) * 3 + 55.0}),
+        "doses": pd.DataFrame({**given, "duration": 0.0}),
+        "observations": pd.DataFrame(seen),
+    }
+
+
+PLACES = {"weight": ("patients", "covariate `weight`"), "value": ("observations", "values of alc")}
+
+
+@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.parametrize("column", PLACES)
+@pytest.mark.parametrize("entry", [99, 999, 9999, "999", 9999.0, -9, -99, -999])
+def test_numbers_that_stand_for_missing_ones_are_asked_about_or_declared(entry, column, times):
+    frames, (table, what) = crowd(), PLACES[column]
+    for row in range(times):
+        frames[table] = at(frames[table], row, column, entry)
+    usual = float(entry)
+    if column == "value" and usual < 0:
+        with pytest.raises(DatasetError, match=r"row 0.*must be positive.*missing={'value'"):
+            Dataset.from_frames(**frames)
+    else:
+        asked = f"{usual:g} .{times} times?. among the {what}.*missing={{'{column}': .{usual:g}"
+        with pytest.warns(CarpkWarning, match=asked):
+            Dataset.from_frames(**frames)
+    for told in ([entry], {column: [entry]}, {column.upper(): [usual]}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            data = Dataset.from_frames(**frames, missing=told)
+        assert "missing, as declared" in "".join(data.notes)
+        assert len(data.observations) == 10 - times * (column == "value")
+        assert data.patients["weight"].isna().sum() == times * (column == "weight")
+    if column == "weight":
+        with pytest.raises(DatasetError, match=f"no value for {times} patient"):
+            data.covariate("weight")
+
+
+@pytest.mark.parametrize(
+    ("column", "entries"),
+    [
+        ("weight", [99, 99, 120]),
+        ("value", [99, 100, 101]),
+        ("value", [999, 30, 4000]),
+        ("weight", [98, 97, 96]),
+    ],
+)
+def test_numbers_among_the_others_are_taken_as_they_are(column, entries):
+    frames, (table, _) = crowd(), PLACES[column]
+    frames[table].loc[:2, column] = entries
+    if column == "value":
+        frames[table].loc[3, column] = 20.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Dataset.from_frames(**frames)
+
+
+def test_a_real_number_is_kept_without_a_question_where_nothing_is_declared_missing():
+    frames = crowd()
+    frames["patients"].loc[0, "weight"] = 99.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = Dataset.from_frames(**frames, missing={"weight": []})
+    assert data.patients["weight"][0] == 99
+
+
+@pytest.mark.parametrize(
+    ("entry", "given", "right"),
+    [
+        ("None", None, "None"),
+        ("None", {"ld": ["None"]}, None),
+        ("unknown", ["unknown"], None),
+        ("NA", None, None),
+        (".", None, None),
+        ("n.d.", {"ld": ["n.d."]}, None),
+    ],
+)
+def test_words_are_categories_or_missing_by_declaration(entry, given, right):
+    data = dataset(patients=patients(ld=[entry, "Flu"]), missing=given)
+    assert data.patients["ld"].tolist() == [right, "Flu"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"weights": [-99]}, "`missing` names the column `weights`.*Did you mean `weight`"),
+        ({"weight": "-99"}, "`missing` must list what stands for a missing entry"),
+        ("NA", "`missing` must list"),
+        (-99, "`missing` must list"),
+    ],
+)
+def test_what_cannot_be_declared_missing_is_refused(given, words):
+    with pytest.raises(DatasetError, match=words):
+        Dataset.from_frames(**crowd(), missing=given)
+
+
+# ---- upper limits -----------------------------------------------------------------------------
+
+
+def at_the_top(times, top=900.0):
+    frames = crowd()
+    frames["observations"].loc[10 - times :, "value"] = top
+    return frames
+
+
+TOLD = {
+    "number": {"uloq": 900.0},
+    "by analyte": {"uloq": {"alc": 900}},
+    "column": {},
+    "below some": {"uloq": 895},
+    "other unit": {"uloq": {"alc": 0.9}},
+}
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("how", TOLD)
+def test_values_at_the_upper_limit_are_right_censored(how, times):
+    frames = at_the_top(times)
+    seen = frames["observations"]
+    if how == "column":
+        frames["observations"] = seen.assign(uloq=[None] * 5 + [900.0] * 5)
+    if how == "other unit":
+        frames["observations"] = seen.assign(value=seen["value"] / 1e3, lloq=0.001, unit="1e9/L")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = Dataset.from_frames(**frames, **TOLD[how])
+    rows = data.observations
+    assert rows["censored"].tolist() == [0] * (10 - times) + [-1] * times
+    assert rows["value"].tolist()[-1] == pytest.approx(895 if how == "below some" else 900)
+    assert [*rows] == ["patient", "time", "analyte", "value", "unit", "lloq", "censored", "limit"]
+    above = f" or above it ({times})" if how == "below some" else ""
+    assert f"upper limit of quantification{above} read as right-censored" in "".join(data.notes)
+
+
+def test_a_highest_value_that_repeats_is_asked_about():
+    with pytest.warns(CarpkWarning, match=r"of alc .900. is that of 3 of 10.*uloq={'alc': 900}"):
+        Dataset.from_frames(**at_the_top(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Dataset.from_frames(**at_the_top(2))
+        Dataset.from_frames(**at_the_top(10))
+        kept = Dataset.from_frames(**at_the_top(3), uloq={"alc": np.inf})
+    assert kept.observations["censored"].eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"uloq": -1}, "the ULOQ must be a positive number"),
+        ({"uloq": {"il6": 3}}, "`uloq` names the analyte 'il6'"),
+        ({"uloq": "900"}, "the ULOQ must be a positive number"),
+        ({"lloq": np.inf}, "the LLOQ must be a positive number"),
+    ],
+)
+def test_an_impossible_upper_limit_is_refused(given, words):
+    with pytest.raises(DatasetError, match=words):
+        Dataset.from_frames(**crowd(), **given)
+    frames = crowd()
+    frames["observations"]["uloq"] = -1
+    with pytest.raises(DatasetError, match=r"row 0, column `uloq`.*must be positive, but is -1"):
+        Dataset.from_frames(**frames)
+
+
+# ---- magnitudes -------------------------------------------------------------------------------
+
+
+def counts(analyte, unit, value, **more):
+    """A patient's CAR T cells and another count on the same days."""
+    cells = observations(analyte="car_t", unit="cells/µL", value=[20.0, 30, 10, 20], lloq=1.0)
+    cells["censored"] = 0
+    other = cells.assign(analyte=analyte, unit=unit, value=value)
+    return pd.concat([cells, other], ignore_index=True).assign(**more)
+
+
+@pytest.mark.parametrize(
+    ("analyte", "unit", "value", "words"),
+    [
+        ("wbc", "1e9/L", 4000, r"wbc of patient 'P1' on day 7 is 4e\+06 .*\(4 rows like this"),
+        ("alc", "K/µL", 1200, r"alc of patient 'P1'.*more than blood holds"),
+        ("WBC", "cells/µL", 2e6, "WBC of patient 'P1'"),
+        ("wbc", "cells/µL", 4.0, r"car_t .* is 20 cells/µL, above all leukocytes \(4; 4 rows"),
+        ("wbc", "cells/mL", 4000, "above all leukocytes"),
+    ],
+)
+def test_counts_that_cannot_be_are_asked_about(analyte, unit, value, words):
+    with pytest.warns(CarpkWarning, match=words):
+        dataset(observations=counts(analyte, unit, value))
+
+
+@pytest.mark.parametrize(
+    ("analyte", "unit", "value", "more"),
+    [
+        ("wbc", "1e9/L", 4, {}),
+        ("wbc", "1e9/L", 400, {}),
+        ("alc", "cells/µL", 5, {}),
+        ("platelets", "1e9/L", 1500, {}),
+        ("wbc", "cells/µL", 4.0, {"time": [7.0, 14, 7, 90, 8, 15, 8, 91]}),
+    ],
+)
+def test_counts_that_can_be_are_taken_as_they_are(analyte, unit, value, more):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset(observations=counts(analyte, unit, value, **more))
+
+
+@pytest.mark.parametrize(
+    ("times", "unit", "asked"),
+    [
+        ([24, 168, 336, 672], "day", True),
+        ([-120, 24, 48, 960], "day", True),
+        ([24, 168, 336, 672], "hour", False),
+        ([24, -24, 24, -24], "day", False),
+        ([24, 48, 72, 90], "day", False),
+    ],
+)
+def test_hours_read_as_days_are_asked_about(times, unit, asked):
+    seen = observations(analyte="alc", unit="cells/µL", time=times, censored=0)
+    frames = {"doses": doses(time=[-24.0, 0, 0]), "observations": seen}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        dataset(**frames, time_unit=unit)
+    assert any("pass time_unit='hour'" in str(w.message) for w in told) == asked
+
+
+def test_a_dose_of_few_cells_is_asked_about():
+    with pytest.warns(CarpkWarning, match=r"row 2.*3 cells are very few"):
+        dataset(doses=doses(amount=[30.0, 1e8, 3]))
+
+
+LOOK_ALIKE = [("1", "01"), (1, "01"), ("1", "1.0"), ("P1", "p1"), ("P1", "P 1"), ("P01", "P1")]
+
+
+@pytest.mark.parametrize("where", ["patients", "doses", "observations"])
+@pytest.mark.parametrize(("usual", "odd"), LOOK_ALIKE)
+def test_labels_that_may_be_one_patient_are_asked_about_in_every_table(where, usual, odd):
+    frames = {"patients": patients(), "doses": doses(), "observations": observations()}
+    frames = {name: frame.replace({"patient": {"P1": usual}}) for name, frame in frames.items()}
+    last = len(frames[where]) - 1
+    frames[where] = at(frames[where], last, "patient", odd)
+    message = refusal(**frames)
+    for part in (
+        f"{where}, row {last}, column `patient`",
+        f"{odd!r} may be another way to write {str(usual)!r}",
+        f"write the label in one way (`{usual}`); if they are two",
+    ):
+        assert part in message
+
+
+@pytest.mark.parametrize("labels", [("1", "10"), ("1", "1.5"), ("A1", "B1"), ("1.1", "1.2")])
+def test_labels_that_differ_are_two_patients(labels):
+    rename = dict(zip(("P1", "P2"), labels, strict=True))
+    tables = (doses().replace({"patient": rename}), observations().replace({"patient": rename}))
+    assert Dataset.from_frames(None, *tables).patients["patient"].tolist() == [*labels]
+
+
+def test_blanks_around_labels_are_removed_with_a_note():
+    data = dataset(doses=doses(patient=["P1 ", "P1", " P2"]))
+    assert data.doses["patient"].tolist() == ["P1", "P1", "P2"]
+    assert "doses: blanks around 2 labels of `patient` were removed." in data.notes
+
+
+RECORDS = {
+    "boluses": {},
+    "rates": {"rate": [60.0, None, None], "duration": [0, 0, 0]},
+    "rates of the model": {"rate": [-1.0, None, None], "duration": [0, 0, 0]},
+    "steady state": {"ss": [1, 0, 0], "ii": [0.5, 0, 0], "unit": ["mg", "cells", "cells"]},
+    "for ever": {"ss": [1, 0, 0], "amount": [0, 1e8, 1e8], "rate": [3, 0, 0], "duration": 0},
+    "additional": {"addl": [2, 0, 1], "ii": [1, 0, 28]},
+    "resets": {"evid": [3, 1, 4]},
+    "compartments": {"compartment": ["depot", "", ""]},
+    "order": {"record": [1, 3, 2], "ss": [1, 0, 0], "ii": [0.5, 0, 0]},
+    "unknown amount": {"amount": [30.0, None, 1e8]},
+}
+TABLES = {
+    "individual": {},
+    "with published": {
+        **{"summaries": summaries(), "sampling": [1, 7, 14], "about": {"doi": "x"}},
+        "cohorts": pd.DataFrame({"cohort": ["flu", "flucy"], "cy": [0, 1]}),
+    },
+    "hours": {"time_unit": "hour"},
+    "shifted": {"time_zero": "first dose", "name": "shifted"},
+    "covariates and limits": {
+        "patients": patients(ld=["None", "Flu"], age=[60, None], stage=["2", "3A"]),
+        "observations": observations(limit=[None] * 3 + [5.0], lloq=[None, 50, 50, 50]),
+    },
+    "order": {"observations": observations(time=[0.0, 7, 0, 9], record=[4, 5, 1, 9])},
+    "published alone": {"patients": None, "doses": None, "observations": None},
+}
+
+
+@pytest.mark.parametrize("more", TABLES)
+@pytest.mark.parametrize("record", RECORDS)
+@pytest.mark.filterwarnings("ignore::carpk.errors.CarpkWarning")
+def test_the_frames_of_a_data_set_make_it_again(record, more):
+    given = {"doses": doses(**RECORDS[record]), **TABLES[more]}
+    given |= {"summaries": summaries()} if more == "published alone" else {}
+    data = dataset(**given)
+    back = Dataset.from_frames(**data.to_frames())
+    for table in ("patients", "doses", "observations", "summaries", "cohorts"):
+        pd.testing.assert_frame_equal(getattr(back, table), getattr(data, table), check_exact=True)
+    assert (back.name, back.sampling, back.about) == (data.name, data.sampling, data.about)
+
+
 # ---- what is refused ------------------------------------------------------------------------
 
 BAD_OBSERVATIONS = {
@@ -169,7 +480,8 @@ BAD_OBSERVATIONS = {
     "negative": ("value", -3.0, ["must be positive", "-3"]),
     "infinite": ("value", np.inf, ["infinite", "finite number"]),
     "below its LLOQ": ("value", 20.0, ["20 is below its LLOQ 50", "lower the lloq"]),
-    "date": ("time", "2024-03-01", ["not a number", "Dates and clock times"]),
+    "date": ("time", "2024-03-01", ["is a date or clock time", "but others are numbers"]),
+    "date for a value": ("value", "2024-03-01", ["not a number", "A date or a clock time stands"]),
     "missing time": ("time", "", ["missing", "days from the patient's first cell infusion"]),
     "impossible day": ("time", 45000, ["more than 40 years", "date"]),
     "before the infusion": ("time", -1, ["precedes", "first cell infusion", "`patients.csv`"]),
@@ -190,6 +502,24 @@ def test_a_bad_observation_is_refused_with_row_column_patient_and_advice(case):
     message = refusal(observations=at(observations(limit=[np.nan] * 4), 1, column, entry))
     for part in ("observations, row 1", f"column `{column}`", "patient 'P1'", *expected):
         assert part in message
+
+
+NUMBERS = {
+    "patients": ["age"],
+    "doses": ["time", "amount", "duration", "rate", "ss", "ii", "addl", "evid", "record"],
+    "observations": ["time", "value", "lloq", "censored", "limit", "record"],
+    "cohorts": ["cy"],
+}
+
+
+@pytest.mark.parametrize(("name", "column"), [(t, c) for t, cs in NUMBERS.items() for c in cs])
+def test_a_decimal_comma_is_refused_in_every_column_of_numbers(name, column):
+    frames = {"patients": patients(age=[60, 70]), "doses": doses(), "cohorts": COHORTS}
+    frames["observations"] = observations()
+    table = frames[name] if column in frames[name] else frames[name].assign(**{column: None})
+    message = refusal(**frames | {name: at(table, 0, column, "1,5")})
+    assert f"{name}, row 0, column `{column}`" in message
+    assert "Write decimals with a point (1.5)" in message
 
 
 BAD_DOSES = {
@@ -487,10 +817,45 @@ def test_a_patient_without_observations_is_noted_and_kept():
     assert data.arrays(["transgene"]).mask.sum(axis=1).tolist() == [2, 2, 0]
 
 
-def test_an_observed_patient_needs_doses_and_a_cellular_level_needs_cells():
-    assert "no dose" in refusal(doses=doses().iloc[:2])
-    drugs = at(doses(), 2, "unit", "mg")
-    assert "holds no cells for the patient" in refusal(doses=drugs)
+@pytest.mark.parametrize("given", [doses().iloc[:2], at(doses(), 2, "unit", "mg"), None])
+@pytest.mark.parametrize("analyte", ["car_t", "transgene"])
+def test_a_cellular_level_needs_cells(given, analyte):
+    unit = "cells/µL" if analyte == "car_t" else "copies/µg"
+    message = refusal(doses=given, observations=observations(analyte=analyte, unit=unit))
+    assert "holds no cells for the patient" in message
+
+
+@pytest.mark.parametrize(
+    ("analyte", "unit", "flag"),
+    [
+        *(("car_t", "cells/µL", 1), ("transgene", "copies/µg", 1)),
+        *(("tumor", "mm3", 0), ("alc", "cells/µL", 0), ("il6", "pg/mL", 0)),
+    ],
+)
+def test_untreated_patients_are_read_beside_treated_ones_and_asked_about(analyte, unit, flag):
+    seen = observations(analyte=analyte, unit=unit, lloq=50.0)
+    seen.loc[2:, ["censored", "value"]] = [flag, 50.0 if flag else 900.0]
+    with pytest.warns(CarpkWarning, match=r"row 2, patient 'P2': 1 patient with samples and no"):
+        data = dataset(doses=doses().iloc[:2], observations=seen)
+    assert "1 patient with samples and no dose (P2): read as untreated" in "".join(data.notes)
+    assert len(data.observations) == 4
+    assert data.summary()["treated"].tolist() == [1, 0]
+    data.plot()
+    plt.close("all")
+
+
+def test_data_without_any_dose_are_read():
+    """Tumors of untreated animals: simulated, growing by a tenth a day."""
+    days = np.array([0.0, 5, 10, 20])
+    rows = [(p, t, 1e6 * np.exp(0.1 * t)) for p in "ab" for t in days]
+    seen = pd.DataFrame(rows, columns=["patient", "time", "value"])
+    seen = seen.assign(analyte="tumor", unit="cells", lloq=None, censored=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = Dataset.from_frames(observations=seen)
+    assert "2 patients with samples and no dose (a, b): read as untreated" in "".join(data.notes)
+    assert data.doses.empty
+    assert len(data.observations) == 8
 
 
 def test_all_rows_of_one_trouble_are_counted():
@@ -506,6 +871,14 @@ def test_what_a_patient_has_before_treatment_may_be_measured_then(analyte):
     unit = "cells/µL" if analyte == "alc" else "mL"
     table = observations(analyte=analyte, unit=unit, time=[-20, 1, 1, 2])
     assert dataset(observations=table).observations["time"].min() == -20
+
+
+@pytest.mark.parametrize(("analyte", "unit"), [("car_t", "cells/µL"), ("transgene", "copies/µg")])
+def test_before_the_infusion_cells_may_be_below_the_limit_alone(analyte, unit):
+    table = observations(analyte=analyte, unit=unit, time=[-1.0, 7, 7, 8])
+    assert "precedes the patient's first cell infusion" in refusal(observations=table)
+    table.loc[0, ["value", "censored"]] = [50.0, 1]
+    assert dataset(observations=table).observations["time"].min() == -1
 
 
 def test_car_t_cells_and_drugs_may_not_precede_what_is_given():
@@ -696,6 +1069,43 @@ def test_shifting_to_the_first_dose_keeps_every_time_difference(first, second):
     np.testing.assert_allclose(data.observations["time"], observations()["time"], atol=1e-9)
     np.testing.assert_allclose(data.doses["time"], doses()["time"], atol=1e-9)
     assert any("shifted" in note for note in data.notes) == (max(abs(first), abs(second)) > 1e-9)
+
+
+LABEL = st.sampled_from(["P1", "p1", "P1 ", "01", 1, 1.0, "1.0", None, "", "P2"])
+ENTRY = st.sampled_from([None, "NA", "None", ".", -99, "-99", 999, "1,5", 70.5, "x", np.inf, True])
+DECLARED = st.one_of(
+    st.none(),
+    st.lists(st.sampled_from([-99, 999, "x", "NA"]), max_size=2),
+    st.dictionaries(st.sampled_from(["age", "VALUE", "dv", "wt"]), st.just([-99]), max_size=2),
+)
+LIMIT = st.sampled_from([None, 3e3, np.inf, -1, {"transgene": 2e4}, {"il6": 3}, "x"])
+
+
+@given(
+    label=LABEL,
+    entry=ENTRY,
+    where=st.sampled_from([("patients", "age"), ("observations", "value"), ("doses", "amount")]),
+    declared=DECLARED,
+    uloq=LIMIT,
+)
+@settings(max_examples=80, deadline=None)
+def test_odd_labels_and_entries_are_read_or_refused_by_name(label, entry, where, declared, uloq):
+    frames = {"patients": patients(age=[60, 70]), "doses": doses(), "observations": observations()}
+    frames["observations"] = at(frames["observations"], 0, "patient", label)
+    table, column = where
+    frames[table] = at(frames[table], 1, column, entry)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CarpkWarning)
+        try:
+            data = Dataset.from_frames(**frames, missing=declared, uloq=uloq)
+        except DatasetError as error:
+            refused = str(error)
+        else:
+            assert np.isfinite(data.observations["value"]).all()
+            assert set(data.patients["patient"]) == {"P1", "P2"}
+            return
+    assert refused.startswith("Dataset 'data set': ")
+    assert re.search(r", row \d|`missing`|`uloq`|the ULOQ", refused), refused
 
 
 # ---- summaries --------------------------------------------------------------------------------

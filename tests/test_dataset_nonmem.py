@@ -258,6 +258,25 @@ def test_columns_that_follow_from_others_are_left_out_with_a_note(table):
     assert noted(data, "`TAD`, `OCC`")
 
 
+def test_a_column_uloq_censors_what_is_at_it(table):
+    data = read(table(columns(ULOQ=[".", "200", "200"])))
+    assert data.observations["censored"].tolist() == [-1, 0]
+    assert data.patients.columns.tolist() == ["patient"]
+
+
+BY_COLUMN = ({"DV": [-99], "wt": ["-99"]}, {"value": [-99], "WT": [-99]})
+
+
+@pytest.mark.parametrize("given", [[-99], *BY_COLUMN])
+def test_what_is_declared_missing_is_so_in_covariates_and_in_dv(table, given):
+    text = columns(DV=["-99", "-99", "30"], WT=["70", "-99", "70"])
+    data = read(table(text), missing=given)
+    assert data.patients["wt"].tolist() == [70]
+    assert data.observations["value"].tolist() == [30]
+    assert noted(data, "2 entries of `DV` (`-99`) are missing, as declared")
+    assert noted(data, "1 observation with MDV 1 left out")
+
+
 # ---- refusals ---------------------------------------------------------------------------------
 
 BAD = {
@@ -283,7 +302,7 @@ BAD = {
     "DV of zero": (columns(DV=[".", "0", "30"]), 3, "DV", "pre-dose baseline"),
     "DV as text": (columns(DV=[".", "low", "30"]), 3, "DV", "'low' is not a number"),
     "order": (columns(TIME=["0", "14", "7"]), 4, "TIME", "goes back from 14 to 7"),
-    "clock": (columns(TIME=["0", "12:30", "14"]), 3, "TIME", "clock times"),
+    "clock": (columns(TIME=["0", "12:30", "14"]), 3, "TIME", "is a date or clock time"),
     "MDV": (columns(MDV=["1", "0", "3"]), 4, "MDV", "must be 0 or 1"),
     "CENS": (columns(CENS=["0", "2", "0"]), 3, "CENS", "-1 or 0 or 1"),
     "BLQ": (columns(BLQ=["0", "0", "1"]), 4, "BLQ", "Add a column LLOQ"),
@@ -299,6 +318,7 @@ BAD = {
     "early": (columns(TIME=["0", "7", "14"]).replace("1,0,", "1,-1,"), 2, "TIME", "day -1"),
     "no compartment": (columns(CMT=[".", "1", "1"]), 2, "CMT", "compartment of the dose"),
     "no DVID": (columns(DVID=[".", "1", "."]), 4, "DVID", "Give it"),
+    "01": (columns(ID=["1", "01", "1"]), 3, "ID", "may be another way to write '1'"),
     "no ID": (columns(ID=["1", "", "1"]), 3, "ID", "subject's label"),
 }  # fmt: skip
 
@@ -329,7 +349,7 @@ def test_a_subject_that_appears_twice_is_refused(table):
         ("ID,TIME,DV,\n1,0,1,\n", "column 4 has no name"),
         ("ID,TIME,DV,DVID,YTYPE\n1,0,1,1,1\n", "`DVID`, `YTYPE` mean the same"),
         ("ID,TIME,DV\n1,0\n", "row 2: 2 entries where the header names 3 columns"),
-        ("ID,DATE,TIME,DV\n1,2024-01-01,0,1\n", "column DATE holds dates"),
+        ("ID,DATE,TIME,DV\n1,2024-01-01,0,1\n", "`DATE` holds dates, but '0'"),
         ("ID,TIME,DV\nC,0,1\n", "leaves no line"),
     ],
 )
@@ -462,6 +482,54 @@ def test_what_is_written_is_read_back(tmp_path_factory, data, use_sidecar):
         expected = sorted_by_patient(data, getattr(data, table))
         pd.testing.assert_frame_equal(getattr(back, table), expected, rtol=1e-12)
     pd.testing.assert_frame_equal(back.patients, data.patients)
+
+
+@given(data=data_sets())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_the_frames_of_a_data_set_make_it_again(data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CarpkWarning)
+        back = Dataset.from_frames(**data.to_frames())
+    for table in ("patients", "doses", "observations", "summaries", "cohorts"):
+        pd.testing.assert_frame_equal(getattr(back, table), getattr(data, table), check_exact=True)
+
+
+CELL = st.sampled_from(
+    ["1", "01", ".", "", "-99", "2024-03-01", "01/03/2024", "8:30", "0", "7", "<5", "x", "1e8"]
+)
+
+
+@given(
+    name=st.sampled_from(
+        ["DATE", "DAT1", "DAT2", "DAT3", "ADY", "AFRLT", "ULOQ", "ALLOQ", "BLQFN"]
+    ),
+    extra=st.lists(CELL, min_size=3, max_size=3),
+    times=st.one_of(st.none(), st.lists(CELL, min_size=3, max_size=3)),
+    declared=st.sampled_from([None, [-99], {"DV": [200]}]),
+)
+@settings(max_examples=100, deadline=None)
+def test_any_event_table_is_read_or_refused_by_name(tmp_path_factory, name, extra, times, declared):
+    path = tmp_path_factory.getbasetemp() / "fuzz.csv"
+    usual = {} if times is None else {"TIME": times}
+    path.write_text(columns(**{name: extra}, **usual), encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CarpkWarning)
+        try:
+            data = read(path, missing=declared)
+        except DatasetError as error:
+            refused = str(error)
+        else:
+            assert data.infusions["time"].tolist() == pytest.approx([0], abs=1e-9)
+            assert np.isfinite(data.observations["time"]).all()
+            return
+    assert refused.startswith("Dataset 'fuzz': fuzz.csv")
+
+
+def test_the_frames_of_an_event_table_make_it_again(table):
+    data = read(table(SIMULATED), **READ)
+    back = Dataset.from_frames(**data.to_frames())
+    for name in ("patients", "doses", "observations"):
+        pd.testing.assert_frame_equal(getattr(back, name), getattr(data, name), check_exact=True)
 
 
 def test_a_written_table_has_upper_case_columns_in_numbers_and_a_sidecar(tmp_path, table):

@@ -424,15 +424,23 @@ def test_a_footnote_and_empty_cells_are_counted_as_no_samples(tmp_path):
     assert any(n.endswith("no sample in row 5 ('* LLOQ 50').") for n in notes)
 
 
-def test_dates_go_on_as_they_are(tmp_path):
-    """What becomes of them is the same as in a data frame."""
-    when = datetime.datetime(2031, 5, 1, 9, 30)
-    rows = changed(LONG, 1, 1, when)
+def test_dates_are_days_from_the_infusion(tmp_path):
+    start = datetime.datetime(2031, 5, 1, 9, 30)
+    dated = [[*row] for row in LONG]
+    given = [[*row] for row in INFUSIONS]
+    for rows in (dated[1:], given[1:]):
+        for row in rows:
+            row[1] = start + datetime.timedelta(days=row[1])
+    data = Dataset.from_excel(book(tmp_path, dated, infusions=given))
+    plain = Dataset.from_excel(book(tmp_path))
+    pd.testing.assert_frame_equal(data.observations, plain.observations)
+    assert any("Dates became days since the patient's day 0" in note for note in data.notes)
+
+
+def test_a_date_among_days_is_told_with_its_cell(tmp_path):
+    rows = changed(LONG, 1, 1, datetime.datetime(2031, 5, 1, 9, 30))
     message = refusal(book(tmp_path, rows))
-    frame = pd.DataFrame(rows[1:], columns=rows[0])
-    with pytest.raises(DatasetError) as expected:
-        Dataset.from_frames(None, pd.DataFrame(INFUSIONS[1:], columns=INFUSIONS[0]), frame)
-    assert message.split(": ", 2)[2] == str(expected.value).split(": ", 2)[2]
+    assert "sheet samples, cell B2, patient 'P1': the time '2031-05-01 09:30:00' is a" in message
 
 
 def test_sheets_of_a_file_that_is_none_are_refused(tmp_path):

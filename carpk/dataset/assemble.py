@@ -7,7 +7,20 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 import pandas as pd
 
-from carpk.dataset import censoring, cohort_summaries, percent, tables, together, validate
+from carpk.dataset import (
+    cdisc,
+    censoring,
+    cohort_summaries,
+    dates,
+    labels,
+    magnitudes,
+    missing,
+    percent,
+    tables,
+    together,
+    upper,
+    validate,
+)
 from carpk.dataset import doses as dosing
 from carpk.dataset.tables import Table, count, nearest
 from carpk.dataset.validate import Settings
@@ -34,6 +47,9 @@ def settings_of(
     time_zero: object,
     units_given: object,
     lloq: float | Mapping[str, float] | None,
+    uloq: float | Mapping[str, float] | None = None,
+    day_first: bool | None = None,
+    declared: object = None,
     source: str = "",
 ) -> Settings:
     where = f" ({source})" if source else ""
@@ -44,8 +60,9 @@ def settings_of(
             f"{place}: `units` must give a unit per analyte, such as "
             f'transgene = "copies/µg", but is {units_given!r}. Make it a table.'
         )
-    limits = dict(lloq) if isinstance(lloq, Mapping) else lloq
-    return Settings(name, unit, zero, dict(units_given or {}), limits)
+    absent = missing.declarations(declared, place)
+    low, high = (dict(x) if isinstance(x, Mapping) else x for x in (lloq, uloq))
+    return Settings(name, unit, zero, dict(units_given or {}), low, high, day_first, absent)
 
 
 def _word(entry: object, what: str, place: str) -> str:
@@ -71,6 +88,7 @@ class Frames(NamedTuple):
 def each(read: Mapping[str, Table], settings: Settings, *, lenient: bool = False) -> Frames:
     """Check each table by itself. `lenient`: about.toml may name more than there is."""
     name, notes = settings.name, settings.notes
+    read = _in_own_terms(read, settings)
     doses_table = read.get("doses") or _empty("doses", dosing.REQUIRED, name)
     seen_table = read.get("observations") or _empty("observations", validate.OBSERVATIONS, name)
     summaries_table = read.get("summaries") or _empty("summaries", cohort_summaries.COLUMNS, name)
@@ -83,14 +101,22 @@ def each(read: Mapping[str, Table], settings: Settings, *, lenient: bool = False
         _drop_unused_settings(settings, named)
     settings.reject_unknown_analytes(named)
     doses = dosing.read_doses(doses_table, settings)
-    seen_table = percent.to_counts(censoring.flagged(seen_table, settings), settings)
+    seen_table = upper.right_censored(censoring.flagged(seen_table, settings), settings)
+    seen_table = percent.to_counts(seen_table, settings)
     observations = validate.read_observations(seen_table, settings)
     summaries = cohort_summaries.read_summaries(summaries_table, settings)
     people = validate.read_patients(read["patients"], notes) if "patients" in read else None
     cohorts_table = read.get("cohorts") or _empty("cohorts", ["cohort"], name)
     cohorts = validate.read_cohorts(cohorts_table, notes)
     used = {"doses": doses_table, "observations": seen_table, "summaries": summaries_table}
-    return Frames(people, doses, observations, summaries, cohorts, used)
+    return Frames(people, doses, observations, summaries, cohorts, {**read, **used})
+
+
+def _in_own_terms(read: Mapping[str, Table], settings: Settings) -> dict[str, Table]:
+    """Tables with carpk's columns, nothing where an entry is missing, and days for dates."""
+    read = cdisc.in_own_words(read, settings)
+    labels.refuse_look_alikes(read.values(), settings.notes)
+    return dates.to_days(missing.without_missing(read, settings), settings)
 
 
 def assemble(
@@ -103,6 +129,9 @@ def assemble(
 ) -> Fields:
     """Check each table, then what holds between them. `lenient`: about.toml may name more."""
     name, notes = settings.name, settings.notes
+    read = cdisc.in_own_words(read, settings)
+    labels.refuse_look_alikes(read.values(), notes)
+    read = dates.to_days(missing.without_missing(read, settings), settings)
     if "observations" not in read and "summaries" not in read:
         raise DatasetError(
             f"Dataset {name!r}: there are neither observations nor summaries. Pass observations= "
@@ -110,11 +139,11 @@ def assemble(
         )
     patients, doses, observations, summaries, cohorts, used = each(read, settings, lenient=lenient)
     if patients is None:
-        labels = list(dict.fromkeys([*observations["patient"], *doses["patient"]]))
-        patients = pd.DataFrame({"patient": tables.words(labels)})
-        if labels:
+        people = list(dict.fromkeys([*observations["patient"], *doses["patient"]]))
+        patients = pd.DataFrame({"patient": tables.words(people)})
+        if people:
             notes.append(
-                f"No patients table: {count(len(labels), 'patient')} were taken from the "
+                f"No patients table: {count(len(people), 'patient')} were taken from the "
                 "observations and doses, without covariates."
             )
     if observations.empty and summaries.empty:
@@ -124,11 +153,14 @@ def assemble(
         )
     doses, observations = together.settle_time_zero(doses, observations, used["doses"], settings)
     doses, observations = together.with_order(doses, observations)
+    missing.ask_about_sentinels(patients, observations, settings)
+    upper.ask_about_repeated_maxima(observations, settings)
+    magnitudes.ask_about_magnitudes(doses, observations, settings)
     together.check_together(patients, doses, observations, used, notes)
     levels = dict(zip(observations["analyte"], observations["unit"], strict=True))
     cohort_summaries.check_units(used["summaries"], summaries, levels)
     if "cohorts" in read:
-        _check_cohorts(cohorts, summaries, used["summaries"], patients, read.get("patients"))
+        _check_cohorts(cohorts, summaries, used["summaries"], patients, used.get("patients"))
     return dict(
         name=name,
         patients=patients,
@@ -148,7 +180,11 @@ def _empty(label: str, columns: Sequence[str], name: str) -> Table:
 
 def _drop_unused_settings(settings: Settings, named: Sequence[str]) -> None:
     """about.toml may describe assays of which the folder holds no data; say which."""
-    for what, given in (("unit", settings.units), ("LLOQ", settings.lloq)):
+    for what, given in (
+        ("unit", settings.units),
+        ("LLOQ", settings.lloq),
+        ("ULOQ", settings.uloq),
+    ):
         if isinstance(given, dict):
             for analyte in [a for a in given if a not in named]:
                 del given[analyte]

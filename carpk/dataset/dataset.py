@@ -17,6 +17,7 @@ from carpk.dataset.assemble import assemble, settings_of
 from carpk.dataset.doses import follows, regimens
 from carpk.dataset.folder import provenance
 from carpk.dataset.join import joined
+from carpk.dataset.missing import Missing
 from carpk.dataset.nonmem_names import Arguments, Labelled, Labels
 from carpk.dataset.tables import Frame, count, listing, nearest
 from carpk.dosing.regimen import Regimen
@@ -72,8 +73,11 @@ class Dataset:
         about: Mapping[str, object] | None = None,
         time_unit: str = "day",
         lloq: float | Mapping[str, float] | None = None,
+        uloq: float | Mapping[str, float] | None = None,
         units: Mapping[str, str] | None = None,
         time_zero: str = "first cell infusion",
+        day_first: bool | None = None,
+        missing: Missing | None = None,
     ) -> "Dataset":
         """A data set from data frames (or what pandas makes one of); rows go by their index.
 
@@ -91,11 +95,25 @@ class Dataset:
             time_unit: 'day', 'hour', 'minute' or 'week': of times, durations, rates and intervals
                 of doses and of times of observations.
             lloq: a number, or one per analyte, in the unit of the data; used where a row has none.
+            uloq: the upper limit, likewise (or a column `uloq`): values at or above it are
+                right-censored; inf says that there is none, where a highest value repeats.
             units: unit per analyte, used where a row has none.
             time_zero: 'first cell infusion': times already count from it, which is checked; 'first
                 dose': each patient's times are shifted so that they do.
+            day_first: whether 01/02/2024 is 1 February; needed where no date has a number above 12.
+            missing: numbers or words that stand for a missing covariate or value, such as [-99] or
+                {'weight': [-99]}; those of `value` leave the sample out. An empty list says that
+                none does, where one looks so.
+
+        Times may be dates, with or without clock times (ISO 8601, 31/01/2024, 31-Jan-2024,
+        `datetime`, `Timestamp`), also in a column `date` beside clock times in `time`. They become
+        days since the patient's first cell infusion, or since the date in a column `time_zero` of
+        the patients table. A row without a clock time counts whole days.
+
+        Columns of SDTM (DM, EX, PC, LB, CP) and ADPC are read by their names; study days (--DY,
+        ADY), which know no day 0, become days since day 1.
         """
-        settings = settings_of(name, time_unit, time_zero, units, lloq)
+        settings = settings_of(name, time_unit, time_zero, units, lloq, uloq, day_first, missing)
         given = {
             "patients": patients,
             "doses": doses,
@@ -123,16 +141,19 @@ class Dataset:
         analytes: Labelled[str] | str | None = None,
         units: Mapping[str, str] | None = None,
         lloq: float | Mapping[str, float] | None = None,
+        uloq: float | Mapping[str, float] | None = None,
         time_unit: str = "day",
         products: Labelled[str | Sequence[str]] | None = None,
         infusion_cmt: Labels | None = None,
         covariates: Sequence[str] | Mapping[str, str] | None = None,
         ignore: str | None = "C",
         time_zero: str = "first cell infusion",
+        day_first: bool | None = None,
+        missing: Missing | None = None,
         name: str | None = None,
         about: Mapping[str, object] | None = None,
     ) -> "Dataset":
-        """A data set from a NONMEM, Monolix or rxode2 table; column names in any case.
+        """A data set from a NONMEM, Monolix, rxode2 or ADPPK table; column names in any case.
 
         A table written by `to_nonmem` has a sidecar (`data.info.json`) that stands in for
         arguments not given.
@@ -142,6 +163,7 @@ class Dataset:
                 more than one. A single one is 'car_t' unless named.
             units: analyte -> unit, where there is no column DVU; also product -> unit of its doses.
             lloq: a number, or one per analyte, in the unit of the data; used where a row has none.
+            uloq: as in `from_frames`; or a column ULOQ.
             time_unit: unit of TIME, II and DUR, and of the time in RATE.
             products: CMT (or ADM) of doses -> name, or (name, unit) such as
                 ('fludarabine', 'mg/m2'), where there is no column DOSEU.
@@ -151,11 +173,12 @@ class Dataset:
                 that changes over time.
             ignore: character that starts comment lines, '@' for any letter, None for no comments;
                 lines that start with '#' or '@' are comments unless it is None.
-            time_zero: as in `from_frames`.
+            time_zero, day_first, missing: as in `from_frames`. Dates may stand in TIME, or in DATE,
+                DAT1, DAT2 or DAT3 beside clock times in TIME.
         """
         path = Path(path)
         label = path.stem if name is None else name
-        settings = settings_of(label, time_unit, time_zero, units, lloq)
+        settings = settings_of(label, time_unit, time_zero, units, lloq, uloq, day_first, missing)
         given = Arguments(analytes, units, products, infusion_cmt, covariates, ignore)
         return cls(**sources.nonmem_table(path, given, settings, about or {}).fields())
 
@@ -171,8 +194,11 @@ class Dataset:
         ignore: Sequence[str] = (),
         units: Mapping[str, str] | None = None,
         lloq: float | Mapping[str, float] | None = None,
+        uloq: float | Mapping[str, float] | None = None,
         time_unit: str = "day",
         time_zero: str = "first cell infusion",
+        day_first: bool | None = None,
+        missing: Missing | None = None,
         sampling: Sequence[float] | None = None,
         name: str | None = None,
         about: Mapping[str, object] | None = None,
@@ -192,11 +218,11 @@ class Dataset:
                 LLOQ, if need be: 'transgene (copies/µg, LLOQ 50)'.
             ignore: columns that are not read.
             time_unit: unit of times where neither header nor entry ('D7') says it.
-            units, lloq, time_zero, sampling, about: as in `from_frames`.
+            units, lloq, uloq, time_zero, day_first, missing, sampling, about: as in `from_frames`.
         """
         path = Path(path)
         label = path.stem if name is None else name
-        settings = settings_of(label, time_unit, time_zero, units, lloq)
+        settings = settings_of(label, time_unit, time_zero, units, lloq, uloq, day_first, missing)
         names = excel.names_of(sheets, columns, analytes, analyte, ignore)
         return cls(**sources.workbook(path, names, settings, sampling, about).fields())
 
@@ -335,6 +361,25 @@ class Dataset:
         Doses per m² or kg are multiplied by the covariates `bsa` [m²] and `weight` [kg].
         """
         return regimens(self.name, self.patients, self.doses)
+
+    def to_frames(self) -> dict[str, Any]:
+        """Arguments of `from_frames` that give this data set again, exactly but for its notes.
+
+        Tables without rows are left out. Levels that `in_units` converted are read as any others,
+        and so in carpk's unit.
+        """
+        doses = self.doses
+        if "rate" in doses:  # which gives the duration
+            doses = doses.assign(duration=doses["duration"].where(~(doses["rate"] > 0), 0.0))
+        tables = {
+            "patients": self.patients,
+            "doses": doses,
+            "observations": self.observations,
+            "summaries": self.summaries,
+            "cohorts": self.cohorts,
+        }
+        frames = {name: table.copy() for name, table in tables.items() if len(table)}
+        return {**frames, "sampling": self.sampling, "name": self.name, "about": dict(self.about)}
 
     def to_nonmem(self, path: str | Path) -> nonmem_file.Written:
         """Write the individual data as a NONMEM table with upper-case columns.

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from carpk.dataset import cdisc, dates, labels, missing
 from carpk.dataset.doses import DOSE, RESET, RESET_AND_DOSE
 from carpk.dataset.nonmem_names import (
-    DATES,
+    DERIVED,
     EVENTS,
     SHOWN,
     Arguments,
@@ -24,7 +25,7 @@ from carpk.dataset.validate import Settings
 from carpk.dosing.regimen import SAME
 
 DOSES = (DOSE, RESET_AND_DOSE)
-_WORDS = ("ID", "CMT", "ADM", "DVID", "DVU", "DOSEU")
+_READ_APART = ("ID", "TIME", "DV", "CMT", "ADM", "DVID", "DVU", "DOSEU")
 
 
 def read_events(
@@ -32,25 +33,36 @@ def read_events(
 ) -> tuple[Table, Table, Table]:
     """Split an event table into patients, doses and observations that know their rows."""
     notes = settings.notes
-    for column in DATES:
-        if column in table:
-            table.fail(
-                f"column {column} holds dates, which are not read",
-                "Give TIME in days (or `time_unit`) from the first cell infusion and remove the "
-                "column.",
-            )
+    labels.refuse_look_alikes([table], notes, "ID")
     ids = table.texts("ID")
-    table = table.with_columns(patient=list(ids))
-    numbers = {c: _numbers(table, c) for c in EVENTS if c in table and c not in (*_WORDS, "DV")}
+    table = _without_missing(table, settings).with_columns(patient=list(ids))
+    if "TIME" not in table and "ADY" in table:
+        table = table.with_columns(TIME=cdisc.from_study_days(table, "ADY", settings))
+    dated = dates.nonmem_column(table)
+    if dated is not None:
+        table = table.with_columns(TIME=dates.read_dates([dated], settings)[0])
+    numbers = {c: _numbers(table, c) for c in EVENTS if c in table and c not in _READ_APART}
     numbers["DV"] = _values(table)
-    times = table.numbers("TIME")
-    _check_order(table, ids, times)
+    _check_order(table, ids, table.numbers("TIME") if dated is None else dates.in_order(table))
     evid = _event_types(table, numbers, notes)
     _refuse_stray(table, numbers, evid)
-    doses = _doses(table, numbers, times, evid, arguments, settings)
-    observations = _observations(table, numbers, times, evid, arguments, settings)
+    doses = _doses(table, numbers, evid, arguments, settings)
+    observations = _observations(table, numbers, evid, arguments, settings)
     patients = read_patients(table, ids, arguments.covariates, notes)
     return patients, doses, observations
+
+
+def _without_missing(table: Table, settings: Settings) -> Table:
+    """What is declared missing is nothing in a covariate, and MDV 1 in DV."""
+    known = (*EVENTS, *DERIVED, *dates.NONMEM)
+    there = missing.declared(table, [c for c in table.columns if c not in known], settings)
+    values = missing.declared(there, ["DV"], settings)
+    before, after = there.columns["DV"], values.columns["DV"]
+    gone = [a is not b for a, b in zip(before, after, strict=True)]
+    if not any(gone):
+        return there
+    quiet = table.columns.get("MDV", [0] * len(table))
+    return values.with_columns(MDV=[1 if g else mdv for g, mdv in zip(gone, quiet, strict=True)])
 
 
 def _numbers(table: Table, column: str) -> np.ndarray:
@@ -74,11 +86,12 @@ def _get(numbers: Mapping[str, np.ndarray], column: str, rows: int) -> np.ndarra
 
 def _check_order(table: Table, ids: list[str], times: np.ndarray) -> None:
     closed: set[str] = set()
+    told = table.columns["TIME"]
     for i in range(1, len(ids)):
         if ids[i] == ids[i - 1]:
             if times[i] < times[i - 1] - SAME:
                 table.fail(
-                    f"TIME goes back from {times[i - 1]:g} to {times[i]:g}",
+                    f"TIME goes back from {text_of(told[i - 1])} to {text_of(told[i])}",
                     "Sort the rows of each ID by TIME.",
                     rows=[i],
                     column="TIME",
@@ -177,7 +190,6 @@ def _refuse_stray(table: Table, numbers: Mapping[str, np.ndarray], evid: np.ndar
 def _doses(
     table: Table,
     numbers: Mapping[str, np.ndarray],
-    times: np.ndarray,
     evid: np.ndarray,
     arguments: Arguments,
     settings: Settings,
@@ -214,7 +226,7 @@ def _doses(
     both = [next(named) if dose else ("", "") for dose in given]
     columns: dict[str, Sequence[object]] = {
         "patient": [table.columns["patient"][i] for i in places],
-        "time": times[rows].tolist(),
+        "time": [table.columns["TIME"][i] for i in places],
         "product": [product for product, _ in both],
         "amount": amount[rows].tolist(),
         "unit": [unit for _, unit in both],
@@ -231,7 +243,6 @@ def _doses(
 def _observations(
     table: Table,
     numbers: Mapping[str, np.ndarray],
-    times: np.ndarray,
     evid: np.ndarray,
     arguments: Arguments,
     settings: Settings,
@@ -314,7 +325,7 @@ def _observations(
     ids = table.columns["patient"]
     columns: dict[str, Sequence[object]] = {
         "patient": [ids[i] for i in keep.tolist()],
-        "time": times[keep].tolist(),
+        "time": [table.columns["TIME"][i] for i in keep.tolist()],
         "analyte": list(analytes),
         "value": [entries[i] for i in keep.tolist()],
         "unit": given,
@@ -323,4 +334,6 @@ def _observations(
         "limit": limit[keep].tolist(),
         "record": keep.tolist(),
     }
+    if "ULOQ" in numbers:
+        columns["uloq"] = numbers["ULOQ"][keep].tolist()
     return Table(table.label, columns, [table.rows[i] for i in keep.tolist()], table.name, SHOWN)

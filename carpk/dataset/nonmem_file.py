@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from carpk.dataset import units as unit_table
+from carpk.dataset.cdisc import EVENT_COLUMNS
+from carpk.dataset.dates import NONMEM as DATES
 from carpk.dataset.doses import DOSE, RESET
 from carpk.dataset.nonmem_names import (
     ALIASES,
-    DATES,
     DERIVED,
     EVENTS,
     LOGARITHMS,
@@ -156,13 +157,15 @@ def _column_names(header: Sequence[str], place: str) -> list[str]:
     names = []
     for name in upper:
         alias = ALIASES.get(name, name)
+        if name in EVENT_COLUMNS and EVENT_COLUMNS[name] not in upper:
+            alias = EVENT_COLUMNS[name]
         known = alias in EVENTS and (alias == name or alias != "ID" or "ID" not in upper)
         names.append(alias if known else name if name in (*DERIVED, *DATES) else name.lower())
     for name, times in Counter(names).items():
         if times > 1:
             same = [h for h, n in zip(header, names, strict=True) if n == name]
             raise DatasetError(f"{place}: {listing(same)} mean the same column. Keep one of them.")
-    for required in ("ID", "TIME", "DV"):
+    for required in ("ID", "DV") if set(names) & {*DATES, "ADY"} else ("ID", "TIME", "DV"):
         if required == "DV" and "DV" not in names and "LOGDV" in names:
             raise DatasetError(
                 f"{place}: there is no DV, but LOGDV, logarithms to a base that is not told. Name "

@@ -9,19 +9,20 @@ import numpy as np
 from scipy.special import exp10
 
 from carpk.dataset import units as unit_table
+from carpk.dataset.cdisc import BESIDE_EVENTS
+from carpk.dataset.dates import NONMEM as DATES
 from carpk.dataset.tables import Table, count, listing, nearest, number_of, text_of
 from carpk.dataset.validate import Settings
 
 ALIASES = {"YTYPE": "DVID", "TINF": "DUR", "USUBJID": "ID", "SUBJID": "ID"}
 EVENTS = [
     *("ID", "TIME", "DV", "AMT", "EVID", "CMT", "ADM", "RATE", "DUR", "ADDL", "II", "SS"),
-    *("MDV", "CENS", "LIMIT", "LLOQ", "BLQ", "DVID", "DVU", "DOSEU"),
+    *("MDV", "CENS", "LIMIT", "LLOQ", "ULOQ", "BLQ", "DVID", "DVU", "DOSEU"),
 ]
 LOGARITHMS = {"LNDV": np.exp, "LDV": np.exp, "LOG10DV": exp10, "L10DV": exp10}
 """Columns with logarithms of levels, which are read where there is no DV -> what undoes them."""
-DERIVED = ("OCC", "NTIME", "TAD", "C", *LOGARITHMS, "LOGDV")
-"""Columns that are computed from the others, or hold comments; left out with a note."""
-DATES = ("DATE", "DAT1", "DAT2", "DAT3")
+DERIVED = ("OCC", "NTIME", "TAD", "C", *LOGARITHMS, "LOGDV", *BESIDE_EVENTS)
+"""Columns that are computed from the others, are nominal or hold comments; left out with a note."""
 SHOWN = {
     "patient": "ID",
     "time": "TIME",
@@ -35,6 +36,7 @@ SHOWN = {
     "evid": "EVID",
     "censored": "CENS",
     "lloq": "LLOQ",
+    "uloq": "ULOQ",
     "limit": "LIMIT",
     "analyte": "DVID",
     "product": "CMT",
@@ -269,7 +271,7 @@ def read_patients(
     table: Table, ids: list[str], wanted: Sequence[str] | Mapping[str, str] | None, notes: list[str]
 ) -> Table:
     """One row per ID with its covariates: all other columns, which must not change within an ID."""
-    found = [c for c in table.columns if c not in EVENTS and c not in DERIVED and c != "patient"]
+    found = [c for c in table.columns if c not in (*EVENTS, *DERIVED, *DATES, "patient")]
     derived = [c for c in table.columns if c in DERIVED]
     rules = dict.fromkeys(found, "constant")
     called = {column: column for column in found}
@@ -317,7 +319,7 @@ def _one_value_each(
     entries, chosen = table.columns[column], []
     gaps = varied = 0
     for start, end in spans:
-        there = [i for i in range(start, end) if text_of(entries[i]) or str(entries[i]) == "None"]
+        there = [i for i in range(start, end) if text_of(entries[i]) or entries[i] == "None"]
         gaps += bool(there) and len(there) < end - start
         other = [i for i in there if key_of(entries[i]) != key_of(entries[there[0]])]
         if other and rule == "constant":

@@ -73,6 +73,9 @@ def folder(path: Path, time_zero: str | None = None) -> Source:
         time_zero or about.get("time_zero", "first cell infusion"),
         about.get("units"),
         about.get("lloq"),
+        about.get("uloq"),
+        about.get("day_first"),
+        about.get("missing"),
         source="about.toml",
     )
     for key in ("citation", "licence"):
@@ -92,7 +95,7 @@ def folder(path: Path, time_zero: str | None = None) -> Source:
     if "observations" in read and "doses" not in read:
         raise DatasetError(
             f"Dataset {name!r}: {path} holds observations.csv, but no doses.csv. Add it, "
-            f"with columns {listing(REQUIRED)}."
+            f"with columns {listing(REQUIRED)}; without rows where nobody was treated."
         )
     sampling = about.get("sampling")
     if isinstance(sampling, Mapping):

@@ -294,8 +294,7 @@ def not_a_number(entry: object, column: str) -> tuple[str, str]:
         return problem, "Only measured values may be below a limit: give a number."
     if isinstance(entry, pd.Timestamp) or _DATE.fullmatch(text):
         return problem, (
-            "Dates and clock times are not read: give days (or `time_unit`) since the patient's "
-            "first cell infusion."
+            f"A date or a clock time stands where a number is expected: {meaning(column)}."
         )
     return problem, f"Expected {meaning(column)}."
 

@@ -46,10 +46,10 @@ def settle_time_zero(
             & doses["unit"].isin(units.CELL_UNITS)
             & (doses["time"] == late.iloc[0])
         )
-        others = f" So for {count(len(late) - 1, 'more patient')}." if len(late) > 1 else ""
+        others = f"; so for {count(len(late) - 1, 'more patient')}" if len(late) > 1 else ""
         dose_table.fail(
             f"the patient's first cell infusion is on day {late.iloc[0]:g}, but time must count "
-            f"days from it.{others}",
+            f"days from it{others}",
             "Correct the times, or pass time_zero='first dose' (in about.toml: time_zero = "
             '"first dose") to shift each patient\'s times; if an earlier infusion is missing, '
             "add it.",
@@ -102,6 +102,7 @@ def check_together(
                 column="patient",
             )
     _check_after_doses(doses, observations, tables["observations"])
+    _tell_untreated(doses, observations, tables["observations"], notes)
     seen = set(observations["patient"])
     silent = [patient for patient in known if patient not in seen]
     if silent:
@@ -135,17 +136,10 @@ def _warn_of_cells_before_infusion(
 
 
 def _check_after_doses(doses: pd.DataFrame, observations: pd.DataFrame, table: Table) -> None:
-    """Refuse observations of untreated patients, and of CAR T cells before their infusion."""
-    untreated = ~observations["patient"].isin(set(doses["patient"])).to_numpy(dtype=bool)
-    if untreated.any():
-        table.fail(
-            "the patient has observations, but no dose",
-            "Add what was given to the doses table, or remove the patient's observations.",
-            rows=np.flatnonzero(untreated),
-            column="patient",
-        )
+    """Refuse levels of CAR T cells without or before their infusion; below the LLOQ they may be."""
     cells = doses[doses["unit"].isin(units.CELL_UNITS)]
-    cellular = observations["analyte"].isin(CELLULAR).to_numpy(dtype=bool)
+    quantified = observations["censored"] != 1
+    cellular = (observations["analyte"].isin(CELLULAR) & quantified).to_numpy(dtype=bool)
     uninfused = ~observations["patient"].isin(set(cells["patient"])).to_numpy(dtype=bool)
     if (cellular & uninfused).any():
         table.fail(
@@ -169,12 +163,32 @@ def _check_after_doses(doses: pd.DataFrame, observations: pd.DataFrame, table: T
             table.fail(
                 f"the observation on day {time[i]:g} precedes the patient's {what} on day "
                 f"{begin[i]:g}",
-                "If it is a baseline, move it to `patients.csv` (the patients table). If time "
-                'zero is another day (such as leukapheresis), give time_zero = "first dose" in '
-                "`about.toml` or as argument.",
+                "If it is a baseline, move it to `patients.csv` (the patients table), or flag it "
+                "censored = 1 if it was below the LLOQ. If time zero is another day (such as "
+                'leukapheresis), give time_zero = "first dose" in `about.toml` or as argument.',
                 rows=early,
                 column="time",
             )
+
+
+def _tell_untreated(
+    doses: pd.DataFrame, observations: pd.DataFrame, table: Table, notes: list[str]
+) -> None:
+    """Patients with samples and no dose: controls, unless the doses were forgotten."""
+    treated = set(doses["patient"])
+    found = [p for p in dict.fromkeys(observations["patient"]) if p not in treated]
+    if not found:
+        return
+    who = f"{count(len(found), 'patient')} with samples and no dose ({some(found)})"
+    notes.append(f"{who}: read as untreated, without CAR T cells, at the times given.")
+    if treated:
+        row = int(np.flatnonzero(observations["patient"] == found[0])[0])
+        warnings.warn(
+            f"{table.where(row)}: {who}, beside patients with doses, are read as untreated. If "
+            "they were treated, add what they were given to the doses table.",
+            CarpkWarning,
+            stacklevel=5,
+        )
 
 
 def _warn_of_duplicates(observations: pd.DataFrame, table: Table) -> None:

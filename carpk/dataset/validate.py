@@ -32,7 +32,12 @@ class Settings:
     time_zero: str = "first cell infusion"
     units: dict[str, str] = field(default_factory=dict)
     lloq: float | dict[str, float] | None = None
+    uloq: float | dict[str, float] | None = None
+    day_first: bool | None = None
+    missing: dict[str, tuple[float | str, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    dated: bool = False
+    """Times were dates, and are days already."""
 
     def __post_init__(self) -> None:
         if units.time(str(self.time_unit)) is None:
@@ -46,19 +51,33 @@ class Settings:
                 "count from it) or 'first dose' (shift each patient's times to it), but is "
                 f"{self.time_zero!r}."
             )
+        if not (self.day_first is None or isinstance(self.day_first, bool)):
+            raise DatasetError(
+                f"Dataset {self.name!r}: day_first must be True (31/01/2024) or False "
+                f"(01/31/2024), or left out where the dates tell, but is {self.day_first!r}."
+            )
         if not isinstance(self.units, Mapping):
             raise DatasetError(
                 f"Dataset {self.name!r}: `units` must map analytes to units, such as "
                 f"{{'transgene': 'copies/µg'}}, but is {self.units!r}."
             )
-        limits = self.lloq if isinstance(self.lloq, Mapping) else {"lloq": self.lloq}
+        self._check_limits("lloq", self.lloq, most=np.finfo(float).max)
+        self._check_limits("uloq", self.uloq, most=np.inf)
+
+    def _check_limits(
+        self,
+        what: str,
+        given: float | dict[str, float] | None,
+        most: float,
+    ) -> None:
+        limits = given if isinstance(given, Mapping) else {what: given}
         for key, limit in limits.items():
             number = isinstance(limit, int | float) and not isinstance(limit, bool)
-            if limit is not None and not (number and np.isfinite(limit) and limit > 0):
+            if limit is not None and not (number and 0 < limit <= most):
                 raise DatasetError(
-                    f"Dataset {self.name!r}: the LLOQ must be a positive number or map analytes "
-                    f"to positive numbers, but {key!r} is {limit!r}. Give it in the unit of the "
-                    "data, such as lloq={'transgene': 50}."
+                    f"Dataset {self.name!r}: the {what.upper()} must be a positive number or map "
+                    f"analytes to positive numbers, but {key!r} is {limit!r}. Give it in the unit "
+                    f"of the data, such as {what}={{'transgene': 50}}."
                 )
 
     @property
@@ -75,21 +94,34 @@ class Settings:
 
     def lloq_of(self, analyte: str, analytes: Sequence[str]) -> float:
         """The LLOQ given for `analyte`, in the unit of the data; NaN if none was given."""
-        if isinstance(self.lloq, Mapping):
-            return float(self.lloq.get(analyte, np.nan))
-        if self.lloq is None:
+        return self._limit_of("lloq", self.lloq, analyte, analytes)
+
+    def uloq_of(self, analyte: str, analytes: Sequence[str]) -> float:
+        """The upper limit given for `analyte`, likewise."""
+        return self._limit_of("uloq", self.uloq, analyte, analytes)
+
+    def _limit_of(
+        self,
+        what: str,
+        given: float | dict[str, float] | None,
+        analyte: str,
+        analytes: Sequence[str],
+    ) -> float:
+        if isinstance(given, Mapping):
+            return float(given.get(analyte, np.nan))
+        if given is None:
             return np.nan
         if len(set(analytes)) > 1:
             raise DatasetError(
-                f"Dataset {self.name!r}: one number is given as LLOQ ({self.lloq:g}), but there "
-                f"are several analytes ({listing(dict.fromkeys(analytes))}). Give one for each: "
-                "lloq={analyte: number}."
+                f"Dataset {self.name!r}: one number is given as {what.upper()} ({given:g}), but "
+                f"there are several analytes ({listing(dict.fromkeys(analytes))}). Give one for "
+                f"each: {what}={{analyte: number}}."
             )
-        return float(self.lloq)
+        return float(given)
 
     def reject_unknown_analytes(self, analytes: Sequence[str]) -> None:
-        """Refuse units and LLOQs of analytes that the data do not hold."""
-        for what, given in (("units", self.units), ("lloq", self.lloq)):
+        """Refuse units and limits of analytes that the data do not hold."""
+        for what, given in (("units", self.units), ("lloq", self.lloq), ("uloq", self.uloq)):
             if not isinstance(given, Mapping):
                 continue
             for analyte in given:
@@ -175,7 +207,7 @@ def days_of(
     table: Table, column: str, settings: Settings, *, advice: str = "", required: bool = True
 ) -> np.ndarray:
     """Times or durations of a column in days."""
-    unit, factor = settings.time
+    unit, factor = ("day", 1.0) if settings.dated and column == "time" else settings.time
     days = table.numbers(column, advice=advice, required=required)
     days = days * factor if factor >= 1 else days / round(1 / factor)
     far = np.flatnonzero(np.abs(days) > LONGEST)
@@ -311,8 +343,9 @@ def _check_values(
         ~left & ((values < 0) | (values == 0) & ~whole),
         "the value must be positive, but is {value:g} and not flagged as censored",
         "If it is below the limit of quantification, write value = LLOQ, lloq and censored = 1; "
-        "if it is a pre-dose baseline, remove the row. Counts have the unit 'count', yes (1) and "
-        "no (0) 'yes/no': there, 0 is a value.",
+        "if it is a pre-dose baseline, remove the row; if it stands for a missing one, declare "
+        "it with missing={'value': [...]}. Counts have the unit 'count', yes (1) and no (0) "
+        "'yes/no': there, 0 is a value.",
     )
     refuse(
         ~left & (values < lloq),
