@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import equinox as eqx
@@ -82,6 +82,7 @@ class ParamInfo(NamedTuple):
     prior_sd: float
     is_covariate: bool = False
     share: float | None = None
+    products: tuple[str, ...] = ()
 
     @property
     def transform(self) -> Transform:
@@ -147,7 +148,12 @@ def param(
 
 
 def covariate(
-    value: float, unit: str, about: str, source: str = "", share: float | None = None
+    value: float,
+    unit: str,
+    about: str,
+    source: str = "",
+    share: float | None = None,
+    products: Sequence[str] = (),
 ) -> Any:
     """A covariate in the equations of a structural model: known of each patient, not estimated.
 
@@ -161,6 +167,8 @@ def covariate(
         source: where the reference value comes from.
         share: of a yes-or-no covariate that nobody observes (a latent class), the published share
             of patients who have 1; virtual patients are drawn with it.
+        products: of the day of a first dose, the products that count: where the data have no
+            such column, their doses fill it, from day 0 on.
     """
     if not (unit and about):
         raise ModelError(
@@ -183,6 +191,7 @@ def covariate(
         "prior_sd": 0.0,
         "is_covariate": True,
         "share": share,
+        "products": tuple(products),
     }
     return eqx.field(default=float(value), metadata=metadata)
 

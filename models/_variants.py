@@ -23,7 +23,7 @@ Class = TypeVar("Class", bound=ck.Params | ck.States)
 def like(params: type[ck.Params], name: str, **changes: Any) -> Any:
     """The parameter of this name, with other values of some arguments of `ck.param`."""
     known = params.info()[name]._asdict()
-    for derived in ("symbol", "is_covariate", "share"):
+    for derived in ("symbol", "is_covariate", "share", "products"):
         del known[derived]
     return ck.param(**(known | changes))
 

@@ -28,14 +28,18 @@ variances, Monolix (which the authors used) reports standard deviations. Both ar
 omega_is="variance")` variances. The random effect of `fb` is taken on the logit, which at
 fb = 0.0079 is the log to within 1 %.
 
-Comedication: tocilizumab multiplies the growth rate by 1.2, steroids by 1.0, from their first dose
-to the peak: `with_comedication`. `cmax` and `tmax` remain those of the untreated patient. No
-covariate was retained in the paper, and no dose effect.
+Comedication (`load_model("stein2019", comedication="on")`): tocilizumab multiplies the growth rate
+by F_toci = 1.2, steroids by F_ster = 1.0, from their first dose to the peak. `cmax` and `tmax`
+remain those of the untreated patient. The days of the first doses are the covariates `tocilizumab`
+and `steroids`, which the doses of the data fill. No covariate was retained in the paper, and no
+dose effect.
 """
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -45,7 +49,11 @@ from carpk.models import piecewise
 
 TABLE = "Stein 2019, Table 1, as transcribed in nlmixr2lib"
 RESIDUAL_SD = 0.56  # of ln(level); same table
-F_TOCILIZUMAB, F_STEROIDS = 1.2, 1.0  # factors on the growth rate; same table
+NEVER = 1e6  # day of a first dose that was not given
+STEROIDS = (
+    *("steroids", "corticosteroids", "dexamethasone", "methylprednisolone", "prednisolone"),
+    *("prednisone", "hydrocortisone"),
+)
 
 
 class Params(ck.Params):
@@ -68,44 +76,80 @@ def transgene(t: Float[Array, " time"], p: Params) -> Float[Array, " time"]:
     return piecewise.level(t, **rates(p))
 
 
-def with_comedication(
-    t: Float[Array, " time"], p: Params, tocilizumab: float = math.inf, steroids: float = math.inf
-) -> Float[Array, " time"]:
-    """Transgene level [copies/µg] with the first dose of either drug on these days.
+def smooth(t: Float[Array, " time"], p: Params) -> Float[Array, " time"]:
+    """`transgene` with its peak rounded off."""
+    return piecewise.smooth_level(t, **rates(p))
 
-    The growth rate is multiplied by F from that day to `tmax`, so the peak is higher than the
-    `cmax` of the untreated patient, and the decline starts from there.
+
+def compartments(t: Float[Array, " time"], p: Params) -> ck.States:
+    return piecewise.compartments(t, **rates(p))
+
+
+class Comedication(ck.Params):
+    F_toci: ck.Scalar = ck.param(
+        1.2, "1", "factor of tocilizumab on the growth rate", TABLE, prior_sd=0.3
+    )
+    F_ster: ck.Scalar = ck.param(
+        1.0, "1", "factor of steroids on the growth rate", TABLE, prior_sd=0.3
+    )
+    tocilizumab: ck.Scalar = ck.covariate(
+        NEVER, "day", "first dose of tocilizumab; 1e6 is none", products=["tocilizumab"]
+    )
+    steroids: ck.Scalar = ck.covariate(
+        NEVER, "day", "first dose of a corticosteroid; 1e6 is none", products=STEROIDS
+    )
+
+
+def gain(t: Float[Array, " time"], p: Any) -> Float[Array, " time"]:
+    """Level over that of the untreated patient: growth at F times its rate up to the peak.
+
+    The peak is higher than `cmax`, and the decline starts from there.
     """
     rho = jnp.log(p.foldx) / p.tmax
     until_peak = jnp.minimum(t, p.tmax)
-    days = jnp.array([0.0, tocilizumab, steroids])
-    days = jnp.sort(jnp.maximum(days, 0.0))  # nothing grows before the infusion
+    first = jnp.maximum(jnp.array([p.tocilizumab, p.steroids]), 0.0)  # nothing grows before day 0
+    days = jnp.sort(jnp.array([0.0, *first]))
     grown = jnp.zeros_like(until_peak)
     for start, stop in zip(days, [*days[1:], jnp.inf], strict=True):
-        factor = jnp.where(tocilizumab <= start, F_TOCILIZUMAB, 1.0)
-        factor = factor * jnp.where(steroids <= start, F_STEROIDS, 1.0)
+        factor = jnp.where(first[0] <= start, p.F_toci, 1.0)
+        factor = factor * jnp.where(first[1] <= start, p.F_ster, 1.0)
         grown = grown + factor * jnp.clip(jnp.minimum(until_peak, stop) - start, 0.0, None)
-    extra = jnp.exp(rho * (grown - until_peak))
-    return transgene(t, p) * extra
+    return jnp.exp(rho * (grown - until_peak))
 
 
-def build(omega_is: Literal["sd", "variance"] = "sd") -> ck.ClosedForm:
+def treated(curve: Callable[..., Any]) -> Callable[..., Any]:
+    """The curve, or compartments, of a patient with comedication."""
+
+    def with_drugs(t: Float[Array, " time"], p: Params) -> Any:
+        more = gain(t, p)
+        return jax.tree.map(lambda x: x * more, curve(t, p))
+
+    return with_drugs
+
+
+def build(
+    omega_is: Literal["sd", "variance"] = "sd", comedication: Literal["off", "on"] = "off"
+) -> ck.ClosedForm:
     """The model with the printed random effects read as "sd" or as "variance"."""
 
-    params = Params
+    params: type[ck.Params] = Params
+    curves: tuple[Callable[..., Any], ...] = (transgene, smooth, compartments)
     if omega_is == "variance":
         printed = {name: info.iiv or 0.0 for name, info in Params.info().items()}
         params = variants.with_fields(
             Params, {n: variants.like(Params, n, iiv=math.sqrt(x)) for n, x in printed.items()}
         )
+    if comedication == "on":
+        params = variants.with_fields(params, variants.fields_of(Comedication))
+        curves = tuple(treated(curve) for curve in curves)
     return ck.ClosedForm(
         name="stein2019",
         product="tisagenlecleucel",
         reference="doi:10.1002/psp4.12388",
         params=params,
-        outputs={"transgene": transgene},
-        smooth={"transgene": lambda t, p: piecewise.smooth_level(t, **rates(p))},
-        states=lambda t, p: piecewise.compartments(t, **rates(p)),
+        outputs={"transgene": curves[0]},
+        smooth={"transgene": curves[1]},
+        states=curves[2],
         units={"transgene": "copies/µg"},
         derived=DERIVED,
         published={  # Discussion, "Mechanism of biphasic decline", via nlmixr2lib

@@ -378,11 +378,13 @@ def test_stein_read_as_variances_has_the_square_roots_as_spread():
 
 
 class TestComedicationInStein:
-    P = ck.load_model("stein2019").params()
-    F = stein2019.F_TOCILIZUMAB
+    MODEL = ck.load_model("stein2019", comedication="on")
+    P = MODEL.params()
+    F = 1.2
 
-    def level(self, t, **drugs):
-        return np.asarray(stein2019.with_comedication(jnp.atleast_1d(t), self.P, **drugs))
+    def level(self, t, **known):
+        params = self.P.replace(**known)
+        return np.asarray(self.MODEL.level("transgene", np.atleast_1d(t), params, after=True))
 
     @pytest.mark.parametrize("tau", [0.0, 3.0, 5.7, 9.0])
     def test_the_peak_is_the_growth_with_and_without_the_drug(self, tau):
@@ -397,21 +399,21 @@ class TestComedicationInStein:
         treated, untreated = self.level(t, tocilizumab=5.7), self.level(t)
         np.testing.assert_allclose(treated / treated[0], untreated / untreated[0], rtol=1e-12)
 
-    @pytest.mark.parametrize("tau", [9.3, 12.0, math.inf])
+    @pytest.mark.parametrize("tau", [9.3, 12.0, stein2019.NEVER])
     def test_a_drug_from_the_peak_on_has_no_effect(self, tau):
-        exact = ck.load_model("stein2019").level("transgene", YEAR, self.P, after=True)
+        plain = ck.load_model("stein2019")
+        exact = plain.level("transgene", YEAR, plain.params(), after=True)
         np.testing.assert_allclose(self.level(YEAR, tocilizumab=tau), exact, rtol=1e-12)
 
     def test_before_the_first_dose_nothing_changes(self):
         t = np.linspace(0, 5.7, 30)
         np.testing.assert_allclose(self.level(t, tocilizumab=5.7), self.level(t), rtol=1e-12)
 
-    def test_two_drugs_multiply(self, monkeypatch):
-        monkeypatch.setattr(stein2019, "F_STEROIDS", 0.9)
+    def test_two_drugs_multiply(self):
         rho = np.log(3_900) / 9.3
         days = 3.0 + self.F * (7.5 - 3.0) + self.F * 0.9 * (9.3 - 7.5)
         peak = 24_000 / 3_900 * np.exp(rho * days)
-        got = self.level(9.3, tocilizumab=3.0, steroids=7.5)[0]
+        got = self.level(9.3, tocilizumab=3.0, steroids=7.5, F_ster=0.9)[0]
         assert got == pytest.approx(peak, rel=1e-12)
 
     def test_a_drug_given_before_the_infusion_acts_from_the_infusion_on(self):
@@ -419,6 +421,36 @@ class TestComedicationInStein:
         np.testing.assert_allclose(
             self.level(YEAR, tocilizumab=-2.0), self.level(YEAR, tocilizumab=0.0), rtol=1e-12
         )
+
+    def test_compartments_add_up_to_the_level_of_the_treated_patient(self):
+        p = self.P.replace(tocilizumab=5.7)
+        both = self.MODEL.states(jnp.asarray(YEAR), p)
+        total = sum(getattr(both, name) for name in both.names())
+        np.testing.assert_allclose(total, self.level(YEAR, tocilizumab=5.7), rtol=1e-9)
+
+    @pytest.mark.parametrize("column", [False, True])
+    def test_first_doses_are_filled_from_the_doses_unless_a_column_has_them(self, column):
+        given = [
+            *[(p, 0.0, "car_t", 1e8, "cells") for p in "ABC"],
+            *[("A", -1.0, "dexamethasone", 10, "mg"), ("A", 3.0, "tocilizumab", 560, "mg")],
+            *[("A", 4.0, "tocilizumab", 560, "mg"), ("B", 7.0, "methylprednisolone", 80, "mg")],
+        ]
+        doses = pd.DataFrame(given, columns=["patient", "time", "product", "amount", "unit"])
+        seen = {"patient": list("ABC"), "time": 14.0, "analyte": "transgene", "value": 9e3}
+        own = {"patient": list("ABC"), **({"tocilizumab": [2.0, 6.0, 6.0]} if column else {})}
+        data = ck.Dataset.from_frames(
+            pd.DataFrame(own), doses, pd.DataFrame(seen).assign(unit="copies/µg")
+        )
+        bound = ck.Population(self.MODEL, fixed={"F_ster": 0.9}).bind(data)
+        theta = {name: getattr(self.P, name) for name in bound.population.estimated}
+        found = bound.population_predictions({**theta, "sigma": 0.5})[:, 0]
+        first = [2.0, 6.0, 6.0] if column else [3.0, stein2019.NEVER, stein2019.NEVER]
+        steroids = [stein2019.NEVER, 7.0, stein2019.NEVER]
+        exact = [
+            self.level(14.0, tocilizumab=a, steroids=b, F_ster=0.9)[0]
+            for a, b in zip(first, steroids, strict=True)
+        ]
+        np.testing.assert_allclose(found, exact, rtol=1e-9)
 
 
 def test_ogasawara_waits_for_its_lag():

@@ -302,6 +302,13 @@ class Dataset:
         tables = ((self.patients, "patient"), (self.cohorts, "cohort"))
         return any(_find(name, table, owner) is not None for table, owner in tables)
 
+    def first_doses(self, products: Sequence[str], never: float) -> np.ndarray:
+        """Day of every patient's first dose of any of the products from day 0 on, or `never`."""
+        given = self.doses[self.doses["product"].isin(products) & (self.doses["time"] >= 0)]
+        first = given.groupby("patient")["time"].min()
+        days: np.ndarray = self.patients["patient"].map(first).fillna(never).to_numpy(float)
+        return days
+
     def cohort_covariate(self, name: str) -> dict[str, float | str]:
         """Cohort -> value of a covariate of the cohorts table; `cohort` itself is one too."""
         if name == "cohort":

@@ -27,7 +27,7 @@ from carpk.dataset.cohort_summaries import SAMPLED, proportion_bounds
 from carpk.dataset.units import between
 from carpk.dosing.regimen import UNTOLD
 from carpk.errors import FitError
-from carpk.params import Params, transform_for
+from carpk.params import ParamInfo, Params, transform_for
 from carpk.population.covariates import Covariate, _in_equations, cohorts_of_effects, forms_of
 from carpk.population.parameters import WHOLE_LINE, Kind, PopulationParameter, named
 from carpk.population.population import COHORT_INDEX, Population
@@ -112,7 +112,8 @@ class BoundPopulation:
         forms = forms_of(population)
         info = population.model.params.info()
         own = [n for n in population.model.params.covariates() if n not in population.fixed]
-        names = [*forms, *(n for n in own if data.has_covariate(n))]
+        given = [n for n in own if not data.has_covariate(n) and _is_given(data, info[n])]
+        names = [*forms, *(n for n in own if data.has_covariate(n)), *given]
         covariates, patient_design = {}, {}
         cohort_design: dict[str, dict[str, np.ndarray]] = {c: {} for c in summaries}
         clusters = cohorts_of_effects(population, data, individual is not None, list(summaries))
@@ -122,8 +123,13 @@ class BoundPopulation:
         for cohort in summaries if clusters else ():
             cohort_design[cohort][COHORT_INDEX] = np.array(clusters.index(cohort))
         for name in names:
-            of_patients = [] if individual is None else list(data.covariate(name))
-            of_cohorts = data.cohort_covariate(name) if summaries else {}
+            of_cohorts: Mapping[str, float | str] = {}
+            if name in given:
+                of_patients = list(data.first_doses(info[name].products, info[name].value))
+                of_cohorts = dict.fromkeys(summaries, info[name].value)
+            else:
+                of_patients = [] if individual is None else list(data.covariate(name))
+                of_cohorts = data.cohort_covariate(name) if summaries else {}
             values = of_patients + [of_cohorts[c] for c in summaries]
             if name in own:
                 covariate = _in_equations(name, info[name].value, values, data)
@@ -586,6 +592,11 @@ def match_analytes(population: Population, data: Dataset) -> dict[str, str]:
                 f'ck.load_model("piecewise", output={analyte!r}, unit={unit!r}, cmax=...).'
             )
     return wanted
+
+
+def _is_given(data: Dataset, covariate: ParamInfo) -> bool:
+    """The data have doses of what a covariate is the first dose of."""
+    return bool(data.doses["product"].isin(covariate.products).any())
 
 
 def _check_kinds(
