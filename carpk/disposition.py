@@ -15,6 +15,7 @@ from carpk.structural import ODEModel
 __all__ = ["one_compartment", "three_compartment", "two_compartment"]
 
 Absorption = _compartments.Absorption
+TimeUnit = _compartments.TimeUnit
 
 
 def one_compartment(
@@ -25,6 +26,7 @@ def one_compartment(
     output: str = "conc",
     unit: str = "mg/L",
     product: str = "drug",
+    time_unit: TimeUnit = "day",
 ) -> ODEModel:
     """One compartment: CL [L/day] and V [L].
 
@@ -38,8 +40,10 @@ def one_compartment(
             "µg/L".
         product: name of the drug in the doses, which are in mg; doses of "<product>_iv" pass
             by the absorption.
+        time_unit: "day" or "hour": of the parameters (CL in L/h then, ka in 1/h). Times of
+            results are days in any case.
     """
-    return _model("one", absorption, lag, bioavailability, output, unit, product)
+    return _model("one", absorption, lag, bioavailability, output, unit, product, time_unit)
 
 
 def two_compartment(
@@ -50,9 +54,10 @@ def two_compartment(
     output: str = "conc",
     unit: str = "mg/L",
     product: str = "drug",
+    time_unit: TimeUnit = "day",
 ) -> ODEModel:
     """Two compartments: CL and Q [L/day], V1 and V2 [L]; arguments as in `one_compartment`."""
-    return _model("two", absorption, lag, bioavailability, output, unit, product)
+    return _model("two", absorption, lag, bioavailability, output, unit, product, time_unit)
 
 
 def three_compartment(
@@ -63,9 +68,10 @@ def three_compartment(
     output: str = "conc",
     unit: str = "mg/L",
     product: str = "drug",
+    time_unit: TimeUnit = "day",
 ) -> ODEModel:
     """Three compartments: CL, Q2, Q3 [L/day], V1, V2, V3 [L]; arguments as in `one_compartment`."""
-    return _model("three", absorption, lag, bioavailability, output, unit, product)
+    return _model("three", absorption, lag, bioavailability, output, unit, product, time_unit)
 
 
 def _model(
@@ -76,10 +82,11 @@ def _model(
     output: str,
     unit: str,
     product: str,
+    time_unit: str,
 ) -> ODEModel:
     switches = {"lag": lag, "bioavailability": bioavailability}
     options = {name: "on" if value else "off" for name, value in switches.items()}
-    options |= {"output": output, "unit": unit, "product": product}
+    options |= {"output": output, "unit": unit, "product": product, "time_unit": time_unit}
     model = load_model(f"{count}_compartment", absorption=absorption, **options)
     assert isinstance(model, ODEModel)
     return model

@@ -8,18 +8,24 @@ Absorption from the place of the dose into the central compartment:
     sequential            at a constant rate over Tk0 days into a depot, and from there with rate ka
     parallel              a share Fr from a depot with rate ka, the rest at a constant rate over Tk0
 
+Rates and times of the parameters are by the day, or by the hour (`time_unit="hour"`); times of
+doses, observations and results are days in any case.
+
 Doses of the product are absorbed; those of "<product>_iv" are in the central compartment at once,
 or over an infusion's own duration, whole and without a lag.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import carpk as ck
+from carpk.models import _variants as variants
 
 Absorption = Literal["none", "first_order", "zero_order", "sequential", "parallel"]
 Switch = Literal["off", "on"]
+TimeUnit = Literal["day", "hour"]
+HOURS = 24.0  # of a day
 
 OWN = "assumed: the order of a small molecule's; give your own as priors"
 ABSORBED: Mapping[str, tuple[str, ...]] = {
@@ -49,10 +55,33 @@ def params_of(
     return type("Params", (own,), fields)
 
 
-def targets_of(absorption: str, params: type[ck.Params]) -> ck.Target | tuple[ck.Target, ...]:
+def as_it_is(p: ck.Params) -> ck.Params:
+    return p
+
+
+def in_hours(params: type[ck.Params]) -> tuple[type[ck.Params], Callable[..., ck.Params]]:
+    """The same parameters by the hour, and what makes those by the day of them."""
+    powers = {}  # of a day, in the unit
+    fields = {}
+    for name, info in params.info().items():
+        if "day" in info.unit:
+            powers[name] = -1 if info.unit.endswith("/day") else 1
+            value = info.value * HOURS ** powers[name]
+            unit = info.unit.replace("day", "h")
+            fields[name] = variants.like(params, name, value=value, unit=unit)
+
+    def by_the_day(p: ck.Params) -> ck.Params:
+        return p.replace(**{n: getattr(p, n) / HOURS**power for n, power in powers.items()})
+
+    return variants.with_fields(params, fields), by_the_day
+
+
+def targets_of(
+    absorption: str, params: type[ck.Params], by_the_day: Callable[..., Any]
+) -> ck.Target | tuple[ck.Target, ...]:
     """Where a dose goes."""
     known = params.info()
-    lag = (lambda p: p.Tlag) if "Tlag" in known else None
+    lag = (lambda p: by_the_day(p).Tlag) if "Tlag" in known else None
     share = (lambda p: p.F) if "F" in known else None
     depot, central = "central_depot", "central"
     if absorption == "parallel":
@@ -64,10 +93,10 @@ def targets_of(absorption: str, params: type[ck.Params]) -> ck.Target | tuple[ck
                 bioavailability=lambda p: (1 - p.Fr) * whole(p),
                 lag=lag,
                 unit="mg",
-                duration=lambda p: p.Tk0,
+                duration=lambda p: by_the_day(p).Tk0,
             ),
         )
-    long = (lambda p: p.Tk0) if "Tk0" in known else None
+    long = (lambda p: by_the_day(p).Tk0) if "Tk0" in known else None
     compartment = depot if "ka" in known else central
     return ck.Target(compartment, bioavailability=share, lag=lag, unit="mg", duration=long)
 
@@ -84,8 +113,9 @@ def builder(
         output: str = "conc",
         unit: str = "mg/L",
         product: str = "drug",
+        time_unit: TimeUnit = "day",
     ) -> ck.ODEModel:
-        """The model with an absorption, and with names and unit of the assay and of the product."""
+        """The model with an absorption, and names and units of the assay and of the product."""
         if unit not in PER_MG_L:
             raise ck.ModelError(
                 f"{name}: the unit of {output!r} must be one of {', '.join(PER_MG_L)} (amounts are "
@@ -93,18 +123,22 @@ def builder(
             )
         per_mg_l = PER_MG_L[unit]
         params = params_of(own, absorption, lag, bioavailability)
+        by_the_day: Callable[..., ck.Params] = as_it_is
+        if time_unit == "hour":
+            params, by_the_day = in_hours(params)
+
+        def central(p: ck.Params) -> ck.Disposition:
+            p = by_the_day(p)
+            return dataclasses.replace(disposition(p), absorption=getattr(p, "ka", None))
+
         daily = ck.Bolus(0.0, 100.0, product, "mg", addl=59, ii=1.0)
         return ck.ODEModel(
             name=name,
             product=product,
             params=params,
-            inputs={
-                "central": lambda p: dataclasses.replace(
-                    disposition(p), absorption=getattr(p, "ka", None)
-                )
-            },
+            inputs={"central": central},
             targets={
-                product: targets_of(absorption, params),
+                product: targets_of(absorption, params, by_the_day),
                 f"{product}_iv": ck.Target("central", unit="mg"),
             },
             outputs={output: lambda t, y, p, c: per_mg_l * c["central"]},

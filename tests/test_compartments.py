@@ -81,6 +81,22 @@ def test_every_absorption_is_that_of_the_compartments_on_every_route(count, abso
         np.testing.assert_allclose(solution["conc"], right, rtol=1e-8, atol=1e-12)
 
 
+BY_THE_HOUR = (("one", "sequential"), ("two", "parallel"), ("three", "first_order"))
+
+
+@pytest.mark.parametrize(("count", "absorption"), BY_THE_HOUR)
+def test_parameters_by_the_hour_are_those_by_the_day(count, absorption):
+    hourly = model_of(count, absorption, lag=True, bioavailability=True, time_unit="hour")
+    daily = model_of(count, absorption, lag=True, bioavailability=True)
+    by_day, by_hour = daily.params.info(), hourly.params.info()
+    for name, info in by_day.items():
+        power = {"L/day": 1, "1/day": 1, "day": -1}.get(info.unit, 0)
+        assert by_hour[name].value == pytest.approx(info.value / 24**power)
+        assert by_hour[name].unit == info.unit.replace("day", "h")
+    levels = [ck.solve(m, REGIMEN, DAYS, route="mesh")["conc"] for m in (hourly, daily)]
+    np.testing.assert_allclose(*levels, rtol=1e-10)
+
+
 class Area(ck.States):
     auc: ck.Scalar = ck.state("mg day/L", "area under the curve")
 
