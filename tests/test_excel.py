@@ -411,6 +411,33 @@ def test_cohorts_and_published_summaries_have_sheets_of_their_own(tmp_path):
     assert "sheet Published, cell F2, cohort 'A': 'x' is not a number" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("title", "told"),
+    [
+        ("Pt info", "patients"),
+        ("Patient data", "patients"),
+        ("Infusion log", "doses"),
+        ("Patient samples", "observations"),
+        ("qPCR results", "observations"),
+    ],
+)
+def test_a_word_in_the_name_of_a_sheet_tells_its_table(tmp_path, title, told):
+    sheets = {"patients": PATIENTS, "doses": INFUSIONS, "observations": LONG}
+    sheets[title] = sheets.pop(told)
+    sheets["Sample handling"] = [["Freezer"], ["A"]]
+    if told == "observations":
+        del sheets["Sample handling"]
+    data = Dataset.from_excel(workbooks.save(tmp_path / "c.xlsx", sheets))
+    assert f"c.xlsx: sheet {title!r} was read as {told}." in data.notes
+    assert len(data.observations) == len(LONG) - 1
+
+
+def test_two_sheets_of_samples_are_not_told_apart_by_a_word(tmp_path):
+    sheets = {"doses": INFUSIONS, "qPCR results": LONG, "flow results": LONG}
+    path = workbooks.save(tmp_path / "c.xlsx", sheets)
+    assert "qPCR results" in refusal(path)
+
+
 def test_a_footnote_and_empty_cells_are_counted_as_no_samples(tmp_path):
     rows = [
         ["ID", GROUP, None],
@@ -450,7 +477,7 @@ def test_sheets_of_a_file_that_is_none_are_refused(tmp_path):
     assert "Did you mean" in refusal(tmp_path / "brokn.xlsx")
     both = workbooks.save(tmp_path / "both.xlsx", {"samples": LONG, "results": LONG})
     assert "'samples' and 'results' may both hold observations" in refusal(both)
-    close = workbooks.save(tmp_path / "close.xlsx", {"samples": LONG, "infusion s": INFUSIONS})
+    close = workbooks.save(tmp_path / "close.xlsx", {"samples": LONG, "infusjons": INFUSIONS})
     assert "Did you mean 'infusions'" in refusal(close)
     none = workbooks.save(tmp_path / "none.xlsx", {"Sheet1": LONG})
     assert "sheets={'observations': 'Sheet1'}" in refusal(none)

@@ -70,7 +70,7 @@ class Check:
 def _line(problem: DatasetError) -> str:
     if not problem.entries:
         return problem.problem
-    places = [_address(entry, problem.table) for entry in problem.entries]
+    places = dict.fromkeys(_address(entry, problem.table) for entry in problem.entries)
     owners = dict.fromkeys(e.owner for e in problem.entries if e.owner)
     said = [f"{kind} {label!r}" for kind, label in owners]
     return f"{', '.join([*places, *said[:1]])}: {problem.problem}"

@@ -397,15 +397,17 @@ def _sorted_by(moment: Moment) -> tuple[int, float]:
 
 def _days(column: _Column, moments: Sequence[Moment], zeros: Mapping[str, Moment]) -> list[float]:
     table, found = column.table, []
-    for i, (patient, moment) in enumerate(zip(table.texts("patient"), moments, strict=True)):
+    patients = table.texts("patient")
+    for i, (patient, moment) in enumerate(zip(patients, moments, strict=True)):
         zero = zeros.get(patient)
         if zero is None:
-            column.fail(
-                i,
+            table.fail(
                 f"the time is a date, but day 0 of patient {patient!r} is not known: there is no "
                 "cell infusion in the doses table",
                 "Add the infusion, or give the date of day 0 in a column `time_zero` of the "
                 "patients table.",
+                rows=[j for j, other in enumerate(patients) if other == patient],
+                column=column.name,
             )
         if moment.clock is not None and zero.clock is None:
             column.fail(

@@ -26,6 +26,11 @@ CLOSE = 0.8  # similarity of a sheet's name to a table's that is taken for a typ
 ROUNDED = 0.05  # relative: what total x percent may differ by from the dose beside them
 
 
+def _is_of(title: str, tables: set[str], words: Mapping[str, str]) -> bool:
+    """Whether a word in the name of a sheet stands for one of these tables."""
+    return any(words.get(word) in tables for word in plain(title).split())
+
+
 def names_of(
     sheets: Mapping[str, str] | None = None,
     columns: Mapping[str, str] | None = None,
@@ -89,6 +94,13 @@ def _choose(
             )
         chosen[table] = sheets[title]
         left.remove(title)
+    for title in list(left):  # 'Pt info', 'qPCR results', 'Patient samples'
+        found = {words[word] for word in plain(title).split() if word in words}
+        found = (found - {"patients"} or found) - {*chosen, *names.sheets}
+        others = [other for other in left if other != title]
+        if len(found) == 1 and not any(_is_of(other, found, words) for other in others):
+            chosen[found.pop()] = sheets[title]
+            left.remove(title)
     absent = [word for word, table in words.items() if table not in chosen]
     for title in left:
         close = nearest(title, absent, CLOSE)

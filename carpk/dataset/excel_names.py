@@ -9,7 +9,7 @@ from carpk.dataset import units
 from carpk.dataset.tables import number_of, text_of
 
 SHEETS = {  # table -> names of its sheet
-    "patients": "patients patient subjects subject demographics dm covariates baseline",
+    "patients": "patients patient pts pt subjects subject demographics dm covariates baseline",
     "doses": "infusions infusion doses dose dosing treatment treatments administration ex",
     "observations": "samples sample observations observation measurements measurement results "
     "levels kinetics qpcr ddpcr flow pk pc",
