@@ -419,7 +419,7 @@ class Dataset:
         _files.write_all({path: text, nonmem_file.sidecar(path): about})
         return arguments
 
-    def summary(self, by: str | None = None) -> pd.DataFrame:
+    def summary(self, by: str | None = None, *, since: str = "first") -> pd.DataFrame:
         """What there is, a row per arm and analyte.
 
         Columns: unit; patients, treated (with cells) and infusions of cells of the arm; sampled
@@ -428,8 +428,13 @@ class Dataset:
 
         Args:
             by: covariate whose values are the arms; `cohort` unless given, where the data have it.
+            since: "first" or "last": days count from the first infusion of cells, or from the last
+                one before the sample (of a drug in data without cells: time after dose, TAD). With
+                "last", a row per arm, number of the infusion and analyte: its samples, and as
+                treated the patients who were given so many. Samples before the first infusion count
+                to it; the number of patients without any is 0.
         """
-        return overview.summary(self, by)
+        return overview.summary(self, by, since)
 
     def plot(
         self,
