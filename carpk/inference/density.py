@@ -428,7 +428,7 @@ class LogDensity:
             prediction = jnp.asarray(_usual(a.value[here], bound.counted[here].any()))
             output = bound.endpoints[analyte]
             residual = bound.population.residual_of(output)
-            own = bound.population.residual_theta(theta, output)
+            own = bound.residual_theta(theta, output, sd=_usual(a.sd[here], counted=False))
 
             def log_prob(
                 x: Array,
