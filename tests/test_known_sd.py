@@ -222,6 +222,12 @@ def test_replicates_scatter_by_the_sd_of_each_observation(fit):
     np.testing.assert_allclose(moved[here], a.sd[here], rtol=1e-12)
 
 
+@pytest.mark.slow
+def test_data_simulated_with_the_sds_are_fitted_again():
+    found = ck.checks.recovery(population(), dataset(rows(4)), simulations=2, progress=False)
+    assert np.isfinite(found.table().loc["base"].to_numpy(float)).all()
+
+
 def test_a_saved_fit_keeps_the_sds(fit, tmp_path):
     fit.save(tmp_path / "fit.nc")
     again = ck.load_fit(tmp_path / "fit.nc", model=MODEL)

@@ -414,7 +414,7 @@ class BoundPopulation:
         return {output: self.population.residual_theta(theta, output) for output in outputs}
 
     def residual_theta(
-        self, theta: Values, output: str, *, sd: Arrays | float | None = None
+        self, theta: Values, output: str, *, sd: Arrays | None = None
     ) -> dict[str, Numbers]:
         """Parameters of an output's residual model at the observations, (P, T).
 
