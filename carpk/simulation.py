@@ -189,6 +189,8 @@ def simulate(
     model = source.population.model if isinstance(source, Fit) else source
     if measured and not isinstance(source, Fit):
         raise FitError("simulate: `measured` needs a fit; a structural model alone has no assay.")
+    if measured and isinstance(source, Fit):
+        _refuse_known_sd(source)
     check_regimen(model, regimen)
     params, theta = virtual_patients(
         source, regimen, patients=patients, draws=draws, covariates=covariates, seed=seed
@@ -515,6 +517,16 @@ def _closed(model: ClosedForm, regimen: Regimen, t: np.ndarray, after: bool) -> 
         return {k: jax.lax.map(jax.vmap(partial(one, output=k)), p) for k in model.units}
 
     return jax.jit(every)
+
+
+def _refuse_known_sd(fit: Fit) -> None:
+    """Refuse to measure an output whose SDs came with the data."""
+    for output in fit.bound.endpoints.values():
+        if fit.population.residual_of(output).known_sd:
+            raise FitError(
+                f"simulate: {output!r} was fitted with KnownSD(), and the SD of a new measurement "
+                "is not known; leave out `measured`, and add the error of your assay yourself."
+            )
 
 
 def _measured(

@@ -1,9 +1,9 @@
 """Assays: residual models, limits of quantification, qPCR units.
 
 A residual model gives the distribution of a measured level y around the true level f. Its
-parameters are standard deviations, never variances. Of counts, and of yes and no, `Poisson`,
-`NegativeBinomial` and `Bernoulli` are the distribution around their expectation, which the model
-gives.
+parameters are standard deviations, never variances; with `KnownSD` those of the errors are data. Of
+counts, and of yes and no, `Poisson`, `NegativeBinomial` and `Bernoulli` are the distribution around
+their expectation, which the model gives.
 
 qPCR counts transgene copies per µg of DNA: a share of the leukocytes, and not a number of cells.
 Lymphodepletion empties this denominator as well. Three ways to deal with it:
@@ -19,6 +19,7 @@ from carpk.assay.discrete import Bernoulli, NegativeBinomial, Poisson
 from carpk.assay.residual import (
     Additive,
     Combined,
+    KnownSD,
     LogNormal,
     Power,
     Proportional,
@@ -32,6 +33,7 @@ __all__ = [
     "Additive",
     "Bernoulli",
     "Combined",
+    "KnownSD",
     "LogNormal",
     "NegativeBinomial",
     "Poisson",

@@ -70,8 +70,8 @@ def to_cells(
 
     Args:
         data: a `Dataset`, or observations: columns patient, time, analyte, value, unit and perhaps
-            lloq, limit, censored. Counts are observations too, of the analyte `wbc` in cells/µL;
-            `Dataset` converts 10^9/L when it reads them.
+            lloq, limit, sd, censored. Counts are observations too, of the analyte `wbc` in
+            cells/µL; `Dataset` converts 10^9/L when it reads them.
         vcn: vector copies per CAR-T cell, a number or patient -> number; it is never guessed.
         denominator: "measured" or "constant".
         leukocytes: with "constant", nucleated cells/µL.
@@ -159,7 +159,7 @@ def _converted(
     ]
     convert = cells_per_ul if new[1] == CELLS else copies_per_ug
     factor = convert(1.0, level, np.array(number))
-    for column in ("value", "lloq", "limit"):
+    for column in ("value", "lloq", "limit", "sd"):
         if column in frame:
             frame[column] = frame[column].astype(float)
             frame.loc[here, column] = chosen[column].to_numpy(dtype=float) * factor

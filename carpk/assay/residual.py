@@ -34,12 +34,14 @@ class Residual:
         heavy: whether its tails are heavier than those of a normal distribution.
         discrete: whether observations are whole numbers; 0 is one, and there is no LLOQ.
         binary: whether they are 0 and 1.
+        known_sd: whether theta holds the SD of each observation as well, as `sd`.
     """
 
     on_log: ClassVar[bool] = False
     heavy: ClassVar[bool] = False
     discrete: ClassVar[bool] = False
     binary: ClassVar[bool] = False
+    known_sd: ClassVar[bool] = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -244,6 +246,35 @@ class Combined(Proportional):
             "sigma_add": dist.LogNormal(math.log(self.typical_add), 1.0),
             "sigma_prop": dist.LogNormal(math.log(0.5), 0.5),
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownSD(Proportional):
+    """y ~ Normal(f, sd), with the SD of each observation from the column `sd` of the data.
+
+    There are no parameters, unless `extra` is True: y ~ Normal(f, sqrt(sd² + sigma_add²)), where
+    sigma_add has the unit of y; `typical_add` centres its prior.
+
+    For measurements whose error is known, and for means of groups: a mean of n animals with
+    standard deviation SD is an observation with sd = SD / sqrt(n), its standard error. Six mice
+    with 120 ± 45 copies/µg on day 7 (made-up figures) are the row
+
+        patient=dose group, time=7, analyte=transgene, value=120, unit=copies/µg, sd=18.4
+
+    What varies between patients then varies between groups, and the curve is that of a group's
+    mean.
+    """
+
+    extra: bool = False
+    typical_add: float = 1.0
+    known_sd: ClassVar[bool] = True
+
+    def _sd(self, f: Arrays, theta: Theta) -> Arrays:
+        added = theta["sigma_add"] if self.extra else 0.0
+        return jnp.sqrt(theta["sd"] ** 2 + added**2) + jnp.zeros_like(f)
+
+    def priors(self) -> dict[str, dist.Distribution]:
+        return Additive(self.typical_add).priors() if self.extra else {}
 
 
 def log_likelihood(

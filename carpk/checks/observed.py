@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from carpk.dataset.arrays import NEVER
+from carpk.dataset.overview import since_last
 from carpk.errors import FitError
 from carpk.inference.nuts import prior_draws
 from carpk.inference.result import Fit
@@ -94,6 +95,15 @@ class Observed:
         common = self.value[above].min() if above.any() else np.inf
         own = np.where(self.value <= common, common, np.inf)
         return np.where(above, self.value, own)
+
+    def since_last(self) -> tuple[np.ndarray, np.ndarray]:
+        """Days since the last infusion, and its number, (n,); see `overview.since_last`."""
+        bound, rows = self.bound, self.bound.data.observations
+        analyte = next(a for a, output in bound.endpoints.items() if output == self.output)
+        rows = rows[rows["analyte"] == analyte]
+        place = rows["patient"].map({p: i for i, p in enumerate(bound.patients)})
+        order = np.lexsort((rows["time"], place))  # that of `individual`: both keep ties
+        return since_last(bound.data, rows.iloc[order])
 
     def population_prediction(self, theta: Draws) -> np.ndarray:
         """PRED: concentrations at these parameters with every random effect 0, (n,)."""

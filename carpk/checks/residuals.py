@@ -301,7 +301,8 @@ def gof(fit: Fit, *, output: str | None = None, draws: int = 1000, seed: int = 0
     every = np.asarray(jax.jit(lambda s: jax.lax.map(concentrations, s))(sample))[:, seen.place]
     ipred = np.median(every, axis=0)
     residual = bound.population.residual_of(seen.output)
-    theta = bound.population.residual_theta(middle(fit.draws()), seen.output)
+    known = bound.individual.sd[seen.place]
+    theta = bound.residual_theta(middle(fit.draws()), seen.output, sd=known)
     score = np.asarray(residual.standardize(jnp.asarray(seen.value), jnp.asarray(ipred), theta)[0])
     iwres = np.where(seen.censored == 0, score, np.nan)
     table = errors.table[["patient", "time", "output", "DV", "CENS", "PRED"]].copy()

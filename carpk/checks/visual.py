@@ -17,6 +17,7 @@ from carpk._late import late
 from carpk._options import Interval, options
 from carpk._tables import as_frame
 from carpk.checks.observed import Observed, bound_of, middle, population_draws
+from carpk.dataset.overview import check_since, day_label, dose_word
 from carpk.errors import FitError
 from carpk.inference.result import Fit
 from carpk.population.bound import BoundPopulation
@@ -54,6 +55,8 @@ class VPC:
             for), below.
         output, unit: what was checked.
         by: the covariate of the strata, or None.
+        day_label: what its days are: "days after infusion", "days after the last infusion" or
+            "days after the last dose".
         corrected: prediction-corrected.
         edges: of the bins [day]; each includes its lower edge.
         lloq: the limit of quantification where all observations have the same, else NaN.
@@ -69,6 +72,7 @@ class VPC:
     output: str
     unit: str
     by: str | None
+    day_label: str
     corrected: bool
     edges: tuple[float, ...]
     lloq: float
@@ -100,6 +104,8 @@ class VPC:
             f"new patients from the {self.source}."
         )
         lines = [head]
+        if "last" in self.day_label:
+            lines.append(f"  Time: {self.day_label}.")
         if self.failed:
             lines.append(f"  {self.failed} draws without finite concentrations are left out.")
         if self.left_out:
@@ -129,6 +135,7 @@ def vpc(
     *,
     output: str | None = None,
     by: str | None = None,
+    since: str = "first",
     corrected: bool = False,
     bins: str | Sequence[float] = "auto",
     replicates: int = 500,
@@ -157,7 +164,11 @@ def vpc(
         fit: a fit; or a population model bound to data (`population.bind(data)`), whose prior is
             checked.
         output: of several endpoints; the first unless given.
-        by: column of the patients or cohorts table, a panel for each of its values: an arm, say.
+        by: column of the patients or cohorts table, a panel for each of its values: an arm, say; or
+            "infusion" ("dose" of a drug), a panel for the samples after each infusion.
+        since: "first" or "last": days count from the first infusion of cells, or from the last one
+            before the sample (of a drug in data without cells: time after dose, TAD), so that
+            re-infusions share their bins. Before the first infusion days count to it.
         corrected: prediction-corrected.
         bins: "auto": clusters of sampling times on the scale ln(1 + days), each with at least 5
             observations, at most 20; the sum of squares within them is the smallest possible for
@@ -169,8 +180,11 @@ def vpc(
     who, interval = "checks.vpc", options.interval
     bound = bound_of(fit)
     seen = Observed.of(bound, output, who)
-    strata, names = _strata(bound, by, who)
-    edges = bin_edges(seen.time, bins, who)
+    check_since(since, who)
+    after, number = seen.since_last()
+    time = after if since == "last" else seen.time
+    stratum, names = _strata(seen, number, by, who)
+    edges = bin_edges(time, bins, who)
     theta = population_draws(fit, replicates, seed, who)
     y, failed = seen.replicates(theta, seed, who)
     below_y = y < seen.lloq
@@ -189,7 +203,7 @@ def vpc(
     if corrected:
         pred = seen.population_prediction(middle(theta))
         log_pred, known = np.log(pred), pred > NOTHING * pred.max()
-    stratum, which = strata[seen.patient], np.searchsorted(edges[1:-1], seen.time, side="right")
+    which = np.searchsorted(edges[1:-1], time, side="right")
     rows: list[dict[str, str | float]] = []
     for s, name in enumerate(names):
         for b in range(len(edges) - 1):
@@ -201,9 +215,9 @@ def vpc(
             entry = {
                 "stratum": name,
                 "bin": b,
-                "time": np.median(seen.time[here]),
-                "time_low": seen.time[here].min(),
-                "time_high": seen.time[here].max(),
+                "time": np.median(time[here]),
+                "time_low": time[here].min(),
+                "time_high": time[here].max(),
                 "n": int(here.sum()),
             }
             if binary:
@@ -224,7 +238,7 @@ def vpc(
             "patient": seen.labels,
             "stratum": np.asarray(names, object)[stratum],
             "bin": which,
-            "time": seen.time,
+            "time": time,
             "value": np.where(np.isfinite(value), value, seen.value) * np.exp(shift),
             "below": below,
         }
@@ -236,6 +250,7 @@ def vpc(
         output=seen.output,
         unit=seen.unit,
         by=by,
+        day_label=day_label(bound.data, since),
         corrected=corrected,
         edges=tuple(float(x) for x in edges),
         lloq=float(limits[0]) if len(limits) == 1 and seen.limited.all() else float("nan"),
@@ -259,20 +274,32 @@ def _row(statistic: str, observed: float, again: np.ndarray) -> dict[str, str | 
     }
 
 
-def _strata(bound: BoundPopulation, by: str | None, who: str) -> tuple[np.ndarray, list[str]]:
-    """The stratum of every patient as an index into their names."""
+def _strata(
+    seen: Observed, number: np.ndarray, by: str | None, who: str
+) -> tuple[np.ndarray, list[str]]:
+    """The stratum of every observation as an index into their names."""
+    data = seen.bound.data
     if by is None:
-        return np.zeros(len(bound.patients), int), ["all"]
-    values = bound.data.covariate(by)
+        return np.zeros(len(seen.time), int), ["all"]
+    if by == dose_word(data) and not data.has_covariate(by):
+        found, index = np.unique(number, return_inverse=True)
+        _refuse_many(by, len(found), who)
+        return index, [str(x) for x in found]
+    values = data.covariate(by)
     found = np.unique(values) if values.dtype.kind == "f" else np.array(list(dict.fromkeys(values)))
-    if len(found) > STRATA:
+    _refuse_many(by, len(found), who)
+    index = np.argmax(values[:, None] == found, axis=1)
+    names = [f"{x:g}" if values.dtype.kind == "f" else str(x) for x in found]
+    return index[seen.patient], names
+
+
+def _refuse_many(by: str, values: int, who: str) -> None:
+    if values > STRATA:
         raise FitError(
-            f"{who}: {by!r} has {len(found)} different values, too many for a panel each; add a "
+            f"{who}: {by!r} has {values} different values, too many for a panel each; add a "
             "column of groups to the patients table, with pandas.cut say, and give its name as "
             "`by`."
         )
-    index = np.argmax(values[:, None] == found, axis=1)
-    return index, [f"{x:g}" if values.dtype.kind == "f" else str(x) for x in found]
 
 
 def ends_of(x: np.ndarray, interval: Interval) -> np.ndarray:

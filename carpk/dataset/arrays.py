@@ -22,7 +22,7 @@ class IndividualArrays:
 
     Rows are sorted by time; at equal times they keep their order. Beyond a patient's last entry
     `mask` (`infusion_mask`) is False and the arrays hold harmless numbers: time 0, value 1, LLOQ 1,
-    no limit, censored 0, analyte 0; infusion time 0 and amount 0.
+    no limit, SD 1, censored 0, analyte 0; infusion time 0 and amount 0.
 
     Attributes:
         patients: labels, as `Dataset.covariate` orders its values.
@@ -32,6 +32,7 @@ class IndividualArrays:
         lloq: lower limit of quantification; 1e-30 where unknown, (P, T).
         limit: lower bound of a censored observation (M4); NaN where there is none or it is 0, (P,
             T).
+        sd: known SD of the observation's error, in its unit; NaN where unknown, (P, T).
         censored: 0 observed, 1 below the LLOQ, -1 above `value`, (P, T).
         analyte: index into `analytes`, (P, T).
         follows: events at the time of the observation that were recorded before it; -1 where the
@@ -48,6 +49,7 @@ class IndividualArrays:
     value: np.ndarray
     lloq: np.ndarray
     limit: np.ndarray
+    sd: np.ndarray
     censored: np.ndarray
     analyte: np.ndarray
     follows: np.ndarray
@@ -113,6 +115,7 @@ def padded(
         value=filled(seen["value"], 1.0),
         lloq=filled(seen["lloq"].fillna(NEVER), 1.0),
         limit=filled(np.where(limit > 0, limit, np.nan), np.nan),
+        sd=filled(seen["sd"] if "sd" in seen else np.full(len(seen), np.nan), 1.0),
         censored=filled(seen["censored"], 0, int),
         analyte=filled([index[a] for a in seen["analyte"]], 0, int),
         follows=filled(seen["follows"], UNTOLD, int),

@@ -42,7 +42,8 @@ class Dataset:
             evid, compartment, record.
         observations: patient, time [day], analyte, value, unit, lloq, censored (0 observed; 1 the
             level is below `lloq`, which is also the value; -1 it is above the value) and limit
-            (lower bound of a censored observation, NaN where there is none).
+            (lower bound of a censored observation, NaN where there is none); and, where any is
+            known, sd (standard deviation of the value's error, in its unit), record.
         summaries: published cohort summaries, a row each.
         cohorts: cohort and covariates; may be empty.
         sampling: nominal sampling days of the study behind the summaries.
@@ -86,9 +87,11 @@ class Dataset:
             doses: columns patient, time, product, amount, unit and perhaps duration; further, as in
                 NONMEM, rate, ss, ii, addl, evid (3 is a reset, 4 one and a dose), compartment.
             observations: columns patient, time, analyte, value, unit, lloq, censored and perhaps
-                limit; a value may say '<50', '>1e6' or a word for below the LLOQ, such as 'BLQ'. A
-                sample at the time of a dose was taken before it, unless both tables have a
-                column `record`, numbers in the order of which a patient's events were recorded.
+                limit, and sd, the known standard deviation of a value's error in the unit of the
+                value, for `ck.assay.KnownSD`; a value may say '<50', '>1e6' or a word for below the
+                LLOQ, such as 'BLQ'. A sample at the time of a dose was taken before it, unless both
+                tables have a column `record`, numbers in the order of which a patient's events were
+                recorded.
             summaries: columns of a study's `facts.csv`; times are days.
             cohorts: column cohort, and covariates.
             sampling: nominal sampling days of the study behind the summaries.
@@ -156,7 +159,7 @@ class Dataset:
         """A data set from a NONMEM, Monolix, rxode2 or ADPPK table; column names in any case.
 
         A table written by `to_nonmem` has a sidecar (`data.info.json`) that stands in for
-        arguments not given.
+        arguments not given. A column SD holds the known standard deviations of DV's error (`sd`).
 
         Args:
             analytes: DVID (or YTYPE; else the CMT of observations) -> analyte; needed when there is
@@ -268,8 +271,9 @@ class Dataset:
                     f"{unit!r}. Convert the values before they are read."
                 )
             observations = observations.copy()
-            for column in ("value", "lloq", "limit"):
-                observations.loc[here, column] *= factor
+            for column in ("value", "lloq", "limit", "sd"):
+                if column in observations:
+                    observations.loc[here, column] *= factor
             observations.loc[here, "unit"] = unit
             summaries = cohort_summaries.converted(summaries, analyte, unit, factor)
             notes.append(f"{analyte} converted from {own} to {unit} (factor {factor:g}).")
@@ -426,7 +430,7 @@ class Dataset:
         _files.write_all({path: text, nonmem_file.sidecar(path): about})
         return arguments
 
-    def summary(self, by: str | None = None) -> pd.DataFrame:
+    def summary(self, by: str | None = None, *, since: str = "first") -> pd.DataFrame:
         """What there is, a row per arm and analyte.
 
         Columns: unit; patients, treated (with cells) and infusions of cells of the arm; sampled
@@ -435,8 +439,13 @@ class Dataset:
 
         Args:
             by: covariate whose values are the arms; `cohort` unless given, where the data have it.
+            since: "first" or "last": days count from the first infusion of cells, or from the last
+                one before the sample (of a drug in data without cells: time after dose, TAD). With
+                "last", a row per arm, number of the infusion and analyte: its samples, and as
+                treated the patients who were given so many. Samples before the first infusion count
+                to it; the number of patients without any is 0.
         """
-        return overview.summary(self, by)
+        return overview.summary(self, by, since)
 
     def plot(
         self,

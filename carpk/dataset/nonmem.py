@@ -334,6 +334,8 @@ def _observations(
         "limit": limit[keep].tolist(),
         "record": keep.tolist(),
     }
+    if "SD" in numbers:
+        columns["sd"] = numbers["SD"][keep].tolist()
     if "ULOQ" in numbers:
         columns["uloq"] = numbers["ULOQ"][keep].tolist()
     return Table(table.label, columns, [table.rows[i] for i in keep.tolist()], table.name, SHOWN)

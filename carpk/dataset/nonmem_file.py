@@ -98,8 +98,8 @@ def _from_logarithms(table: Table, header: Sequence[str], notes: list[str]) -> T
     shown = next(h for h in header if h.strip().upper() == column)
     notes.append(
         f"{table.label}: there is no DV; the logarithms in {shown} (base "
-        f"{10 if '10' in column else 'e'}) were turned into levels. Limits (LLOQ, LIMIT) are read "
-        "as levels."
+        f"{10 if '10' in column else 'e'}) were turned into levels. Limits (LLOQ, LIMIT) and "
+        "SD are read as those of levels."
     )
     return table.with_columns(DV=levels)
 
@@ -268,7 +268,7 @@ def event_table(
                 "DVID": number,
             },
             **{"CMT": len(products) + number, "CENS": row["censored"]},
-            **{"LIMIT": row["limit"], "LLOQ": row["lloq"]},
+            **{"LIMIT": row["limit"], "LLOQ": row["lloq"], "SD": row.get("sd", np.nan)},
         }
         events[row["patient"]].append((place(row, 0), event))
     quiet = {"DV": ".", "DVID": ".", "CENS": 0, "LIMIT": ".", "LLOQ": "."}
@@ -282,7 +282,8 @@ def event_table(
         steady = {"SS": int(row.get("ss", 0)), "II": row.get("ii", 0.0)}
         lasts = row["duration"] if np.isnan(row.get("rate", np.nan)) else 0.0
         events[row["patient"]].append((place(row, 1), {**event, **steady, "DUR": lasts}))
-    more = [name for name in ("SS", "II") if name.lower() in doses]
+    more = ["SD"] * ("sd" in observations)
+    more += [name for name in ("SS", "II") if name.lower() in doses]
     if any(event.get("DUR", 0) for mine in events.values() for _, event in mine):
         more.append("DUR")  # which holds whatever the bioavailability; of RATE alone the rate does
     order = [*("ID", "TIME", "DV", "AMT", "EVID", "MDV", "CMT", "RATE", "DVID", "CENS"), "LIMIT"]
@@ -320,6 +321,7 @@ def sidecar_text(arguments: Written, about: Mapping[str, object]) -> str:
         "RATE": "AMT per day; 0 is a bolus",
         "CENS": "1 below the LLOQ, -1 above the upper limit",
         "LIMIT": "lower bound of the censored interval",
+        "SD": "known standard deviation of DV's error, in the unit of DV",
     }
     content = {"carpk": {"arguments": arguments, "columns": columns, "about": about}}
     return json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n"

@@ -17,7 +17,7 @@ from carpk.dataset.validate import Settings
 ALIASES = {"YTYPE": "DVID", "TINF": "DUR", "USUBJID": "ID", "SUBJID": "ID"}
 EVENTS = [
     *("ID", "TIME", "DV", "AMT", "EVID", "CMT", "ADM", "RATE", "DUR", "ADDL", "II", "SS"),
-    *("MDV", "CENS", "LIMIT", "LLOQ", "ULOQ", "BLQ", "DVID", "DVU", "DOSEU"),
+    *("MDV", "CENS", "LIMIT", "LLOQ", "ULOQ", "BLQ", "SD", "DVID", "DVU", "DOSEU"),
 ]
 LOGARITHMS = {"LNDV": np.exp, "LDV": np.exp, "LOG10DV": exp10, "L10DV": exp10}
 """Columns with logarithms of levels, which are read where there is no DV -> what undoes them."""
@@ -38,6 +38,7 @@ SHOWN = {
     "lloq": "LLOQ",
     "uloq": "ULOQ",
     "limit": "LIMIT",
+    "sd": "SD",
     "analyte": "DVID",
     "product": "CMT",
     "unit": "units",

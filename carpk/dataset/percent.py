@@ -28,7 +28,7 @@ CELLS = "cells/µL"
 def to_counts(table: Table, settings: Settings) -> Table:
     """CAR-T cells in percent of other cells as cells/µL, where the others were counted, too.
 
-    A count of the same patient and time is needed for each; LLOQ and limit go along.
+    A count of the same patient and time is needed for each; LLOQ, limit and SD go along.
     """
     if "unit" not in table or "analyte" not in table:
         return table
@@ -39,7 +39,7 @@ def to_counts(table: Table, settings: Settings) -> Table:
     if not rows:
         return table
     patients, times, values = table.texts("patient"), table.numbers("time"), table.numbers("value")
-    levels = [c for c in ("value", "lloq", "limit") if c in table]
+    levels = [c for c in ("value", "lloq", "limit", "sd") if c in table]
     numbers = {c: table.numbers(c, required=False) for c in levels}
     columns = {c: list(table.columns[c]) for c in (*levels, "unit")}
     done: Counter[str] = Counter()

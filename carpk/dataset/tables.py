@@ -186,6 +186,7 @@ _MEANING = {
     "lloq": "the lower limit of quantification, in the unit of the row",
     "censored": "0 (observed), 1 (below the LLOQ) or -1 (above the upper limit)",
     "limit": "the lower bound of the censored interval",
+    "sd": "the known standard deviation of the value's error, in the unit of the row",
     "metric": "what the statistic is of, such as 'level' or 'cmax'",
     "statistic": "'median', 'geometric mean', 'mean', 'p10' (a percentile), 'count', 'proportion' "
     "or 'percentage'",

@@ -13,7 +13,7 @@ from carpk.dataset.tables import Table, count, listing, nearest, number_of, text
 from carpk.errors import DatasetError
 
 OBSERVATIONS = ["patient", "time", "analyte", "value", "unit", "lloq", "censored", "limit"]
-MAY_SAY = ["record"]  # further columns of observations
+MAY_SAY = ["sd", "record"]  # further columns of observations
 
 TIME_ZERO = {
     "first cell infusion": "check",
@@ -271,9 +271,31 @@ def read_observations(table: Table, settings: Settings) -> pd.DataFrame:
         "censored": censored.astype(np.int64),
         "limit": limit * factors,
     }
+    if "sd" in table:
+        columns["sd"] = _known_sd(table, notes) * factors
     if "record" in table:
         columns["record"] = table.numbers("record", required=False)
     return pd.DataFrame(columns)
+
+
+def _known_sd(table: Table, notes: list[str]) -> np.ndarray:
+    """The known SD of each value, in its unit; NaN where unknown."""
+    sd = table.numbers("sd", required=False)
+    bad = np.flatnonzero((sd <= 0) | np.isinf(sd))
+    if bad.size:
+        table.fail(
+            f"sd must be a positive number, but is {sd[bad[0]]:g}",
+            "Give the standard deviation of the value's error in the unit of the value, or leave "
+            "the entry empty where it is unknown.",
+            rows=bad,
+            column="sd",
+        )
+    if len(table):
+        notes.append(
+            f"{table.label}: the SD of {count(int((~np.isnan(sd)).sum()), 'value')} is given; "
+            "residual=ck.assay.KnownSD() uses it, other residual models do not."
+        )
+    return sd
 
 
 def _fill_lloq(table: Table, analytes: list[str], settings: Settings) -> np.ndarray:

@@ -78,11 +78,11 @@ class LogPredictionExpansion(NamedTuple):
         return jnp.einsum("ipt,ip->pt", self.first + 0.5 * bent, away), self.first + bent
 
 
-def _usual(values: np.ndarray, counted: bool) -> float:
+def _usual(values: Arrays, counted: bool) -> Array:
     """A usual one of an output's observations: the geometric mean; of counts the mean."""
     if counted:  # away from 0, and of yes and no from 1
-        return float((values.sum() + 0.5) / (len(values) + 1.0))
-    return float(np.exp(np.mean(np.log(values)))) if len(values) else 1.0
+        return (jnp.sum(values) + 0.5) / (len(values) + 1.0)
+    return jnp.exp(jnp.mean(jnp.log(values))) if len(values) else jnp.ones(())
 
 
 class Conditional(NamedTuple):
@@ -425,10 +425,10 @@ class LogDensity:
         each = []
         for o, analyte in enumerate(a.analytes):
             here = np.asarray(a.mask) & (np.asarray(a.analyte) == o)
-            prediction = jnp.asarray(_usual(a.value[here], bound.counted[here].any()))
+            prediction = _usual(a.value[here], bound.counted[here].any())
             output = bound.endpoints[analyte]
             residual = bound.population.residual_of(output)
-            own = bound.population.residual_theta(theta, output)
+            own = bound.residual_theta(theta, output, sd=_usual(a.sd[here], counted=False))
 
             def log_prob(
                 x: Array,

@@ -86,6 +86,7 @@ class Sampled:
         which: output of each sample, (P, T).
         mask: True where there is a sample, (P, T).
         lloq: (P, T); 0 where there is none.
+        sd: known SDs, (P, T); NaN where there is none.
         time: days, (P, T).
         infusions: K.
         patients: how many each row stands for, (P,).
@@ -100,6 +101,7 @@ class Sampled:
     which: np.ndarray
     mask: np.ndarray
     lloq: np.ndarray
+    sd: np.ndarray
     time: np.ndarray
     infusions: int
     patients: np.ndarray
@@ -119,6 +121,7 @@ class Sampled:
             which=a.analyte,
             mask=a.mask,
             lloq=a.lloq,
+            sd=a.sd,
             time=a.time,
             infusions=bound.drawn_infusions,
             patients=np.ones(len(a.patients)),
@@ -171,6 +174,7 @@ class Sampled:
             which=which,
             mask=mask,
             lloq=lloq,
+            sd=np.full(shape, np.nan),
             time=np.where(mask, time, 0.0),
             infusions=infusions,
             patients=np.array([arm.patients for arm in arms.values()], float),

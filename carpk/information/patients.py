@@ -83,7 +83,14 @@ def sample_sensitivities(
     residual: dict[str, np.ndarray] = {}
     for o, output in enumerate(who.outputs):
         here = who.mask & (who.which == o)
-        model, own = population.residual_of(output), population.residual_theta(theta, output)
+        model, own = population.residual_of(output), dict(population.residual_theta(theta, output))
+        if model.known_sd:
+            if not np.isfinite(who.sd[here]).all():
+                raise FitError(
+                    f"identifiability: KnownSD() takes the SDs of {output} from data, and planned "
+                    "samples have none. Plan with ck.assay.Additive(), whose sigma_add is their SD."
+                )
+            own["sd"] = np.where(here, who.sd, 1.0)
         _refuse(who, here & ~np.isfinite(f), "has no value: the equations cannot be solved")
         spread = model.sample(jnp.ones(f.shape), f, own) > 100 * FLOOR
         empty = here & (who.lloq <= FLOOR) & ~np.asarray(spread)
@@ -119,7 +126,8 @@ def standardized(
         middle = f
 
     def score(factors: Values) -> Arrays:
-        return residual.standardize(above, f, {n: theta[n] * x for n, x in factors.items()})[0]
+        moved = {n: theta[n] * x for n, x in factors.items()}
+        return residual.standardize(above, f, {**theta, **moved})[0]
 
     of_mean, of_sd = (float(np.sqrt(x)) for x in residual.efficiency(theta))
     by_sd = jax.jacfwd(score)({n: 1.0 for n in residual.names}) if residual.names else {}

@@ -7,12 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from carpk.dataset import Dataset
-from carpk.dataset.overview import arms, since_last
+from carpk.dataset.overview import arms, check_since, day_label, since_last
 from carpk.dataset.units import CELL_UNITS
 from carpk.errors import DatasetError
 from carpk.plot.style import BLUE, GREY, INK, RED, level_scale, time_axis
 
-SINCE = ("first", "last")
 MOST_PANELS = 6  # arms side by side
 BARS = 4 / 24  # day; shorter infusions are drawn as ticks
 
@@ -34,10 +33,10 @@ def dataset(
         analytes: one or more; all of the observations unless given.
         by: covariate whose values are the arms; `cohort` unless given, where the data have it.
         since: "first" or "last": days count from the first infusion of cells, or from the last one
-            before the sample, so that re-infusions lie upon each other.
+            before the sample (of a drug in data without cells: time after dose, TAD), so that
+            re-infusions lie upon each other.
     """
-    if since not in SINCE:
-        raise DatasetError(f'plot.dataset: since must be "first" or "last", but is {since!r}.')
+    check_since(since, "plot.dataset")
     known = list(dict.fromkeys(data.observations["analyte"]))
     wanted = [analytes] if isinstance(analytes, str) else list(analytes or known)
     if not known or not set(wanted) <= set(known):
@@ -54,7 +53,9 @@ def dataset(
             "another `by`, or plot some of the patients."
         )
     seen = data.observations.assign(
-        day=data.observations["time"] if since == "first" else since_last(data),
+        day=data.observations["time"]
+        if since == "first"
+        else since_last(data, data.observations)[0],
         arm=data.observations["patient"].map(arm),
     )
     seen = seen[seen["analyte"].isin(wanted)]
@@ -85,11 +86,8 @@ def dataset(
             time_axis(axis, days, size=8, apart=0.5)
             axis.tick_params(labelsize=7)
             axis.set_xlabel("")
-        where = "first" if since == "first" else "last"
         words = column[-1].get_xscale() == "function"
-        column[-1].set_xlabel(
-            f"days after the {where} infusion{' (log scale)' * words}", fontsize=8
-        )
+        column[-1].set_xlabel(day_label(data, since) + " (log scale)" * words, fontsize=8)
     for axis, analyte in zip(axes[bool(strip) :, 0], wanted, strict=True):
         axis.set_ylabel(f"{analyte} [{data.units[analyte]}]", fontsize=8)
     _key(figure, axes[-1, -1], seen)

@@ -85,7 +85,7 @@ def vpc(result: VPC, *, points: bool = True) -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
     for axis in axes[-1]:
-        time_axis(axis, days, size=8)
+        time_axis(axis, days, size=8, label=result.day_label)
     corrected = ", prediction-corrected" if result.corrected else ""
     axes[0, 0].set_ylabel(f"{result.output} [{result.unit}]{corrected}", fontsize=9)
     if limited:

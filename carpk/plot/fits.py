@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -16,6 +18,7 @@ from carpk._options import options
 from carpk.checks import Predictive, posterior_predictive, prior_predictive
 from carpk.checks.observed import Observed, middle
 from carpk.dataset.cohort_summaries import WITH_ENDS
+from carpk.dataset.overview import check_since, counted_from, day_label, dose_word
 from carpk.inference.nuts import prior_draws
 from carpk.inference.result import Fit
 from carpk.inference.starts import PRIOR_DRAWS
@@ -39,7 +42,7 @@ from carpk.verdict.modes import SAME_MODE
 if TYPE_CHECKING:
     from jax import Array
 
-    from carpk._types import Values
+    from carpk.params import Params
 
 
 def fit(result: Fit, *, seed: int = 0) -> Figure:
@@ -230,38 +233,84 @@ def _natural_ticks(axis: Axes, parameter: PopulationParameter, low: float, high:
     axis.set_xticks(ticks, [f"{float(inverse(x)):.2g}" for x in ticks], fontsize=7)
 
 
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """What a panel of `individual_fits` shows of a patient: all, or what follows one infusion.
+
+    Attributes:
+        patient: index into the patients.
+        label: its title.
+        here: which of the observations it shows.
+        start: day from which its days count.
+        stop: day on which its curve ends, that of the next infusion.
+        first: nothing was given before it, so that days before `start` belong to it.
+        place: number of the panel among the patient's.
+    """
+
+    patient: int
+    label: str
+    here: np.ndarray
+    start: float = 0.0
+    stop: float = math.inf
+    first: bool = True
+    place: int = 0
+
+
+def _panels(seen: Observed, since: str) -> tuple[np.ndarray, list[Panel]]:
+    """The days of the observations, and the panels of the patients, or of their infusions."""
+    patients, data = seen.bound.patients, seen.bound.data
+    if since == "first":
+        return seen.time, [Panel(i, p, seen.patient == i) for i, p in enumerate(patients)]
+    days, number = seen.since_last()
+    doses, word = counted_from(data), dose_word(data)
+    found = []
+    for i, patient in enumerate(patients):
+        times = np.unique(doses.loc[doses["patient"] == patient, "time"].to_numpy(float))
+        ends = [0.0, *times, math.inf]
+        own = seen.patient == i
+        for place, n in enumerate(np.unique(number[own])):
+            label = f"{patient}, {word} {n}" if len(times) > 1 else patient
+            here = own & (number == n)
+            found.append(Panel(i, label, here, ends[n], ends[n + 1], n <= 1, place))
+    return days, found
+
+
 def individual_fits(
-    result: Fit, output: str | None = None, *, draws: int = 200, seed: int = 0, most: int = 48
+    result: Fit,
+    output: str | None = None,
+    *,
+    since: str = "first",
+    draws: int = 200,
+    seed: int = 0,
+    most: int = 48,
 ) -> Figure:
     """Each patient's data of one output with IPRED, the interval of the patient's own curve.
 
     PRED is the curve without random effects, at the patient's covariates and doses. Arrows are
     infusions of cells, grey ticks other drugs of the days shown: from the infusion, or the first
     observation before it, to the last one.
-    """
-    import jax
-    import jax.numpy as jnp
 
-    bound, interval = result.bound, options.interval
+    Args:
+        result: a fit.
+        output: of several endpoints; the first unless given.
+        since: "first" or "last": days count from the first infusion of cells, or from the last one
+            before the sample (of a drug in data without cells: time after dose, TAD). With "last",
+            a panel per patient and infusion that has samples; its curve ends at the next infusion.
+        draws: of the posterior behind the curves.
+        seed: same seed, same draws.
+        most: panels.
+    """
+    interval = options.interval
+    check_since(since, "plot.individual_fits")
+    bound = result.bound
     seen = Observed.of(bound, output, "plot.individual_fits")
     output = seen.output
-    sample = {k: jnp.asarray(v) for k, v in result.draws(draws, seed, effects=True).items()}
-    first, last = min(0.0, float(seen.time.min())), float(seen.time.max())
-    days = _grid(first, last)
-    levels_at = bound.patient_predictor(jnp.asarray(days), output=output, smooth=False)
-
-    def curves(sample: Values) -> Array:
-        params, _ = bound.of_sample(sample)
-        levels: Array = levels_at(params)
-        return levels
-
-    concentrations = jax.jit(lambda s: jax.lax.map(curves, s))(sample)
-    low, mid, high = np.quantile(np.asarray(concentrations), interval.with_median, axis=0)
-    typical = middle(result.draws())
-    pred = np.asarray(jax.jit(lambda th: levels_at(bound.typical_patients(th)))(typical))
-    shown = min(len(bound.patients), most)
-    columns = min(8, shown)
-    rows = math.ceil(shown / columns)
+    times, panels = _panels(seen, since)
+    hidden, panels = len(panels[most:]), panels[:most]
+    days = _grid(min(0.0, float(times.min())), float(times.max()))
+    low, mid, high, pred = _curves(result, output, panels, days, draws, seed)
+    columns = min(8, len(panels))
+    rows = math.ceil(len(panels) / columns)
     figure, axes = plt.subplots(
         rows,
         columns,
@@ -273,37 +322,35 @@ def individual_fits(
     bottom, top = seen.value.min() / 5, seen.value.max() * 12
     scale = level_scale(seen.value)
     if scale == "linear":
-        highest = max(float(seen.value.max()), float(high.max()))
+        highest = max(float(seen.value.max()), float(np.nanmax(high)))
         bottom, top = -0.05 * highest, 1.3 * highest
     limits = np.unique(seen.lloq[seen.limited])
     limits = limits[(limits > bottom) & (limits < top)]
-    for axis in axes.flat[shown:]:
+    for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    for i, axis in zip(range(shown), axes.flat, strict=False):
-        before = days <= 0 if isinstance(bound.population.model, ClosedForm) else days < -np.inf
-        own, typical_own = (np.where(before, np.nan, x[i]) for x in (mid, pred))
-        axis.fill_between(days, low[i], high[i], where=~before, color=BLUE, alpha=0.35, lw=0)
-        axis.plot(days, typical_own, color=GREY, lw=1, ls="--")
-        axis.plot(days, own, color=BLUE, lw=1)
+    others = False
+    for i, (panel, axis) in enumerate(zip(panels, axes.flat, strict=False)):
+        axis.fill_between(days, low[i], high[i], color=BLUE, alpha=0.35, lw=0)
+        axis.plot(days, pred[i], color=GREY, lw=1, ls="--")
+        axis.plot(days, mid[i], color=BLUE, lw=1)
         if len(limits) == 1:
             axis.axhline(limits[0], color=INK, lw=0.6, ls=":")
-        here = seen.patient == i
-        t, y, censored = seen.time[here], seen.value[here], seen.censored[here]
+        t, y, censored = (x[panel.here] for x in (times, seen.value, seen.censored))
         axis.plot(t[censored == 0], y[censored == 0], "o", color=INK, ms=2.5)
         axis.plot(t[censored == 1], y[censored == 1], "v", color=RED, ms=3)
         axis.plot(t[censored == -1], y[censored == -1], "^", color=RED, ms=3)
-        _doses(axis, bound, i)
-        axis.set_title(bound.patients[i], fontsize=7, pad=2)
+        axis.set_title(panel.label, fontsize=7, pad=2)
         axis.tick_params(labelsize=6)
         axis.set_yscale(scale)
         axis.spines[["top", "right"]].set_visible(False)
         time_axis(axis, days, apart=0.9)
         axis.set_xlabel("")
+        others |= _doses(axis, bound, panel)
     axes[0, 0].set_ylim(bottom, top)
-    scale = " (log scale)" if days[-1] > LONG else ""
     figure.supylabel(f"{output} [{seen.unit}]", fontsize=9)
-    hidden = len(bound.patients) - shown
-    more = f" (the first {shown} of {len(bound.patients)} patients)" if hidden else ""
+    shown = f"{len(panels)} of {len(panels) + hidden}"
+    what = "patients" if since == "first" else f"{dose_word(bound.data)}s with samples"
+    more = f" (the first {shown} {what})" if hidden else ""
     figure.suptitle(
         f"Individual fits of {output}, {bound.data.name}{more}", x=0.01, ha="left", fontsize=10
     )
@@ -321,14 +368,53 @@ def individual_fits(
     if len(limits) == 1:
         entries["LLOQ"] = key.plot([], [], color=INK, lw=0.6, ls=":")[0]
     entries["cells infused"] = key.plot([], [], marker="$\\downarrow$", color=INK, ls="", ms=7)[0]
-    others = bound.data.doses.drop(bound.data.infusions.index)["time"]
-    if others.between(first, last).any():
+    if others:
         entries["other drug"] = key.plot([], [], marker="|", color=GREY, ls="", ms=6)[0]
-    wide = figure.get_figwidth() / 1.6
-    lines = math.ceil(len(entries) / wide)
+    words = day_label(bound.data, since) + " (log scale)" * bool(days[-1] > LONG)
+    _key_below(figure, entries, words)
+    return figure
+
+
+def _curves(
+    result: Fit, output: str, panels: Sequence[Panel], days: np.ndarray, draws: int, seed: int
+) -> list[np.ndarray]:
+    """Ends and median of IPRED, and PRED, (panel, day): low, median, high, PRED; NaN outside."""
+    import jax
+    import jax.numpy as jnp
+
+    bound = result.bound
+    each = max(panel.place for panel in panels) + 1
+    grid = np.tile(days, (len(bound.patients), each, 1))
+    outside = np.zeros((len(panels), len(days)), bool)
+    closed = isinstance(bound.population.model, ClosedForm)
+    for i, panel in enumerate(panels):
+        earliest = -math.inf if panel.first else panel.start
+        own = panel.start + days
+        outside[i] = (own < earliest) | (own > panel.stop) | (closed & panel.first & (days <= 0))
+        own = np.clip(own, earliest, panel.stop)
+        grid[panel.patient, panel.place] = own
+        grid[panel.patient, panel.place + 1 :] = own[-1]  # in order, where others have more panels
+    levels_at = bound.patient_predictor(
+        jnp.asarray(grid.reshape(len(grid), -1)), output=output, smooth=False
+    )
+    rows, places = (np.array([getattr(p, x) for p in panels]) for x in ("patient", "place"))
+
+    def levels(params: Params) -> Array:
+        found: Array = levels_at(params).reshape(grid.shape)[rows, places]
+        return found
+
+    sample = {k: jnp.asarray(v) for k, v in result.draws(draws, seed, effects=True).items()}
+    ipred = jax.jit(lambda s: jax.lax.map(lambda x: levels(bound.of_sample(x)[0]), s))(sample)
+    pred = jax.jit(lambda th: levels(bound.typical_patients(th)))(middle(result.draws()))
+    ends = np.quantile(np.asarray(ipred), options.interval.with_median, axis=0)
+    return [np.where(outside, np.nan, x) for x in (*ends, np.asarray(pred))]
+
+
+def _key_below(figure: Figure, entries: dict[str, Artist], words: str) -> None:
+    """The name of the axis of time and the key, in as many lines as it needs, under the panels."""
+    lines = math.ceil(len(entries) / (figure.get_figwidth() / 1.6))
     height = figure.get_figheight()
     figure.tight_layout(rect=(0, (0.28 + 0.2 * lines) / height, 1, 1))
-    words = f"days after infusion{scale}"
     figure.text(0.5, (0.15 + 0.2 * lines) / height, words, ha="center", fontsize=9)
     figure.legend(
         list(entries.values()),
@@ -339,7 +425,6 @@ def individual_fits(
         fontsize=8,
         borderpad=0.2,
     )
-    return figure
 
 
 def _grid(first: float, last: float) -> np.ndarray:
@@ -349,23 +434,24 @@ def _grid(first: float, last: float) -> np.ndarray:
     return np.unique(np.clip(days, first, last))
 
 
-def _doses(axis: Axes, bound: BoundPopulation, i: int) -> None:
-    """Arrows for a patient's infusions of cells, ticks for other drugs, along the top."""
-    a, patient = bound.individual, bound.patients[i]
-    across = axis.get_xaxis_transform()
-    for day in a.infusion_time[i][a.infusion_mask[i]]:
+def _doses(axis: Axes, bound: BoundPopulation, panel: Panel) -> bool:
+    """Arrows for a panel's infusions of cells, ticks for other drugs; whether there are ticks."""
+    data, across = bound.data, axis.get_xaxis_transform()
+    own = data.doses[data.doses["patient"] == bound.patients[panel.patient]]
+    day = own["time"] - panel.start
+    within = (own["time"] < panel.stop) & (panel.first | (day >= 0))
+    cells = own.index.isin(data.infusions.index)
+    for arrow in day[within & cells]:
         axis.annotate(
             "",
-            (day, 0.84),
-            (day, 1.0),
+            (arrow, 0.84),
+            (arrow, 1.0),
             xycoords=across,
             arrowprops={"arrowstyle": "->", "color": INK, "lw": 0.9, "shrinkA": 0, "shrinkB": 0},
         )
-    doses = bound.data.doses
-    other = doses[(doses["patient"] == patient) & ~doses.index.isin(bound.data.infusions.index)]
-    low, high = axis.get_xlim()
-    days = other["time"][other["time"].between(low, high)].to_numpy(float)
-    axis.plot(days, np.full(len(days), 0.95), "|", color=GREY, ms=5, transform=across)
+    ticks = day[within & ~cells & day.between(*axis.get_xlim())].to_numpy(float)
+    axis.plot(ticks, np.full(len(ticks), 0.95), "|", color=GREY, ms=5, transform=across)
+    return bool(len(ticks))
 
 
 def waterfall(result: Fit) -> Figure:

@@ -13,9 +13,15 @@ TICKS = (-28, -14, -7, -3, 0, 1, 3, 7, 14, 28, 60, 90, 180, 365, 730, 1460, 2920
 APART = 0.32  # least distance of labelled days, on the scale ln(1 + days)
 
 
-def time_axis(axis: Axes, days: ArrayLike, *, size: float = 9, apart: float = APART) -> None:
+def time_axis(
+    axis: Axes,
+    days: ArrayLike,
+    *,
+    size: float = 9,
+    apart: float = APART,
+    label: str = "days after infusion",
+) -> None:
     """Label the axis of days after infusion; on the scale ln(1 + days) with long follow-up."""
-    label = "days after infusion"
     low, high = float(np.min(days)), float(np.max(days))
     room = 0.04 * max(high - low, 1.0)
     axis.set_xlim(low - room, high + room)

@@ -101,6 +101,12 @@ class BoundPopulation:
                     f"{data.name}: {output!r} is counted, and summaries of counts are not fitted. "
                     'Give the patients\' counts, or set use to "check" for these summaries.'
                 )
+            if population.residual_of(output).known_sd:
+                raise FitError(
+                    f"{data.name}: KnownSD() takes the SD of each observation of {output!r}, and a "
+                    "published summary of a cohort has none of its patients. Give the mean of a "
+                    "group as an observation with sd = SD / sqrt(n), or another residual model."
+                )
         for analyte in endpoints:
             if analyte not in observed and endpoints[analyte] not in published:
                 raise FitError(
@@ -413,6 +419,20 @@ class BoundPopulation:
         """Output -> parameters of its residual model."""
         return {output: self.population.residual_theta(theta, output) for output in outputs}
 
+    def residual_theta(
+        self, theta: Values, output: str, *, sd: Arrays | None = None
+    ) -> dict[str, Numbers]:
+        """Parameters of an output's residual model at the observations, (P, T).
+
+        With known SDs they are among them, as `sd`: those of the observations unless given. Where
+        the data have none, as for another endpoint, it is 1.
+        """
+        own = dict(self.population.residual_theta(theta, output))
+        if self.population.residual_of(output).known_sd:
+            known = self.individual.sd
+            own["sd"] = np.where(np.isfinite(known), known, 1.0) if sd is None else sd
+        return own
+
     def individual_predictions(self, params: Params) -> Float[Array, "patient time"]:
         """Predictions at the observations, shape (P, T); leaves (P,) or (P, K)."""
         return jnp.maximum(self.predictors[None](params), FLOOR)
@@ -433,7 +453,7 @@ class BoundPopulation:
 
         def each(output: str) -> Array:
             residual = self.population.residual_of(output)
-            own = self.population.residual_theta(theta, output)
+            own = self.residual_theta(theta, output)
             return log_likelihood(residual, a.value, f, own, a.censored, a.lloq, limit)
 
         return jnp.where(a.mask, self.by_endpoint(each), 0.0)
@@ -444,7 +464,7 @@ class BoundPopulation:
         """Simulated observations at the observations with these standard-normal scores, (P, T)."""
 
         def each(output: str) -> Array:
-            own = self.population.residual_theta(theta, output)
+            own = self.residual_theta(theta, output)
             return jnp.asarray(self.population.residual_of(output).sample(scores, f, own))
 
         return self.by_endpoint(each)
@@ -607,6 +627,8 @@ def _check_kinds(
         residual = population.residual_of(endpoints[analyte])
         here = seen.mask & (seen.analyte == i)
         name = type(residual).__name__
+        if residual.known_sd:
+            _refuse_unknown_sd(data, seen, here & ~np.isfinite(seen.sd), analyte)
         if not residual.discrete:
             advice = (
                 "Counts are fitted with residual=ck.assay.Poisson() or NegativeBinomial(), yes and "
@@ -621,6 +643,18 @@ def _check_kinds(
         advice = "Leave the flag and the limit out: a count of 0 is one."
         limited = (seen.censored != 0) | (seen.lloq > NEVER)
         _refuse_values(data, seen, here & limited, analyte, name, advice, ", censored or limited,")
+
+
+def _refuse_unknown_sd(
+    data: Dataset, seen: IndividualArrays, bad: np.ndarray, analyte: str
+) -> None:
+    for i, j in np.argwhere(bad)[:1]:
+        raise FitError(
+            f"{data.name}, patient {seen.patients[i]!r}, day {seen.time[i, j]:g}: the SD of "
+            f"{analyte} is not known, which KnownSD() needs of every observation ({bad.sum()} have "
+            "none). Give it in the column `sd` of the observations, in the unit of the value, or "
+            "take another residual model."
+        )
 
 
 def _refuse_values(

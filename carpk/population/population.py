@@ -76,8 +76,9 @@ class Population:
             data have it.
         residual: what the assay sees, `LogNormal()` unless said otherwise; `StudentT()` where some
             samples lie far off, `Additive()`, `Proportional()`, `Combined()`, `Power()`; of counts
-            `assay.Poisson()` or `assay.NegativeBinomial()`, of yes and no `assay.Bernoulli()`; with
-            several endpoints one for all of them, or output -> residual model.
+            `assay.Poisson()` or `assay.NegativeBinomial()`, of yes and no `assay.Bernoulli()`;
+            where the data have the SD of each observation `assay.KnownSD()`; with several endpoints
+            one for all of them, or output -> residual model.
         priors: NumPyro distributions by name, or "published" (see `published_priors`). Names: a
             parameter's own for its typical value (natural scale), "omega_<parameter>",
             "omega_<parameter>_infusion", "omega_<parameter>_cohort",

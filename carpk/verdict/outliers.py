@@ -409,21 +409,19 @@ def _scores(bound: BoundPopulation, samples: Values) -> tuple[np.ndarray, ...]:
                 residual = bound.population.residual_of(output)
                 if residual.discrete:  # without a limit
                     return jnp.full_like(f, -jnp.inf)
-                share: Array = residual.log_cdf(
-                    y, f, bound.population.residual_theta(theta, output)
-                )
+                share: Array = residual.log_cdf(y, f, bound.residual_theta(theta, output))
                 return share
 
             return jnp.exp(bound.by_endpoint(each))
 
         def score(output: str) -> Array:
             residual = bound.population.residual_of(output)
-            own = bound.population.residual_theta(theta, output)
+            own = bound.residual_theta(theta, output)
             return jnp.asarray(residual.score(a.value, f, own))
 
         def limited_score(output: str) -> Array:
             residual = bound.population.residual_of(output)
-            own = bound.population.residual_theta(theta, output)
+            own = bound.residual_theta(theta, output)
             measured = jnp.where(a.censored == 1, a.lloq, a.value)
             return jnp.asarray(residual.standardize(measured, f, own)[0])
 
