@@ -34,12 +34,14 @@ class Residual:
         heavy: whether its tails are heavier than those of a normal distribution.
         discrete: whether observations are whole numbers; 0 is one, and there is no LLOQ.
         binary: whether they are 0 and 1.
+        in_unit_of_y: the residual parameters that have the unit of y; the others have none.
     """
 
     on_log: ClassVar[bool] = False
     heavy: ClassVar[bool] = False
     discrete: ClassVar[bool] = False
     binary: ClassVar[bool] = False
+    in_unit_of_y: ClassVar[tuple[str, ...]] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -200,6 +202,7 @@ class Additive(Proportional):
     `typical_add` centres its prior, in the unit of y.
     """
 
+    in_unit_of_y: ClassVar[tuple[str, ...]] = ("sigma_add",)
     typical_add: float = 1.0
 
     def _sd(self, f: Arrays, theta: Theta) -> Arrays:
@@ -234,6 +237,7 @@ class Combined(Proportional):
     `typical_add` centres the prior of sigma_add, in the unit of y: half the LLOQ, say.
     """
 
+    in_unit_of_y: ClassVar[tuple[str, ...]] = ("sigma_add",)
     typical_add: float = 1.0
 
     def _sd(self, f: Arrays, theta: Theta) -> Arrays:

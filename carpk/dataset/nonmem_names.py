@@ -47,6 +47,8 @@ Labelled: TypeAlias = Mapping[int, Value] | Mapping[str, Value]
 """Compartment or endpoint -> something."""
 Labels: TypeAlias = int | str | list[int] | list[str] | tuple[int | str, ...] | set[int] | set[str]
 """A compartment, or several."""
+Products: TypeAlias = Labelled[str | Sequence[str]] | str | tuple[str, str]
+"""Compartment -> product, or (product, unit); or that of all doses."""
 
 DEFAULT_ANALYTE, DEFAULT_PRODUCT = "car_t", "car_t"
 
@@ -57,7 +59,7 @@ class Arguments:
 
     analytes: Labelled[str] | str | None = None
     units: Mapping[str, str] | None = None
-    products: Labelled[str | Sequence[str]] | None = None
+    products: Products | None = None
     infusion_cmt: Labels | None = None
     covariates: Sequence[str] | Mapping[str, str] | None = None
     ignore: str | None = "C"
@@ -84,7 +86,6 @@ def dose_products(
 ) -> tuple[list[str], list[str]]:
     """Product and unit of each dose row, from ADM or CMT, the arguments and DOSEU."""
     notes, column = settings.notes, "ADM" if "ADM" in table else "CMT"
-    products = _mapping(arguments.products, "products", "{1: 'car_t'}", table)
     receiving = arguments.infusion_cmt
     cells: Iterable[object] = [receiving]
     if receiving is None:
@@ -104,6 +105,7 @@ def dose_products(
                     column=column,
                 )
     present = list(dict.fromkeys(keys))
+    products = _products(arguments.products, present, column, table)
     for what, named in (("products", set(products)), ("infusion_cmt", infusions)):
         if strangers := sorted(named - set(present)):
             shown = listing(present) if column in table else f"no column {column}"
@@ -127,8 +129,9 @@ def dose_products(
         entry = products.get(key)
         if isinstance(entry, list | tuple):
             if len(entry) != 2:
+                shown = f"products[{key}]" if key else "products"
                 table.fail(
-                    f"products[{key}] must be a name or (name, unit), but is {entry!r}",
+                    f"{shown} must be a name or (name, unit), but is {entry!r}",
                     "Correct the argument.",
                 )
             names[key], stated[key] = str(entry[0]), str(entry[1])
@@ -184,6 +187,20 @@ def dose_products(
             f"for 'cells'; for other units pass products={{1: ({name!r}, 'cells/kg')}}."
         )
     return [names[key] for key in keys], units
+
+
+def _products(
+    given: Products | None, present: list[str], column: str, table: Table
+) -> dict[str, object]:
+    """Compartment -> product of its doses, or (product, unit)."""
+    if not isinstance(given, str | list | tuple):
+        return _mapping(given, "products", "{1: 'car_t'}", table)
+    if len(present) > 1:
+        table.fail(
+            f"one product is named ({given!r}), but the doses have {column} {listing(present)}",
+            f"Name each: products={{{present[0]}: ..., {present[1]}: ...}}.",
+        )
+    return dict.fromkeys(present, given)
 
 
 def _analytes(arguments: Arguments) -> set[str]:
