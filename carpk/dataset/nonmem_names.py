@@ -11,7 +11,7 @@ from scipy.special import exp10
 from carpk.dataset import units as unit_table
 from carpk.dataset.cdisc import BESIDE_EVENTS
 from carpk.dataset.dates import NONMEM as DATES
-from carpk.dataset.tables import Table, count, listing, nearest, number_of, text_of
+from carpk.dataset.tables import Table, count, each, listing, nearest, number_of, text_of
 from carpk.dataset.validate import Settings
 
 ALIASES = {"YTYPE": "DVID", "TINF": "DUR", "USUBJID": "ID", "SUBJID": "ID"}
@@ -95,7 +95,7 @@ def dose_products(
     infusions = {key_of(entry) for entry in cells}
     keys = [""] * len(rows)
     if column in table:
-        keys = [key_of(table.columns[column][i]) for i in rows]
+        keys = each(key_of, [table.columns[column][i] for i in rows])
         for j, key in enumerate(keys):
             if not key:
                 table.fail(
@@ -220,7 +220,7 @@ def analyte_names(
     column = "DVID" if "DVID" in table else "CMT"
     keys = [""] * len(keep)
     if column in table:
-        keys = [key_of(table.columns[column][i]) for i in keep]
+        keys = each(key_of, [table.columns[column][i] for i in keep])
         if column == "DVID" and "" in keys and len(set(keys)) > 1:
             bad = [keep[j] for j, key in enumerate(keys) if not key]
             table.fail("DVID of the observation is missing", "Give it.", rows=bad, column="DVID")
@@ -334,11 +334,12 @@ def _one_value_each(
     table: Table, column: str, rule: str, spans: list[tuple[int, int]], notes: list[str]
 ) -> list[object]:
     entries, chosen = table.columns[column], []
+    texts, keys = each(text_of, entries), each(key_of, entries)
     gaps = varied = 0
     for start, end in spans:
-        there = [i for i in range(start, end) if text_of(entries[i]) or entries[i] == "None"]
+        there = [i for i in range(start, end) if texts[i] or entries[i] == "None"]
         gaps += bool(there) and len(there) < end - start
-        other = [i for i in there if key_of(entries[i]) != key_of(entries[there[0]])]
+        other = [i for i in there if keys[i] != keys[there[0]]]
         if other and rule == "constant":
             table.fail(
                 f"covariate `{column}` changes from {text_of(entries[there[0]])} to "
