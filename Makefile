@@ -70,7 +70,7 @@ validation: $(VENV)/.installed-test  ## hours of measurements; writes their tabl
 	$(BIN)/python benchmarks/verdict.py --report
 	$(BIN)/python benchmarks/calibration.py --minutes $(MINUTES)
 	$(BIN)/python benchmarks/calibration.py --report
-	CARPK_EXHAUSTIVE=1 $(SLOW) tests/slow/test_crossing.py
+	CARPK_EXHAUSTIVE=1 $(SLOW) tests/slow/test_crossing.py tests/slow/test_examples.py
 	$(BIN)/python benchmarks/abuse_storage.py --kills 100 --flips 200
 	$(BIN)/python benchmarks/summaries_coverage.py 1000 --out docs/summaries.md
 

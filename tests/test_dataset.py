@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import carpk as ck
-from carpk.dataset import Dataset, cohort_summaries, load_dataset, units
+from carpk.dataset import Dataset, cohort_summaries, load_dataset, tables, units
 from carpk.dosing.regimen import Infusion, Reset
 from carpk.errors import CarpkWarning, DatasetError
 
@@ -1547,3 +1547,21 @@ def test_every_unit_in_the_table_leads_to_a_fixed_point():
         name, _ = units.measured(unit)
         assert units.measured(name) == (name, 1.0)
     assert units.measured("copies/cell") is None
+
+
+MIXED = [1, 1.0, True, "1", " 1 ", "1e0", None, "", ".", np.nan, float("nan"), pd.NA, -0.0, 0, "<5"]
+
+
+@pytest.mark.parametrize("function", [tables.text_of, tables.number_of, tables.bound_of, type])
+@pytest.mark.parametrize(
+    "entries", [MIXED, MIXED[:2], MIXED[1:3], ["1", None, "1"], [1.0, "1"], [True, False], [], "ab"]
+)
+def test_entries_are_read_together_as_one_by_one(function, entries):
+    together = tables.each(function, entries)
+    assert repr(together) == repr([function(entry) for entry in entries])
+
+
+def test_an_entry_that_repeats_is_read_once():
+    calls, entries = [], ["a", "b"] * 99
+    assert tables.each(lambda entry: calls.append(entry) or entry, entries) == entries
+    assert sorted(calls) == ["a", "b"]

@@ -156,6 +156,39 @@ def test_units_may_name_a_product(table):
     assert read(table(text), **arguments).doses["unit"].tolist() == ["mg/m2", "cells"]
 
 
+DRUG = "ID,TIME,DV,AMT{more}\n1,0,.,320{dose}\n1,1,8,.{seen}\n"
+
+
+@pytest.mark.parametrize("cmt", [False, True])
+@pytest.mark.parametrize(
+    ("products", "units", "unit"),
+    [
+        (("theophylline", "mg"), {}, "mg"),
+        (["theophylline", "mg"], {}, "mg"),
+        ("theophylline", {"theophylline": "mg"}, "mg"),
+        ("theophylline", {}, "cells"),
+    ],
+)
+def test_a_single_product_is_named_without_its_compartment(table, cmt, products, units, unit):
+    more = dict(more=",CMT", dose=",1", seen=",2") if cmt else dict(more="", dose="", seen="")
+    data = read(
+        table(DRUG.format(**more)),
+        products=products,
+        analytes="conc",
+        units={"conc": "mg/L"} | units,
+    )
+    assert data.doses[["product", "unit"]].to_numpy().tolist() == [["theophylline", unit]]
+    assert any("taken for 'cells'" in note for note in data.notes) == (unit == "cells")
+
+
+def test_a_single_name_does_not_stand_for_products_of_several_compartments(table):
+    text = "ID,TIME,DV,AMT,CMT\n1,-3,.,25,2\n1,0,.,1e8,1\n1,7,200,.,3\n"
+    with pytest.raises(DatasetError, match=r"one product is named .* have CMT `2`, `1`.*products="):
+        read(table(text), products="theophylline")
+    with pytest.raises(DatasetError, match=r"products must be a name or \(name, unit\)"):
+        read(table(DRUG.format(more="", dose="", seen="")), products=("a", "mg", "b"))
+
+
 def test_rows_at_equal_times_keep_the_order_of_the_file(table):
     text = "ID,TIME,DV,AMT\n1,0,.,1e8\n1,7,30,.\n1,7,10,.\n1,7,20,.\n"
     data = read(table(text))

@@ -160,3 +160,12 @@ def test_a_population_shows_what_is_not_the_default():
     population = ck.Population(ck.load_model("piecewise"), varies=["cmax"], fixed={"fb": 0.1})
     shown = "Population of 'piecewise': car_t [cells/µL]\n  varies: ['cmax']\n  fixed: {'fb': 0.1}"
     assert repr(population) == shown
+
+
+@pytest.mark.parametrize("residual", [ck.Additive(), ck.Combined(), ck.Proportional()])
+@pytest.mark.parametrize("analytes", [["conc"], {"level": "conc"}])
+def test_an_additive_error_has_the_unit_of_its_output(residual, analytes):
+    model = ck.disposition.one_compartment(unit="ng/mL")
+    parameters = ck.Population(model, residual=residual, analytes=analytes).parameters()
+    units = {name: p.unit for name, p in parameters.items() if p.kind == Kind.RESIDUAL}
+    assert units == {name: "ng/mL" if name == "sigma_add" else "" for name in residual.priors()}

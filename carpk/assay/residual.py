@@ -35,6 +35,7 @@ class Residual:
         discrete: whether observations are whole numbers; 0 is one, and there is no LLOQ.
         binary: whether they are 0 and 1.
         known_sd: whether theta holds the SD of each observation as well, as `sd`.
+        in_unit_of_y: the residual parameters that have the unit of y; the others have none.
     """
 
     on_log: ClassVar[bool] = False
@@ -42,6 +43,7 @@ class Residual:
     discrete: ClassVar[bool] = False
     binary: ClassVar[bool] = False
     known_sd: ClassVar[bool] = False
+    in_unit_of_y: ClassVar[tuple[str, ...]] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -202,6 +204,7 @@ class Additive(Proportional):
     `typical_add` centres its prior, in the unit of y.
     """
 
+    in_unit_of_y: ClassVar[tuple[str, ...]] = ("sigma_add",)
     typical_add: float = 1.0
 
     def _sd(self, f: Arrays, theta: Theta) -> Arrays:
@@ -236,6 +239,7 @@ class Combined(Proportional):
     `typical_add` centres the prior of sigma_add, in the unit of y: half the LLOQ, say.
     """
 
+    in_unit_of_y: ClassVar[tuple[str, ...]] = ("sigma_add",)
     typical_add: float = 1.0
 
     def _sd(self, f: Arrays, theta: Theta) -> Arrays:
@@ -268,6 +272,7 @@ class KnownSD(Proportional):
     extra: bool = False
     typical_add: float = 1.0
     known_sd: ClassVar[bool] = True
+    in_unit_of_y: ClassVar[tuple[str, ...]] = ("sigma_add",)
 
     def _sd(self, f: Arrays, theta: Theta) -> Arrays:
         added = theta["sigma_add"] if self.extra else 0.0

@@ -93,9 +93,9 @@ def each(read: Mapping[str, Table], settings: Settings, *, lenient: bool = False
     seen_table = read.get("observations") or _empty("observations", validate.OBSERVATIONS, name)
     summaries_table = read.get("summaries") or _empty("summaries", cohort_summaries.COLUMNS, name)
     named = [
-        tables.text_of(entry)
+        analyte
         for table in (seen_table, summaries_table)
-        for entry in table.columns.get("analyte", [])
+        for analyte in tables.each(tables.text_of, table.columns.get("analyte", []))
     ]
     if lenient:
         _drop_unused_settings(settings, named)

@@ -18,7 +18,7 @@ from carpk.dataset.doses import follows, regimens
 from carpk.dataset.folder import provenance
 from carpk.dataset.join import joined
 from carpk.dataset.missing import Missing
-from carpk.dataset.nonmem_names import Arguments, Labelled, Labels
+from carpk.dataset.nonmem_names import Arguments, Labelled, Labels, Products
 from carpk.dataset.tables import Frame, count, listing, nearest
 from carpk.dosing.regimen import Regimen
 from carpk.errors import CarpkWarning, DatasetError
@@ -146,7 +146,7 @@ class Dataset:
         lloq: float | Mapping[str, float] | None = None,
         uloq: float | Mapping[str, float] | None = None,
         time_unit: str = "day",
-        products: Labelled[str | Sequence[str]] | None = None,
+        products: Products | None = None,
         infusion_cmt: Labels | None = None,
         covariates: Sequence[str] | Mapping[str, str] | None = None,
         ignore: str | None = "C",
@@ -169,7 +169,8 @@ class Dataset:
             uloq: as in `from_frames`; or a column ULOQ.
             time_unit: unit of TIME, II and DUR, and of the time in RATE.
             products: CMT (or ADM) of doses -> name, or (name, unit) such as
-                ('fludarabine', 'mg/m2'), where there is no column DOSEU.
+                ('fludarabine', 'mg/m2'), where there is no column DOSEU; a single one needs no CMT:
+                ('theophylline', 'mg').
             infusion_cmt: the CMT (or several) that receives cells; all others receive drugs.
             covariates: columns to keep, called as listed here (if left out: all, in lower case; a
                 covariate is found in any case); a mapping may say 'first' for a column

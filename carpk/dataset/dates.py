@@ -16,7 +16,7 @@ import pandas as pd
 
 from carpk.dataset import units
 from carpk.dataset.doses import RESET
-from carpk.dataset.tables import Table, count, listing, number_of, text_of
+from carpk.dataset.tables import Table, count, each, listing, number_of, text_of
 from carpk.dataset.validate import Settings
 
 NONMEM = {"DATE": "", "DAT1": "dmy", "DAT2": "ymd", "DAT3": "ydm"}
@@ -105,7 +105,7 @@ def to_days(read: Mapping[str, Table], settings: Settings) -> dict[str, Table]:
 
 
 def _any_dated(entries: Iterable[object]) -> bool:
-    return any(looks_dated(entry) for entry in entries)
+    return any(each(looks_dated, entries))
 
 
 def _without(table: Table, column: str) -> Table:

@@ -332,15 +332,15 @@ def follows(observations: pd.DataFrame, doses: pd.DataFrame) -> np.ndarray:
     given = doses[["patient", "time", "record"]].assign(
         events=np.where(np.asarray(evid) == RESET_AND_DOSE, 2, 1)
     )
-    own = {patient: rows for patient, rows in given.groupby("patient", sort=False)}
-    for patient, rows in both.groupby("patient", sort=False):
+    times, records = both["time"].to_numpy(), both["record"].to_numpy()
+    given_at, given_as = given["time"].to_numpy(), given["record"].to_numpy()
+    events, own = given["events"].to_numpy(), given.groupby("patient", sort=False).indices
+    for patient, rows in both.groupby("patient", sort=False).indices.items():
         if patient not in own:
             continue
-        doses_here = own[patient]
-        gap = rows["time"].to_numpy()[:, None] - doses_here["time"].to_numpy()
-        record = rows["record"].to_numpy()[:, None]
-        before = (np.abs(gap) < SAME) & (doses_here["record"].to_numpy() < record)
-        known = ~np.isnan(rows["record"].to_numpy())
-        told = (before * doses_here["events"].to_numpy()).sum(axis=1)
-        found[rows.index.to_numpy()] = np.where(known, told, UNTOLD)
+        mine = own[patient]
+        same = np.abs(times[rows][:, None] - given_at[mine]) < SAME
+        before = same & (given_as[mine] < records[rows][:, None])
+        told = (before * events[mine]).sum(axis=1)
+        found[rows] = np.where(np.isnan(records[rows]), UNTOLD, told)
     return found

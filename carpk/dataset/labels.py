@@ -2,12 +2,22 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from carpk.dataset.tables import Table, listing, text_of
+from carpk.dataset.tables import Table, each, listing, text_of
 
 _DIGITS = re.compile(r"\d+")
 _WHOLE = re.compile(r"\d+\.0*")
+
+
+@dataclass
+class _Spelling:
+    """Where a label is written first, and how often it is in all tables."""
+
+    table: Table
+    row: int
+    times: int = 0
 
 
 def refuse_look_alikes(tables: Iterable[Table], notes: list[str], column: str = "patient") -> None:
@@ -15,18 +25,26 @@ def refuse_look_alikes(tables: Iterable[Table], notes: list[str], column: str = 
 
     Blanks around a label never tell patients apart; where they were removed, a note says so.
     """
-    found: dict[str, list[tuple[str, Table, int]]] = {}
+    found: dict[str, dict[str, _Spelling]] = {}
     padded: Counter[str] = Counter()
     for table in tables:
-        for row, entry in enumerate(table.columns.get(column, ())):
-            label = text_of(entry)
-            padded[table.label] += isinstance(entry, str) and bool(label) and entry != label
-            found.setdefault(_alike(label), []).append((label, table, row))
+        entries = table.columns.get(column, ())
+        padded[table.label] += sum(each(_is_padded, entries))
+        labels = each(text_of, entries)
+        first = {label: row for row, label in reversed([*enumerate(labels)])}
+        for label, times in Counter(labels).items():
+            written = found.setdefault(_alike(label), {})
+            written.setdefault(label, _Spelling(table, first[label])).times += times
     for written in found.values():
         _refuse_second_spelling(written, column)
     for label, n in padded.items():
         if n:
             notes.append(f"{label}: blanks around {n} labels of `{column}` were removed.")
+
+
+def _is_padded(entry: object) -> bool:
+    label = text_of(entry)
+    return isinstance(entry, str) and bool(label) and entry != label
 
 
 def _alike(label: str) -> str:
@@ -36,17 +54,17 @@ def _alike(label: str) -> str:
     return "".join(without_zeros.casefold().split())
 
 
-def _refuse_second_spelling(written: Sequence[tuple[str, Table, int]], column: str) -> None:
-    spellings = Counter(label for label, _, _ in written)
-    if len(spellings) == 1:
+def _refuse_second_spelling(written: Mapping[str, _Spelling], column: str) -> None:
+    if len(written) == 1:
         return
-    usual, *others = (label for label, _ in spellings.most_common())
-    odd, table, row = next(each for each in written if each[0] in others)
-    _, other, place = next(each for each in written if each[0] == usual)
-    table.fail(
-        f"{odd!r} may be another way to write {usual!r} ({other.label}, {other.at(place)})",
+    usual = max(written, key=lambda label: written[label].times)
+    odd = next(label for label in written if label != usual)
+    seen = written[usual]
+    written[odd].table.fail(
+        f"{odd!r} may be another way to write {usual!r} ({seen.table.label}, "
+        f"{seen.table.at(seen.row)})",
         f"If they are one patient, write the label in one way ({listing([usual])}); if they are "
         f"two, give one a name that differs by more, such as {'B/' + odd!r}.",
-        rows=[row],
+        rows=[written[odd].row],
         column=column,
     )

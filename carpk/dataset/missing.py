@@ -3,12 +3,13 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from carpk.dataset.tables import Table, count, listing, nearest, number_of, text_of
+from carpk.dataset.tables import Table, count, each, listing, nearest, number_of, text_of
 from carpk.dataset.validate import Settings
 from carpk.errors import CarpkWarning, DatasetError
 
@@ -42,7 +43,8 @@ def declared(table: Table, columns: Iterable[str], settings: Settings) -> Table:
     changed: dict[str, Sequence[object]] = {}
     for column in columns:
         words = _words(column, settings)
-        rows = [i for i, entry in enumerate(table.columns[column]) if _is_any(entry, words)]
+        gone = each(partial(_is_any, words=words), table.columns[column]) if words else ()
+        rows = [i for i, is_gone in enumerate(gone) if is_gone]
         if rows:
             entries = list(table.columns[column])
             told = listing(dict.fromkeys(text_of(entries[i]) or entries[i] for i in rows))
@@ -97,7 +99,8 @@ def _refuse_unknown(settings: Settings, known: Sequence[str]) -> None:
 
 def _sampled(table: Table, settings: Settings) -> Table:
     words = _words(_VALUE, settings)
-    gone = [i for i, entry in enumerate(table.columns[_VALUE]) if _is_any(entry, words)]
+    missing = each(partial(_is_any, words=words), table.columns[_VALUE]) if words else ()
+    gone = [i for i, is_gone in enumerate(missing) if is_gone]
     if not gone:
         return table
     settings.notes.append(

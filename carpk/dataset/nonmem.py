@@ -20,7 +20,7 @@ from carpk.dataset.nonmem_names import (
     dose_products,
     read_patients,
 )
-from carpk.dataset.tables import Table, bound_of, count, is_below, text_of
+from carpk.dataset.tables import Table, bound_of, count, each, is_below, text_of
 from carpk.dataset.validate import Settings
 from carpk.dosing.regimen import SAME
 
@@ -71,7 +71,9 @@ def _numbers(table: Table, column: str) -> np.ndarray:
 
 def _values(table: Table) -> np.ndarray:
     """DV, NaN where it says below or above a limit (`censoring` reads that)."""
-    plain = [None if _beyond(entry) else entry for entry in table.columns["DV"]]
+    written = table.columns["DV"]
+    both = zip(written, each(_beyond, written), strict=True)
+    plain = [None if beyond else entry for entry, beyond in both]
     return table.with_columns(DV=plain).numbers("DV", required=False)
 
 
@@ -176,7 +178,7 @@ def _refuse_stray(table: Table, numbers: Mapping[str, np.ndarray], evid: np.ndar
             )
     value = _get(numbers, "DV", rows)
     quiet = _get(numbers, "MDV", rows) == 1
-    value[[_beyond(entry) for entry in table.columns["DV"]]] = np.inf
+    value[each(_beyond, table.columns["DV"])] = np.inf
     both = (evid != 0) & (value != 0) & ~quiet
     if both.any():
         table.fail(
@@ -280,9 +282,9 @@ def _observations(
     both = np.flatnonzero((evid == 0) & (blq == 1) & (cens == -1))
     if both.size:
         table.fail("BLQ is 1, but CENS is -1", "Correct one of them.", rows=both, column="BLQ")
-    converted, kinds = 0, list(dict.fromkeys(analytes))
+    converted, kinds, beyond = 0, list(dict.fromkeys(analytes)), each(_beyond, written)
     for j, i in enumerate(keep.tolist()):
-        if _beyond(written[i]):
+        if beyond[i]:
             continue
         if np.isnan(lloq[i]):
             lloq[i] = settings.lloq_of(analytes[j], kinds)
@@ -319,7 +321,6 @@ def _observations(
         limit[idle] = np.nan
     given = [text_of(table.columns["DVU"][i]) if "DVU" in table else "" for i in keep.tolist()]
     assume_units(table, analytes, given, settings)
-    beyond = [_beyond(entry) for entry in written]
     entries = np.where(beyond, np.array(written, dtype=object), value)
     flags = np.where(np.array(beyond) & (not told), np.nan, censored)
     ids = table.columns["patient"]

@@ -107,6 +107,9 @@ def _from_logarithms(table: Table, header: Sequence[str], notes: list[str]) -> T
 def _split(line: str, separator: str | None) -> list[str]:
     if separator is None:
         return line.split()
+    if '"' not in line:
+        cells = line.split(separator)
+        return cells if line.split(None, 1) == [line] else [cell.strip() for cell in cells]
     return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
 
 

@@ -11,7 +11,7 @@ from scipy.special import exp10
 from carpk.dataset import units as unit_table
 from carpk.dataset.cdisc import BESIDE_EVENTS
 from carpk.dataset.dates import NONMEM as DATES
-from carpk.dataset.tables import Table, count, listing, nearest, number_of, text_of
+from carpk.dataset.tables import Table, count, each, listing, nearest, number_of, text_of
 from carpk.dataset.validate import Settings
 
 ALIASES = {"YTYPE": "DVID", "TINF": "DUR", "USUBJID": "ID", "SUBJID": "ID"}
@@ -48,6 +48,8 @@ Labelled: TypeAlias = Mapping[int, Value] | Mapping[str, Value]
 """Compartment or endpoint -> something."""
 Labels: TypeAlias = int | str | list[int] | list[str] | tuple[int | str, ...] | set[int] | set[str]
 """A compartment, or several."""
+Products: TypeAlias = Labelled[str | Sequence[str]] | str | tuple[str, str]
+"""Compartment -> product, or (product, unit); or that of all doses."""
 
 DEFAULT_ANALYTE, DEFAULT_PRODUCT = "car_t", "car_t"
 
@@ -58,7 +60,7 @@ class Arguments:
 
     analytes: Labelled[str] | str | None = None
     units: Mapping[str, str] | None = None
-    products: Labelled[str | Sequence[str]] | None = None
+    products: Products | None = None
     infusion_cmt: Labels | None = None
     covariates: Sequence[str] | Mapping[str, str] | None = None
     ignore: str | None = "C"
@@ -85,7 +87,6 @@ def dose_products(
 ) -> tuple[list[str], list[str]]:
     """Product and unit of each dose row, from ADM or CMT, the arguments and DOSEU."""
     notes, column = settings.notes, "ADM" if "ADM" in table else "CMT"
-    products = _mapping(arguments.products, "products", "{1: 'car_t'}", table)
     receiving = arguments.infusion_cmt
     cells: Iterable[object] = [receiving]
     if receiving is None:
@@ -95,7 +96,7 @@ def dose_products(
     infusions = {key_of(entry) for entry in cells}
     keys = [""] * len(rows)
     if column in table:
-        keys = [key_of(table.columns[column][i]) for i in rows]
+        keys = each(key_of, [table.columns[column][i] for i in rows])
         for j, key in enumerate(keys):
             if not key:
                 table.fail(
@@ -105,6 +106,7 @@ def dose_products(
                     column=column,
                 )
     present = list(dict.fromkeys(keys))
+    products = _products(arguments.products, present, column, table)
     for what, named in (("products", set(products)), ("infusion_cmt", infusions)):
         if strangers := sorted(named - set(present)):
             shown = listing(present) if column in table else f"no column {column}"
@@ -128,8 +130,9 @@ def dose_products(
         entry = products.get(key)
         if isinstance(entry, list | tuple):
             if len(entry) != 2:
+                shown = f"products[{key}]" if key else "products"
                 table.fail(
-                    f"products[{key}] must be a name or (name, unit), but is {entry!r}",
+                    f"{shown} must be a name or (name, unit), but is {entry!r}",
                     "Correct the argument.",
                 )
             names[key], stated[key] = str(entry[0]), str(entry[1])
@@ -187,6 +190,20 @@ def dose_products(
     return [names[key] for key in keys], units
 
 
+def _products(
+    given: Products | None, present: list[str], column: str, table: Table
+) -> dict[str, object]:
+    """Compartment -> product of its doses, or (product, unit)."""
+    if not isinstance(given, str | list | tuple):
+        return _mapping(given, "products", "{1: 'car_t'}", table)
+    if len(present) > 1:
+        table.fail(
+            f"one product is named ({given!r}), but the doses have {column} {listing(present)}",
+            f"Name each: products={{{present[0]}: ..., {present[1]}: ...}}.",
+        )
+    return dict.fromkeys(present, given)
+
+
 def _analytes(arguments: Arguments) -> set[str]:
     if isinstance(arguments.analytes, Mapping):
         return set(arguments.analytes.values())
@@ -204,7 +221,7 @@ def analyte_names(
     column = "DVID" if "DVID" in table else "CMT"
     keys = [""] * len(keep)
     if column in table:
-        keys = [key_of(table.columns[column][i]) for i in keep]
+        keys = each(key_of, [table.columns[column][i] for i in keep])
         if column == "DVID" and "" in keys and len(set(keys)) > 1:
             bad = [keep[j] for j, key in enumerate(keys) if not key]
             table.fail("DVID of the observation is missing", "Give it.", rows=bad, column="DVID")
@@ -318,11 +335,12 @@ def _one_value_each(
     table: Table, column: str, rule: str, spans: list[tuple[int, int]], notes: list[str]
 ) -> list[object]:
     entries, chosen = table.columns[column], []
+    texts, keys = each(text_of, entries), each(key_of, entries)
     gaps = varied = 0
     for start, end in spans:
-        there = [i for i in range(start, end) if text_of(entries[i]) or entries[i] == "None"]
+        there = [i for i in range(start, end) if texts[i] or entries[i] == "None"]
         gaps += bool(there) and len(there) < end - start
-        other = [i for i in there if key_of(entries[i]) != key_of(entries[there[0]])]
+        other = [i for i in there if keys[i] != keys[there[0]]]
         if other and rule == "constant":
             table.fail(
                 f"covariate `{column}` changes from {text_of(entries[there[0]])} to "

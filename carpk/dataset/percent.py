@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 
 from carpk.dataset import units
-from carpk.dataset.tables import Table, count, listing
+from carpk.dataset.tables import Table, count, each, listing
 from carpk.dataset.validate import Settings
 
 _PERCENT = re.compile(r"(?:%|percent)\s*(?:of)?\s*(?P<of>.*?)\s*(?:\+|cells|positive)*")
@@ -25,6 +25,10 @@ _COUNTS = {  # what a percentage is of -> analytes that count it
 CELLS = "cells/µL"
 
 
+def _percent_of(unit: str) -> re.Match[str] | None:
+    return _PERCENT.fullmatch(unit.strip().lower())
+
+
 def to_counts(table: Table, settings: Settings) -> Table:
     """CAR-T cells in percent of other cells as cells/µL, where the others were counted, too.
 
@@ -34,7 +38,7 @@ def to_counts(table: Table, settings: Settings) -> Table:
         return table
     analytes, given = table.texts("analyte"), table.texts("unit", required=False)
     shown = [u or settings.units.get(a, "") for a, u in zip(analytes, given, strict=True)]
-    parts = [_PERCENT.fullmatch(unit.strip().lower()) for unit in shown]
+    parts = each(_percent_of, shown)
     rows = [i for i, part in enumerate(parts) if part and analytes[i] == "car_t"]
     if not rows:
         return table

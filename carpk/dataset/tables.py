@@ -4,10 +4,10 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,9 @@ from carpk.errors import DatasetError, Entry
 
 Frame: TypeAlias = pd.DataFrame | Mapping[str, Iterable[object]] | Iterable[Mapping[str, object]]
 """A data frame, or what pandas makes one of."""
+
+Written = TypeVar("Written")
+Value = TypeVar("Value")
 
 MISSING = frozenset({"", ".", "na", "n/a", "nan", "none", "null", "<na>"})
 BELOW = frozenset(
@@ -141,7 +144,7 @@ class Table:
 
     def texts(self, column: str, *, required: bool = True) -> list[str]:
         """Entries as text, blanks around them removed; '' where one is missing and may be."""
-        entries = [text_of(entry) for entry in self.columns[column]]
+        entries = each(text_of, self.columns[column])
         empty = [i for i, entry in enumerate(entries) if not entry]
         if empty and required:
             self.fail("the entry is missing", f"Give {meaning(column)}.", rows=empty, column=column)
@@ -150,13 +153,12 @@ class Table:
     def numbers(self, column: str, *, required: bool = True, advice: str = "") -> np.ndarray:
         """Entries as float64; NaN where one is missing and may be."""
         entries = self.columns[column]
-        values = np.full(len(entries), np.nan)
-        for i, entry in enumerate(entries):
-            number = number_of(entry)
-            if number is None:
-                problem, remedy = not_a_number(entry, column)
-                self.fail(problem, remedy, rows=[i], column=column)
-            values[i] = number
+        numbers = each(number_of, entries)
+        if None in numbers:
+            row = numbers.index(None)
+            problem, remedy = not_a_number(entries[row], column)
+            self.fail(problem, remedy, rows=[row], column=column)
+        values = np.array(numbers, dtype=float)
         infinite = np.flatnonzero(np.isinf(values))
         if infinite.size:
             self.fail(
@@ -237,8 +239,21 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     return by_lower[found[0]] if found else None
 
 
+def each(function: Callable[[Written], Value], entries: Iterable[Written]) -> list[Value]:
+    """`function` of every entry, called once for entries that are the same: most repeat."""
+    entries = list(entries)
+    kinds = set(map(type, entries)) - {str, type(None)}
+    if len(kinds) > 1 or not kinds <= {float, int, bool}:  # 1, 1.0 and True are equal, not the same
+        return [function(entry) for entry in entries]
+    known = {entry: function(entry) for entry in set(entries)}
+    return [known[entry] for entry in entries]
+
+
 def text_of(entry: object) -> str:
     """The entry as text without blanks around it; '' where it is missing."""
+    if isinstance(entry, str):
+        text = entry.strip()
+        return "" if text.lower() in MISSING else text
     if entry is None or entry is pd.NA or entry is pd.NaT:
         return ""
     if isinstance(entry, float | np.floating):
@@ -269,12 +284,16 @@ def number_of(entry: object) -> float | None:
 
 def is_below(entry: object) -> bool:
     """The entry is a word for 'below the limit of quantification', such as 'BLQ' or 'n.d.'."""
-    return isinstance(entry, str) and re.sub(r"[\s.]+", "", entry.lower()) in BELOW
+    if not isinstance(entry, str) or entry[:1].isdigit():
+        return False
+    return re.sub(r"[\s.]+", "", entry.lower()) in BELOW
 
 
 def bound_of(entry: object) -> tuple[str, float] | None:
     """('<', 50.0) of '<50' or '≤ 50', ('>', 1e6) of '>1e6'; None where the entry is no bound."""
     text = text_of(entry)
+    if text[:1].isdigit():
+        return None
     sign = {"<": "<", "≤": "<", ">": ">", "≥": ">"}.get(text[:1])
     number = number_of(text.lstrip("<>=≤≥ ")) if sign else None
     return None if sign is None or number is None or not np.isfinite(number) else (sign, number)

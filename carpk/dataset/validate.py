@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from carpk.dataset import units
-from carpk.dataset.tables import Table, count, listing, nearest, number_of, text_of, words
+from carpk.dataset.tables import Table, count, each, listing, nearest, number_of, text_of, words
 from carpk.errors import DatasetError
 
 OBSERVATIONS = ["patient", "time", "analyte", "value", "unit", "lloq", "censored", "limit"]
@@ -176,7 +176,7 @@ def covariate(table: Table, column: str, notes: list[str]) -> pd.Series:
     entries = table.columns[column]
     if entries and all(isinstance(entry, bool | np.bool_) for entry in entries):
         notes.append(f"{table.label}: `{column}` holds True and False and is kept as 1 and 0.")
-    labels = [text_of(entry) for entry in entries]
+    labels = each(text_of, entries)
     none = [i for i, entry in enumerate(entries) if str(entry).strip().lower() == "none"]
     none = [i for i in none if isinstance(entries[i], str)]
     if none and any(word and number_of(word) is None for word in labels):
@@ -406,11 +406,13 @@ def measured_units(
     table: Table, analytes: Sequence[str], given: Sequence[str], settings: Settings
 ) -> tuple[list[str], np.ndarray]:
     """carpk's unit of each row and the factor that leads to it; one unit per analyte."""
-    names, factors = [], np.ones(len(analytes))
+    pairs = list(zip(analytes, given, strict=True))
+    known: dict[tuple[str, str], tuple[str, float]] = {}
     done: Counter[tuple[str, str, str, float]] = Counter()
     filled: Counter[tuple[str, str]] = Counter()
     first: dict[str, str] = {}
-    for i, (analyte, unit) in enumerate(zip(analytes, given, strict=True)):
+    for pair, times in Counter(pairs).items():
+        (analyte, unit), i = pair, pairs.index(pair)
         if not unit:
             unit = settings.units.get(analyte, "")
             if not unit:
@@ -422,7 +424,7 @@ def measured_units(
                     rows=[i],
                     column="unit",
                 )
-            filled[analyte, unit] += 1
+            filled[analyte, unit] += times
         name, factor = convert(table, i, analyte, unit)
         if first.setdefault(analyte, name) != name:
             table.fail(
@@ -432,9 +434,9 @@ def measured_units(
                 column="unit",
             )
         if name != unit:
-            done[analyte, unit, name, factor] += 1
-        names.append(name)
-        factors[i] = factor
+            done[analyte, unit, name, factor] += times
+        known[pair] = name, factor
+    names, factors = zip(*map(known.__getitem__, pairs), strict=True) if pairs else ((), ())
     for (analyte, unit), n in filled.items():
         settings.notes.append(
             f"{table.label}: {count(n, 'entry')} of {analyte} had no unit; {unit} was used, "
@@ -445,7 +447,7 @@ def measured_units(
         if factor == 1:
             how = f"in {old}, which is {new}"
         settings.notes.append(f"{table.label}: {count(n, 'entry')} of {analyte} {how}.")
-    return names, factors
+    return list(names), np.array(factors, dtype=float)
 
 
 def convert(table: Table, row: int, analyte: str, unit: str) -> tuple[str, float]:

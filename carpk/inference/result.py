@@ -189,7 +189,8 @@ def summarize(result: Fit) -> pd.DataFrame:
         for name in bound.named(*kinds):
             if parameters[name].level != PATIENT:  # those SDs stand beside the typical values
                 each = parameters[name].split(draws[name])
-                rows += [row(label, x, "1", label) for label, x in each.items()]
+                unit = parameters[name].unit or "1"
+                rows += [row(label, x, unit, label) for label, x in each.items()]
     columns = ["parameter", "median", *interval.columns, "unit"]
     columns += ["iiv_sd", "iiv_low", "iiv_high", "rhat", "ess"]
     made = as_frame(rows, columns, index="parameter")

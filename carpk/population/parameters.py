@@ -46,7 +46,7 @@ class PopulationParameter:
         transform: to the scale on which it is estimated and compared.
         dims: names of its axes; () of a number.
         labels: axis -> labels.
-        unit: of a typical value; "" of the others.
+        unit: of a typical value, and of a residual parameter that has one; "" of the others.
         bounds: the range of a typical value; the whole line of the others.
         of: the structural parameter, or output of a residual model, that it belongs to.
         covariate: of an effect.

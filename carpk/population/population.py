@@ -350,10 +350,18 @@ class Population:
             )
         outputs = list(dict.fromkeys(self.outputs_of.values())) or list(self.model.outputs)[:1]
         for output in outputs:
-            own, names_of = self.residual_of(output).priors(), self.residual_names(output)
+            residual, names_of = self.residual_of(output), self.residual_names(output)
+            unit = dict.fromkeys(residual.in_unit_of_y, self.model.units[output])
             found += [
-                PopulationParameter(names_of[name], Kind.RESIDUAL, prior, positive, of=output)
-                for name, prior in own.items()
+                PopulationParameter(
+                    names_of[name],
+                    Kind.RESIDUAL,
+                    prior,
+                    positive,
+                    unit=unit.get(name, ""),
+                    of=output,
+                )
+                for name, prior in residual.priors().items()
             ]
         effect = dist.Normal(0.0, EFFECT_SD)
         for name in self.covariates:

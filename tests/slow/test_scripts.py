@@ -1,5 +1,6 @@
 """Scripts beside the data run, with settings that are too small to mean anything."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +30,12 @@ def test_the_calibration_of_niche_runs(tmp_path):
     report = pd.read_csv(tmp_path / "report.csv", index_col="target")
     assert set(targets.index) <= set(report.index)
     assert report["model_median"].notna().all()
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_reading_runs_and_writes_its_page(tmp_path):
+    page = tmp_path / "reading.md"
+    script = ROOT / "benchmarks" / "reading.py"
+    subprocess.run([sys.executable, str(script), "--quick", "--out", str(page)], check=True)
+    rows = re.findall(r"^\| ([\w.]+) \| [\d.]+ \| [\d,]+ \|$", page.read_text("utf-8"), re.M)
+    assert rows == ["pandas.read_csv", "Dataset.from_nonmem", "Dataset.from_frames"]
