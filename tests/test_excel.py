@@ -432,6 +432,22 @@ def test_a_word_in_the_name_of_a_sheet_tells_its_table(tmp_path, title, told):
     assert len(data.observations) == len(LONG) - 1
 
 
+@pytest.mark.parametrize("column", ["censored", "SD", "record", "limit"])
+@pytest.mark.parametrize("heads", [("D7", "D14"), ("Day", GROUP, "ALC [10^9/L]")])
+def test_what_is_said_of_one_observation_has_no_place_beside_a_row_of_several(
+    tmp_path, heads, column
+):
+    rows = [["ID", *heads, column], *([p, *(7.0 for _ in heads), 1] for p in ("P1", "P2"))]
+    message = refusal(book(tmp_path, rows), analyte="transgene (copies/µg)")
+    assert f"`{column}`" in message
+    assert f"ignore=[{column!r}]" in message
+
+
+def test_the_known_sd_of_a_value_is_read(tmp_path):
+    rows = [[*row, "SD" if i == 0 else 5.0] for i, row in enumerate(LONG)]
+    assert Dataset.from_excel(book(tmp_path, rows)).observations["sd"].tolist() == [5.0] * 3
+
+
 def test_two_sheets_of_samples_are_not_told_apart_by_a_word(tmp_path):
     sheets = {"doses": INFUSIONS, "qPCR results": LONG, "flow results": LONG}
     path = workbooks.save(tmp_path / "c.xlsx", sheets)

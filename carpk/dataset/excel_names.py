@@ -55,6 +55,7 @@ COLUMNS = {  # table -> carpk's column -> names of the column, in the spelling o
         "lloq": "lloq|loq|llq|lower limit of quantification|limit of quantification",
         "censored": "censored|cens",
         "limit": "limit",
+        "sd": "sd|standard deviation",
         "record": "record",
     },
     "cohorts": {"cohort": _COHORT},
