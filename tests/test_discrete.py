@@ -140,7 +140,8 @@ DRAWN = {
 }
 
 
-FITTED = ["yes or no", "poisson", pytest.param("negative binomial", marks=pytest.mark.slow)]
+SLOW = (pytest.param(name, marks=pytest.mark.slow) for name in ("poisson", "negative binomial"))
+FITTED = ["yes or no", *SLOW]
 
 
 @pytest.fixture(scope="module", params=FITTED)

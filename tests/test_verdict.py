@@ -512,6 +512,7 @@ class Measured:
             value=value,
         )
         self.patients = [f"p{i}" for i in range(len(value))]
+        self.counted = np.zeros(shape, bool)
 
 
 class TestCourse:

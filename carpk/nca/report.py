@@ -167,9 +167,9 @@ def export(table: pd.DataFrame, path: str | os.PathLike[str], *, digits: int = 3
     units = table.attrs.get("units", {})
     headed = flat.rename(columns={n: f"{n} [{unit}]" for n, unit in units.items() if unit != "1"})
     if suffix == ".xlsx":
-        book = io.BytesIO()
-        headed.to_excel(book, index=False)
-        return _files.write(path, book.getvalue())
+        buffer = io.BytesIO()
+        headed.to_excel(buffer, index=False)
+        return _files.write(path, buffer.getvalue())
     number = functools.partial(_significant, digits=digits)
     return _files.write(
         path, headed.to_latex(index=False, escape=True, na_rep="", float_format=number)

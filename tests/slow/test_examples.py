@@ -21,6 +21,7 @@ def test_every_script_is_run_here():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == SIMULATED_FROM.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIMULATED_FROM)
 def test_an_example_reads_its_file_and_binds_its_model(name, monkeypatch):
     class Bound(Exception):
