@@ -184,10 +184,10 @@ def _melted(
 ) -> Table:
     """One row per cell that holds a value; empty cells are samples not taken, counted."""
     sheet = layout.sheet
-    for own, column in found.named.items():
-        if own not in TAKEN:
+    for name, column in found.named.items():
+        if name not in TAKEN:
             sheet.fail(
-                f"`{column.text}` (`{own}`) says something of single observations, and stands "
+                f"`{column.text}` (`{name}`) says something of single observations, and stands "
                 f"beside a column per {'day' if shape == 'time' else shape}",
                 f"Give a row per observation, or leave it out with ignore=[{column.text!r}].",
                 _place(layout, column),
