@@ -119,6 +119,9 @@ class Discrete(Residual):
     def log_sf(self, y: Arrays, f: Arrays, theta: Theta) -> Array:
         return jnp.log(self.sf(jnp.floor(y), f, theta))
 
+    def priors(self) -> dict[str, dist.Distribution]:
+        return {}
+
 
 @dataclasses.dataclass(frozen=True)
 class Poisson(Discrete):
@@ -138,9 +141,6 @@ class Poisson(Discrete):
 
     def rise(self, y: Arrays, f: Arrays, theta: Theta) -> Array:
         return jnp.asarray(f / (y + 1.0))
-
-    def priors(self) -> dict[str, dist.Distribution]:
-        return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +211,3 @@ class Bernoulli(Discrete):
 
     def rise(self, y: Arrays, f: Arrays, theta: Theta) -> Array:
         return jnp.where(y >= 1.0, 0.0, f / (1.0 - jnp.asarray(f)))
-
-    def priors(self) -> dict[str, dist.Distribution]:
-        return {}

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from carpk.dataset.doses import OPTIONAL, REQUIRED
-from carpk.dataset.tables import Table, bound_of, count, is_below, listing, text_of
+from carpk.dataset.tables import Table, count, flag_of, listing, text_of
 from carpk.dataset.validate import MAY_SAY, OBSERVATIONS, Settings
 
 STUDY_DAYS = ("ADY", "PCDY", "LBDY", "CPDY", "EXSTDY", "EXDY")
@@ -115,7 +115,7 @@ def _measured(
 def _with_flags(table: Table, words: str, chosen: dict[str, str], settings: Settings) -> Table:
     values, limits = list(table.columns[chosen["value"]]), table.columns[chosen["lloq"]]
     below = [
-        not text_of(value) and _is_below(word)
+        not text_of(value) and flag_of(word) == 1
         for value, word in zip(values, table.columns[words], strict=True)
     ]
     flagged = [limit if low else v for v, limit, low in zip(values, limits, below, strict=True)]
@@ -127,11 +127,6 @@ def _with_flags(table: Table, words: str, chosen: dict[str, str], settings: Sett
     chosen["censored"] = "censored"
     changed: dict[str, Sequence[object]] = {chosen["value"]: flagged}
     return table.with_columns(**changed, censored=[int(low) for low in below])
-
-
-def _is_below(entry: object) -> bool:
-    bound = bound_of(entry)
-    return is_below(entry) if bound is None else bound[0] == "<"
 
 
 def from_study_days(table: Table, column: str, settings: Settings) -> list[float]:

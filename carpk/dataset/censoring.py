@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from carpk.dataset.tables import Table, bound_of, count, each, is_below, number_of, text_of
+from carpk.dataset.tables import Table, bound_of, count, each, flag_of, number_of, text_of
 from carpk.dataset.validate import Settings, note_filled_lloq
 
 SIDES = {1: "below the LLOQ", -1: "above an upper limit"}
@@ -18,7 +18,7 @@ def flagged(table: Table, settings: Settings) -> Table:
     '<50' is below an LLOQ of 50. A word needs an LLOQ, of its row or of `settings`.
     """
     entries = table.columns.get("value", ())
-    flags = {i: flag for i, flag in enumerate(each(_flag, entries)) if flag}
+    flags = {i: flag for i, flag in enumerate(each(flag_of, entries)) if flag}
     if not flags or "analyte" not in table:
         return table
     analytes, blank = table.texts("analyte", required=False), [None] * len(table)
@@ -54,14 +54,6 @@ def flagged(table: Table, settings: Settings) -> Table:
             )
     note_filled_lloq(table, filled, analytes, settings)
     return table.with_columns(**columns)
-
-
-def _flag(entry: object) -> int:
-    """1 or -1 of an entry that says so; 0 of any other."""
-    bound = bound_of(entry)
-    if bound is not None:
-        return 1 if bound[0] == "<" else -1
-    return int(is_below(entry))
 
 
 def _refuse_flag(table: Table, row: int, flag: int, said: str) -> NoReturn:

@@ -13,7 +13,7 @@ from carpk.dataset.tables import (
     Table,
     bound_of,
     count,
-    is_below,
+    flag_of,
     listing,
     nearest,
     number_of,
@@ -217,9 +217,9 @@ def _below_the_limit(table: Table, settings: Settings) -> Table:
     for i in range(len(table)):
         for column in ("value", "low", "high"):
             entry = text_of(columns[column][i])
-            sign, limit = bound_of(entry) or ("", None)
-            if not is_below(entry) and sign != "<":
+            if flag_of(entry) != 1:
                 continue
+            _, limit = bound_of(entry) or ("", None)
             known = number_of(columns["lloq"][i])
             if limit is not None and known is not None and np.isnan(known):
                 columns["lloq"][i] = limit

@@ -20,7 +20,7 @@ from carpk.dataset.nonmem_names import (
     dose_products,
     read_patients,
 )
-from carpk.dataset.tables import Table, bound_of, count, each, is_below, text_of
+from carpk.dataset.tables import Table, count, each, flag_of, text_of
 from carpk.dataset.validate import Settings
 from carpk.dosing.regimen import SAME
 
@@ -78,7 +78,7 @@ def _values(table: Table) -> np.ndarray:
 
 
 def _beyond(entry: object) -> bool:
-    return is_below(entry) or bound_of(entry) is not None
+    return flag_of(entry) != 0
 
 
 def _get(numbers: Mapping[str, np.ndarray], column: str, rows: int) -> np.ndarray:

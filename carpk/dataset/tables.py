@@ -299,6 +299,14 @@ def bound_of(entry: object) -> tuple[str, float] | None:
     return None if sign is None or number is None or not np.isfinite(number) else (sign, number)
 
 
+def flag_of(entry: object) -> int:
+    """1 of '<50' and 'BLQ', -1 of '>1e6', 0 of any other entry: as in `censored`."""
+    bound = bound_of(entry)
+    if bound is not None:
+        return 1 if bound[0] == "<" else -1
+    return int(is_below(entry))
+
+
 def not_a_number(entry: object, column: str) -> tuple[str, str]:
     """Say what an entry that is no number probably means, and what to write instead."""
     text = text_of(entry)

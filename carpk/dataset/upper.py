@@ -9,7 +9,7 @@ import pandas as pd
 from carpk.dataset.missing import SENTINELS
 from carpk.dataset.tables import Table, count
 from carpk.dataset.units import WHOLE
-from carpk.dataset.validate import Settings
+from carpk.dataset.validate import Settings, limits_of
 from carpk.errors import CarpkWarning
 
 REPEATS, SHARE = 3, 0.02  # of the highest value, from which on it looks like a limit
@@ -47,15 +47,8 @@ def right_censored(table: Table, settings: Settings) -> Table:
 
 def _limits(table: Table, settings: Settings) -> np.ndarray:
     """The upper limit of each row in the unit of the data; NaN where none is known."""
-    limits = table.numbers("uloq", required=False)
-    bad = np.flatnonzero(limits <= 0)
-    if bad.size:
-        table.fail(
-            f"uloq must be positive, but is {limits[bad[0]]:g}",
-            "Give the assay's upper limit, or leave the entry empty where there is none.",
-            rows=bad,
-            column="uloq",
-        )
+    advice = "Give the assay's upper limit, or leave the entry empty where there is none."
+    limits = limits_of(table, "uloq", advice)
     analytes = table.texts("analyte")
     kinds = list(dict.fromkeys(analytes))
     told = [settings.uloq_of(analyte, kinds) for analyte in analytes]

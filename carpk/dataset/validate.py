@@ -281,7 +281,7 @@ def read_observations(table: Table, settings: Settings) -> pd.DataFrame:
 def _known_sd(table: Table, notes: list[str]) -> np.ndarray:
     """The known SD of each value, in its unit; NaN where unknown."""
     sd = table.numbers("sd", required=False)
-    bad = np.flatnonzero((sd <= 0) | np.isinf(sd))
+    bad = np.flatnonzero(sd <= 0)
     if bad.size:
         table.fail(
             f"sd must be a positive number, but is {sd[bad[0]]:g}",
@@ -298,16 +298,19 @@ def _known_sd(table: Table, notes: list[str]) -> np.ndarray:
     return sd
 
 
-def _fill_lloq(table: Table, analytes: list[str], settings: Settings) -> np.ndarray:
-    lloq = table.numbers("lloq", required=False)
-    bad = np.flatnonzero(lloq <= 0)
+def limits_of(table: Table, column: str, advice: str) -> np.ndarray:
+    """Limits of quantification, which are positive; NaN where the entry is missing."""
+    limits = table.numbers(column, required=False)
+    bad = np.flatnonzero(limits <= 0)
     if bad.size:
-        table.fail(
-            f"lloq must be positive, but is {lloq[bad[0]]:g}",
-            "Give the assay's limit, or leave the entry empty where it is unknown.",
-            rows=bad,
-            column="lloq",
-        )
+        problem = f"{column} must be positive, but is {limits[bad[0]]:g}"
+        table.fail(problem, advice, rows=bad, column=column)
+    return limits
+
+
+def _fill_lloq(table: Table, analytes: list[str], settings: Settings) -> np.ndarray:
+    advice = "Give the assay's limit, or leave the entry empty where it is unknown."
+    lloq = limits_of(table, "lloq", advice)
     empty = np.isnan(lloq)
     filled: Counter[str] = Counter()
     kinds = list(dict.fromkeys(analytes))

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from carpk._tables import Columns, Rows, as_frame, records
+from carpk.dosing.regimen import SAME
 from carpk.errors import CarpkError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     Entries = Rows | Columns | pd.DataFrame
-
-SAME = 1e-9  # days between times that are one, but for rounding
 
 
 @dataclass(frozen=True)

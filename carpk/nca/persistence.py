@@ -11,8 +11,8 @@ import numpy as np
 from carpk._late import late
 from carpk._options import Interval, options
 from carpk._tables import as_frame
+from carpk.dosing.regimen import SAME
 from carpk.errors import CarpkError
-from carpk.nca.choices import SAME
 from carpk.nca.turnbull import innermost, masses
 from carpk.nca.windows import Infusions, Opened, Tables, Window, named, window_of
 

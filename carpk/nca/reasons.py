@@ -6,8 +6,8 @@ from collections.abc import Hashable, Mapping
 
 import numpy as np
 
+from carpk.dosing.regimen import SAME
 from carpk.errors import CarpkError
-from carpk.nca.choices import SAME
 from carpk.nca.terms import interval_of
 from carpk.nca.windows import Window
 

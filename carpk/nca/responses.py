@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from carpk._tables import as_frame
+from carpk.dosing.regimen import SAME
 from carpk.errors import CarpkError, nearest_of
 from carpk.nca.areas import METHOD, time_above
-from carpk.nca.choices import SAME
 from carpk.nca.reasons import told
 from carpk.nca.terms import units_of
 from carpk.nca.windows import Infusions, Opened, Tables, named, padded_size, window_of

@@ -12,13 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from carpk._tables import as_frame, records
+from carpk.dosing.regimen import SAME
 from carpk.errors import CarpkError
 from carpk.nca.areas import METHOD, auc_last, clast, cmax, days_above, partial_area, tlast, tmax
-from carpk.nca.choices import (
-    SAME,
-    Acceptance,
-    chosen_windows,
-)
+from carpk.nca.choices import Acceptance, chosen_windows
 from carpk.nca.curve import BLQ, apply_blq, fill, from_zero, quantifiable
 from carpk.nca.drugs import (
     ROUTES,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from carpk.dosing.regimen import SAME
 from carpk.errors import CarpkError, CarpkWarning
-from carpk.nca.choices import SAME, Chosen, without_excluded
+from carpk.nca.choices import Chosen, without_excluded
 
 if TYPE_CHECKING:
     import pandas as pd
