@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-oldest test-portable validation lint notebooks wheel clean
+.PHONY: help demo test test-slow test-exhaustive test-oldest test-portable validation lint notebooks wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' \
@@ -29,11 +29,14 @@ test: $(VENV)/.installed-test  ## the fast tests
 
 # These compile for longer than they run, the other slow tests sample for longer.
 EQUATIONS := tests/models tests/test_models.py tests/test_solver.py tests/slow/test_crossing.py
-SLOW      := $(BIN)/python -m pytest -m slow -n auto --dist worksteal
+SLOW      := $(BIN)/python -m pytest -m "slow and not exhaustive" -n auto --dist worksteal
 
 test-slow: $(VENV)/.installed-test  ## the tests that take minutes
 	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" $(SLOW) $(EQUATIONS)
 	$(SLOW) $(EQUATIONS:%=--ignore=%)
+
+test-exhaustive: $(VENV)/.installed-test  ## the whole of each family of slow tests: an hour
+	$(BIN)/python -m pytest -m exhaustive -n auto --dist worksteal
 
 test-portable: $(VENV)/.installed-test  ## those that macOS and Windows run too
 	$(BIN)/python -m pytest -m "portable and not slow" -n auto --dist loadfile
@@ -70,7 +73,7 @@ validation: $(VENV)/.installed-test  ## hours of measurements; writes their tabl
 	$(BIN)/python benchmarks/verdict.py --report
 	$(BIN)/python benchmarks/calibration.py --minutes $(MINUTES)
 	$(BIN)/python benchmarks/calibration.py --report
-	CARPK_EXHAUSTIVE=1 $(SLOW) tests/slow/test_crossing.py tests/slow/test_examples.py
+	$(MAKE) test-exhaustive
 	$(BIN)/python benchmarks/abuse_storage.py --kills 100 --flips 200
 	$(BIN)/python benchmarks/summaries_coverage.py 1000 --out docs/summaries.md
 

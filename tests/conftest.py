@@ -44,7 +44,7 @@ POSTERIOR = {  # parameter of the population -> its value in draw 0; 2 % more in
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.parent.name == "models":
+        if item.path.parent.name == "models" or item.get_closest_marker("exhaustive"):
             item.add_marker(pytest.mark.slow)
 
 

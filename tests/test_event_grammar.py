@@ -18,7 +18,14 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import event_grammar as bench
 
 
-@pytest.mark.parametrize(("lag", "modelled"), [(True, None), (False, "rate"), (True, "duration")])
+@pytest.mark.parametrize(
+    ("lag", "modelled"),
+    [
+        pytest.param(True, None, marks=pytest.mark.slow),
+        pytest.param(False, "rate", marks=pytest.mark.slow),
+        (True, "duration"),
+    ],
+)
 def test_records_mean_in_closed_form_what_they_mean_to_nonmem(lag, modelled, tmp_path):
     """The others are in `docs/event_grammar.md`."""
     for name, error in bench.compared("closed", lag, modelled, tmp_path / "data.csv").items():
@@ -44,10 +51,6 @@ def test_the_page_has_every_case():
     assert page.startswith(bench.PAGE)
 
 
-def slow(case):
-    return pytest.param(case, marks=pytest.mark.slow)
-
-
 def model_of(elimination, **more):
     class Amount(ck.States):
         drug: ck.Scalar = ck.state("mg", "amount", **more)
@@ -68,7 +71,10 @@ SATURABLE = model_of(lambda x, p: 90.0 * x / (30.0 + x))  # at most 90 mg/day
 DAILY = ck.Regimen((ck.Infusion(0.0, 20.0, 0.1, "drug", ss=1, ii=0.5),))
 
 
-@pytest.mark.parametrize("route", [slow("adaptive"), "mesh"])
+@pytest.mark.parametrize(
+    "route", [pytest.param("adaptive", marks=pytest.mark.exhaustive), "mesh"]
+)
+@pytest.mark.slow
 def test_a_saturable_drug_has_the_steady_state_of_many_doses_and_its_derivative(route):
     many = ck.Regimen((ck.Infusion(-20.0, 20.0, 0.1, "drug", addl=40, ii=0.5),))
     days = [0.0, 0.05, 0.1, 0.4]
@@ -79,6 +85,7 @@ def test_a_saturable_drug_has_the_steady_state_of_many_doses_and_its_derivative(
     assert "steady state to" in repr(found)
 
 
+@pytest.mark.slow
 def test_a_steady_state_has_the_derivatives_of_what_it_is():
     schedule = Schedule.of(LINEAR, [DAILY], [0.02, 0.3])
     typical = jax.tree.map(lambda x: jnp.asarray(x, float)[None], LINEAR.params())

@@ -31,6 +31,7 @@ DRUG = {"absorption": "parallel", "output": "drug_a", "unit": "ng/mL", "product"
 FREE |= {f"{count}_compartment": DRUG for count in ("one", "two", "three")}
 FEW = 16  # combinations of options that are all tried
 MANY = 4  # options; the variants of a model with more of them are tried in the slow tests
+HEAVY = {"hardiansyah2019", "niche_full", "owens2021", "singh2021"}  # a minute for each law
 SEVERAL = np.array([3.0, 7.0, 14.0, 28.0, 60.0])  # days of gradients and of both routes
 
 
@@ -55,6 +56,12 @@ VARIANTS = [
     )
     for name in NAMES
     for i, options in enumerate(variants(name))
+]
+
+
+SLOW_ODES = [
+    pytest.param(name, marks=pytest.mark.exhaustive if name in HEAVY else pytest.mark.slow)
+    for name in ODES
 ]
 
 
@@ -253,8 +260,8 @@ class TestEveryClosedForm:
             assert np.isfinite(model.level(next(iter(model.outputs)), YEAR, model.params())).all()
 
 
-@pytest.mark.parametrize("name", ODES)
 class TestEveryODEModel:
+    @pytest.mark.parametrize("name", ODES)
     def test_gives_every_state_a_unit_a_meaning_and_a_start(self, name):
         model = ck.load_model(name)
         states = model.states.describe()
@@ -263,11 +270,11 @@ class TestEveryODEModel:
         start = model.start(model.params())
         assert all(float(getattr(start, symbol)) >= 0 for symbol in states.index)
 
-    @pytest.mark.slow
+    @pytest.mark.parametrize("name", SLOW_ODES)
     def test_stays_finite_and_never_negative_over_a_year_and_responds_to_a_dose(self, name):
         """The typical patient, who is the last, and others at draws of the priors."""
         model = ck.load_model(name)
-        drawn = prior_patients(model, 30)
+        drawn = prior_patients(model, 7)
         everybody = jax.tree.map(jnp.append, drawn, model.params())
         dosed = solve_many(model, pattern(model), YEAR[::4], everybody, start=-10.0)
         assert dosed.failures == {}
@@ -287,7 +294,7 @@ class TestEveryODEModel:
             change = max(change, gap / np.abs(levels[-1]).max())
         assert change > 0.01
 
-    @pytest.mark.slow
+    @pytest.mark.parametrize("name", SLOW_ODES)
     def test_has_gradients_equal_to_finite_differences_and_routes_that_agree(self, name):
         """Of every output with respect to every parameter; compiled, alone and in a batch."""
         model = ck.load_model(name)

@@ -51,8 +51,10 @@ ADAPTIVE = ("tsit5", "dopri8", "kvaerno5")
 def pairs(routes, *fast):
     """Every system with every route; those that are not `fast` are slow, as each pair compiles."""
 
-    def marks(*pair):
-        return () if pair in fast else pytest.mark.slow
+    def marks(name, route):
+        if (name, route) in fast:
+            return ()
+        return pytest.mark.slow if route in ("tsit5", "mesh") else pytest.mark.exhaustive
 
     return [pytest.param(name, r, marks=marks(name, r)) for name in SYSTEMS for r in routes]
 

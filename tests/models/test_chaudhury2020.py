@@ -97,7 +97,7 @@ class TestPhases:
         assert logs(9.3)[1] == pytest.approx(central, rel=1e-5)
         assert abs(central) > 0.1
 
-    @pytest.mark.slow
+    @pytest.mark.exhaustive
     @pytest.mark.parametrize("route", ["auto", "adaptive"])
     def test_every_derivative_is_that_of_finite_differences(self, route):
         solver = solver_for(EC50, PAPER, [9.0, 12.0, 90.0], route=route)

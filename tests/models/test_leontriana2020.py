@@ -64,7 +64,7 @@ class TestEquations:
         assert later["car_t_body"].max() < 1e-29
         assert later["tumor"][-1] == pytest.approx(5e10 * np.exp(600 / 30), rel=1e-6)
 
-    @pytest.mark.slow
+    @pytest.mark.exhaustive
     def test_every_derivative_is_that_of_finite_differences(self):
         solver = solver_for(NONE, PAPER, [7.0, 28.0, 100.0, 365.0])
         for output in ("car_t", "tumor", "b_cells"):

@@ -54,7 +54,7 @@ class TestEquations:
         dual, leukemia = DUAL.params(), ck.load_model("leontriana2020").params()
         assert (dual.aB, dual.tB, dual.B0) == (leukemia.alpha, leukemia.tB, leukemia.B0)
 
-    @pytest.mark.slow
+    @pytest.mark.exhaustive
     @pytest.mark.parametrize("model", [SINGLE, DUAL], ids=["single", "dual"])
     def test_every_derivative_is_that_of_finite_differences(self, model):
         solver = solver_for(model, model.regimens["paper"], [7.0, 14.0, 28.0, 90.0])

@@ -23,6 +23,9 @@ from carpk.solver.solve import Solver
 
 NAMES = ("niche", "niche_full")
 FORMS = pytest.mark.parametrize("name", NAMES)
+EITHER = pytest.mark.parametrize(
+    "name", ["niche", pytest.param("niche_full", marks=pytest.mark.exhaustive)]
+)
 CELLS = parts.ONCE
 THRICE = parts.before_each(parts.FLU_3 + parts.CY_3)
 AGAIN = ck.Regimen.cells([42, 84], 1.45e8)
@@ -128,7 +131,7 @@ class TestOff:
                 load(name, **options)
 
 
-@FORMS
+@EITHER
 class TestDesign:
     DAYS = np.arange(-9.0, 120.0, 0.5)
 
@@ -244,7 +247,12 @@ FELT = {  # options -> what is given, and outputs and states that feel them, all
 
 @pytest.mark.parametrize(
     ("name", "case"),
-    list(zip(("niche", "niche_full", "niche", "niche"), FELT, strict=True)),
+    [
+        pytest.param("niche", "immunity, exhaustion", marks=pytest.mark.exhaustive),
+        pytest.param("niche_full", "two", marks=pytest.mark.exhaustive),
+        pytest.param("niche", "pembrolizumab, cure", marks=pytest.mark.exhaustive),
+        ("niche", "nivolumab, graft"),
+    ],
 )
 def test_gradients_are_those_of_central_differences(name, case):
     """Of the sum of these ln and that of the transgene, with respect to every parameter."""

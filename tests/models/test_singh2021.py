@@ -57,7 +57,7 @@ class TestSingh:
         assert solver.mesh is None
         assert "stiff" in solver.why
 
-    @pytest.mark.slow
+    @pytest.mark.exhaustive
     def test_has_gradients(self):
         schedule = Schedule.of(SINGH, [ck.Regimen.cells(0, 450e6)], np.array([7.0, 14.0]))
         solver = Solver.adaptive(schedule, "kvaerno5", rtol=1e-9)

@@ -6,7 +6,6 @@ feature, each on the first few populations that show it one that is new.
 
 import functools
 import itertools
-import os
 import re
 import warnings
 
@@ -47,10 +46,7 @@ ROWS = [
     "independent, patient, power, one endpoint, all measured, summaries, adaptive, fixed, many",
     "correlated, cohort, linear, two endpoints, all measured, patients, adaptive, fixed, many",
 ]
-MINUTES = {2, 6, 11, 14}  # rows that take one or more: adaptive, with effects of infusions
-EXHAUSTIVE = pytest.mark.skipif(
-    "CARPK_EXHAUSTIVE" not in os.environ, reason="minutes long: make validation runs it"
-)
+FEW = {0, 3, 4, 7, 8, 10}  # rows that hold every feature once, and are quick
 DAYS, AGAIN = (1.0, 3.0, 7.0, 14.0), (21.0, 24.0, 30.0)
 OWN = (("c0", "c1", "c2"), "aba", (20.0, 28.0, 36.0))
 LLOQ, UNITS = 6.0, {"car_t": "cells/µL", "il6": "pg/mL"}
@@ -345,11 +341,10 @@ def tried(call, given):
     return "works"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
     [
-        pytest.param(i, id=ROWS[i], marks=EXHAUSTIVE if i in MINUTES else ())
+        pytest.param(i, id=ROWS[i], marks=pytest.mark.slow if i in FEW else pytest.mark.exhaustive)
         for i in range(len(ROWS))
     ],
 )

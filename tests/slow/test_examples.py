@@ -1,6 +1,5 @@
 """The scripts in examples/ run as they are, with small settings, and find what was simulated."""
 
-import os
 import runpy
 from pathlib import Path
 
@@ -37,13 +36,13 @@ def test_an_example_reads_its_file_and_binds_its_model(name, monkeypatch):
     assert len(bound.patients) == {"theophylline": 12, "warfarin": 32, "friberg": 24}[name]
 
 
-MINUTES = pytest.mark.skipif(
-    "CARPK_EXHAUSTIVE" not in os.environ, reason="compiles for a minute; run by make validation"
-)
-FITTED = ["theophylline", *(pytest.param(n, marks=MINUTES) for n in ("warfarin", "friberg"))]
+FITTED = [
+    pytest.param("theophylline", marks=pytest.mark.slow),
+    pytest.param("warfarin", marks=pytest.mark.exhaustive),
+    pytest.param("friberg", marks=pytest.mark.exhaustive),
+]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FITTED)
 def test_an_example_prints_its_verdict_and_finds_what_its_data_were_simulated_from(
     name, monkeypatch, capsys
