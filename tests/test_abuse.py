@@ -29,7 +29,7 @@ def test_a_flipped_bit_is_counted_as_refused_or_as_accepted(tmp_path, monkeypatc
     assert "| load | 1 | untouched | 1 | 0 |" in table
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_what_is_killed_goes_on_and_loses_nothing(tmp_path):
     """A few trials of each kind; a second call makes those that the first did not."""
     results = tmp_path / "results.json"

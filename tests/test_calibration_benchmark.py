@@ -71,7 +71,7 @@ def test_the_trial_is_that_of_heros():
     assert (given.groupby("patient").size() > 1).sum() == 7
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_ranks_with_values_below_the_lloq_are_uniform():
     """In a fixed order of random numbers: by chance one seed in 20 would fail."""
     result = bench.PARTS["patients"].ranks(60, 0)
@@ -79,14 +79,19 @@ def test_ranks_with_values_below_the_lloq_are_uniform():
     assert "log_lik" in result.ranks
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_ranks_without_the_term_of_the_lloq_are_not():
     result = bench.PARTS["LLOQ as measured"].ranks(20, 0)
     assert {"sigma", "log_lik"} <= set(result.off), repr(result)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ONCE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(x, marks=pytest.mark.slow if "range" in x else pytest.mark.exhaustive)
+        for x in ONCE
+    ],
+)
 def test_a_part_of_each_kind_runs(name, monkeypatch):
     monkeypatch.setattr(bench, "INFUSIONS", {"Flu": (1,), "Flu/Cy": (2,)})  # of the trial as HEROS
     result = bench.PARTS[name].ranks(1, 0)

@@ -280,7 +280,7 @@ def test_a_doubtful_fit_is_compared_with_exit_code_3(monkeypatch, known_fit):
     assert asked["source"] is known_fit
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_regimens_are_compared_in_a_model_with_its_options():
     arms = ("--arm", "none", "--arm", "HEROS Flu/Cy")
     size = ("--patients", 4, "--draws", 2, "--outcome", "cmax")

@@ -101,8 +101,13 @@ class Area(ck.States):
     auc: ck.Scalar = ck.state("mg day/L", "area under the curve")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("absorption", ABSORPTIONS)
+@pytest.mark.parametrize(
+    "absorption",
+    [
+        pytest.param(x, marks=pytest.mark.slow if x == "parallel" else pytest.mark.exhaustive)
+        for x in ABSORPTIONS
+    ],
+)
 def test_as_an_input_of_differential_equations_a_drug_is_the_same(absorption):
     alone = model_of("two", absorption, lag=True)
     model = dataclasses.replace(
@@ -184,6 +189,7 @@ DOSE = ("patient", "time", "product", "amount", "unit", "duration")
 SEEN = ("patient", "time", "value", "analyte", "unit")
 
 
+@pytest.mark.slow
 def test_a_drug_is_fitted_saved_and_simulated(tmp_path):
     names = {"output": "theophylline", "product": "theophylline"}
     model = ck.disposition.one_compartment("first_order", **names)

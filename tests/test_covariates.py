@@ -104,7 +104,7 @@ class TestSimulation:
     def test_leaves_the_typical_patient_in_the_typical_class(self, model):
         assert ck.simulate(model, DOSE, DAYS)["LOW"].values.item() == 0.0
 
-    @pytest.mark.slow
+    @pytest.mark.exhaustive
     def test_names_the_day_on_which_less_than_one_cell_is_left(self, model):
         """20 exp(-0.1 t) falls below 2 on day 23.03."""
         sim = ck.simulate(model, DOSE, [0.0, 23.0, 23.1, 40.0])

@@ -140,8 +140,11 @@ DRAWN = {
 }
 
 
-SLOW = (pytest.param(name, marks=pytest.mark.slow) for name in ("poisson", "negative binomial"))
-FITTED = ["yes or no", *SLOW]
+FITTED = [
+    "yes or no",
+    pytest.param("negative binomial", marks=pytest.mark.slow),
+    pytest.param("poisson", marks=pytest.mark.exhaustive),
+]
 
 
 @pytest.fixture(scope="module", params=FITTED)

@@ -22,7 +22,7 @@ import event_grammar as bench
     ("lag", "modelled"),
     [
         pytest.param(True, None, marks=pytest.mark.slow),
-        pytest.param(False, "rate", marks=pytest.mark.slow),
+        pytest.param(False, "rate", marks=pytest.mark.exhaustive),
         (True, "duration"),
     ],
 )
@@ -35,7 +35,10 @@ def test_records_mean_in_closed_form_what_they_mean_to_nonmem(lag, modelled, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("route", "lag", "modelled"),
-    [("mesh", True, None), ("adaptive", False, "duration")],
+    [
+        ("mesh", True, None),
+        pytest.param("adaptive", False, "duration", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_records_mean_in_differential_equations_what_they_mean_to_nonmem(
     route, lag, modelled, tmp_path
@@ -71,9 +74,7 @@ SATURABLE = model_of(lambda x, p: 90.0 * x / (30.0 + x))  # at most 90 mg/day
 DAILY = ck.Regimen((ck.Infusion(0.0, 20.0, 0.1, "drug", ss=1, ii=0.5),))
 
 
-@pytest.mark.parametrize(
-    "route", [pytest.param("adaptive", marks=pytest.mark.exhaustive), "mesh"]
-)
+@pytest.mark.parametrize("route", [pytest.param("adaptive", marks=pytest.mark.exhaustive), "mesh"])
 @pytest.mark.slow
 def test_a_saturable_drug_has_the_steady_state_of_many_doses_and_its_derivative(route):
     many = ck.Regimen((ck.Infusion(-20.0, 20.0, 0.1, "drug", addl=40, ii=0.5),))
@@ -110,6 +111,7 @@ def test_a_steady_state_has_the_derivatives_of_what_it_is():
     assert float(bend) == pytest.approx((high - 2 * middle + low) / step**2, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_what_has_no_steady_state_is_nan_with_a_reason():
     """More is given than can be eliminated."""
     regimen = ck.Regimen((ck.Bolus(0.0, 60.0, "drug", "mg", ss=1, ii=0.5),))

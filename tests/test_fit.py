@@ -60,7 +60,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def fit(data):
-    return ck.fit(POP, data, draws=200, tune=300, chains=2, seed=3, starts=1, progress=False)
+    return ck.fit(POP, data, draws=150, tune=150, chains=2, seed=3, starts=1, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +142,9 @@ class TestFit:
         assert "1. " in repr(poor)
         assert "draws" in " ".join(poor.verdict.troubles)
 
-    @pytest.mark.slow
+    @pytest.mark.exhaustive
     def test_same_seed_gives_the_same_draws(self, data, fit):
-        again = ck.fit(POP, data, draws=200, tune=300, chains=2, seed=3, starts=1, progress=False)
+        again = ck.fit(POP, data, draws=150, tune=150, chains=2, seed=3, starts=1, progress=False)
         for name in fit.posterior.data_vars:
             np.testing.assert_array_equal(again.posterior[name], fit.posterior[name])
 
@@ -180,7 +180,7 @@ class TestFit:
         assert each.sizes["obs_id"] == len(fit.data.observations)
         assert np.isfinite(each.to_numpy()).all()
 
-    @pytest.mark.slow
+    @pytest.mark.exhaustive
     def test_a_parameter_without_information_is_named(self):
         data = ck.load_study("zuma1_moffitt")  # no figure before day 7
         pop = ck.Population(ck.load_model("piecewise"), varies=["cmax"])

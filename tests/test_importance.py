@@ -107,7 +107,7 @@ def test_regression_finds_coordinates_where_a_newton_step_does_not(seldom):
     assert (new.at == old.at).all(1).any()  # who is described well is left alone
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_centre_is_found_where_laplaces_is_far_off(seldom):
     compiled, mode = seldom
     found = refined(compiled, mode, seed=1)
@@ -162,6 +162,7 @@ def log_weights(density, u, z):
 SHARES = [0.1, 0.3, 0.5, 0.7, 0.9]
 
 
+@pytest.mark.slow
 def test_jumps_leave_a_patient_with_two_peaks_where_it_belongs(two_peaks):
     """Against quadrature."""
     density, u, places = two_peaks
@@ -190,6 +191,7 @@ def test_jumps_leave_a_patient_with_two_peaks_where_it_belongs(two_peaks):
     assert crossed > 0.1  # from one peak to the other, in a step
 
 
+@pytest.mark.slow
 def test_the_population_moves_beside_its_patients_as_it_should(two_peaks):
     """A typical value and its SD, beside a patient with two peaks: against quadrature."""
     density, u, places = two_peaks

@@ -151,6 +151,7 @@ def test_a_step_goes_to_the_top_of_the_parabola_within_a_radius():
     np.testing.assert_allclose(twice, 2 * rise, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_step_far_off_carries_no_patient_away():
     """A line search begins with parameters at which patients have modes elsewhere, and comes back.
 
@@ -220,6 +221,7 @@ def test_the_marginal_with_a_limit_is_near_that_of_quadrature():
     assert value == pytest.approx(exact, abs=0.03)
 
 
+@pytest.mark.slow
 def test_importance_sampling_gives_the_marginal_itself():
     """Of patients with no sample above the limit nothing is normal; 128 points err a little."""
     data = decaying(patients=20, lloq=12.0)
@@ -300,7 +302,7 @@ class TestLevels:
         expected = np.log(10.0) + np.where(np.arange(8) % 2 == 0, 0.5, -0.2)
         np.testing.assert_allclose(mu[:, 0], expected)
 
-    @pytest.mark.slow
+    @pytest.mark.exhaustive
     def test_the_density_is_the_same_whatever_is_known_of_cohorts(self):
         """Only its coordinates change, Jacobian included."""
         varies = {"base": ["cohort", "patient"], "halve": ["cohort"]}
@@ -330,7 +332,9 @@ class TestLevels:
         assert (after.cohorts_held(mode.u) > 0.5).all()
         assert (before.cohorts_held(mode.u) == 0.0).all()
 
-    @pytest.mark.parametrize("levels", [["cohort", "patient"], ["cohort"]])
+    @pytest.mark.parametrize(
+        "levels", [pytest.param(["cohort", "patient"], marks=pytest.mark.slow), ["cohort"]]
+    )
     def test_laplace_finds_the_exact_posterior_of_effects_of_cohorts(self, levels):
         """Means of normal logarithms within and between cohorts: a density in closed form."""
         narrow = {"sigma": dist.LogNormal(np.log(0.4), 1e-3)}
@@ -491,7 +495,7 @@ class TestMethods:
             assert width / 3.29 == pytest.approx(sd, rel=0.25), name
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_many_patients_do_not_add_up_what_is_not_normal_in_each():
     """Peaks between two sampling days: by Laplace alone fb is half of an SD off."""
     data = peaking(80)

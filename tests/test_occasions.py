@@ -167,7 +167,7 @@ def moved(params, name, k, step):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("route", ["tsit5", "mesh"])
+@pytest.mark.parametrize("route", [pytest.param("tsit5", marks=pytest.mark.exhaustive), "mesh"])
 def test_gradients_reach_the_value_of_every_infusion(route):
     weights, ready = 1 + 0.1 * np.arange(DAYS.size), solver(route)
 
@@ -202,7 +202,7 @@ def test_an_infusion_changes_nothing_before_it():
             assert (by[later:] != 0).any(), (name, k)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_infusions_that_arrive_late_begin_their_occasion_then():
     """Each with the lag of its own occasion."""
     each = {"wait": [0.5, 2.25, 1.0], "grow": EACH["grow"], "volume": EACH["volume"]}
@@ -362,7 +362,7 @@ def test_a_published_cohort_has_effects_for_each_infusion_of_its_regimen():
     assert np.isfinite(bound.summary_log_likelihoods(theta)["a"]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_design_tells_how_much_infusions_differ_only_where_there_are_several():
     """With I patients and K infusions each, SD / sqrt(2 I (K - 1)) and a little more."""
     known = population(fixed={**FIXED, "grow": 0.6})

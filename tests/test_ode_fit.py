@@ -140,6 +140,7 @@ class TestPopulation:
             exact = ck.solve(KIMMEL, DOSE, DAYS, KIMMEL.params(KC=kc))["car_t"]
             assert levels[i] == pytest.approx(np.asarray(exact), rel=1e-3)
 
+    @pytest.mark.slow
     def test_gradients_reach_every_parameter(self, kimmel_fit):
         density = LogDensity(kimmel_fit.bound)
         theta = {k: jnp.asarray(v[0]) for k, v in kimmel_fit.draws().items()}

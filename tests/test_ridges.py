@@ -100,6 +100,7 @@ def along(weak):
     return Standard.of(mode, ridges=ridges, along_ridge=along_ridge)
 
 
+@pytest.mark.slow
 def test_the_posterior_is_the_same_beside_a_ridge_too(weak, along):
     """Against the density of standard scores, with derivatives of all coordinates by JAX."""
     compiled, mode, _ = weak

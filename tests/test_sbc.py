@@ -165,7 +165,7 @@ class TestOfAPopulation:
 
     @pytest.mark.parametrize(
         "population",
-        [pytest.param(conjugate.POP, marks=pytest.mark.slow), conjugate.without_spread()],
+        [pytest.param(conjugate.POP, marks=pytest.mark.exhaustive), conjugate.without_spread()],
     )
     def test_draws_around_modes_are_exact_where_all_is_normal(self, design, population):
         """With patients integrated out, and without: each data set has points of its own."""

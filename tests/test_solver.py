@@ -64,9 +64,8 @@ def check_outputs(outputs, system):
         np.testing.assert_allclose(outputs[name][0], exact.real, rtol=3e-7, err_msg=name)
 
 
-FAST = [("chain", "tsit5"), ("logistic", "tsit5"), ("kill", "tsit5")]
-FAST += [("gompertz", "dopri8"), ("one", "kvaerno5")]
-FAST_MESH = [("chain", "mesh"), ("logistic", "mesh"), ("gompertz", "mesh")]
+FAST = [("kill", "tsit5"), ("gompertz", "dopri8"), ("one", "kvaerno5")]
+FAST_MESH = [("chain", "mesh"), ("logistic", "mesh")]
 
 
 @pytest.mark.parametrize(("name", "route"), pairs(ADAPTIVE, *FAST))

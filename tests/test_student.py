@@ -165,7 +165,7 @@ class TestFits:
         assert np.isfinite(sim["car_t"]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_df_is_estimated_from_many_samples():
     """Of 150 samples with df 2.5, by laplace."""
     pop = dataclasses.replace(PLAIN, residual=ck.StudentT(df=None))

@@ -378,7 +378,9 @@ def of_curves(likelihood, p):
 POINT = jnp.array([3.1, 0.6, 0.08, 0.4])
 
 
-@pytest.mark.parametrize("metric", ["level", "tmax", "detectable"])
+@pytest.mark.parametrize(
+    "metric", [pytest.param("level", marks=pytest.mark.slow), "tmax", "detectable"]
+)
 def test_every_number_of_an_accepted_statistic_moves_the_likelihood(metric):
     """All of `likelihoods_of`; Cmax, areas and half-lives have the margins of levels."""
     for statistic, kinds in likelihoods_of(metric).items():
@@ -399,8 +401,13 @@ def test_every_number_of_an_accepted_statistic_moves_the_likelihood(metric):
             assert (abs(terms[1:] - terms[0]) > 1e-4).all(), place
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("metric", ["level", "auc", "tmax", "detectable"])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        *(pytest.param(x, marks=pytest.mark.exhaustive) for x in ("level", "auc")),
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("tmax", "detectable")),
+    ],
+)
 def test_gradients_of_every_kind_of_statistic_equal_finite_differences(metric):
     for statistic, kinds in likelihoods_of(metric).items():
         if statistic == "percentage":
@@ -459,7 +466,7 @@ class TestBelowTheLimit:
         exact = math.log(math.factorial(5) / 2 * pairs * (u[2] - u[1]) * density.prod())
         assert float(log_likelihood(cohort(one))[0]) == pytest.approx(exact, abs=0.02)
 
-    @pytest.mark.slow
+    @pytest.mark.exhaustive
     def test_replaced_data_are_censored_as_given_data_are(self):
         """`with_summaries` under jit does not know which of the numbers are below the limit."""
         one = summary(value=20.0, low=9.0, high=40.0, interval="range", lloq=10.0)
@@ -530,7 +537,7 @@ def test_the_range_of_many_patients_takes_more_virtual_ones(interval, use, n, ne
     assert s.needed_for_ranges([few, summary("cmax", interval=interval, n=n, use=use)]) == needed
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_default_number_of_virtual_patients_is_enough():
     """Log-likelihood ratios with 256 virtual patients are those with 4,096 to within 15 %."""
     study = ck.load_study("zuma1_moffitt").dataset()

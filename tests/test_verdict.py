@@ -672,6 +672,7 @@ class TestColumns:
         assert found["arm"]["p"] < 1e-3
         assert "name" not in found
 
+    @pytest.mark.slow
     def test_are_no_more_frequent_by_chance_than_their_p_values(self):
         p = [f["p"] for seed in range(100) for f in self.found(seed).values()]
         assert np.mean(np.array(p) < 0.15) <= 0.09  # three columns, corrected for three

@@ -215,8 +215,13 @@ def test_usual_data_are_fitted_once_and_told(script, known_fit, tmp_path, monkey
     assert "- stein2019" not in text
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("which", ["all times 1,000; oral 8", "patients 1 to 4 times 1,000; oral"])
+@pytest.mark.parametrize(
+    "which",
+    [
+        pytest.param("all times 1,000; oral 8", marks=pytest.mark.slow),
+        pytest.param("patients 1 to 4 times 1,000; oral", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_doses_a_thousand_times_off_are_a_verdict_and_no_traceback(script, which, recwarn):
     faults = script("verdict_faults").FAULTS
     (fault,) = [f for name, f in faults.items() if which in name]

@@ -139,7 +139,7 @@ class TestEquations:
             np.testing.assert_allclose(outputs[output][0], table[state], rtol=3e-5)
         assert_has_gradients(KIMMEL, solver, "tumor", size=1e-5, rtol=1e-6)
 
-    @pytest.mark.slow
+    @pytest.mark.exhaustive
     def test_both_ways_of_reverse_mode_agree_and_have_second_derivatives(self, monkeypatch):
         """One for few patients, one for many; `jax.hessian` is forward over reverse mode."""
         model = ck.load_model("kimmel2021")

@@ -359,7 +359,7 @@ def test_as_full_stays_close_to_the_full_form(disease):
     assert np.abs(host).max() < 0.08
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_runs_on_the_mesh_over_a_year():
     days = np.array([1.0, 5.0, 10.0, 14.0, 28.0, 60.0, 90.0, 180.0, 365.0])
     typical = jax.tree.map(lambda x: jnp.full((1, 1), x), AS_FULL.params())

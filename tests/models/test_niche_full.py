@@ -144,7 +144,7 @@ def test_normal_cells_with_the_antigen_help_most_where_there_is_little_tumor():
     assert peaks == pytest.approx([3.04, 88.2, 181.6], rel=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_runs_on_the_mesh_for_three_months():
     """Over a year a first mesh of daily steps blows up, and the adaptive route is taken."""
     days = np.array([1.0, 5.0, 10.0, 14.0, 28.0, 60.0, 90.0])

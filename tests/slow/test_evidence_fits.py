@@ -22,6 +22,7 @@ def test_responses_alone_hardly_move_the_effects():
     assert (found["sd_ratio"] > 0.7).all()
 
 
+@pytest.mark.exhaustive
 def test_the_published_facts_are_sampled_well_and_a_narrower_prior_narrows():
     every = evidence.fit(draws=500, tune=500, max_draws=500, seed=1, progress=False)
     assert every.ok, every.verdict
@@ -30,6 +31,7 @@ def test_the_published_facts_are_sampled_well_and_a_narrower_prior_narrows():
     assert narrow.loc[doubled] < every.summary().loc[doubled]
 
 
+@pytest.mark.exhaustive
 def test_leaving_a_study_out_is_fitting_without_it():
     """To five Monte Carlo errors; with HEROS 2.0 all medians are 0.8 to 1.9 [log10] higher."""
     table = evidence.load()

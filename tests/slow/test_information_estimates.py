@@ -58,6 +58,7 @@ def test_expected_errors_are_those_of_maximum_likelihood_in_simulated_data():
     assert np.mean(found / expected) == pytest.approx(1, rel=0.08)
 
 
+@pytest.mark.exhaustive
 def test_the_information_of_published_quartiles_foretells_the_posterior():
     """ZUMA-1, evaluated at the posterior's medians: what is told, and how well."""
     population = ck.Population(ck.load_model("piecewise"), varies=["cmax", "tmax", "t_alpha", "fb"])
@@ -108,6 +109,7 @@ class TestNicheFull:
         values = np.linalg.eigvalsh(result.relative[np.ix_(here, here)])
         return int((values > 1).sum())
 
+    @pytest.mark.exhaustive
     def test_directions_and_pairs_are_those_known(self):
         cells, both = (self.of(1.0, counts=c) for c in (False, True))
         assert (self.informed(cells), self.informed(both)) == (9, 11)

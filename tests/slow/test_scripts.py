@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_calibration_of_niche_runs(tmp_path):
     script = ROOT / "data" / "niche_calibration" / "calibrate.py"
     small = ["--iterations", "3", "--rounds", "10", "20", "--draws", "5"]
