@@ -32,6 +32,7 @@ FREE |= {f"{count}_compartment": DRUG for count in ("one", "two", "three")}
 FEW = 16  # combinations of options that are all tried
 MANY = 4  # options; the variants of a model with more of them are tried in the slow tests
 HEAVY = {"hardiansyah2019", "niche_full", "owens2021", "singh2021"}  # a minute for each law
+HEAVIER = HEAVY | {"barros2021", "muellerschoell2021", "niche"}  # to differentiate
 SEVERAL = np.array([3.0, 7.0, 14.0, 28.0, 60.0])  # days of gradients and of both routes
 
 
@@ -59,10 +60,10 @@ VARIANTS = [
 ]
 
 
-SLOW_ODES = [
-    pytest.param(name, marks=pytest.mark.exhaustive if name in HEAVY else pytest.mark.slow)
-    for name in ODES
-]
+def but(heavy):
+    """The differential equations; those that are heavy, weekly."""
+    mark = pytest.mark
+    return [pytest.param(n, marks=mark.exhaustive if n in heavy else mark.slow) for n in ODES]
 
 
 def pattern(model):
@@ -274,7 +275,7 @@ class TestEveryODEModel:
         start = model.start(model.params())
         assert all(float(getattr(start, symbol)) >= 0 for symbol in states.index)
 
-    @pytest.mark.parametrize("name", SLOW_ODES)
+    @pytest.mark.parametrize("name", but(HEAVY))
     def test_stays_finite_and_never_negative_over_a_year_and_responds_to_a_dose(self, name):
         """The typical patient, who is the last, and others at draws of the priors."""
         model = ck.load_model(name)
@@ -298,7 +299,7 @@ class TestEveryODEModel:
             change = max(change, gap / np.abs(levels[-1]).max())
         assert change > 0.01
 
-    @pytest.mark.parametrize("name", SLOW_ODES)
+    @pytest.mark.parametrize("name", but(HEAVIER))
     def test_has_gradients_equal_to_finite_differences_and_routes_that_agree(self, name):
         """Of every output with respect to every parameter; compiled, alone and in a batch."""
         model = ck.load_model(name)
