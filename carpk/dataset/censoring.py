@@ -5,7 +5,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from carpk.dataset.tables import Table, bound_of, count, each, flag_of, number_of, text_of
+from carpk.dataset.tables import Table, bound_of, count, flags_of, number_of, text_of
 from carpk.dataset.validate import Settings, note_filled_lloq
 
 SIDES = {1: "below the LLOQ", -1: "above an upper limit"}
@@ -18,7 +18,7 @@ def flagged(table: Table, settings: Settings) -> Table:
     '<50' is below an LLOQ of 50. A word needs an LLOQ, of its row or of `settings`.
     """
     entries = table.columns.get("value", ())
-    flags = {i: flag for i, flag in enumerate(each(flag_of, entries)) if flag}
+    flags = {i: flag for i, flag in enumerate(flags_of(entries)) if flag}
     if not flags or "analyte" not in table:
         return table
     analytes, blank = table.texts("analyte", required=False), [None] * len(table)

@@ -327,20 +327,33 @@ def follows(observations: pd.DataFrame, doses: pd.DataFrame) -> np.ndarray:
     found = np.full(len(observations), UNTOLD)
     if "record" not in doses or "record" not in observations:
         return found
-    both = observations[["patient", "time", "record"]].reset_index(drop=True)
-    evid = doses.get("evid", 1)
-    given = doses[["patient", "time", "record"]].assign(
-        events=np.where(np.asarray(evid) == RESET_AND_DOSE, 2, 1)
-    )
-    times, records = both["time"].to_numpy(), both["record"].to_numpy()
-    given_at, given_as = given["time"].to_numpy(), given["record"].to_numpy()
-    events, own = given["events"].to_numpy(), given.groupby("patient", sort=False).indices
-    for patient, rows in both.groupby("patient", sort=False).indices.items():
-        if patient not in own:
-            continue
-        mine = own[patient]
-        same = np.abs(times[rows][:, None] - given_at[mine]) < SAME
-        before = same & (given_as[mine] < records[rows][:, None])
-        told = (before * events[mine]).sum(axis=1)
-        found[rows] = np.where(np.isnan(records[rows]), UNTOLD, told)
-    return found
+    evid = np.asarray(doses.get("evid", 1))
+    events = np.broadcast_to(np.where(evid == RESET_AND_DOSE, 2, 1), len(doses))
+    patients = pd.Index(doses["patient"].unique())
+    given = patients.get_indexer(doses["patient"])
+    whose = patients.get_indexer(observations["patient"])
+    given_at, times = doses["time"].to_numpy(), observations["time"].to_numpy()
+    given_as, records = doses["record"].to_numpy(), observations["record"].to_numpy()
+    sample, dose = _near(whose, times, given, given_at)
+    before = (whose[sample] == given[dose]) & (given_as[dose] < records[sample])
+    before &= np.abs(times[sample] - given_at[dose]) < SAME
+    told = np.bincount(sample, before * events[dose], minlength=len(found)).astype(int)
+    return np.where((whose >= 0) & ~np.isnan(records), told, found)
+
+
+def _near(
+    whose: np.ndarray, times: np.ndarray, given: np.ndarray, given_at: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of a sample and a dose at about its time, those of one patient among them.
+
+    Patients are put one after another on a single line of time, where 1e-3 days are more than
+    what rounding moves.
+    """
+    both = np.concatenate([times, given_at])
+    length = np.ptp(both) + 1 if both.size else 1.0
+    order = np.argsort(given * length + given_at, kind="stable")
+    line, at = (given * length + given_at)[order], whose * length + times
+    first = np.searchsorted(line, at - 1e-3)
+    number = np.searchsorted(line, at + 1e-3, side="right") - first
+    place = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number - first, number)
+    return np.repeat(np.arange(len(times)), number), order[place]

@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import NoReturn
 
 from carpk.dataset.tables import Table, each, listing, text_of
 
@@ -11,32 +12,22 @@ _DIGITS = re.compile(r"\d+")
 _WHOLE = re.compile(r"\d+\.0*")
 
 
-@dataclass
-class _Spelling:
-    """Where a label is written first, and how often it is in all tables."""
-
-    table: Table
-    row: int
-    times: int = 0
-
-
 def refuse_look_alikes(tables: Iterable[Table], notes: list[str], column: str = "patient") -> None:
     """Refuse labels that differ by case, blanks inside, leading zeros or '.0' alone.
 
     Blanks around a label never tell patients apart; where they were removed, a note says so.
     """
-    found: dict[str, dict[str, _Spelling]] = {}
+    there = [table for table in tables if column in table]
+    labels = [each(text_of, table.columns[column]) for table in there]
     padded: Counter[str] = Counter()
-    for table in tables:
-        entries = table.columns.get(column, ())
-        padded[table.label] += sum(each(_is_padded, entries))
-        labels = each(text_of, entries)
-        first = {label: row for row, label in reversed([*enumerate(labels)])}
-        for label, times in Counter(labels).items():
-            written = found.setdefault(_alike(label), {})
-            written.setdefault(label, _Spelling(table, first[label])).times += times
-    for written in found.values():
-        _refuse_second_spelling(written, column)
+    for table in there:
+        padded[table.label] += sum(each(_is_padded, table.columns[column]))
+    spellings: dict[str, list[str]] = {}
+    for label in dict.fromkeys(chain.from_iterable(labels)):
+        spellings.setdefault(_alike(label), []).append(label)
+    for written in spellings.values():
+        if len(written) > 1:
+            _refuse_second_spelling(written, there, labels, column)
     for label, n in padded.items():
         if n:
             notes.append(f"{label}: blanks around {n} labels of `{column}` were removed.")
@@ -54,17 +45,26 @@ def _alike(label: str) -> str:
     return "".join(without_zeros.casefold().split())
 
 
-def _refuse_second_spelling(written: Mapping[str, _Spelling], column: str) -> None:
-    if len(written) == 1:
-        return
-    usual = max(written, key=lambda label: written[label].times)
+def _refuse_second_spelling(
+    written: Sequence[str], tables: Sequence[Table], labels: Sequence[Sequence[str]], column: str
+) -> NoReturn:
+    """Of labels that may be one, the first that is not the one written most often."""
+    times = Counter(label for each_table in labels for label in each_table if label in written)
+    usual = max(written, key=lambda label: times[label])
     odd = next(label for label in written if label != usual)
-    seen = written[usual]
-    written[odd].table.fail(
-        f"{odd!r} may be another way to write {usual!r} ({seen.table.label}, "
-        f"{seen.table.at(seen.row)})",
+
+    def first(label: str) -> tuple[Table, int]:
+        return next(
+            (table, entries.index(label))
+            for table, entries in zip(tables, labels, strict=True)
+            if label in entries
+        )
+
+    (seen, seen_row), (table, row) = first(usual), first(odd)
+    table.fail(
+        f"{odd!r} may be another way to write {usual!r} ({seen.label}, {seen.at(seen_row)})",
         f"If they are one patient, write the label in one way ({listing([usual])}); if they are "
         f"two, give one a name that differs by more, such as {'B/' + odd!r}.",
-        rows=[written[odd].row],
+        rows=[row],
         column=column,
     )

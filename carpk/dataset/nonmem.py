@@ -20,7 +20,7 @@ from carpk.dataset.nonmem_names import (
     dose_products,
     read_patients,
 )
-from carpk.dataset.tables import Table, count, each, flag_of, text_of
+from carpk.dataset.tables import Table, count, flags_of, text_of
 from carpk.dataset.validate import Settings
 from carpk.dosing.regimen import SAME
 
@@ -72,13 +72,9 @@ def _numbers(table: Table, column: str) -> np.ndarray:
 def _values(table: Table) -> np.ndarray:
     """DV, NaN where it says below or above a limit (`censoring` reads that)."""
     written = table.columns["DV"]
-    both = zip(written, each(_beyond, written), strict=True)
-    plain = [None if beyond else entry for entry, beyond in both]
+    both = zip(written, flags_of(written), strict=True)
+    plain = ["." if flag else entry for entry, flag in both]
     return table.with_columns(DV=plain).numbers("DV", required=False)
-
-
-def _beyond(entry: object) -> bool:
-    return flag_of(entry) != 0
 
 
 def _get(numbers: Mapping[str, np.ndarray], column: str, rows: int) -> np.ndarray:
@@ -178,7 +174,7 @@ def _refuse_stray(table: Table, numbers: Mapping[str, np.ndarray], evid: np.ndar
             )
     value = _get(numbers, "DV", rows)
     quiet = _get(numbers, "MDV", rows) == 1
-    value[each(_beyond, table.columns["DV"])] = np.inf
+    value[np.array(flags_of(table.columns["DV"]), bool)] = np.inf
     both = (evid != 0) & (value != 0) & ~quiet
     if both.any():
         table.fail(
@@ -282,7 +278,7 @@ def _observations(
     both = np.flatnonzero((evid == 0) & (blq == 1) & (cens == -1))
     if both.size:
         table.fail("BLQ is 1, but CENS is -1", "Correct one of them.", rows=both, column="BLQ")
-    converted, kinds, beyond = 0, list(dict.fromkeys(analytes)), each(_beyond, written)
+    converted, kinds, beyond = 0, list(dict.fromkeys(analytes)), flags_of(written)
     for j, i in enumerate(keep.tolist()):
         if beyond[i]:
             continue

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -109,7 +110,8 @@ def _split(line: str, separator: str | None) -> list[str]:
         return line.split()
     if '"' not in line:
         cells = line.split(separator)
-        return cells if line.split(None, 1) == [line] else [cell.strip() for cell in cells]
+        plain = line.isascii() and " " not in line and "\t" not in line
+        return cells if plain else [cell.strip() for cell in cells]
     return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
 
 
@@ -131,13 +133,16 @@ def _skip_comments(
 
     # "C" or "C01" is a comment where subjects are numbered, but a subject where all labels are
     # words; where both readings are possible the user has to say.
-    flagged = [i for i, record in records if starts(record)]
-    longer = [i for i, record in records if starts(record) and len(record[0]) > 1]
-    others = [record for _, record in records if not starts(record)]
+    marked = [starts(record) for _, record in records]
+    if not any(marked):
+        return records, []
+    flagged = [i for i, _ in compress(records, marked)]
+    longer = [i for i, record in compress(records, marked) if len(record[0]) > 1]
+    others = [record for (_, record), mark in zip(records, marked, strict=True) if not mark]
     numbered = all(number_of(r[0]) is not None for r in others)
     if ignore != "@" and not others and longer:
         flagged = [i for i in flagged if i not in longer]
-    elif ignore != "@" and flagged and not numbered:
+    elif ignore != "@" and not numbered:
         raise DatasetError(
             f"{place}, row {flagged[0]}: the line starts with {ignore!r}, which marks comments, "
             "but could also be a subject's label, as other labels are words too. Pass "

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn, TypeAlias, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,9 @@ BELOW = frozenset(
 )
 """Entries that say 'below the limit of quantification': lower case, without blanks and points."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?")
+_NUMBERS = re.compile(r"(?>[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?\n)++")
+"""Lines of numbers that NumPy reads as they stand; atomic, as a search back would never end."""
+_NO_WORDS = re.compile(r"[0-9.eE+\s-]*")
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}.*|\d{1,2}[./-]\d{1,2}[./-]\d{2,4}.*|.*\d:\d\d.*")
 
@@ -153,12 +156,14 @@ class Table:
     def numbers(self, column: str, *, required: bool = True, advice: str = "") -> np.ndarray:
         """Entries as float64; NaN where one is missing and may be."""
         entries = self.columns[column]
-        numbers = each(number_of, entries)
-        if None in numbers:
-            row = numbers.index(None)
-            problem, remedy = not_a_number(entries[row], column)
-            self.fail(problem, remedy, rows=[row], column=column)
-        values = np.array(numbers, dtype=float)
+        values = plain_numbers(entries)
+        if values is None:
+            numbers = each(number_of, entries)
+            if None in numbers:
+                row = numbers.index(None)
+                problem, remedy = not_a_number(entries[row], column)
+                self.fail(problem, remedy, rows=[row], column=column)
+            values = np.array(numbers, dtype=float)
         infinite = np.flatnonzero(np.isinf(values))
         if infinite.size:
             self.fail(
@@ -249,6 +254,22 @@ def each(function: Callable[[Written], Value], entries: Iterable[Written]) -> li
     return [known[entry] for entry in entries]
 
 
+def plain_numbers(entries: Sequence[object]) -> np.ndarray | None:
+    """Entries that are all numbers, or all text of numbers and '.', as float64; else None."""
+    kinds = set(map(type, entries))
+    if kinds and kinds <= {int, float, bool}:
+        return np.array(entries, dtype=float)
+    if kinds != {str}:
+        return None
+    written = ["0" if entry == "." else entry for entry in cast(Sequence[str], entries)]
+    lines = "\n".join(written) + "\n"
+    if lines.count("\n") != len(written) or not _NUMBERS.fullmatch(lines):
+        return None
+    values = np.array(written).astype(float)
+    values[[entry == "." for entry in entries]] = np.nan
+    return values
+
+
 def text_of(entry: object) -> str:
     """The entry as text without blanks around it; '' where it is missing."""
     if isinstance(entry, str):
@@ -305,6 +326,14 @@ def flag_of(entry: object) -> int:
     if bound is not None:
         return 1 if bound[0] == "<" else -1
     return int(is_below(entry))
+
+
+def flags_of(entries: Iterable[object]) -> list[int]:
+    """`flag_of` of each entry."""
+    entries = list(entries)
+    if _NO_WORDS.fullmatch("\n".join(entry for entry in entries if isinstance(entry, str))):
+        return [0] * len(entries)
+    return each(flag_of, entries)
 
 
 def not_a_number(entry: object, column: str) -> tuple[str, str]:
