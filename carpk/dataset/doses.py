@@ -351,9 +351,9 @@ def _near(
     """
     both = np.concatenate([times, given_at])
     length = np.ptp(both) + 1 if both.size else 1.0
-    order = np.argsort(given * length + given_at, kind="stable")
-    line, at = (given * length + given_at)[order], whose * length + times
-    first = np.searchsorted(line, at - 1e-3)
-    number = np.searchsorted(line, at + 1e-3, side="right") - first
+    line, at = given * length + given_at, whose * length + times
+    order = np.argsort(line)
+    first = np.searchsorted(line, at - 1e-3, sorter=order)
+    number = np.searchsorted(line, at + 1e-3, side="right", sorter=order) - first
     place = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number - first, number)
     return np.repeat(np.arange(len(times)), number), order[place]

@@ -49,8 +49,8 @@ def _refuse_second_spelling(
     written: Sequence[str], tables: Sequence[Table], labels: Sequence[Sequence[str]], column: str
 ) -> NoReturn:
     """Of labels that may be one, the first that is not the one written most often."""
-    times = Counter(label for each_table in labels for label in each_table if label in written)
-    usual = max(written, key=lambda label: times[label])
+    times = Counter(chain.from_iterable(labels))
+    usual = max(written, key=times.__getitem__)
     odd = next(label for label in written if label != usual)
 
     def first(label: str) -> tuple[Table, int]:
